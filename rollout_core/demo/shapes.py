@@ -1,0 +1,216 @@
+"""Clips whose evidence is known: one object moves, and how it moves is the class.
+
+A scene is a textured ground, still distractors and one moving object, all with a look and a
+place drawn at random. Nothing but the motion tells the class. Scenes are drawn analytically, so
+the same seed gives the same scene at any size and frame rate.
+
+Lengths are in half-heights of the frame: y runs from -1 (top) to 1 (bottom), x likewise and
+further where the frame is wider than high. Time runs from 0 to 1 over a clip.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
+from torch import Generator, Tensor
+
+CLASSES = ("left", "right", "up", "down", "grow", "shrink", "swing", "blink")
+
+DISTRACTORS = 2
+OUTLINES = 4  # disc, square, diamond, ring
+RADIUS = (0.2, 0.42)
+TRAVEL = (0.6, 1.1)  # of a translation, from end to end
+SCALING = (1.8, 2.6)  # of a grow, from the first radius to the last
+SWING_TURNS = (1.0, 1.6)  # full periods in a clip
+BLINK_TURNS = (1.5, 2.5)
+GROUND_CELLS = 5  # of the coarsest texture, along the height
+NOISE = 0.02  # standard deviation of the camera's noise, brightness runs from 0 to 1
+
+# What carries a class must not be told by where or how large the object is at one instant, so
+# the middle of every path is drawn the same way for all classes.
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How an object is painted; each field has one row a scene.
+
+    Attributes:
+        outline: `b`, index of its form.
+        color, stripe: `b 3`, the two colours of its stripes, 0 to 1.
+        angle, pitch: `b`, direction (radians) and wave number of the stripes.
+    """
+
+    outline: Tensor
+    color: Tensor
+    stripe: Tensor
+    angle: Tensor
+    pitch: Tensor
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Rendered scenes.
+
+    Attributes:
+        frames: `b c t H W`, RGB, 0 to 1.
+        evidence: `b t H W`, 1 where the moving object is (a blinking one also while it is off).
+        labels: `b`, index into `CLASSES`.
+    """
+
+    frames: Tensor
+    evidence: Tensor
+    labels: Tensor
+
+
+def render(
+    labels: Tensor, generator: Generator, *, frames: int, height: int, width: int
+) -> ClipBatch:
+    """Draw one random scene for each label.
+
+    Args:
+        labels: `b`, index into `CLASSES`.
+        generator: the source of all randomness, on the CPU.
+        frames: instants drawn, spread evenly over the clip: the middles of equal spans.
+        height, width: of a frame, in pixels.
+    """
+    b = len(labels)
+    device = labels.device
+    aspect = width / height
+    y = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
+    x = ((torch.arange(width, device=device) + 0.5) * 2 / width - 1) * aspect
+    time = (torch.arange(frames, device=device) + 0.5) / frames
+
+    canvas = _ground(b, generator, height, width, device)  # b c H W
+    ground_brightness = reduce(canvas, "b c H W -> b", "mean")
+    for _ in range(DISTRACTORS):
+        center, radius = _place(b, generator, device)
+        looks = _looks(b, generator, ground_brightness)
+        mask, paint = _draw(looks, center[:, None], radius[:, None], y, x)
+        canvas = torch.lerp(canvas, paint[:, :, 0], mask)
+
+    center, radius = _place(b, generator, device)
+    path, radii, visible = _move(labels, center, radius, time, generator)
+    looks = _looks(b, generator, ground_brightness)
+    mask, paint = _draw(looks, path, radii, y, x)  # b t H W, b c t H W
+    shown = mask * rearrange(visible, "b t -> b t 1 1")
+    video = torch.lerp(
+        repeat(canvas, "b c H W -> b c t H W", t=frames),
+        paint,
+        rearrange(shown, "b t H W -> b 1 t H W"),
+    )
+    noise = torch.randn((b, 3, frames, height, width), generator=generator).to(device)
+    return ClipBatch((video + NOISE * noise).clamp(0, 1), mask, labels)
+
+
+def random_labels(count: int, generator: Generator) -> Tensor:
+    """Draw `count` class indices, each class equally likely."""
+    return torch.randint(len(CLASSES), (count,), generator=generator)
+
+
+def _move(
+    labels: Tensor, center: Tensor, radius: Tensor, time: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the object's path `b t 2` (y, x), its radii `b t` and whether it shows, `b t`."""
+    b, t = len(labels), len(time)
+    device = labels.device
+    centered = repeat(time - 0.5, "t -> b t", b=b)
+    travel = _uniform(b, TRAVEL, generator, device)[:, None]
+    scaling = _uniform(b, SCALING, generator, device)[:, None]
+    phase = _uniform(b, (0, 2 * math.pi), generator, device)[:, None]
+    turns = torch.where(
+        _is(labels, "blink"),
+        _uniform(b, BLINK_TURNS, generator, device),
+        _uniform(b, SWING_TURNS, generator, device),
+    )[:, None]
+    wave = torch.sin(2 * math.pi * turns * centered + phase)
+
+    sideways = _is(labels, "right").float() - _is(labels, "left").float()
+    downward = _is(labels, "down").float() - _is(labels, "up").float()
+    growth = _is(labels, "grow").float() - _is(labels, "shrink").float()
+    swing = _is(labels, "swing").float()[:, None]
+    direction = torch.stack((downward, sideways), dim=-1)[:, None]  # b 1 2
+    swing_angle = _uniform(b, (0, 2 * math.pi), generator, device)
+    swing_axis = torch.stack((swing_angle.sin(), swing_angle.cos()), dim=-1)[:, None]
+
+    path = center[:, None] + direction * (travel * centered)[..., None]
+    path = path + swing_axis * (swing * wave * travel / 2)[..., None]
+    radii = radius[:, None] * scaling ** (growth[:, None] * centered)
+    visible = torch.where(
+        _is(labels, "blink")[:, None], (wave > 0).float(), torch.ones(b, t, device=device)
+    )
+    return path, radii, visible
+
+
+def _is(labels: Tensor, name: str) -> Tensor:
+    return labels == CLASSES.index(name)
+
+
+def _place(b: int, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw centres `b 2` (y, x), inside the central square, and radii `b`."""
+    center = _uniform((b, 2), (-0.5, 0.5), generator, device)
+    return center, _uniform(b, RADIUS, generator, device)
+
+
+def _looks(b: int, generator: Generator, ground_brightness: Tensor) -> Looks:
+    """Draw colours that are lighter or darker than the ground, and a striped pattern."""
+    device = ground_brightness.device
+    hue = _uniform((b, 3), (-0.15, 0.15), generator, device)
+    contrast = _uniform(b, (0.3, 0.45), generator, device)
+    # Towards the side with more room.
+    sign = torch.where(ground_brightness > 0.5, -1.0, 1.0)
+    brightness = (ground_brightness + sign * contrast)[:, None]
+    stripe = brightness + _uniform((b, 1), (-0.12, 0.12), generator, device)
+    return Looks(
+        outline=torch.randint(OUTLINES, (b,), generator=generator).to(device),
+        color=(brightness + hue).clamp(0, 1),
+        stripe=(stripe + hue).clamp(0, 1),
+        angle=_uniform(b, (0, math.pi), generator, device),
+        pitch=_uniform(b, (5, 12), generator, device),
+    )
+
+
+def _draw(looks: Looks, path: Tensor, radii: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Paint an object at `path`, `b t 2`: its coverage `b t H W` and its colours `b c t H W`."""
+    dy = rearrange(y, "H -> 1 1 H 1") - rearrange(path[..., 0], "b t -> b t 1 1")
+    dx = rearrange(x, "W -> 1 1 1 W") - rearrange(path[..., 1], "b t -> b t 1 1")
+    radius = rearrange(radii, "b t -> b t 1 1")
+    disc = torch.hypot(dy, dx) - radius
+    square = torch.maximum(dy.abs(), dx.abs()) - 0.85 * radius
+    diamond = (dy.abs() + dx.abs()) * math.sqrt(0.5) - 0.85 * radius
+    ring = torch.maximum(disc, 0.45 * radius - torch.hypot(dy, dx))
+    outline = rearrange(looks.outline, "b -> b 1 1 1")
+    distance = torch.where(outline == 0, disc, square)
+    distance = torch.where(outline == 2, diamond, distance)
+    distance = torch.where(outline == 3, ring, distance)
+    pixel = y[1] - y[0]
+    coverage = (0.5 - distance / pixel).clamp(0, 1)
+
+    angle, pitch = (rearrange(v, "b -> b 1 1 1") for v in (looks.angle, looks.pitch))
+    wave = torch.sin(pitch / radius * 0.3 * (dy * angle.sin() + dx * angle.cos()))
+    blend = rearrange(0.5 + 0.5 * wave, "b t H W -> b 1 t H W")
+    color, stripe = (rearrange(v, "b c -> b c 1 1 1") for v in (looks.color, looks.stripe))
+    return coverage, torch.lerp(color, stripe, blend)
+
+
+def _ground(b: int, generator: Generator, height: int, width: int, device: torch.device) -> Tensor:
+    """Draw a smooth random texture, `b c H W`, of a random mean colour."""
+    texture = _uniform((b, 3, 1, 1), (0.2, 0.8), generator, device)
+    aspect = width / height
+    for octave, amplitude in enumerate((0.12, 0.08, 0.05)):
+        cells = GROUND_CELLS * 2**octave
+        coarse = _uniform((b, 3, cells, round(cells * aspect)), (-1, 1), generator, device)
+        smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+        texture = texture + amplitude * smooth
+    return texture.clamp(0, 1)
+
+
+def _uniform(
+    shape: int | tuple[int, ...],
+    span: tuple[float, float],
+    generator: Generator,
+    device: torch.device,
+) -> Tensor:
+    size = (shape,) if isinstance(shape, int) else shape
+    return torch.empty(size).uniform_(*span, generator=generator).to(device)

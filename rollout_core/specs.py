@@ -1,0 +1,171 @@
+"""The published models: what each expects of its input, and what it was reported to reach.
+
+Sources: Bertasius, Wang & Torresani 2021, arXiv:2102.05095, its tables 5, 6 and 8 and the model
+zoo of its release. Every published model has divided space-time attention, patches of 16×16
+pixels, and weights under CC BY-NC 4.0, which forbids commercial use.
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rollout_core.errors import UnknownModel
+
+PUBLISHED_LICENCE = "CC-BY-NC-4.0"
+SAMPLING_RATE_HZ = 30.0
+"""Frame rate in which a stride is counted: Kinetics was decoded at 30 frames a second."""
+
+SSV2_CLIP_SECONDS = 4.0
+"""About the mean length of a Something-Something video; see `ModelSpec.clip_seconds`."""
+
+Sampling = Literal["uniform", "strided"]
+ChannelOrder = Literal["RGB", "BGR"]
+Triple = tuple[float, float, float]
+
+
+class ModelSpec(BaseModel):
+    """What a model expects of a clip, and where it comes from.
+
+    Attributes:
+        frames: frames of a clip.
+        stride: of `strided` sampling, in frames of `SAMPLING_RATE_HZ`.
+        sampling: the sampling it was trained with.
+        clip_seconds: what one clip covers: `frames × stride` at 30 Hz, or, for a model that saw
+            whole videos, the usual length of those. `clips: "tile"` cuts a span into such pieces.
+        height, width: of the input, in pixels.
+        mean, std: per channel, of pixels scaled to 0 to 1.
+        channel_order: order of the channels in the tensor that the model sees.
+        label_set: a file under `labels/`, without its suffix, if there is one.
+        labels: the names themselves, for a model that brings its own.
+        top1: reported accuracy on the data set's validation videos, in percent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    attention_type: Literal["divided_space_time", "joint_space_time", "space_only"] = (
+        "divided_space_time"
+    )
+    frames: int
+    stride: int = 32
+    sampling: Sampling = "strided"
+    clip_seconds: float
+    height: int = 224
+    width: int = 224
+    mean: Triple = (0.45, 0.45, 0.45)
+    std: Triple = (0.225, 0.225, 0.225)
+    channel_order: ChannelOrder = "RGB"
+    label_set: str | None = None
+    labels: tuple[str, ...] | None = None
+    classes: int
+    licence: str = PUBLISHED_LICENCE
+    top1: float | None = None
+
+    def label(self, index: int) -> str:
+        """Return the name of class `index`, or "class N" where none is known."""
+        names = self.labels or (_label_set(self.label_set) if self.label_set else ())
+        return names[index] if index < len(names) else f"class {index}"
+
+
+def spec_of(name: str) -> ModelSpec:
+    """Return the spec of a model of the table.
+
+    Raises:
+        UnknownModel: the table has no such name.
+    """
+    try:
+        return SPECS[name]
+    except KeyError:
+        raise UnknownModel(f"no spec is known for {name!r}; known: {', '.join(SPECS)}") from None
+
+
+@cache
+def _label_set(name: str) -> tuple[str, ...]:
+    text = files("rollout_core").joinpath("labels", f"{name}.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def _strided(
+    name: str,
+    *,
+    classes: int,
+    frames: int = 8,
+    stride: int = 32,
+    size: int = 224,
+    label_set: str | None = None,
+    top1: float | None = None,
+) -> ModelSpec:
+    """Describe a model trained on clips of equally spaced frames from longer videos."""
+    return ModelSpec(
+        name=name,
+        frames=frames,
+        stride=stride,
+        clip_seconds=frames * stride / SAMPLING_RATE_HZ,
+        height=size,
+        width=size,
+        classes=classes,
+        label_set=label_set,
+        top1=top1,
+    )
+
+
+def _ssv2(name: str, *, frames: int, size: int, top1: float) -> ModelSpec:
+    """Describe a Something-Something model: frames from the whole video, channels as OpenCV's."""
+    return ModelSpec(
+        name=name,
+        frames=frames,
+        sampling="uniform",
+        clip_seconds=SSV2_CLIP_SECONDS,
+        height=size,
+        width=size,
+        channel_order="BGR",
+        classes=174,
+        label_set="something_something_v2",
+        top1=top1,
+    )
+
+
+MOVING_SHAPES = ModelSpec(
+    name="moving-shapes",
+    frames=8,
+    sampling="uniform",
+    clip_seconds=10.0,
+    height=64,
+    width=64,
+    classes=8,
+    labels=("left", "right", "up", "down", "grow", "shrink", "swing", "blink"),
+    licence="Apache-2.0",
+)
+
+_K400 = "kinetics400"
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        MOVING_SHAPES,
+        _strided("timesformer-k400", classes=400, label_set=_K400, top1=77.9),
+        _strided(
+            "timesformer-hr-k400",
+            classes=400,
+            frames=16,
+            stride=16,
+            size=448,
+            label_set=_K400,
+            top1=79.6,
+        ),
+        _strided(
+            "timesformer-l-k400", classes=400, frames=96, stride=4, label_set=_K400, top1=80.6
+        ),
+        _strided("timesformer-k600", classes=600, top1=79.1),
+        _strided("timesformer-hr-k600", classes=600, frames=16, stride=16, size=448, top1=81.8),
+        _strided("timesformer-l-k600", classes=600, frames=96, stride=4, top1=82.2),
+        _ssv2("timesformer-ssv2", frames=8, size=224, top1=59.1),
+        _ssv2("timesformer-hr-ssv2", frames=16, size=448, top1=61.8),
+        _ssv2("timesformer-l-ssv2", frames=64, size=224, top1=62.0),
+        _strided("timesformer-howto100m-8", classes=1059, frames=8),
+        _strided("timesformer-howto100m-32", classes=1059, frames=32),
+        _strided("timesformer-howto100m-64", classes=1059, frames=64, size=448),
+        _strided("timesformer-howto100m-96", classes=1059, frames=96),
+    )
+}

@@ -1,0 +1,196 @@
+"""TimeSformer: a vision transformer over the patches of a clip's frames.
+
+Source: Bertasius, Wang & Torresani 2021, "Is Space-Time Attention All You Need for Video
+Understanding?", arXiv:2102.05095. Parameter names are those of the published checkpoints.
+
+Tokens travel as `b g n c`: `g` groups of tokens that attend to one another, token 0 of each
+group being its copy of the classification token. Divided and space-only attention have one
+group a frame (`g = t`, `n = 1 + p`); joint attention has a single group (`g = 1`,
+`n = 1 + t p`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
+from timm.layers import Mlp, PatchEmbed
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+MLP_RATIO = 4
+
+AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
+AttentionTap = Callable[[Tensor], None]
+"""Called with a layer's attention, `n head q k`, while the forward runs."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a state_dict needs to become a model. Sizes are in pixels."""
+
+    attention_type: AttentionType
+    frames: int
+    height: int
+    width: int
+    patch_height: int
+    patch_width: int
+    dim: int
+    depth: int
+    heads: int
+    classes: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per frame, `(h, w)`."""
+        return self.height // self.patch_height, self.width // self.patch_width
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose softmax can be watched through `tap`."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.tap: AttentionTap | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each sequence of `n q c`."""
+        q, k, v = rearrange(
+            self.qkv(x), "n q (three head c) -> three n head q c", three=3, head=self.heads
+        )
+        # On a CPU the explicit product is the faster one at these lengths, the backward pass
+        # included; on a GPU the fused kernel is, but it does not show its softmax.
+        if self.tap is None and x.is_cuda:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            attention = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+            if self.tap is not None:
+                self.tap(attention)
+            out = attention @ v
+        return self.proj(rearrange(out, "n head q c -> n q (head c)"))
+
+
+class Block(nn.Module):
+    """One layer: attention over time (divided only), attention within each group, MLP."""
+
+    def __init__(self, dim: int, heads: int, attention_type: AttentionType) -> None:
+        super().__init__()
+        self.divided = attention_type == "divided_space_time"
+        if self.divided:
+            self.temporal_norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+            self.temporal_attn = Attention(dim, heads)
+            self.temporal_fc = nn.Linear(dim, dim)
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, hidden_features=MLP_RATIO * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `b g n c` to `b g n c`."""
+        if self.divided:
+            x = self._attend_over_time(x)
+        x = x + self._attend_within_groups(x)
+        return x + self.mlp(self.norm2(x))
+
+    def _attend_over_time(self, x: Tensor) -> Tensor:
+        """Let each location's patches see one another; the classification token takes no part."""
+        b, p = x.shape[0], x.shape[2] - 1
+        patches = x[:, :, 1:]
+        sequences = rearrange(self.temporal_norm1(patches), "b t p c -> (b p) t c")
+        update = self.temporal_fc(self.temporal_attn(sequences))
+        update = rearrange(update, "(b p) t c -> b t p c", b=b, p=p)
+        return torch.cat([x[:, :, :1], patches + update], dim=2)
+
+    def _attend_within_groups(self, x: Tensor) -> Tensor:
+        b, g = x.shape[:2]
+        update = self.attn(rearrange(self.norm1(x), "b g n c -> (b g) n c"))
+        update = rearrange(update, "(b g) n c -> b g n c", b=b, g=g)
+        if not self.divided:
+            return update
+        cls = reduce(update[:, :, :1], "b t 1 c -> b 1 1 c", "mean")
+        return torch.cat([cls.expand(-1, g, -1, -1), update[:, :, 1:]], dim=2)
+
+
+class TimeSformer(nn.Module):
+    """A clip classifier. `architecture` says what the parameters were made for."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = architecture
+        self.architecture = a
+        self.patch_embed = PatchEmbed(
+            img_size=None,
+            patch_size=(a.patch_height, a.patch_width),  # type: ignore[arg-type]
+            embed_dim=a.dim,
+        )
+        h, w = a.grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, a.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + h * w, a.dim))
+        if a.attention_type != "space_only":
+            self.time_embed = nn.Parameter(torch.zeros(1, a.frames, a.dim))
+        self.blocks = nn.ModuleList(Block(a.dim, a.heads, a.attention_type) for _ in range(a.depth))
+        self.norm = nn.LayerNorm(a.dim, eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(a.dim, a.classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            clips: `b c t H W`, normalised RGB or BGR as the checkpoint expects. `t`, `H` and
+                `W` may differ from the architecture's: its embeddings are then resized.
+        Returns:
+            Logits, `b k`.
+        """
+        x = self._embed(clips)
+        for block in self.blocks:
+            x = block(x)
+        cls = reduce(x[:, :, 0], "b g c -> b c", "mean")
+        logits: Tensor = self.head(self.norm(cls))
+        return logits
+
+    def grid_of(self, clips: Tensor) -> tuple[int, int, int]:
+        """Return the patch grid `(t, h, w)` that `clips`, `b c t H W`, is cut into."""
+        _, _, t, height, width = clips.shape
+        a = self.architecture
+        if height % a.patch_height or width % a.patch_width:
+            raise ValueError(
+                f"frames of {height}×{width} pixels do not divide into patches of "
+                f"{a.patch_height}×{a.patch_width}"
+            )
+        return t, height // a.patch_height, width // a.patch_width
+
+    def _embed(self, clips: Tensor) -> Tensor:
+        """Turn pixels, `b c t H W`, into tokens, `b g n c`."""
+        t, h, w = self.grid_of(clips)
+        patches = self.patch_embed(rearrange(clips, "b c t H W -> (b t) c H W"))  # (b t) p c
+        cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        patches = patches + _resize_grid(positions, self.architecture.grid, (h, w))
+        patches = rearrange(patches, "(b t) p c -> b t p c", t=t)
+        if self.architecture.attention_type != "space_only":
+            patches = patches + rearrange(_resize(self.time_embed, t), "1 t c -> 1 t 1 c")
+        if self.architecture.attention_type == "joint_space_time":
+            patches = rearrange(patches, "b t p c -> b 1 (t p) c")
+        b, g = patches.shape[:2]
+        cls = repeat(self.cls_token + cls_position, "1 1 c -> b g 1 c", b=b, g=g)
+        return torch.cat([cls, patches], dim=2)
+
+
+def _resize_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize position embeddings, `1 (h w) c`, to another grid by nearest neighbour."""
+    if old == new:
+        return positions
+    image = rearrange(positions, "1 (h w) c -> 1 c h w", h=old[0], w=old[1])
+    return rearrange(F.interpolate(image, size=new, mode="nearest"), "1 c h w -> 1 (h w) c")
+
+
+def _resize(times: Tensor, frames: int) -> Tensor:
+    """Resize time embeddings, `1 t c`, to another frame count by nearest neighbour."""
+    if times.shape[1] == frames:
+        return times
+    line = rearrange(times, "1 t c -> 1 c t")
+    return rearrange(F.interpolate(line, size=frames, mode="nearest"), "1 c t -> 1 t c")

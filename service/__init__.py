@@ -1,0 +1,1 @@
+"""The REST API: takes uploads, queues jobs, hands out results."""
