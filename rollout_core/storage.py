@@ -161,6 +161,13 @@ class ArtifactStore:
             ):
                 yield folder.name
 
+    def remove_stale_uploads(self, age_seconds: float) -> None:
+        """Remove what a killed process has left half received, or half deleted, so long ago."""
+        limit = time.time() - age_seconds
+        for folder in self._incoming.iterdir():
+            if folder.stat().st_mtime < limit:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _job(self, job_id: str) -> Path:
         return self._jobs / job_id
 

@@ -19,12 +19,9 @@ from einops import rearrange, reduce, repeat
 from timm.layers import Mlp, PatchEmbed
 from torch import Tensor, nn
 
-LAYER_NORM_EPS = 1e-6
-MLP_RATIO = 4
-
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 AttentionTap = Callable[[Tensor], None]
-"""Called with a layer's attention, `n head q k`, while the forward runs."""
+"""Called with a layer's attention, `b s head q k`, while the forward runs."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,12 @@ class Architecture:
     patch_height: int
     patch_width: int
     dim: int
+    mlp_dim: int
     depth: int
     heads: int
     classes: int
+    qkv_bias: bool = True
+    layer_norm_eps: float = 1e-6
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -51,17 +51,19 @@ class Architecture:
 class Attention(nn.Module):
     """Multi-head self-attention whose softmax can be watched through `tap`."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        dim = architecture.dim
+        self.heads = architecture.heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=architecture.qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.tap: AttentionTap | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within each sequence of `n q c`."""
+        """Attend within each of the `s` sequences of `b s q c`."""
+        b = x.shape[0]
         q, k, v = rearrange(
-            self.qkv(x), "n q (three head c) -> three n head q c", three=3, head=self.heads
+            self.qkv(x), "b s q (three head c) -> three (b s) head q c", three=3, head=self.heads
         )
         # On a CPU the explicit product is the faster one at these lengths, the backward pass
         # included; on a GPU the fused kernel is, but it does not show its softmax.
@@ -70,50 +72,49 @@ class Attention(nn.Module):
         else:
             attention = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
             if self.tap is not None:
-                self.tap(attention)
+                self.tap(rearrange(attention, "(b s) head q k -> b s head q k", b=b))
             out = attention @ v
-        return self.proj(rearrange(out, "n head q c -> n q (head c)"))
+        update: Tensor = self.proj(rearrange(out, "(b s) head q c -> b s q (head c)", b=b))
+        return update
 
 
 class Block(nn.Module):
     """One layer: attention over time (divided only), attention within each group, MLP."""
 
-    def __init__(self, dim: int, heads: int, attention_type: AttentionType) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.divided = attention_type == "divided_space_time"
+        dim, eps = architecture.dim, architecture.layer_norm_eps
+        self.divided = architecture.attention_type == "divided_space_time"
         if self.divided:
-            self.temporal_norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-            self.temporal_attn = Attention(dim, heads)
+            self.temporal_norm1 = nn.LayerNorm(dim, eps=eps)
+            self.temporal_attn = Attention(architecture)
             self.temporal_fc = nn.Linear(dim, dim)
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(dim, hidden_features=MLP_RATIO * dim)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(architecture)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, hidden_features=architecture.mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `b g n c` to `b g n c`."""
         if self.divided:
             x = self._attend_over_time(x)
         x = x + self._attend_within_groups(x)
-        return x + self.mlp(self.norm2(x))
+        hidden: Tensor = self.mlp(self.norm2(x))
+        return x + hidden
 
     def _attend_over_time(self, x: Tensor) -> Tensor:
         """Let each location's patches see one another; the classification token takes no part."""
-        b, p = x.shape[0], x.shape[2] - 1
         patches = x[:, :, 1:]
-        sequences = rearrange(self.temporal_norm1(patches), "b t p c -> (b p) t c")
+        sequences = rearrange(self.temporal_norm1(patches), "b t p c -> b p t c")
         update = self.temporal_fc(self.temporal_attn(sequences))
-        update = rearrange(update, "(b p) t c -> b t p c", b=b, p=p)
-        return torch.cat([x[:, :, :1], patches + update], dim=2)
+        return torch.cat([x[:, :, :1], patches + rearrange(update, "b p t c -> b t p c")], dim=2)
 
     def _attend_within_groups(self, x: Tensor) -> Tensor:
-        b, g = x.shape[:2]
-        update = self.attn(rearrange(self.norm1(x), "b g n c -> (b g) n c"))
-        update = rearrange(update, "(b g) n c -> b g n c", b=b, g=g)
+        update: Tensor = self.attn(self.norm1(x))
         if not self.divided:
             return update
         cls = reduce(update[:, :, :1], "b t 1 c -> b 1 1 c", "mean")
-        return torch.cat([cls.expand(-1, g, -1, -1), update[:, :, 1:]], dim=2)
+        return torch.cat([cls.expand_as(update[:, :, :1]), update[:, :, 1:]], dim=2)
 
 
 class TimeSformer(nn.Module):
@@ -133,8 +134,9 @@ class TimeSformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + h * w, a.dim))
         if a.attention_type != "space_only":
             self.time_embed = nn.Parameter(torch.zeros(1, a.frames, a.dim))
-        self.blocks = nn.ModuleList(Block(a.dim, a.heads, a.attention_type) for _ in range(a.depth))
-        self.norm = nn.LayerNorm(a.dim, eps=LAYER_NORM_EPS)
+        self.layers = [Block(a) for _ in range(a.depth)]
+        self.blocks = nn.ModuleList(self.layers)
+        self.norm = nn.LayerNorm(a.dim, eps=a.layer_norm_eps)
         self.head = nn.Linear(a.dim, a.classes)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ class TimeSformer(nn.Module):
             Logits, `b k`.
         """
         x = self._embed(clips)
-        for block in self.blocks:
+        for block in self.layers:
             x = block(x)
         cls = reduce(x[:, :, 0], "b g c -> b c", "mean")
         logits: Tensor = self.head(self.norm(cls))

@@ -26,6 +26,7 @@ ARCHITECTURE = Architecture(
     patch_height=8,
     patch_width=8,
     dim=128,
+    mlp_dim=512,
     depth=4,
     heads=4,
     classes=len(CLASSES),
@@ -83,7 +84,7 @@ def train(*, steps: int, seed: int, device: str, out: Path) -> None:
             logits = model(normalize(batch.frames))
         loss = F.cross_entropy(logits.float(), batch.labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()
@@ -126,8 +127,8 @@ def _cosines(count: int) -> Tensor:
 def _rotate(features: Tensor) -> Tensor:
     """Turn `1 n k` into embeddings `1 n c` by a random rotation, so that no channel is special."""
     axes = torch.linalg.qr(torch.randn(ARCHITECTURE.dim, features.shape[-1])).Q  # c k
-    scale = EMBEDDING_SCALE * math.sqrt(ARCHITECTURE.dim / features.shape[-1])
-    return scale * features @ axes.T
+    rotated: Tensor = features @ axes.T
+    return EMBEDDING_SCALE * math.sqrt(ARCHITECTURE.dim / features.shape[-1]) * rotated
 
 
 def main() -> None:

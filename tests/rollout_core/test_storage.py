@@ -1,0 +1,187 @@
+import os
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from rollout_core.contract import ExplainRequest, ExplainResult, Ticket
+from rollout_core.errors import AttemptLost, StoreUnavailable
+from rollout_core.storage import ArtifactStore, describe
+
+JOB = "0123456789abcdef" * 2
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """An empty store."""
+    return ArtifactStore(tmp_path / "data")
+
+
+@pytest.fixture
+def job(store: ArtifactStore) -> str:
+    """A job that was accepted."""
+    with store.receiving() as upload:
+        upload.write_bytes(b"a video")
+        ticket = Ticket(id=JOB, request=ExplainRequest(), created_at=NOW, upload_bytes=7)
+        store.accept(ticket, upload)
+    return JOB
+
+
+def result(attempt: int) -> ExplainResult:
+    return ExplainResult(
+        model="m",
+        checkpoint_sha256=None,
+        request=ExplainRequest(),
+        predictions=(),
+        clips=1,
+        frames=8,
+        artifacts=(),
+        timings_seconds={},
+        attempt=attempt,
+        started_at=NOW,
+        ended_at=NOW,
+    )
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_accepted_job_has_its_upload_and_its_ticket(store: ArtifactStore, job: str):
+    assert store.upload_path(job).read_bytes() == b"a video"
+    assert [path.name for path in store.upload_path(job).parent.iterdir()] == ["video"]
+    ticket = store.ticket(job)
+    assert ticket is not None
+    assert (ticket.id, ticket.upload_bytes) == (JOB, 7)
+
+
+def test_an_upload_that_is_not_accepted_leaves_nothing(store: ArtifactStore, tmp_path: Path):
+    with pytest.raises(ConnectionError), store.receiving() as upload:
+        upload.write_bytes(b"half")
+        raise ConnectionError
+    assert files_below(tmp_path) == []
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
+
+
+def test_an_unknown_job_has_nothing(store: ArtifactStore):
+    assert store.ticket(JOB) is None
+    assert store.result(JOB) is None
+    assert not store.has_result(JOB)
+    assert store.artifact_path(JOB, "result.json") is None
+    assert not store.delete(JOB)
+
+
+def test_a_result_is_seen_only_when_it_is_published(store: ArtifactStore, job: str):
+    folder = store.begin_attempt(job, 1)
+    (folder / "sheet.png").write_bytes(b"png")
+    assert store.artifact_path(job, "sheet.png") is None
+    assert not store.has_result(job)
+    store.publish(job, 1, result(1))
+    assert store.has_result(job)
+    assert store.result(job) == result(1)
+    path = store.artifact_path(job, "sheet.png")
+    assert path is not None
+    assert path.read_bytes() == b"png"
+
+
+def test_an_older_attempt_cannot_publish(store: ArtifactStore, job: str):
+    store.begin_attempt(job, 1)
+    store.begin_attempt(job, 2)
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    store.publish(job, 2, result(2))
+    assert store.result(job) == result(2)
+
+
+def test_only_one_attempt_publishes(store: ArtifactStore, job: str):
+    store.begin_attempt(job, 1)
+    store.publish(job, 1, result(1))
+    store.begin_attempt(job, 2)
+    with pytest.raises(AttemptLost):
+        store.publish(job, 2, result(2))
+    assert store.result(job) == result(1)
+
+
+def test_a_new_attempt_takes_the_old_one_s_files_away(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    old = store.begin_attempt(job, 1)
+    (old / "overlay.mp4").write_bytes(b"half")
+    new = store.begin_attempt(job, 2)
+    assert not old.exists()
+    assert list(new.iterdir()) == []
+    assert not any("overlay" in name for name in files_below(tmp_path))
+
+
+def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
+    folder = store.begin_attempt(job, 1)
+    (folder / "overlay.mp4").write_bytes(b"half")
+    store.end_attempt(job, 1)
+    assert not folder.exists()
+
+
+def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    store.begin_attempt(job, 1)
+    assert store.delete(job)
+    assert files_below(tmp_path) == []
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    with pytest.raises(AttemptLost):
+        store.begin_attempt(job, 2)
+    assert files_below(tmp_path) == []
+
+
+def test_an_expired_job_keeps_its_ticket_and_its_result(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    folder = store.begin_attempt(job, 1)
+    (folder / "sheet.png").write_bytes(b"png")
+    store.publish(job, 1, result(1))
+    store.expire(job)
+    assert store.has_expired(job)
+    assert store.result(job) == result(1)
+    assert store.artifact_path(job, "sheet.png") is None
+    names = {Path(name).name for name in files_below(tmp_path)}
+    assert names == {"job.json", "result.json", "expired"}
+
+
+def test_jobs_are_old_by_the_time_they_were_accepted(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    assert list(store.older_than(60)) == []
+    ticket = tmp_path / "data" / "jobs" / job / "job.json"
+    os.utime(ticket, (0, 0))
+    assert list(store.older_than(60)) == [job]
+    store.expire(job)
+    assert list(store.older_than(60)) == []
+
+
+@pytest.mark.parametrize("name", ["../job.json", "..", "", ".", "../upload/video", "nothing"])
+def test_names_do_not_lead_out_of_the_result(store: ArtifactStore, job: str, name: str):
+    store.begin_attempt(job, 1)
+    store.publish(job, 1, result(1))
+    assert store.artifact_path(job, name) is None
+
+
+def test_a_store_that_can_be_written_says_so(store: ArtifactStore, tmp_path: Path):
+    store.check_writable()
+    assert files_below(tmp_path) == []
+
+
+def test_a_store_that_cannot_be_written_says_so(store: ArtifactStore, tmp_path: Path):
+    # Not by permissions: a root user may write all the same.
+    (tmp_path / "data" / "incoming").rmdir()
+    with pytest.raises(StoreUnavailable):
+        store.check_writable()
+
+
+def test_a_file_is_described_by_its_size_and_digest(tmp_path: Path):
+    path = tmp_path / "rollout.npz"
+    path.write_bytes(b"abc")
+    artifact = describe(path)
+    assert (artifact.name, artifact.bytes) == ("rollout.npz", 3)
+    assert artifact.sha256 == sha256(b"abc").hexdigest()
