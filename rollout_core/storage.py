@@ -52,9 +52,16 @@ class ArtifactStore:
 
     @contextmanager
     def receiving(self) -> Iterator[Path]:
-        """Yield a path for an upload; what `accept` has not taken by the end is removed."""
+        """Yield a path for an upload; what `accept` has not taken by the end is removed.
+
+        Raises:
+            StoreUnavailable: there is no place for it.
+        """
         folder = self._incoming / uuid.uuid4().hex
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise StoreUnavailable("the store cannot be written") from error
         try:
             yield folder / UPLOAD_NAME
         finally:

@@ -17,7 +17,7 @@ from rollout_core.capture import capture_attention
 from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
 from rollout_core.demo.shapes import CLASSES, ClipBatch, random_labels, render
 from rollout_core.demo.train import normalize
-from rollout_core.explain import explain_clips
+from rollout_core.rollout import divided_rollout
 from rollout_core.specs import MOVING_SHAPES
 from rollout_core.timesformer import TimeSformer
 
@@ -90,9 +90,8 @@ def evaluate(model: TimeSformer, *, clips: int, seed: int = HELD_OUT_SEED) -> Re
 
 
 def _add(report: Report, model: TimeSformer, batch: ClipBatch) -> None:
-    clips = normalize(batch.frames)
-    rollout = explain_clips(model, clips)
-    predicted = rollout.logits.argmax(dim=1)
+    maps, logits = relevance_maps(model, normalize(batch.frames))
+    predicted = logits.argmax(dim=1)
     a = model.architecture
     coverage = reduce(
         batch.evidence, "b t (h y) (w x) -> b t h w", "mean", y=a.patch_height, x=a.patch_width
@@ -103,22 +102,26 @@ def _add(report: Report, model: TimeSformer, batch: ClipBatch) -> None:
         report.confusion[truth, answer] += 1
     report.on_object += float((coverage >= ON_OBJECT).float().mean(dim=(1, 2, 3)).sum())
     report.coverage += float(coverage.mean(dim=(1, 2, 3)).sum())
-    maps = {
-        "rollout": rollout.relevance,
-        "rollout from the second layer": explain_clips(model, clips, start_layer=1).relevance,
-        "last layer's raw attention": last_layer_attention(model, clips),
-    }
     for name, relevance in maps.items():
         report.pointing.setdefault(name, Pointing()).add(relevance, coverage)
 
 
 @torch.inference_mode()
-def last_layer_attention(model: TimeSformer, clips: Tensor) -> Tensor:
-    """Return what the classification token attends to in the last layer, `b t h w`."""
-    with capture_attention(model, start_layer=model.architecture.depth - 1) as captured:
-        model(clips)
+def relevance_maps(model: TimeSformer, clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what is compared, maps `b t h w` by name, and the logits, from one forward."""
+    with capture_attention(model) as captured:
+        logits = model(clips)
+    space, time = captured.groups, captured.time
+    maps = {
+        "rollout": divided_rollout(space, time),
+        "rollout from the second layer": divided_rollout(space[1:], time[1:]),
+        "last layer's raw attention": space[-1][:, :, 0, 1:],
+    }
     _, h, w = model.grid_of(clips)
-    return rearrange(captured.groups[0][:, :, 0, 1:], "b t (h w) -> b t h w", h=h, w=w)
+    return {
+        name: rearrange(relevance, "b t (h w) -> b t h w", h=h, w=w)
+        for name, relevance in maps.items()
+    }, logits
 
 
 def main() -> None:

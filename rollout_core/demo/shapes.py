@@ -65,7 +65,13 @@ class ClipBatch:
 
 
 def render(
-    labels: Tensor, generator: Generator, *, frames: int, height: int, width: int
+    labels: Tensor,
+    generator: Generator,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    noise: float = NOISE,
 ) -> ClipBatch:
     """Draw one random scene for each label.
 
@@ -74,6 +80,7 @@ def render(
         generator: the source of all randomness, on the CPU.
         frames: instants drawn, spread evenly over the clip: the middles of equal spans.
         height, width: of a frame, in pixels.
+        noise: standard deviation of the camera's noise.
     """
     b = len(labels)
     device = labels.device
@@ -100,8 +107,8 @@ def render(
         paint,
         rearrange(shown, "b t H W -> b 1 t H W"),
     )
-    noise = torch.randn((b, 3, frames, height, width), generator=generator).to(device)
-    return ClipBatch((video + NOISE * noise).clamp(0, 1), mask, labels)
+    grain = torch.randn((b, 3, frames, height, width), generator=generator).to(device)
+    return ClipBatch((video + noise * grain).clamp(0, 1), mask, labels)
 
 
 def random_labels(count: int, generator: Generator) -> Tensor:

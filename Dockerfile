@@ -1,0 +1,65 @@
+# Two images from one file:
+#   docker build --target api    -t timesformer-rollout-api .       no torch, timm or av
+#   docker build --target worker -t timesformer-rollout-worker .    torch's wheels bring CUDA
+# Both write to /data and /tmp alone, so the root file system can be read-only.
+
+FROM python:3.11-slim-bookworm AS base
+ENV PATH=/opt/rollout/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    ROLLOUT_DATA_DIR=/data
+RUN groupadd --gid 10001 rollout \
+ && useradd --uid 10001 --gid rollout --no-create-home --home-dir /tmp \
+            --shell /usr/sbin/nologin rollout \
+ && install --directory --owner rollout --group rollout /data
+WORKDIR /tmp
+
+
+# Empty packages get the dependencies first, so that a change of the code does not install them
+# again. pip works on the environments from outside: they hold none.
+FROM base AS build
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_PYTHON=/opt/rollout
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+RUN python -m venv --without-pip /opt/rollout \
+ && touch README.md LICENSE \
+ && for package in rollout_core service worker; do \
+        install -D /dev/null "$package/__init__.py"; \
+    done \
+ && pip install --constraint constraints.txt .
+
+FROM build AS build-api
+COPY . .
+RUN pip install --no-deps --force-reinstall .
+
+FROM build AS build-worker
+RUN pip install --constraint constraints.txt '.[worker]'
+COPY . .
+RUN pip install --no-deps --force-reinstall .
+
+
+FROM base AS api
+COPY --from=build-api /opt/rollout /opt/rollout
+USER 10001:10001
+VOLUME /data
+EXPOSE 8000
+ENV ROLLOUT_HOST=0.0.0.0 \
+    ROLLOUT_PORT=8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+ENTRYPOINT ["rollout-service"]
+
+
+# The NVIDIA container toolkit of the host adds the driver; without a GPU it runs on the CPU.
+FROM base AS worker
+COPY --from=build-worker /opt/rollout /opt/rollout
+USER 10001:10001
+VOLUME /data
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+HEALTHCHECK --interval=15s --timeout=10s --start-period=600s \
+    CMD ["python", "-m", "worker.health"]
+ENTRYPOINT ["rollout-worker"]

@@ -1,0 +1,102 @@
+"""Relevance in, pictures out: the overlay video and the contact sheet, in one pass."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollout_core.contract import OVERLAY_NAME, SHEET_NAME, Overlay
+from rollout_core.decoder import Decoder, Frame, Limits, open_video
+from rollout_core.heat import HeatTrack, heat_track
+from rollout_core.overlay import write_overlay
+from rollout_core.sheet import Column, choose_columns, draw_sheet, thumbnail_size
+from rollout_core.video import Crop, crop_and_resize, probe
+
+
+def render(
+    source: Path,
+    *,
+    pts_seconds: NDArray[np.float64],
+    frame_index: NDArray[np.int64],
+    relevance: NDArray[np.float32],
+    crop: Crop,
+    overlay: Overlay | None,
+    folder: Path,
+    limits: Limits,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Draw a video's relevance into `folder`: `sheet.png`, and `overlay.mp4` unless it is None.
+
+    Args:
+        pts_seconds, frame_index: `clip t`, of the sampled frames.
+        relevance: `clip t h w`; `heat_track` says how it is scaled.
+        progress: called after every frame with the frames done and about how many there are.
+    Raises:
+        InvalidRequest: the colormap is unknown.
+        VideoError: the source cannot be used; see `decoder.open_video` and `Decoder.frames`.
+    """
+    track = heat_track(relevance, pts_seconds=pts_seconds, frame_index=frame_index)
+    last = int(track.frame_index[-1])
+    total = last + 1 if overlay is None else _count_frames(source, limits)
+    collector = _Collector(track, crop)
+    with open_video(source, limits) as decoder:
+        frames = decoder.frames()
+        first = next(frames)
+        with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:
+            for frame in chain((first,), frames):
+                paint(frame)
+                collector.see(frame)
+                progress(frame.index + 1, max(total, frame.index + 1))
+                if overlay is None and frame.index == last:
+                    break
+    draw_sheet(collector.columns, overlay or Overlay()).save(folder / SHEET_NAME)
+
+
+class _Collector:
+    """Picks the frames of the sheet out of those that pass."""
+
+    def __init__(self, track: HeatTrack, crop: Crop) -> None:
+        places = choose_columns(len(track.frame_index))
+        self.columns: list[Column] = []
+        self._places = {int(track.frame_index[place]): place for place in places}
+        self._track = track
+        self._crop = crop
+        self._width, self._height = thumbnail_size(crop, len(places))
+
+    def see(self, frame: Frame) -> None:
+        place = self._places.get(frame.index)
+        if place is None:
+            return
+        self.columns.append(
+            Column(
+                thumbnail=crop_and_resize(
+                    frame.rgb(), self._crop, height=self._height, width=self._width
+                ),
+                pts_seconds=frame.pts_seconds,
+                heat=self._track.heat[place],
+                share=float(self._track.share[place]),
+            )
+        )
+
+
+def _painting(
+    overlay: Overlay | None,
+    folder: Path,
+    decoder: Decoder,
+    first: Frame,
+    *,
+    crop: Crop,
+    track: HeatTrack,
+) -> AbstractContextManager[Callable[[Frame], None]]:
+    if overlay is None:
+        return nullcontext(lambda _: None)
+    path = folder / OVERLAY_NAME
+    return write_overlay(path, decoder, first, overlay=overlay, crop=crop, track=track)
+
+
+def _count_frames(source: Path, limits: Limits) -> int:
+    info = probe(source, limits)
+    return round(info.duration_seconds * info.frame_rate_hz)

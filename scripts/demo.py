@@ -1,0 +1,287 @@
+"""The client behind scripts/demo: one video through a service of its own, results in demo-output/.
+
+Start it through scripts/demo, which makes the environment first. It reaches the service over
+HTTP alone, so it is also an example of a client.
+"""
+# ruff: noqa: T201 (a program for people prints)
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from hashlib import sha256
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "rollout_core" / "demo" / "sample.mp4"
+OUTPUT = ROOT / "demo-output"
+NAMES = ("result.json", "rollout.npz", "overlay.mp4", "sheet.png")
+
+START_SECONDS = 180
+STOP_SECONDS = 60
+POLL_SECONDS = 0.2
+TIMEOUT_SECONDS = 60
+CHUNK_BYTES = 1 << 20
+BAR = "  {desc:<8}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} [{elapsed}]"
+
+
+class DemoError(Exception):
+    """What stops the demo; the message is all that is shown."""
+
+
+class Client:
+    """The calls of the HTTP contract that the demo needs."""
+
+    def __init__(self, url: str) -> None:
+        self._host = urlsplit(url).netloc
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Return the JSON that `path` answers."""
+        with self._call("GET", path) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
+
+    def create_job(self, video: Path) -> dict[str, Any]:
+        """Upload a video, streamed, and return its new job."""
+        boundary = uuid.uuid4().hex
+        head = (
+            f"--{boundary}\r\nContent-Disposition: form-data; "
+            'name="video"; filename="video"\r\nContent-Type: application/octet-stream\r\n\r\n'
+        ).encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(len(head) + video.stat().st_size + len(tail)),
+        }
+        with video.open("rb") as file:
+            parts = _parts(head, file, tail)
+            with self._call("POST", "/v1/jobs", body=parts, headers=headers) as response:
+                job: dict[str, Any] = json.load(response)
+        return job
+
+    def download(self, path: str, target: Path) -> str:
+        """Write what `path` answers to `target`, and return its SHA-256."""
+        digest = sha256()
+        with self._call("GET", path) as response, target.open("wb") as file:
+            while chunk := response.read(CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _call(self, method: str, path: str, **kwargs: Any) -> Iterator[HTTPResponse]:
+        with closing(HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)) as connection:
+            # A refused upload is answered, and cut off, before all of it is sent.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, **kwargs)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise DemoError(f"{method} {path}: {_problem(response)}")
+            yield response
+
+
+class StageBars:
+    """A progress bar for each stage of a job, one below the other."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._stage = ""
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of the present stage; a new stage fills the bar of the one before."""
+        if stage != self._stage:
+            self.close(full=True)
+            self._stage = stage
+            self._bar = tqdm(desc=stage, total=total, bar_format=BAR)
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
+    def close(self, *, full: bool) -> None:
+        """Leave the present bar as it is, or `full`."""
+        if self._bar is not None:
+            self._bar.update((self._bar.total or 0) - self._bar.n if full else 0)
+            self._bar.close()
+
+
+@contextmanager
+def standalone_service(folder: Path) -> Iterator[str]:
+    """Run a service with its data in `folder`; yield its URL once a worker is ready."""
+    command = (sys.executable, "-m", "service", "--standalone", "--port", "0", "--data-dir")
+    output, log = folder / "output", folder / "log"
+    with output.open("wb") as out, log.open("wb") as err:
+        process = subprocess.Popen(  # its own session: Ctrl-C reaches it through us, once
+            (*command, str(folder / "data")),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+    try:
+        yield _wait_until_ready(process, output, log)
+    finally:
+        _stop(process)
+
+
+def follow(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """Show the progress of a job, a bar for each stage; return the job when it has ended."""
+    bars = StageBars()
+    try:
+        while job["state"] in ("queued", "running"):
+            time.sleep(POLL_SECONDS)
+            job = client.get(f"/v1/jobs/{job['id']}")
+            if job["state"] == "running" and job["progress"]:
+                bars.show(**job["progress"])
+    finally:
+        bars.close(full=job["state"] == "succeeded")
+    if job["state"] != "succeeded":
+        error = job["error"] or {"title": "no reason was given", "detail": ""}
+        raise DemoError(f"the job has {job['state']}: {error['title']}. {error['detail']}".rstrip())
+    return job
+
+
+def fetch(client: Client, job: dict[str, Any]) -> None:
+    """Download the result's files into the output folder, and check each digest."""
+    artifacts = {artifact["name"]: artifact for artifact in job["result"]["artifacts"]}
+    for name in NAMES:
+        if name not in artifacts:
+            raise DemoError(f"the result has no {name}")
+        if client.download(artifacts[name]["url"], OUTPUT / name) != artifacts[name]["sha256"]:
+            (OUTPUT / name).unlink()
+            raise DemoError(f"{name} did not arrive as the job describes it: its SHA-256 differs")
+
+
+def report(job: dict[str, Any]) -> None:
+    """Print the predictions and where the files are."""
+    print("\nTop predictions")
+    for prediction in job["result"]["predictions"]:
+        print(f"  {prediction['probability']:7.2%}  {prediction['label']}")
+    print("\nFiles")
+    for name in NAMES:
+        print(f"  {OUTPUT / name}  ({(OUTPUT / name).stat().st_size:,} bytes)")
+
+
+def check_sample(job: dict[str, Any]) -> None:
+    """Refuse a result for the sample clip whose first prediction is not the clip's class."""
+    expected = SAMPLE.with_suffix(".label").read_text(encoding="utf-8").strip()
+    found = job["result"]["predictions"][0]["label"]
+    if found != expected:
+        raise DemoError(f"the sample clip shows {expected!r}, but was taken for {found!r}")
+
+
+def run(video: Path) -> None:
+    """Explain one video, from the start of the service to its end."""
+    if not video.is_file():
+        raise DemoError(f"there is no file {video}")
+    OUTPUT.mkdir(exist_ok=True)
+    for name in NAMES:
+        (OUTPUT / name).unlink(missing_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="rollout-demo-") as folder,
+        standalone_service(Path(folder)) as url,
+    ):
+        client = Client(url)
+        print(f"Explaining {video}", flush=True)
+        job = follow(client, client.create_job(video))
+        fetch(client, job)
+    report(job)
+    if video == SAMPLE:
+        check_sample(job)
+
+
+def main() -> int:
+    """Run the demo; return its exit status."""
+    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+        print("usage: scripts/demo [VIDEO]", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run(Path(sys.argv[1]) if len(sys.argv) == 2 else SAMPLE)
+    except (DemoError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except HTTPException as error:
+        print(f"demo: the service broke off: {error!r}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], output: Path, log: Path) -> str:
+    """Return the service's URL when it listens and a worker is ready."""
+    begun = time.monotonic()
+    url = None
+    with tqdm(bar_format="{desc} [{elapsed}]", desc="Starting the service and a worker") as clock:
+        while time.monotonic() - begun < START_SECONDS:
+            if process.poll() is not None:
+                raise DemoError(f"the service did not start: {_last_line(log)}")
+            url = url or _url(output)
+            if url and any(Client(url).get("/readyz")["workers"].values()):
+                return url
+            time.sleep(POLL_SECONDS)
+            clock.update()
+    raise DemoError(f"no worker was ready in {START_SECONDS} s: {_last_line(log)}")
+
+
+def _url(output: Path) -> str | None:
+    """Return the last word of the line that the service prints when it listens."""
+    for line in output.read_text(errors="replace").splitlines(keepends=True):
+        if line.endswith("\n") and line.split()[-1:] and line.split()[-1].startswith("http://"):
+            return line.split()[-1]
+    return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the service to end, wait, and leave nothing of it behind."""
+    for impatience in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(impatience, signal.SIG_IGN)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _parts(head: bytes, file: BinaryIO, tail: bytes) -> Iterator[bytes]:
+    yield head
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+    yield tail
+
+
+def _problem(response: HTTPResponse) -> str:
+    """Return what an RFC 9457 problem says, in one line."""
+    try:
+        problem = json.load(response)
+        return f"{problem['title']}. {problem.get('detail') or ''}".rstrip()
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status} {response.reason}"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Brings jobs to workers: one RQ queue a model, on which only ids travel, as JSON."""
+
+from typing import cast
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue, Retry
+from rq.job import Job as RqJob
+from rq.serializers import JSONSerializer
+
+from rollout_core.contract import TASK, queue_name
+
+MAX_DELIVERIES = 1000
+"""Attempts are counted by the worker; RQ must not give up before it does."""
+
+
+class Delivery:
+    """The queues of one Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def add(self, job_id: str, model: str, pipe: Pipeline) -> None:
+        """Queue a job for a worker of `model`, as the first part of a transaction.
+
+        First, because RQ opens the transaction itself.
+        """
+        self._queue(model).enqueue_call(
+            TASK,
+            args=(job_id,),
+            job_id=job_id,
+            timeout=-1,
+            result_ttl=0,
+            retry=Retry(max=MAX_DELIVERIES),
+            pipeline=pipe,
+        )
+
+    def withdraw(self, job_id: str, model: str) -> None:
+        """Take back a job that still waits. What a worker holds already ends with its task."""
+        if self._queue(model).remove(job_id):
+            self._redis.delete(RqJob.key_for(job_id))
+
+    def waiting(self, model: str) -> int:
+        """Return how many jobs wait for `model`."""
+        return int(self._queue(model).count)
+
+    def position(self, job_id: str, model: str) -> int | None:
+        """Return a job's place among those that wait, 1 being next; None if it does not wait."""
+        index = cast(int | None, self._redis.lpos(self._queue(model).key, job_id))
+        return None if index is None else index + 1
+
+    def _queue(self, model: str) -> Queue:
+        return Queue(queue_name(model), connection=self._redis, serializer=JSONSerializer)

@@ -1,0 +1,43 @@
+"""What the routes work with, built once per app and handed to each call."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Path
+from redis import Redis
+from starlette.requests import Request
+
+from rollout_core.storage import ArtifactStore
+from service.errors import JobNotFound
+from service.queue import JobQueue
+from service.settings import Settings
+
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The collaborators of every route."""
+
+    settings: Settings
+    redis: Redis
+    store: ArtifactStore
+    queue: JobQueue
+
+
+def _services(request: Request) -> Services:
+    return cast(Services, request.state.services)
+
+
+def _job_id(
+    job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})],
+) -> str:
+    """Refuse what cannot be an id before it comes near a path; to the client it is just unknown."""
+    if not JOB_ID.fullmatch(job_id):
+        raise JobNotFound("there is no such job")
+    return job_id
+
+
+Use = Annotated[Services, Depends(_services)]
+KnownId = Annotated[str, Depends(_job_id)]

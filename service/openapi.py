@@ -1,0 +1,96 @@
+"""The OpenAPI document, with what FastAPI cannot see: problem documents and the upload form."""
+
+import json
+import sys
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from rollout_core.errors import RolloutError
+from service.problems import MEDIA_TYPE, Problem, status_of
+from service.uploads import REQUEST_PART, VIDEO_PART
+
+_SCHEMAS = "#/components/schemas/"
+
+UPLOAD_FORM: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [VIDEO_PART],
+                "additionalProperties": False,
+                "properties": {
+                    VIDEO_PART: {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "MP4, MOV, Matroska, WebM, AVI or MPEG-TS.",
+                    },
+                    REQUEST_PART: {"$ref": f"{_SCHEMAS}ExplainRequest"},
+                },
+            },
+            "encoding": {REQUEST_PART: {"contentType": "application/json"}},
+        }
+    },
+}
+"""The body of `POST /v1/jobs`, which the route reads from the raw stream."""
+
+
+def problems(*errors: type[RolloutError]) -> dict[int | str, dict[str, Any]]:
+    """Describe the error answers of a route, for its `responses`."""
+    titles: dict[int, list[str]] = {}
+    for error in errors:
+        titles.setdefault(status_of(error), []).append(f"`{error.code}`: {error.title}")
+    described: dict[int | str, dict[str, Any]] = {
+        str(status): _problem(". ".join(titles[status])) for status in sorted(titles)
+    }
+    return {**described, "default": _problem("Any other error")}
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` return the whole document."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _build(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def render(app: FastAPI) -> str:
+    """Return the document as it is committed."""
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _build(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        routes=app.routes,
+        tags=app.openapi_tags,
+        separate_input_output_schemas=app.separate_input_output_schemas,
+    )
+    schema = Problem.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+    definitions = schema.pop("$defs")
+    document["components"]["schemas"].update({**definitions, "Problem": schema})
+    return document
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": f"{_SCHEMAS}Problem"}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def main() -> None:
+    """Print the document."""
+    from service.app import create_app
+    from service.settings import Settings
+
+    sys.stdout.write(render(create_app(Settings())))
+
+
+if __name__ == "__main__":
+    main()

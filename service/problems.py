@@ -1,0 +1,188 @@
+"""Every error as an RFC 9457 problem document, and the one table of their HTTP statuses."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from rollout_core.contract import Frozen
+from rollout_core.errors import (
+    InvalidRequest,
+    JobEnded,
+    RolloutError,
+    StoreUnavailable,
+    UnsupportedContainer,
+)
+from service.errors import (
+    ArtifactExpired,
+    ArtifactNotFound,
+    JobNotFinished,
+    JobNotFound,
+    JobWithoutResult,
+    MalformedUpload,
+    NotMultipart,
+    QueueFull,
+    RangeNotSatisfiable,
+    RedisUnavailable,
+    UploadTooLarge,
+)
+
+STATUS: Mapping[type[RolloutError], HTTPStatus] = {
+    MalformedUpload: HTTPStatus.BAD_REQUEST,
+    JobNotFound: HTTPStatus.NOT_FOUND,
+    ArtifactNotFound: HTTPStatus.NOT_FOUND,
+    JobNotFinished: HTTPStatus.CONFLICT,
+    JobWithoutResult: HTTPStatus.CONFLICT,
+    JobEnded: HTTPStatus.CONFLICT,
+    ArtifactExpired: HTTPStatus.GONE,
+    UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    NotMultipart: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UnsupportedContainer: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    RedisUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    RolloutError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""The nearest class in an error's ancestry counts."""
+
+REDIS_DOWN = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+RETRY_AFTER_SECONDS = 5
+MEDIA_TYPE = "application/problem+json"
+MAX_FIELDS = 20
+MAX_FIELD_LENGTH = 100
+
+logger = logging.getLogger(__name__)
+
+
+class FieldError(Frozen):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class Problem(Frozen):
+    """RFC 9457 problem details. `code` is stable; `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: tuple[FieldError, ...] | None = Field(
+        None, description="The fields that are wrong, if that is the problem."
+    )
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document as an answer."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        title: str,
+        detail: str,
+        *,
+        errors: tuple[FieldError, ...] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        problem = Problem(
+            type=f"urn:rollout:problem:{code}",
+            title=title,
+            status=status,
+            detail=detail,
+            code=code,
+            errors=errors,
+        )
+        super().__init__(problem.model_dump(exclude_none=True), status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` answer with a problem document."""
+    app.exception_handler(RolloutError)(_on_rollout_error)
+    app.exception_handler(RequestValidationError)(_on_invalid)
+    app.exception_handler(HTTPException)(_on_http_exception)
+    app.exception_handler(ClientDisconnect)(_on_disconnect)
+    for error in REDIS_DOWN:
+        app.exception_handler(error)(_on_redis_down)
+    app.exception_handler(Exception)(_on_bug)
+
+
+def status_of(error: type[RolloutError]) -> HTTPStatus:
+    """Return the HTTP status of a class of errors."""
+    return next(STATUS[ancestor] for ancestor in error.__mro__ if ancestor in STATUS)
+
+
+def _on_rollout_error(_: Request, error: RolloutError) -> Response:
+    status = status_of(type(error))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s: %s: %s", error.code, error, error.__cause__)
+    return ProblemResponse(
+        status, error.code, error.title, str(error), headers=_headers(error, status)
+    )
+
+
+def _headers(error: RolloutError, status: HTTPStatus) -> dict[str, str]:
+    if isinstance(error, RangeNotSatisfiable):
+        return {"Content-Range": f"bytes */{error.size_bytes}"}
+    if isinstance(error, QueueFull):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return {}
+
+
+def _on_invalid(_: Request, error: RequestValidationError) -> Response:
+    """Name the fields that are wrong, but never repeat what was sent in them."""
+    fields = tuple(_field_errors(error.errors()[:MAX_FIELDS]))
+    detail = "; ".join(f"{item.field}: {item.message}" for item in fields)
+    kind = InvalidRequest
+    return ProblemResponse(status_of(kind), kind.code, kind.title, detail, errors=fields)
+
+
+def _field_errors(errors: Iterable[Any]) -> Iterator[FieldError]:
+    for error in errors:
+        field = ".".join(str(step)[:MAX_FIELD_LENGTH] for step in error["loc"])
+        yield FieldError(field=field, message=error["msg"])
+
+
+def _on_http_exception(_: Request, error: HTTPException) -> Response:
+    status = HTTPStatus(error.status_code)
+    code = status.name.lower()
+    return ProblemResponse(status, code, status.phrase, error.detail, headers=error.headers)
+
+
+def _on_disconnect(request: Request, _: ClientDisconnect) -> Response:
+    """Answer a client that is most likely gone."""
+    return _on_rollout_error(request, MalformedUpload("the body ends too early"))
+
+
+def _on_redis_down(request: Request, error: RedisError) -> Response:
+    unavailable = RedisUnavailable("the job queue does not answer; try again")
+    unavailable.__cause__ = error
+    return _on_rollout_error(request, unavailable)
+
+
+def _on_bug(_: Request, __: Exception) -> Response:
+    """Say no more than that it happened. The server above us logs the traceback."""
+    return ProblemResponse(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        RolloutError.code,
+        RolloutError.title,
+        "the service met an error of its own",
+    )

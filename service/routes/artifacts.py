@@ -1,0 +1,62 @@
+"""Artifacts: the files of a job that has succeeded."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+
+from rollout_core.contract import ExplainResult
+from service import openapi
+from service.artifacts import ArtifactResponse, find, not_modified
+from service.dependencies import KnownId, Use
+from service.errors import (
+    ArtifactExpired,
+    ArtifactNotFound,
+    JobNotFinished,
+    JobNotFound,
+    JobWithoutResult,
+    RangeNotSatisfiable,
+)
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.head("/{name}", include_in_schema=False)
+@router.get(
+    "/{name}",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The whole file, or with `Range` a 206 and a part of it",
+            "model": ExplainResult,
+            "content": {
+                "application/octet-stream": _BINARY,
+                "video/mp4": _BINARY,
+                "image/png": _BINARY,
+            },
+        },
+        206: {"description": "The part of the file that `Range` asks for"},
+        304: {"description": "`If-None-Match` names the file as it is"},
+        **openapi.problems(
+            JobNotFound,
+            ArtifactNotFound,
+            JobNotFinished,
+            JobWithoutResult,
+            ArtifactExpired,
+            RangeNotSatisfiable,
+        ),
+    },
+)
+def get_artifact(
+    job_id: KnownId,
+    name: str,
+    services: Use,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Fetch `result.json`, `rollout.npz`, `overlay.mp4` or `sheet.png`; the ETag is its SHA-256."""
+    path, artifact = find(services.store, services.queue.get(job_id), name)
+    response = ArtifactResponse(path, artifact, job_id=job_id)
+    if if_none_match and not_modified(if_none_match, response.headers["etag"]):
+        return response.without_body()
+    return response

@@ -1,0 +1,81 @@
+"""Jobs: create, look up, list, cancel, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from rollout_core.errors import InvalidRequest, JobEnded, UnknownModel, UnsupportedContainer
+from rollout_core.lifecycle import JobState
+from service import openapi, uploads
+from service.dependencies import KnownId, Use
+from service.errors import (
+    InvalidForm,
+    JobNotFound,
+    MalformedUpload,
+    NotMultipart,
+    QueueFull,
+    UploadTooLarge,
+)
+from service.views import Job, JobPage
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post(
+    "",
+    status_code=202,
+    openapi_extra={"requestBody": openapi.UPLOAD_FORM},
+    responses=openapi.problems(
+        NotMultipart,
+        MalformedUpload,
+        InvalidForm,
+        InvalidRequest,
+        UnknownModel,
+        UploadTooLarge,
+        UnsupportedContainer,
+        QueueFull,
+    ),
+)
+async def create_job(request: Request, response: Response, services: Use) -> Job:
+    """Upload a video and queue a job for it. `Location` tells where to follow the job."""
+    queue = services.queue
+    # Entered on the event loop, not in a thread: the removal at its end must not be cancelled.
+    with services.store.receiving() as path:
+        wanted = await uploads.receive(request, path, max_bytes=services.settings.max_upload_bytes)
+        job = await run_in_threadpool(queue.submit, wanted, path)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = str(await run_in_threadpool(queue.wait_seconds, job))
+    return job
+
+
+@router.get("", responses=openapi.problems(InvalidRequest))
+def list_jobs(
+    services: Use,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+    ] = None,
+) -> JobPage:
+    """List jobs, newest first. With `state` a page may be short although more follow."""
+    return services.queue.page(state=state, limit=limit, cursor=cursor)
+
+
+@router.get("/{job_id}", responses=openapi.problems(JobNotFound))
+def get_job(job_id: KnownId, services: Use) -> Job:
+    """Return a job as it stands now."""
+    return services.queue.get(job_id)
+
+
+@router.post("/{job_id}/cancel", status_code=202, responses=openapi.problems(JobNotFound, JobEnded))
+def cancel_job(job_id: KnownId, services: Use) -> Job:
+    """Cancel a job: at once if it waits, at the next clip if it runs."""
+    return services.queue.cancel(job_id)
+
+
+@router.delete("/{job_id}", status_code=204, responses=openapi.problems(JobNotFound))
+def delete_job(job_id: KnownId, services: Use) -> None:
+    """Remove every byte kept for a job; cancel it if need be."""
+    services.queue.delete(job_id)

@@ -1,0 +1,51 @@
+"""What an operator may set: environment variables `ROLLOUT_*`, or flags of the same names."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rollout_core.contract import ModelName
+
+
+class Settings(BaseSettings):
+    """The TimeSformer rollout service: videos in over HTTP, rollouts out.
+
+    Every flag can also be set as an environment variable, such as ROLLOUT_DATA_DIR.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROLLOUT_",
+        frozen=True,
+        env_ignore_empty=True,
+        cli_prog_name="rollout-service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis or Valkey; unused with --standalone."
+    )
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the artifacts, shared with the workers."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    max_upload_bytes: int = Field(512 * 1024**2, ge=1, description="Largest body of an upload.")
+    max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
+    default_model: ModelName | None = Field(
+        None, description="For requests that name none; default: the only one announced."
+    )
+    result_ttl: float = Field(
+        7 * 24 * 3600, gt=0, description="Seconds until the files of an ended job are removed."
+    )
+    standalone: bool = Field(
+        False, description="Also start a private Valkey server and one worker."
+    )
+    engine: Literal["torch", "fake"] = Field("torch", description="Of the standalone worker.")
+    model: str | None = Field(
+        None, description="NAME or NAME=CHECKPOINT of the standalone worker; default: its own."
+    )
+    device: str = Field("auto", description="Of the standalone worker: auto, cpu, cuda ….")

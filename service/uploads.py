@@ -1,0 +1,194 @@
+"""Receives an upload: a multipart form whose file goes straight to disk while it arrives.
+
+Starlette's own form parser would spool the file to a second place and knows no limit, so the
+stream is fed to python-multipart's parser here. Memory holds no more than about `FLUSH_BYTES`.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from rollout_core.contract import ExplainRequest
+from rollout_core.errors import StoreUnavailable, UnsupportedContainer
+from service.containers import HEAD_BYTES, is_video_container
+from service.errors import InvalidForm, MalformedUpload, NotMultipart, UploadTooLarge
+
+VIDEO_PART = "video"
+REQUEST_PART = "request"
+MAX_REQUEST_BYTES = 64 * 1024
+FLUSH_BYTES = 1024**2
+
+
+async def receive(request: Request, path: Path, *, max_bytes: int) -> ExplainRequest:
+    """Write the form's video to `path`, and return what is asked of it.
+
+    Raises:
+        NotMultipart, MalformedUpload, InvalidForm: the body is not the form we expect.
+        UploadTooLarge: the body has more than `max_bytes`.
+        UnsupportedContainer: the video does not begin like one.
+        RequestValidationError: the request part is not a valid `ExplainRequest`.
+        StoreUnavailable: `path` cannot be written.
+        ClientDisconnect: the client went away.
+    """
+    form = _Form(_boundary(request))
+    try:
+        with path.open("wb") as file:
+            async for chunk in _limited(request, max_bytes):
+                form.feed(chunk)
+                await _flush(form, file, at_least=FLUSH_BYTES)
+            form.finish()
+            await _flush(form, file, at_least=1)
+    except OSError as error:
+        raise StoreUnavailable("the upload cannot be written") from error
+    return _parse_request(form.request)
+
+
+class _Form:
+    """The parser's callbacks, and what they have gathered."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.request: bytes | None = None
+        self.pending = bytearray()
+        self._head = bytearray()
+        self._seen: set[str] = set()
+        self._part = ""
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._disposition = b""
+        self._complete = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise MalformedUpload("the boundary of the form is not valid") from error
+
+    def feed(self, chunk: bytes) -> None:
+        """Parse the next bytes of the body."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise MalformedUpload("the form cannot be parsed") from error
+
+    def finish(self) -> None:
+        """Check that the form is whole and has a video."""
+        if not self._complete:
+            raise MalformedUpload("the form ends before its last boundary")
+        if VIDEO_PART not in self._seen:
+            raise InvalidForm(f"the form has no part named {VIDEO_PART!r}")
+
+    def _on_part_begin(self) -> None:
+        self._disposition = b""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._part = options.get(b"name", b"").decode("utf-8", errors="replace")
+        if self._part not in (VIDEO_PART, REQUEST_PART):
+            raise InvalidForm(f"the form has an unexpected part {self._part[:64]!r}")
+        if self._part in self._seen:
+            raise InvalidForm(f"the form has more than one part {self._part!r}")
+        self._seen.add(self._part)
+        if self._part == REQUEST_PART:
+            self.request = b""
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part == REQUEST_PART:
+            self._append_to_request(data[start:end])
+        else:
+            self._append_to_video(data[start:end])
+
+    def _on_part_end(self) -> None:
+        if self._part == VIDEO_PART and len(self._head) < HEAD_BYTES:
+            self._check_container()
+
+    def _on_end(self) -> None:
+        self._complete = True
+
+    def _append_to_request(self, data: bytes) -> None:
+        self.request = (self.request or b"") + data
+        if len(self.request) > MAX_REQUEST_BYTES:
+            raise InvalidForm(f"the part {REQUEST_PART!r} has over {MAX_REQUEST_BYTES} bytes")
+
+    def _append_to_video(self, data: bytes) -> None:
+        self.pending += data
+        missing = HEAD_BYTES - len(self._head)
+        if missing > 0:
+            self._head += data[:missing]
+            if len(self._head) == HEAD_BYTES:
+                self._check_container()
+
+    def _check_container(self) -> None:
+        if not self._head:
+            raise InvalidForm(f"the part {VIDEO_PART!r} is empty")
+        if not is_video_container(bytes(self._head)):
+            raise UnsupportedContainer("the file is not MP4, MOV, Matroska, WebM, AVI or MPEG-TS")
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise NotMultipart("the body must be multipart/form-data")
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise MalformedUpload("the Content-Type names no boundary")
+    return boundary
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives, and stop where it grows too large or says that it will."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are taken")
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > max_bytes:
+            raise UploadTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+        yield chunk
+
+
+async def _flush(form: _Form, file: BinaryIO, *, at_least: int) -> None:
+    """Write what has gathered, off the event loop, once there is enough of it."""
+    if len(form.pending) >= at_least:
+        await run_in_threadpool(file.write, bytes(form.pending))
+        form.pending.clear()
+
+
+def _parse_request(text: bytes | None) -> ExplainRequest:
+    if text is None:
+        return ExplainRequest()
+    try:
+        return ExplainRequest.model_validate_json(text)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        located = [{**item, "loc": (REQUEST_PART, *item["loc"])} for item in details]
+        raise RequestValidationError(located) from error

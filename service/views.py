@@ -1,0 +1,89 @@
+"""What clients are told: the JSON of every answer that is not an error."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from rollout_core.contract import (
+    Artifact,
+    ExplainRequest,
+    Frozen,
+    JobError,
+    JobId,
+    Prediction,
+    Progress,
+)
+from rollout_core.lifecycle import JobState
+from rollout_core.specs import ModelSpec
+
+
+class JobArtifact(Artifact):
+    """One file of a result, and where to fetch it."""
+
+    url: str = Field(description="A path on this service.")
+
+
+class JobResult(Frozen):
+    """The answer of a job that has succeeded."""
+
+    predictions: tuple[Prediction, ...] = Field(description="Most probable first.")
+    clips: int
+    frames: int = Field(description="Sampled frames, all clips together.")
+    artifacts: tuple[JobArtifact, ...] = Field(description="Empty once they have expired.")
+    timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
+
+
+class Job(Frozen):
+    """A job as it stands now."""
+
+    id: JobId
+    state: JobState
+    model: str
+    created_at: datetime
+    started_at: datetime | None = Field(description="Start of the latest attempt.")
+    ended_at: datetime | None
+    attempt: int = Field(description="Attempts begun so far.")
+    queue_position: int | None = Field(description="1 is next; null unless the job is waiting.")
+    progress: Progress | None
+    request: ExplainRequest = Field(description="With its model filled in.")
+    result: JobResult | None
+    error: JobError | None
+
+
+class JobPage(Frozen):
+    """Some jobs, newest first."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None = Field(description="For the next page; null on the last one.")
+
+
+class ServedModel(Frozen):
+    """A model that live workers serve now."""
+
+    name: str
+    spec: ModelSpec
+    checkpoint_sha256: str | None
+    engines: tuple[str, ...]
+    devices: tuple[str, ...]
+    workers: int = Field(description="Live workers.")
+    ready: int = Field(description="Live workers whose engine has loaded.")
+    seconds_per_job: float | None = Field(description="Mean over the live workers' latest jobs.")
+
+
+class ModelList(Frozen):
+    """The models that can be asked for without waiting for a worker."""
+
+    models: tuple[ServedModel, ...]
+
+
+class Liveness(Frozen):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+class Readiness(Frozen):
+    """Redis answers, and the store can be written."""
+
+    status: str = "ready"
+    workers: dict[str, int] = Field(description="Model → workers that are ready to run a job.")

@@ -1,0 +1,97 @@
+"""Makes small videos whose frames can be told apart, even after encoding."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.codec.context import Flags
+
+LEVEL_STEP = 18
+FASTEST = {
+    "libx264": {"preset": "ultrafast"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:frame-threads=1"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": {"preset": "13", "svtav1-params": "lp=1"},
+    "mpeg4": {},
+}
+
+Picture = Callable[[int, int, int], np.ndarray]
+
+
+def grey(index: int, width: int, height: int) -> np.ndarray:
+    """Return a frame `H W c` whose brightness tells its index modulo 13."""
+    return np.full((height, width, 3), 10 + LEVEL_STEP * (index % 13), np.uint8)
+
+
+def index_of(pixels: np.ndarray) -> int:
+    """Return which frame of `grey` this is."""
+    return round((float(pixels.mean()) - 10) / LEVEL_STEP)
+
+
+def corner(index: int, width: int, height: int) -> np.ndarray:
+    """Return a dark frame with one bright quarter: top left, as stored."""
+    frame = np.full((height, width, 3), 20, np.uint8)
+    frame[: height // 2, : width // 2] = 230
+    return frame
+
+
+def encode(
+    path: Path,
+    *,
+    frames: int = 10,
+    width: int = 64,
+    height: int = 48,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    container: str | None = None,
+    rate: int = 25,
+    ticks: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    last_ticks: int = 1,
+    rotation: int = 0,
+    pixel_aspect: Fraction | None = None,
+    picture: Picture = grey,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """Encode a video without sound, and return its path.
+
+    `ticks` are the frames' times in `time_base`; the last frame lasts `last_ticks`.
+    """
+    time_base = time_base or Fraction(1, rate)
+    ticks = list(range(frames)) if ticks is None else list(ticks)
+    with av.open(path, "w", format=container, options=container_options or {}) as output:
+        output.metadata.update(metadata or {})
+        stream = output.add_stream(
+            codec,
+            rate=rate,
+            width=width,
+            height=height,
+            pix_fmt=pix_fmt,
+            time_base=time_base,
+            options={**FASTEST.get(codec, {}), **(options or {})},
+        )
+        stream.codec_context.flags |= Flags.frame_duration
+        stream.codec_context.thread_count = 1
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(picture(index, width, height))
+            frame.pts, frame.time_base = tick, time_base
+            following = ticks[index + 1] if index + 1 < len(ticks) else tick + last_ticks
+            frame.duration = following - tick
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def decode(path: Path) -> list[av.VideoFrame]:
+    """Decode all frames of a trusted video."""
+    with av.open(path) as container:
+        return list(container.decode(video=0))

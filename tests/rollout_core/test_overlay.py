@@ -1,0 +1,192 @@
+"""The overlay video against its source: frames, times, size, and where it is painted."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from rollout_core.contract import Overlay
+from rollout_core.decoder import Limits, open_video
+from rollout_core.heat import heat_track
+from rollout_core.overlay import write_overlay
+from rollout_core.video import Crop, crop_of, probe
+from tests.rollout_core import films
+
+LIMITS = Limits()
+
+
+def track_of(*maps, seconds=None):
+    relevance = np.array(maps, np.float32)[None]
+    count = relevance.shape[1]
+    index = np.arange(count)[None]
+    pts = index.astype(float) if seconds is None else np.array([seconds])
+    return heat_track(relevance, pts_seconds=pts, frame_index=index)
+
+
+COLD_THEN_HOT = track_of(np.zeros((2, 2)), np.ones((2, 2)), seconds=[0.0, 0.36])
+
+
+def overlay_of(path, *, overlay=None, crop=None, track=COLD_THEN_HOT):
+    crop = crop or crop_of(probe(path, LIMITS), height=8, width=8)
+    target = path.with_name("overlay.mp4")
+    with open_video(path, LIMITS) as decoder:
+        frames = list(decoder.frames())
+        with write_overlay(
+            target, decoder, frames[0], overlay=overlay or Overlay(), crop=crop, track=track
+        ) as write:
+            for frame in frames:
+                write(frame)
+    return target
+
+
+def times_of(path):
+    """Return each frame's time and duration in seconds, from the first frame."""
+    frames = films.decode(path)
+    times = [(frame.pts * frame.time_base, frame.duration * frame.time_base) for frame in frames]
+    return [(float(pts - times[0][0]), float(duration)) for pts, duration in times]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("film.mp4", "libx264", {"preset": "medium", "bf": "3"}),
+        ("film.mkv", "libx265", {}),
+        ("film.webm", "libvpx-vp9", {}),
+        ("film.avi", "mpeg4", {}),
+        ("film.ts", "libx264", {}),
+    ],
+)
+def test_frames_and_times_are_the_sources(film, name, codec, options):
+    source = film(name, codec=codec, options=options, width=64, height=64)
+    np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source), atol=1e-4)
+    assert len(times_of(source)) == 10
+
+
+def test_variable_rate_and_the_last_duration_are_kept(film):
+    source = film(
+        "film.mp4", ticks=[0, 40, 100, 130, 300, 333], time_base=Fraction(1, 1000), last_ticks=267
+    )
+    found = overlay_of(source)
+    np.testing.assert_allclose(times_of(found), times_of(source), atol=1e-6)
+    assert probe(found, LIMITS).duration_seconds == pytest.approx(0.6)
+
+
+def test_a_rate_that_is_no_whole_number_is_kept(film):
+    source = film(rate=30, time_base=Fraction(1001, 30000))
+    np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source), atol=1e-6)
+
+
+def test_a_single_frame_is_a_video(film):
+    source = film(frames=1)
+    np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source))
+    assert len(times_of(source)) == 1
+
+
+def test_format_is_what_browsers_play(film):
+    target = overlay_of(film())
+    with av.open(target) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height) == (64, 48)
+        assert len(container.streams) == 1
+    content = target.read_bytes()
+    assert 0 < content.find(b"moov") < content.find(b"mdat")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((65, 49), (64, 48)), ((64, 17), (64, 16)), ((17, 64), (16, 64))]
+)
+def test_size_is_made_even(film, size, expected):
+    source = film("film.mkv", codec="libvpx-vp9", width=size[0], height=size[1], frames=3)
+    frames = films.decode(overlay_of(source))
+    assert {(frame.width, frame.height) for frame in frames} == {expected}
+
+
+@pytest.mark.parametrize(("rotation", "bright"), [(90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+def test_overlay_is_turned_and_needs_no_turning(film, rotation, bright):
+    source = film(rotation=rotation, picture=films.corner, frames=2)
+    frame = films.decode(overlay_of(source, overlay=Overlay(opacity=0)))[0]
+    assert frame.rotation == 0
+    assert (frame.width, frame.height) == ((64, 48) if rotation == 180 else (48, 64))
+    pixels = frame.to_ndarray(format="gray").astype(float)
+    height, width = pixels.shape
+    quarters = pixels.reshape(2, height // 2, 2, width // 2).mean(axis=(1, 3))
+    assert np.unravel_index(quarters.argmax(), (2, 2)) == bright
+
+
+@pytest.mark.parametrize(("rotation", "expected"), [(0, (4, 3)), (90, (3, 4))])
+def test_pixels_that_are_not_square_stay_so(film, rotation, expected):
+    source = film(pixel_aspect=Fraction(4, 3), rotation=rotation)
+    with av.open(overlay_of(source)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(*expected)
+
+
+def test_only_the_crop_is_painted_and_the_rest_is_dimmed(film):
+    source = film(frames=10, picture=lambda index, width, height: films.grey(6, width, height))
+    crop = Crop(16, 8, 32, 32)
+    frames = films.decode(overlay_of(source, crop=crop, overlay=Overlay(colormap="autumn")))
+    before = films.decode(source)[-1].to_ndarray(format="rgb24").astype(int)
+    after = frames[-1].to_ndarray(format="rgb24").astype(int)
+    inside, margin = after[12:36, 20:44], after[:, :12]
+    assert (inside[..., 0] - inside[..., 2]).min() > 60  # coloured
+    assert np.abs(margin - margin.mean(axis=-1, keepdims=True)).max() < 8  # grey as it was
+    np.testing.assert_allclose(margin, before[:, :12] / 2, atol=6)
+
+
+def test_heat_grows_between_sampled_frames(film):
+    source = film(frames=10, picture=lambda index, width, height: films.grey(6, width, height))
+    frames = films.decode(overlay_of(source, overlay=Overlay(colormap="autumn")))
+    pixels = [frame.to_ndarray(format="rgb24")[20:28, 28:36].astype(float) for frame in frames]
+    colour = np.array([(part[..., 0] - part[..., 2]).mean() for part in pixels])
+    assert colour[0] == pytest.approx(0, abs=4)
+    assert (np.diff(colour) > 3).all()
+
+
+def test_side_by_side_shows_the_source_on_the_left(film):
+    source = film(picture=films.corner)
+    overlay = Overlay(layout="side_by_side", colormap="autumn", opacity=1)
+    target = overlay_of(source, overlay=overlay)
+    original = films.decode(source)[-1].to_ndarray(format="rgb24").astype(int)
+    frame = films.decode(target)[-1].to_ndarray(format="rgb24").astype(int)
+    assert frame.shape == (48, 128, 3)
+    assert np.abs(frame[:, :60] - original[:, :60]).mean() < 5
+    assert np.abs(frame[:, 64:] - original).mean() > 30
+    np.testing.assert_allclose(times_of(target), times_of(source), atol=1e-6)
+
+
+def test_colour_tags_are_the_sources(film):
+    source = film("film.mp4", options={"x264-params": "colormatrix=bt709:colorprim=bt709"})
+    with av.open(source) as container:
+        assert container.streams.video[0].codec_context.colorspace == 1
+    with av.open(overlay_of(source)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries) == (1, 1)
+
+
+def test_full_range_source_looks_the_same(film):
+    source = film("film.mkv", pix_fmt="yuvj420p", frames=10)
+    frames = films.decode(overlay_of(source, overlay=Overlay(opacity=0), crop=Crop(0, 0, 64, 48)))
+    found = [films.index_of(frame.to_ndarray(format="rgb24")) for frame in frames]
+    assert found == list(range(10))
+
+
+def test_packets_leave_while_frames_come_in(film):
+    """Nothing piles up until the end: memory does not grow with the length."""
+
+    def noise(index, width, height):
+        random = np.random.default_rng(index)
+        return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    source = film(frames=30, width=256, height=192, picture=noise)
+    target = source.with_name("overlay.mp4")
+    crop = Crop(32, 0, 192, 192)
+    with open_video(source, LIMITS) as decoder:
+        frames = list(decoder.frames())
+        with write_overlay(
+            target, decoder, frames[0], overlay=Overlay(), crop=crop, track=COLD_THEN_HOT
+        ) as write:
+            for frame in frames:
+                write(frame)
+            before_the_end = target.stat().st_size
+    assert before_the_end > 0.5 * target.stat().st_size

@@ -1,0 +1,161 @@
+"""Both pictures of a result, from real videos."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rollout_core import decoder
+from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.errors import InvalidRequest, VideoTooLong, VideoUndecodable
+from rollout_core.render import render
+from rollout_core.sampling import plan
+from rollout_core.sheet import GAP, LARGE_PIXELS, MARGIN
+from rollout_core.specs import ModelSpec
+from rollout_core.video import Limits, crop_of, probe, read_clips
+from tests.rollout_core import films
+
+SPEC = ModelSpec(
+    name="u", frames=4, sampling="uniform", clip_seconds=0.2, classes=2, height=32, width=32
+)
+
+
+def sampled(path, **request):
+    """Return what a worker would hand over for a video, but for random relevance."""
+    info = probe(path, Limits())
+    crop = crop_of(info, height=32, width=32)
+    moments = plan(info.duration_seconds, ExplainRequest(**request), SPEC)
+    clips = list(read_clips(path, moments, crop, height=32, width=32, limits=Limits()))
+    shape = (len(clips), 4, 5, 5)
+    return {
+        "crop": crop,
+        "pts_seconds": np.stack([clip.pts_seconds for clip in clips]),
+        "frame_index": np.stack([clip.frame_index for clip in clips]),
+        "relevance": np.random.default_rng(0).random(shape, np.float32),
+    }
+
+
+def rendered(path, folder, *, overlay=None, limits=None, progress=None, **changes):
+    folder.mkdir(exist_ok=True)
+    render(
+        path,
+        **(sampled(path) | changes),
+        overlay=overlay,
+        folder=folder,
+        limits=limits or Limits(),
+        progress=progress or (lambda done, total: None),
+    )
+    return {file.name for file in folder.iterdir()}
+
+
+def test_both_pictures_are_made(plain_film, tmp_path):
+    names = rendered(plain_film, tmp_path / "out", overlay=Overlay())
+    assert names == {"overlay.mp4", "sheet.png"}
+    assert len(films.decode(tmp_path / "out" / "overlay.mp4")) == 10
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width == 2 * MARGIN + 4 * LARGE_PIXELS + 3 * GAP
+
+
+def test_without_an_overlay_there_is_only_the_sheet(plain_film, tmp_path):
+    assert rendered(plain_film, tmp_path / "out") == {"sheet.png"}
+
+
+def test_the_sheet_shows_the_sampled_frames(plain_film, tmp_path):
+    rendered(plain_film, tmp_path / "out")
+    found = []
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    for column in range(4):
+        x = MARGIN + column * (LARGE_PIXELS + GAP)
+        found.append(films.index_of(pixels[MARGIN + 10 : MARGIN + 100, x + 10 : x + 100]))
+    assert found == sampled(plain_film)["frame_index"][0].tolist() == [1, 3, 6, 8]
+
+
+def test_one_pass_makes_both(plain_film, tmp_path, monkeypatch):
+    passes = []
+    frames = decoder.Decoder.frames
+
+    def counted(self):
+        count = 0
+        for frame in frames(self):
+            count += 1
+            yield frame
+        passes.append(count)
+
+    monkeypatch.setattr(decoder.Decoder, "frames", counted)
+    arguments = sampled(plain_film)
+    passes.clear()
+    rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)
+    assert passes == [10]
+
+
+def test_progress_counts_every_frame(plain_film, tmp_path):
+    calls = []
+    rendered(
+        plain_film, tmp_path / "out", overlay=Overlay(), progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(done, 10) for done in range(1, 11)]
+
+
+def test_the_sheet_alone_ends_with_the_last_sampled_frame(plain_film, tmp_path):
+    calls = []
+    rendered(plain_film, tmp_path / "out", progress=lambda *call: calls.append(call))
+    assert calls == [(done, 9) for done in range(1, 10)]
+
+
+def test_progress_may_stop_it(plain_film, tmp_path):
+    def stop(done, total):
+        if done == 5:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(), progress=stop)
+
+
+def test_many_clips_share_one_sheet(film, tmp_path):
+    path = film(frames=60)
+    arguments = sampled(path, clips="tile")
+    assert arguments["relevance"].shape[0] == 12
+    rendered(path, tmp_path / "out", **arguments)
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width < 3000
+
+
+def test_a_video_shorter_than_a_clip_has_a_column_a_frame(film, tmp_path):
+    rendered(film(frames=2), tmp_path / "out", overlay=Overlay())
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width == 2 * MARGIN + 2 * LARGE_PIXELS + GAP
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("film.mkv", {"codec": "libvpx-vp9", "width": 65, "height": 49}),
+        ("film.mp4", {"rotation": 90, "width": 66, "height": 50}),
+        ("film.mkv", {"codec": "libx265", "pix_fmt": "yuv420p10le"}),
+        ("film.avi", {"codec": "mpeg4"}),
+    ],
+)
+def test_unusual_videos_are_drawn(film, tmp_path, name, options):
+    path = film(name, **options)
+    overlay = Overlay(layout="side_by_side")
+    assert len(rendered(path, tmp_path / "out", overlay=overlay)) == 2
+    frames = films.decode(tmp_path / "out" / "overlay.mp4")
+    assert len(frames) == 10
+    assert frames[0].width % 4 == frames[0].height % 2 == 0
+
+
+def test_unknown_colormap_is_refused(plain_film, tmp_path):
+    with pytest.raises(InvalidRequest, match="no colormap"):
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(colormap="no-such-map"))
+
+
+def test_limits_hold(plain_film, tmp_path):
+    with pytest.raises(VideoTooLong):
+        rendered(plain_film, tmp_path / "out", limits=Limits(max_frames=5))
+
+
+def test_a_damaged_video_is_refused(plain_film, tmp_path, monkeypatch):
+    arguments = sampled(plain_film)
+    monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
+    with pytest.raises(VideoUndecodable):
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)

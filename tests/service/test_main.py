@@ -1,0 +1,134 @@
+"""The command itself, as a process of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from service.__main__ import main
+
+
+@contextmanager
+def running(*flags, cwd):
+    """Run the command, and kill it in the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--port", "0", *flags],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def children(pid):
+    """Return the ids of all processes below one, oldest first."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *children(int(child))]
+    return found
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_ends_in_order(tmp_path, valkey_url, number):
+    with running("--redis-url", valkey_url, cwd=tmp_path) as process:
+        line = process.stdout.readline()
+        url = line.split()[-1]
+        response = httpx2.get(f"{url}/readyz")
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=15)
+
+    assert url.startswith("http://127.0.0.1:")
+    assert response.status_code == 200
+    assert "server" not in response.headers
+    assert (out, errors, process.returncode) == ("", "", 0)
+
+
+def test_a_bug_is_logged_with_its_traceback(tmp_path, valkey_url):
+    code = (
+        "from service.__main__ import main\n"
+        "from service.queue import JobQueue\n"
+        "JobQueue.models = lambda self: 1 / 0\n"
+        f"main(['--port', '0', '--redis-url', {valkey_url!r}])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=-1, stderr=-1, text=True
+    )
+    url = process.stdout.readline().split()[-1]
+    response = httpx2.get(f"{url}/v1/models")
+    process.terminate()
+    _, errors = process.communicate(timeout=15)
+
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal"
+    assert "ZeroDivisionError" not in response.text
+    assert "ZeroDivisionError" in errors
+
+
+def test_standalone_starts_and_stops_all_it_needs(tmp_path):
+    with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
+        url = process.stdout.readline().split()[-1]
+        assert httpx2.get(f"{url}/readyz").status_code == 200
+        deadline = time.monotonic() + 20
+        while not httpx2.get(f"{url}/v1/models").json()["models"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        below = children(process.pid)
+        process.terminate()
+        process.communicate(timeout=20)
+
+    assert process.returncode == 0
+    assert len(below) >= 2  # a server and a worker at least
+    assert [pid for pid in below if is_alive(pid)] == []
+
+
+def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        flags = ("--standalone", "--engine", "fake", "--model", "fake", "--port", port)
+        with running(*flags, cwd=tmp_path) as process:
+            out, errors = process.communicate(timeout=30)
+
+    assert process.returncode != 0
+    assert out == ""
+    assert "address already in use" in errors
+    assert not (tmp_path / "data" / "valkey" / "valkey.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--port", "70000"], "port: "),
+        (["--max-queued", "0", "--result-ttl", "-1"], "max_queued: "),
+        (["--data-dir", "/proc/nowhere", "--standalone"], "cannot start: "),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    with pytest.raises(SystemExit) as caught:
+        main(flags)
+
+    assert str(caught.value).startswith("rollout-service: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,133 @@
+"""One look for every error: media type, fields, and nothing that is ours alone."""
+
+import logging
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from rollout_core import errors as core_errors
+from rollout_core.errors import RolloutError
+from service import errors as service_errors
+from service.problems import MEDIA_TYPE, STATUS, status_of
+from service.queue import JobQueue
+
+KEYS = {"type", "title", "status", "detail", "code"}
+
+
+def problem(response, status, code):
+    """Check that an answer is a problem document; return it."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == MEDIA_TYPE
+    document = response.json()
+    assert document.keys() - {"errors"} == KEYS
+    assert (document["status"], document["code"]) == (status, code)
+    assert document["type"].endswith(code)
+    return document
+
+
+def test_no_such_path(client):
+    problem(client.get("/nothing"), 404, "not_found")
+
+
+def test_no_such_method(client):
+    response = client.put("/livez")
+
+    problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET"
+
+
+def test_a_field_that_is_wrong_is_named_but_not_repeated(client):
+    document = problem(client.get("/v1/jobs?limit=9" + "9" * 500), 422, "invalid_request")
+
+    assert document["errors"][0]["field"] == "query.limit"
+    assert "999" not in str(document)
+
+
+def test_redis_that_is_down(open_client, tmp_path, mp4, leftovers):
+    client = open_client(redis_url=f"unix://{tmp_path / 'nobody.sock'}")
+
+    for response in (
+        client.get("/v1/jobs"),
+        client.get("/v1/models"),
+        client.post("/v1/jobs", files={"video": ("clip.mp4", mp4)}),
+    ):
+        problem(response, 503, "redis_unavailable")
+        assert int(response.headers["retry-after"]) > 0
+        assert str(tmp_path) not in response.text
+    assert leftovers() == []
+
+
+def test_redis_that_goes_down_in_the_middle(client, new_job, monkeypatch):
+    def fail(*_):
+        raise RedisConnectionError("Error 111 connecting to 10.0.0.1:6379")
+
+    monkeypatch.setattr(JobQueue, "get", fail)
+
+    document = problem(client.get(f"/v1/jobs/{'0' * 32}"), 503, "redis_unavailable")
+    assert "10.0.0.1" not in str(document)
+
+
+def test_a_store_that_cannot_be_written(client, announce, mp4, monkeypatch):
+    announce()
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied", "/srv/secret/incoming")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", fail)
+
+    response = client.post("/v1/jobs", files={"video": ("clip.mp4", mp4)})
+
+    document = problem(response, 503, "store_unavailable")
+    assert "secret" not in str(document)
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_bug_is_logged_and_not_shown(open_client, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("in /srv/secret/module.py")
+
+    monkeypatch.setattr(JobQueue, "models", fail)
+    client = open_client(raise_server_exceptions=False)
+
+    document = problem(client.get("/v1/models"), 500, "internal")
+
+    assert "secret" not in str(document)
+    assert "Zero" not in str(document)
+
+
+def test_an_unavailable_service_is_logged_with_its_cause(client, monkeypatch, caplog):
+    def fail(*_):
+        raise RedisConnectionError("refused")
+
+    monkeypatch.setattr(JobQueue, "models", fail)
+    with caplog.at_level(logging.ERROR):
+        client.get("/v1/models")
+
+    assert "refused" in caplog.text
+
+
+def classes(module):
+    found = (item for item in vars(module).values() if isinstance(item, type))
+    return [item for item in found if issubclass(item, RolloutError)]
+
+
+@pytest.mark.parametrize("error", classes(service_errors), ids=lambda error: error.__name__)
+def test_every_failure_of_the_service_has_a_status_of_its_own(error):
+    assert status_of(error) < 500 or error is RolloutError or status_of(error) == 503
+
+
+@pytest.mark.parametrize("error", classes(core_errors), ids=lambda error: error.__name__)
+def test_every_failure_has_some_status(error):
+    assert 400 <= status_of(error) <= 599
+
+
+def test_the_nearest_class_counts():
+    assert status_of(core_errors.UnknownModel) == STATUS[core_errors.InvalidRequest]
+    assert status_of(core_errors.UnsupportedContainer) == 415
+    assert status_of(core_errors.WorkerCrashed) == 500
+
+
+def test_codes_are_unique():
+    everything = {*classes(core_errors), *classes(service_errors)}
+
+    assert len({error.code for error in everything}) == len(everything)

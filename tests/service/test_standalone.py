@@ -1,0 +1,183 @@
+"""The private server and the worker's keeper, with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service import standalone as standalone_module
+from service.settings import Settings
+from service.standalone import StandaloneError, WorkerKeeper, private_valkey, worker_command
+
+
+def wait_for(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def connected(url):
+    with Redis.from_url(url) as redis:
+        yield redis
+
+
+class TestPrivateValkey:
+    @pytest.mark.parametrize("name", ["data", "my data", "ünïcode", "long" * 40])
+    def test_it_keeps_its_data_below_any_folder(self, tmp_path, name):
+        folder = tmp_path / name / "valkey"
+
+        for expected in (None, b"kept"):
+            with private_valkey(folder) as url, connected(url) as redis:
+                assert redis.get("key") == expected
+                assert redis.config_get("appendonly") == {"appendonly": "yes"}
+                assert redis.config_get("port") == {"port": "0"}
+                redis.set("key", "kept")
+
+        assert (folder / "appendonlydir").is_dir()
+
+    def test_it_is_gone_afterwards(self, tmp_path):
+        with private_valkey(tmp_path) as url, connected(url) as redis:
+            pid = redis.info("server")["process_id"]
+            assert is_running(pid)
+
+        assert not is_running(pid)
+        with connected(url) as redis, pytest.raises(RedisConnectionError):
+            redis.ping()
+
+    def test_it_is_gone_after_an_error(self, tmp_path):
+        pids = []
+
+        def run():
+            with private_valkey(tmp_path) as url, connected(url) as redis:
+                pids.append(redis.info("server")["process_id"])
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            run()
+        assert not is_running(pids[0])
+
+    def test_only_one_service_may_use_a_folder(self, tmp_path):
+        with (
+            private_valkey(tmp_path),
+            pytest.raises(StandaloneError, match="another service"),
+            private_valkey(tmp_path),
+        ):
+            pass
+
+    def test_a_server_left_behind_by_a_killed_service_is_ended(self, tmp_path):
+        code = (
+            "import os, pathlib\n"
+            "from service.standalone import private_valkey\n"
+            f"with private_valkey(pathlib.Path({str(tmp_path)!r})) as url:\n"
+            "    print(url, flush=True)\n"
+            "    os.kill(os.getpid(), 9)"
+        )
+        killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        with connected(killed.stdout.strip()) as redis:
+            orphan = redis.info("server")["process_id"]
+            redis.set("key", "kept")
+
+        with private_valkey(tmp_path) as url, connected(url) as redis:
+            assert redis.info("server")["process_id"] != orphan
+            assert redis.get("key") == b"kept"
+        wait_for(lambda: not is_running(orphan))
+
+    def test_a_server_that_does_not_start(self, tmp_path):
+        manifest = tmp_path / "appendonlydir" / "appendonly.aof.manifest"
+        manifest.parent.mkdir()
+        manifest.write_text("nonsense")
+
+        with pytest.raises(StandaloneError, match=r"valkey\.log"), private_valkey(tmp_path):
+            pass
+
+        assert "manifest" in (tmp_path / "valkey.log").read_text()
+
+    def test_the_terminals_interrupt_does_not_reach_it(self, tmp_path):
+        with private_valkey(tmp_path) as url, connected(url) as redis:
+            os.kill(redis.info("server")["process_id"], signal.SIGINT)
+            time.sleep(0.3)
+            assert redis.ping()
+
+
+class TestWorkerKeeper:
+    @staticmethod
+    def command(path, then="time.sleep(60)"):
+        """A process that writes its id below `path`, then does something else."""
+        code = f"import os, time, signal; open('{path}/' + str(os.getpid()), 'w'); {then}"
+        return [sys.executable, "-c", code]
+
+    def test_it_starts_and_stops_a_process(self, tmp_path):
+        with WorkerKeeper(self.command(tmp_path)):
+            wait_for(lambda: list(tmp_path.iterdir()))
+            (pid,) = [int(path.name) for path in tmp_path.iterdir()]
+            assert is_running(pid)
+            assert os.getsid(pid) == pid  # out of the terminal's reach
+
+        assert not is_running(pid)
+
+    def test_it_starts_a_process_again_that_ended(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 0.05)
+        monkeypatch.setattr(standalone_module, "POLL_SECONDS", 0.02)
+
+        with WorkerKeeper(self.command(tmp_path, "os._exit(3)")):
+            wait_for(lambda: len(list(tmp_path.iterdir())) >= 3)
+
+        assert "ended with 3" in caplog.text
+        assert not any(is_running(int(path.name)) for path in tmp_path.iterdir())
+
+    def test_it_kills_a_process_that_does_not_stop(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(standalone_module, "WORKER_GRACE_SECONDS", 0.2)
+        deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('{}/deaf', 'w'); time.sleep(60)"
+
+        with WorkerKeeper(self.command(tmp_path, deaf.format(tmp_path))):
+            wait_for((tmp_path / "deaf").exists)
+
+        pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
+        assert not is_running(pids[0])
+
+    def test_it_does_not_wait_out_the_pause_before_a_restart(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 60)
+
+        with WorkerKeeper(self.command(tmp_path, "os._exit(0)")):
+            wait_for(lambda: list(tmp_path.iterdir()))
+            time.sleep(2 * standalone_module.POLL_SECONDS)
+
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+class TestWorkerCommand:
+    def test_the_settings_become_flags(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        settings = Settings(
+            redis_url="unix:///s",
+            data_dir=Path("d"),
+            engine="fake",
+            model="fake-slow",
+            device="cpu",
+        )
+
+        command = worker_command(settings)
+
+        assert command[1:] == [
+            *("-m", "worker", "--redis-url", "unix:///s", "--data-dir", str(tmp_path / "d")),
+            *("--engine", "fake", "--device", "cpu", "--model", "fake-slow"),
+        ]
+
+    def test_the_worker_chooses_its_own_model(self):
+        assert "--model" not in worker_command(Settings())

@@ -1,0 +1,143 @@
+import asyncio
+import os
+import time
+
+import pytest
+
+from rollout_core.contract import KNOWN_SECONDS, WORKERS_KEY, JobError
+from service import sweep as sweep_module
+from service.errors import JobNotFound
+from service.sweep import STALE_UPLOAD_SECONDS, sweep, sweep_forever
+
+
+@pytest.fixture
+def services(client):
+    return client.app_state["services"]
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def make_old(services, settings):
+    def one(job_id):
+        ticket = settings.data_dir / "jobs" / job_id / "job.json"
+        age(ticket, settings.result_ttl + 60)
+
+    return one
+
+
+def test_an_old_result_expires(services, new_job, worker, make_old, store):
+    old, young = new_job(), new_job()
+    for job_id in (old, young):
+        worker.succeed(job_id)
+    make_old(old)
+
+    sweep(services)
+
+    assert (store.has_expired(old), store.has_expired(young)) == (True, False)
+    assert not store.upload_path(old).exists()
+    assert store.artifact_path(old, "overlay.mp4") is None
+    assert store.artifact_path(young, "overlay.mp4")
+    assert services.queue.get(old).state == "succeeded"
+
+
+def test_an_old_job_that_failed_or_was_canceled_loses_its_upload(
+    services, new_job, worker, make_old, store
+):
+    failed, canceled = new_job(), new_job()
+    worker.claim(failed)
+    worker.fail(failed, JobError(code="x", title="x", detail="x"))
+    services.queue.cancel(canceled)
+    for job_id in (failed, canceled):
+        make_old(job_id)
+
+    sweep(services)
+
+    for job_id, state in ((failed, "failed"), (canceled, "canceled")):
+        assert not store.upload_path(job_id).exists()
+        assert services.queue.get(job_id).state == state
+
+
+def test_an_old_job_that_has_not_ended_is_kept(services, new_job, worker, make_old, store):
+    waiting, running = new_job(), new_job()
+    worker.claim(running)
+    for job_id in (waiting, running):
+        make_old(job_id)
+
+    sweep(services)
+
+    for job_id in (waiting, running):
+        assert store.upload_path(job_id).exists()
+
+
+def test_an_old_job_that_redis_forgot_is_removed(services, new_job, make_old, redis, leftovers):
+    job_id = new_job()
+    make_old(job_id)
+    redis.flushdb()
+
+    sweep(services)
+
+    assert leftovers() == []
+    with pytest.raises(JobNotFound):
+        services.queue.get(job_id)
+
+
+def test_a_broken_upload_is_removed_after_a_day(services, settings):
+    folders = [settings.data_dir / "incoming" / name for name in ("old", "young")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "video").write_bytes(b"half")
+    age(folders[0], STALE_UPLOAD_SECONDS + 60)
+    age(folders[1], STALE_UPLOAD_SECONDS - 60)
+
+    sweep(services)
+
+    assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_stale_announcements_are_removed(services, announce, redis):
+    announce(worker="old", age_seconds=KNOWN_SECONDS + 60)
+    announce(worker="young")
+
+    sweep(services)
+
+    assert redis.hkeys(WORKERS_KEY) == [b"young"]
+
+
+def test_a_sweep_that_fails_does_not_end_the_sweeping(services, monkeypatch, caplog):
+    calls = []
+
+    def fail_once(_):
+        calls.append(None)
+        if len(calls) == 1:
+            raise OSError("broken")
+
+    async def watch():
+        task = asyncio.create_task(sweep_forever(services))
+        while len(calls) < 3:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr(sweep_module, "sweep", fail_once)
+    monkeypatch.setattr(sweep_module, "SWEEP_SECONDS", 0.001)
+    asyncio.run(asyncio.wait_for(watch(), 10))
+
+    assert "broken" in caplog.text
+
+
+def test_the_app_sweeps_while_it_runs(open_client, new_job, worker, make_old, store, settings):
+    job_id = new_job()
+    worker.succeed(job_id)
+    make_old(job_id)
+
+    open_client()
+
+    deadline = time.monotonic() + 10
+    while not store.has_expired(job_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,178 @@
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML, SafeConstructor
+
+from service.settings import Settings as ServiceSettings
+from worker.settings import Settings as WorkerSettings
+
+CHECK = Path(sys.executable).parent / "check-jsonschema"
+WORKERS = {"worker", "worker-fake"}
+OURS = {"api", *WORKERS}
+
+
+class Reset:
+    """What `!reset` stands for: the key is removed from the file below."""
+
+
+class ComposeConstructor(SafeConstructor):
+    """Knows Compose's own tag."""
+
+
+ComposeConstructor.add_constructor("!reset", lambda *_: Reset)
+
+
+def read(path):
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = ComposeConstructor
+    return yaml.load(path)
+
+
+def merge(below, above):
+    """Lay one compose file over another, as Compose does for mappings."""
+    merged = copy.deepcopy(below)
+    for key, value in above.items():
+        if value is Reset:
+            merged.pop(key)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def started(compose, *profiles):
+    """Names of the services that `docker compose --profile … up` starts."""
+    return {
+        name
+        for name, service in compose["services"].items()
+        if not service.get("profiles") or set(service["profiles"]) & set(profiles)
+    }
+
+
+def wants_gpu(service):
+    return "gpu" in str(service.get("deploy")) or "gpus" in service or "runtime" in service
+
+
+@pytest.fixture(scope="module")
+def base(root):
+    return read(root / "docker-compose.yml")
+
+
+@pytest.fixture(scope="module")
+def cpu(root, base):
+    return merge(base, read(root / "docker-compose.cpu.yml"))
+
+
+@pytest.fixture(params=["base", "cpu"])
+def compose(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_fits_the_schema(compose, tmp_path):
+    YAML(typ="safe").dump(compose, tmp_path / "compose.yml")
+    done = subprocess.run(
+        [CHECK, "--builtin-schema", "vendor.compose-spec", tmp_path / "compose.yml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_starts_what_the_profile_says(compose):
+    assert started(compose) == {"redis", "api"}
+    assert started(compose, "torch") == {"redis", "api", "worker"}
+    assert started(compose, "fake") == {"redis", "api", "worker-fake"}
+
+
+def test_only_the_torch_worker_wants_a_gpu(base):
+    gpu = {name for name, service in base["services"].items() if wants_gpu(service)}
+    assert gpu == {"worker"}
+
+
+def test_cpu_override_takes_the_gpu_away_and_nothing_else(base, cpu):
+    expected = copy.deepcopy(base)
+    del expected["services"]["worker"]["deploy"]
+    expected["services"]["worker"]["environment"]["ROLLOUT_DEVICE"] = "cpu"
+    assert cpu == expected
+
+
+def test_every_service_is_hardened(compose):
+    for service in compose["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["tmpfs"] == ["/tmp"]
+        assert not service.get("privileged")
+    for name in OURS:
+        assert "cap_add" not in compose["services"][name]
+
+
+def test_volumes_and_networks_are_declared(compose):
+    for service in compose["services"].values():
+        sources = {volume.partition(":")[0] for volume in service["volumes"]}
+        assert {source for source in sources if source.isalnum()} <= set(compose["volumes"])
+        assert set(service["networks"]) <= set(compose["networks"])
+
+
+def test_service_and_workers_share_one_store(compose):
+    for name in OURS:
+        service = compose["services"][name]
+        assert "artifacts:/data" in service["volumes"]
+        assert service["environment"]["ROLLOUT_DATA_DIR"] == "/data"
+        assert service["environment"]["ROLLOUT_REDIS_URL"] == "redis://redis:6379/0"
+
+
+def test_checkpoints_are_mounted_read_only(compose):
+    mounts = [v for v in compose["services"]["worker"]["volumes"] if ":/checkpoints" in v]
+    assert len(mounts) == 1
+    assert mounts[0].endswith(":/checkpoints:ro")
+
+
+def test_workers_reach_redis_alone(compose):
+    assert compose["networks"]["backend"]["internal"] is True
+    for name in (*WORKERS, "redis"):
+        assert compose["services"][name]["networks"] == ["backend"]
+        assert "ports" not in compose["services"][name]
+
+
+def test_redis_keeps_what_it_is_told(compose):
+    redis = compose["services"]["redis"]
+    assert re.fullmatch(r"(redis|valkey/valkey):\d+\.\d+", redis["image"])
+    assert " ".join(redis["command"]).startswith("valkey-server --appendonly yes")
+    assert "redis:/data" in redis["volumes"]
+    assert "ping" in redis["healthcheck"]["test"]
+    for name in OURS:
+        depends = compose["services"][name]["depends_on"]
+        assert depends == {"redis": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("api", ServiceSettings), ("worker", WorkerSettings), ("worker-fake", WorkerSettings)],
+)
+def test_environment_is_settings_that_exist_and_are_valid(compose, name, settings):
+    environment = {
+        key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)
+        for key, value in compose["services"][name]["environment"].items()
+    }
+    fields = {key.removeprefix("ROLLOUT_").lower(): value for key, value in environment.items()}
+    assert all(key.startswith("ROLLOUT_") for key in environment)
+    assert set(fields) <= set(settings.model_fields)
+    settings.model_validate(fields)
+
+
+def test_a_worker_may_end_its_job_when_it_is_stopped(compose):
+    deadline = WorkerSettings.model_fields["job_deadline_seconds"].default
+    for name in WORKERS:
+        minutes = compose["services"][name]["stop_grace_period"].removesuffix("m")
+        assert int(minutes) * 60 > deadline
+
+
+def test_api_is_published_on_this_machine_alone(compose):
+    assert compose["services"]["api"]["ports"] == ["${ROLLOUT_PUBLISH:-127.0.0.1:8000}:8000"]

