@@ -90,11 +90,12 @@ def discard_smallest(attention: Tensor, ratio: float) -> Tensor:
         attention: `... q k`.
         ratio: from 0 (keep all) to below 1.
     """
-    count = int(ratio * attention.shape[-1] ** 2)
+    size = attention.shape[-1]
+    count = min(int(ratio * size**2), size**2 - size)
     if count == 0:
         return attention
-    own = torch.eye(attention.shape[-1], dtype=torch.bool, device=attention.device)
-    candidates = attention.masked_fill(own, torch.inf).flatten(-2)
-    count = min(count, candidates.shape[-1] - attention.shape[-1])
+    own = torch.eye(size, dtype=torch.bool, device=attention.device)
+    candidates = rearrange(attention.masked_fill(own, torch.inf), "... q k -> ... (q k)")
     smallest = candidates.topk(count, dim=-1, largest=False).indices
-    return attention.flatten(-2).scatter(-1, smallest, 0).view_as(attention)
+    kept = rearrange(attention, "... q k -> ... (q k)").scatter(-1, smallest, 0)
+    return rearrange(kept, "... (q k) -> ... q k", q=size)

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0", description="Redis or Valkey; unused with --standalone."
     )
     data_dir: Path = Field(
-        Path("data"), description="Folder of the artifacts, shared with the workers."
+        Path("rollout-data"), description="Folder of the artifacts, shared with the workers."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")

@@ -39,7 +39,7 @@ class Pointing:
 
     def add(self, relevance: Tensor, coverage: Tensor) -> None:
         """Count maps, `b t h w`, against the object's coverage of each patch, `b t h w`."""
-        flat, evidence = relevance.flatten(1), coverage.flatten(1)
+        flat, evidence = (rearrange(m, "b t h w -> b (t h w)") for m in (relevance, coverage))
         best = flat.argmax(dim=1, keepdim=True)
         self.hits += float((evidence.gather(1, best) >= ON_OBJECT).sum())
         self.share += float(((flat * evidence).sum(1) / flat.sum(1)).sum())

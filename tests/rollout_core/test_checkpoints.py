@@ -245,6 +245,32 @@ def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes):
         load_model(tmp_path / name)
 
 
+def test_a_hub_id_is_fetched_without_what_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path)
+    asked: dict[str, object] = {}
+
+    def fetch(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.update(repo_id=repo_id, allow_patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("rollout_core.formats.snapshot_download", fetch)
+    assert load_model("somebody/timesformer-base").architecture.heads == 4
+    assert asked["repo_id"] == "somebody/timesformer-base"
+    assert "config.json" in asked["allow_patterns"]
+    assert not any("msgpack" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def fetch(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr("rollout_core.formats.snapshot_download", fetch)
+    with pytest.raises(CheckpointError, match="somebody/model: no route"):
+        load_model("somebody/model")
+
+
 def test_what_does_not_exist_is_refused():
     with pytest.raises(CheckpointError, match="no file, no folder and no hub id"):
         load_model("/does/not/exist.pyth")

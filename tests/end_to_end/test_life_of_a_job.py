@@ -1,0 +1,198 @@
+"""Everything that can become of a job, over HTTP, with the fake engine."""
+
+import io
+import json
+import time
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.end_to_end.conftest import is_alive
+
+
+def fetch(house, job_id: str, name: str) -> bytes:
+    response = house.client.get(f"/v1/jobs/{job_id}/artifacts/{name}")
+    assert response.status_code == 200, response.text
+    return response.content
+
+
+def is_explained(job) -> bool:
+    return job["progress"] is not None and job["progress"]["stage"] == "explain"
+
+
+def test_a_video_goes_in_and_its_rollout_comes_out(house, video):
+    job_id = house.accepted(video)
+    job = house.wait(job_id)
+    assert job["state"] == "succeeded", job
+    assert (job["model"], job["attempt"], job["error"]) == ("fake", 1, None)
+    assert (job["result"]["clips"], job["result"]["frames"]) == (1, 8)
+    assert len(job["result"]["predictions"]) == 5
+    names = {artifact["name"] for artifact in job["result"]["artifacts"]}
+    assert names == {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
+
+    stored = json.loads(fetch(house, job_id, "result.json"))
+    assert stored["request"]["sampling"] == "uniform"
+    with np.load(io.BytesIO(fetch(house, job_id, "rollout.npz")), allow_pickle=False) as found:
+        assert found["relevance"].shape == (1, 8, 8, 8)
+        assert json.loads(str(found["meta"]))["model"] == "fake"
+    with av.open(io.BytesIO(fetch(house, job_id, "overlay.mp4"))) as overlay:
+        stream = overlay.streams.video[0]
+        assert (stream.width, stream.height) == (96, 80)
+        assert len(list(overlay.decode(stream))) == 24
+    with Image.open(io.BytesIO(fetch(house, job_id, "sheet.png"))) as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_tiles_cover_the_whole_span(house, video):
+    job_id = house.accepted(video, clips="tile", overlay=None)
+    job = house.wait(job_id)
+    assert job["result"]["clips"] == 3
+    with np.load(io.BytesIO(fetch(house, job_id, "rollout.npz")), allow_pickle=False) as found:
+        seconds = found["pts_seconds"]
+    assert seconds.shape == (3, 8)
+    assert [row.min() // 1 for row in seconds] == [0, 1, 2]
+
+
+def test_the_same_upload_gives_the_same_answer(house, video):
+    first, second = (house.accepted(video, overlay=None) for _ in range(2))
+    for job_id in (first, second):
+        assert house.wait(job_id)["state"] == "succeeded"
+    assert house.job(first)["result"]["predictions"] == house.job(second)["result"]["predictions"]
+
+
+def test_a_deliberate_failure_has_its_code(house, video):
+    job = house.wait(house.accepted(video, "fake-fail"))
+    assert (job["state"], job["attempt"]) == ("failed", 1)
+    assert job["error"]["code"] == "out_of_memory"
+    assert job["result"] is None
+
+
+def test_a_crash_is_tried_three_times_and_the_next_job_is_served(house, video):
+    first, second = house.accepted(video, "fake-crash"), house.accepted(video, "fake-crash")
+    for job_id in (first, second):
+        job = house.wait(job_id)
+        assert (job["state"], job["attempt"]) == ("failed", 3)
+        assert job["error"]["code"] == "worker_crashed"
+    house.await_models("fake-crash")
+
+
+def test_a_hang_is_noticed_and_ends_as_a_crash(house, video):
+    job = house.wait(house.accepted(video, "fake-hang"))
+    assert (job["state"], job["attempt"]) == ("failed", 3)
+    assert job["error"]["code"] == "worker_crashed"
+    assert "did not answer" in job["error"]["detail"]
+
+
+def test_a_queued_job_is_canceled_at_once(house, video):
+    running = house.accepted(video, "fake-slow", clips="tile", overlay=None)
+    queued = house.accepted(video, "fake-slow")
+    response = house.client.post(f"/v1/jobs/{queued}/cancel")
+    assert (response.status_code, response.json()["state"]) == (202, "canceled")
+    assert house.wait(running)["state"] == "succeeded"
+    assert house.job(queued)["state"] == "canceled"
+    assert house.job(queued)["attempt"] == 0
+
+
+def test_a_running_job_is_canceled_at_a_clips_boundary(house, long_video):
+    job_id = house.accepted(long_video, "fake-slow", clips="tile")
+    house.wait(job_id, "running", until=is_explained)
+    assert house.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    job = house.wait(job_id, seconds=10)
+    assert (job["state"], job["result"]) == ("canceled", None)
+    assert house.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 409
+
+
+def test_a_job_deleted_while_it_runs_leaves_nothing_behind(house, video, long_video):
+    job_id = house.accepted(long_video, "fake-slow", clips="tile")
+    house.wait(job_id, "running")
+    assert house.client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert house.client.get(f"/v1/jobs/{job_id}").status_code == 404
+    following = house.accepted(video, "fake-slow", overlay=None)
+    assert house.wait(following)["state"] == "succeeded"
+    assert house.client.get(f"/v1/jobs/{job_id}").status_code == 404
+    assert not list(house.data_dir.glob(f"**/{job_id}*"))
+
+
+def test_a_model_that_nobody_serves_is_refused(house, video):
+    response = house.submit(video, "no-such-model")
+    assert (response.status_code, response.json()["code"]) == (422, "unknown_model")
+
+
+def test_an_upload_that_is_no_container_is_refused(house):
+    response = house.submit(b"ffconcat version 1.0\nfile '/etc/passwd'\n")
+    assert response.status_code == 415
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_an_upload_that_cannot_be_decoded_fails_with_its_code(house, video):
+    job = house.wait(house.accepted(video[: len(video) // 3] + bytes(2000)))
+    assert job["state"] == "failed"
+    assert job["error"]["code"].startswith("video_")
+    assert job["attempt"] == 1
+
+
+def test_a_layer_that_the_model_lacks_fails_with_its_code(house, video):
+    job = house.wait(house.accepted(video, start_layer=40))
+    assert (job["state"], job["error"]["code"]) == ("failed", "invalid_request")
+
+
+@pytest.fixture
+def fleeting(house):
+    """Start workers of a model of their own, and end what is left of them."""
+    started = []
+
+    def start(*flags: str):
+        started.append(house.worker(*flags))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
+
+
+def test_another_worker_finishes_what_a_killed_one_left(house, long_video, fleeting):
+    """Both are `fake-slow`, as is the session's: whichever is killed, another is left."""
+    flags = ["--engine", "fake", "--model", "fake-slow"]
+    mortal = fleeting(*flags)
+    await_workers(house, "fake-slow", 2)
+    running = [
+        house.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
+    ]
+    for job_id in running:
+        house.wait(job_id, "running", until=is_explained)
+    children = mortal.children
+    assert len(children) >= 2
+    mortal.kill()
+    jobs = [house.wait(job_id) for job_id in running]
+    assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
+    assert sorted(job["attempt"] for job in jobs) == [1, 2]
+    assert not any(map(is_alive, children))
+
+
+def test_a_worker_told_to_stop_finishes_its_job_first(house, long_video, fleeting):
+    flags = ["--engine", "fake", "--model", "fake-slow"]
+    leaving = fleeting(*flags)
+    await_workers(house, "fake-slow", 2)
+    running = [
+        house.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
+    ]
+    for job_id in running:
+        house.wait(job_id, "running")
+    children = leaving.children
+    assert leaving.stop() == 0
+    jobs = [house.wait(job_id) for job_id in running]
+    assert [(job["state"], job["attempt"]) for job in jobs] == [("succeeded", 1)] * 2
+    assert not any(map(is_alive, children))
+    await_workers(house, "fake-slow", 1, seconds=2)
+
+
+def await_workers(house, model: str, count: int, seconds: float = 30) -> None:
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        served = house.client.get("/v1/models").json()["models"]
+        if {item["name"]: item["ready"] for item in served}.get(model) == count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not {count} workers of {model}: {served}")

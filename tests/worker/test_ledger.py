@@ -1,0 +1,203 @@
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from rollout_core.contract import WORKERS_KEY, Announcement, JobError, Progress, job_key
+from rollout_core.errors import AttemptLost, VideoTooLong
+from rollout_core.lifecycle import JobRecord
+from worker import ledger as ledger_module
+from worker.fake import SPECS
+from worker.ledger import Ledger, job_error
+
+JOB = "0" * 32
+ERROR = JobError(code="video_undecodable", title="t", detail="d")
+PROGRESS = Progress(stage="explain", done=1, total=4)
+
+
+@pytest.fixture
+def ledger(redis) -> Ledger:
+    return Ledger(redis)
+
+
+@pytest.fixture
+def put(redis):
+    def put(record: JobRecord) -> None:
+        redis.set(job_key(JOB), record.model_dump_json())
+
+    put(JobRecord())
+    return put
+
+
+@pytest.fixture
+def record(redis, put):
+    return lambda: JobRecord.model_validate_json(redis.get(job_key(JOB)))
+
+
+def claim(ledger: Ledger, max_attempts: int = 3, cause: str = "a reason") -> int | None:
+    return ledger.claim(JOB, max_attempts=max_attempts, cause=cause)
+
+
+def test_a_claim_begins_the_next_attempt(ledger, record):
+    assert claim(ledger) == 1
+    assert record().stage == "running"
+    assert claim(ledger) == 2
+    assert record().attempt == 2
+
+
+def test_when_the_attempts_are_used_up_the_job_fails(ledger, record):
+    assert [claim(ledger, 2) for _ in range(3)] == [1, 2, None]
+    assert (record().stage, record().attempt) == ("failed", 2)
+    assert record().error.code == "worker_crashed"
+    assert record().error.detail == "all 2 attempts ended early; last: a reason"
+
+
+def test_a_job_that_is_gone_or_over_cannot_be_claimed(ledger, redis, put):
+    put(JobRecord().request_cancel(datetime.now(UTC)))
+    assert claim(ledger) is None
+    redis.delete(job_key(JOB))
+    assert claim(ledger) is None
+
+
+def test_of_two_who_claim_at_once_each_gets_another_attempt(redis_url, record):
+    numbers: list[int | None] = []
+
+    def take() -> None:
+        with Redis.from_url(redis_url) as own:
+            numbers.append(claim(Ledger(own), max_attempts=100))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 9))
+    assert record().attempt == 8
+
+
+def test_a_beat_renews_the_lease_and_says_how_far(ledger, record):
+    claim(ledger)
+    before = record().lease_until
+    time.sleep(0.01)
+    assert ledger.beat(JOB, 1, PROGRESS) is False
+    assert record().lease_until > before
+    assert record().progress == PROGRESS
+
+
+def test_a_beat_hears_that_the_job_shall_stop(ledger, put, record):
+    claim(ledger)
+    put(record().request_cancel(datetime.now(UTC)))
+    assert ledger.beat(JOB, 1, PROGRESS) is True
+
+
+def test_a_beat_for_a_lost_job_says_so(ledger, redis):
+    with pytest.raises(AttemptLost, match="deleted"):
+        ledger.beat(JOB, 1, PROGRESS)
+    redis.set(job_key(JOB), JobRecord().model_dump_json())
+    claim(ledger)
+    claim(ledger)
+    with pytest.raises(AttemptLost, match="attempt 1"):
+        ledger.beat(JOB, 1, PROGRESS)
+
+
+def test_an_attempt_ends_its_job(ledger, record, put):
+    claim(ledger)
+    ledger.fail(JOB, 1, ERROR)
+    assert (record().stage, record().error) == ("failed", ERROR)
+    put(JobRecord())
+    claim(ledger)
+    ledger.yield_cancel(JOB, 1)
+    assert (record().stage, record().error) == ("canceled", None)
+
+
+def test_an_attempt_cannot_end_a_job_that_it_has_lost(ledger, record):
+    claim(ledger)
+    claim(ledger)
+    ledger.fail(JOB, 1, ERROR)
+    ledger.yield_cancel(JOB, 1)
+    assert (record().stage, record().attempt) == ("running", 2)
+
+
+def test_a_step_leaves_the_expiry_of_the_record_alone(ledger, redis, put):
+    redis.expire(job_key(JOB), 1000)
+    claim(ledger)
+    assert 900 < redis.ttl(job_key(JOB)) <= 1000
+
+
+def test_a_worker_is_announced_and_withdrawn(ledger, redis):
+    announcement = Announcement(
+        model=SPECS["fake"],
+        checkpoint_sha256=None,
+        engine="fake",
+        device="none",
+        ready=True,
+        beat_at=datetime.now(UTC),
+    )
+    ledger.announce("me", announcement)
+    assert Announcement.model_validate_json(redis.hget(WORKERS_KEY, "me")) == announcement
+    ledger.withdraw("me")
+    assert redis.hgetall(WORKERS_KEY) == {}
+
+
+class Flaky(Redis):
+    """A server that is away for the first few calls."""
+
+    away = 2
+
+    def transaction(self, *arguments, **options):
+        self._maybe_away()
+        return super().transaction(*arguments, **options)
+
+    def ping(self, **options):
+        self._maybe_away()
+        return super().ping(**options)
+
+    def _maybe_away(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise RedisConnectionError("away")
+
+
+@pytest.fixture
+def flaky(redis_url, put, monkeypatch):
+    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", 0.01)
+    with Flaky.from_url(redis_url) as client:
+        yield client
+
+
+def test_what_must_not_be_lost_waits_for_redis(flaky, record):
+    ledger = Ledger(flaky)
+    assert claim(ledger) == 1
+    flaky.away = 2
+    ledger.fail(JOB, 1, ERROR)
+    assert record().stage == "failed"
+    flaky.away = 2
+    ledger.await_redis()
+    assert flaky.away == 0
+
+
+def test_a_beat_does_not_wait_for_redis(flaky):
+    ledger = Ledger(flaky)
+    claim(ledger)
+    flaky.away = 1
+    with pytest.raises(RedisConnectionError):
+        ledger.beat(JOB, 1, PROGRESS)
+    assert ledger.beat(JOB, 1, PROGRESS) is False
+
+
+def test_leaving_does_not_need_redis():
+    Ledger(Redis(unix_socket_path="/nonexistent/socket")).withdraw("me")
+
+
+def test_an_error_keeps_its_code_and_its_words():
+    assert job_error(VideoTooLong("700 seconds")) == JobError(
+        code="video_too_long", title=VideoTooLong.title, detail="700 seconds"
+    )
+
+
+def test_a_lease_is_in_the_future(ledger, record):
+    claim(ledger)
+    assert record().lease_until - datetime.now(UTC) > timedelta(seconds=3)

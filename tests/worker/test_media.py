@@ -1,0 +1,195 @@
+"""The media process over the wire, with real files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rollout_core.contract import ExplainRequest, Overlay
+from tests.worker.clips import make_video
+from worker.children import ChildFailure, ChildLost, Media, next_message
+from worker.fake import SPECS
+from worker.messages import Clip, Explain, MediaOptions, Open, Opened, Render, Rendered
+
+SPEC = SPECS["fake"]
+
+
+def idle() -> None:
+    """Stand in for a pulse that has nothing to do."""
+
+
+@pytest.fixture
+def start():
+    started: list[Media] = []
+
+    def start(**options: object) -> Media:
+        started.append(Media(MediaOptions.model_validate(options)))
+        return started[-1]
+
+    yield start
+    for media in started:
+        media.kill()
+
+
+@pytest.fixture
+def media(start) -> Media:
+    return start()
+
+
+def opened(media: Media, upload: Path, **request: object) -> Opened:
+    wanted = ExplainRequest.model_validate(request)
+    media.send(Open(upload=str(upload), request=wanted, spec=SPEC))
+    return next_message(media, Opened, idle)[0]
+
+
+def failure_of(media: Media, upload: Path, **request: object) -> str:
+    with pytest.raises(ChildFailure) as caught:
+        opened(media, upload, **request)
+        next_message(media, Clip, idle)
+    return caught.value.error.code
+
+
+def clips_of(media: Media, count: int) -> list[dict[str, np.ndarray]]:
+    return [next_message(media, Clip, idle)[1] for _ in range(count)]
+
+
+def test_it_says_how_the_video_will_be_sampled(media, video):
+    answer = opened(media, video, clips="tile")
+    assert (answer.clips, answer.sampling, answer.crop) == (3, "uniform", (8, 0, 80, 80))
+    assert (answer.start_seconds, answer.end_seconds) == (0.0, pytest.approx(3.0))
+
+
+def test_it_sends_the_clips_in_their_order(media, video):
+    answer = opened(media, video, clips="tile")
+    clips = clips_of(media, answer.clips)
+    for clip in clips:
+        assert clip["frames"].shape == (8, 64, 64, 3)
+        assert clip["frames"].dtype == np.uint8
+        assert clip["pts_seconds"].dtype == np.float64
+        assert clip["frame_index"].dtype == np.int64
+    index = np.concatenate([clip["frame_index"] for clip in clips])
+    assert index.tolist() == sorted(index.tolist())
+    assert index.max() <= 23
+    assert clips[0]["frames"].std() > 10
+
+
+def test_its_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
+    """A clip has 1.2 MB here: forty of them would be seen."""
+    spec = SPEC.model_copy(update={"height": 224, "width": 224})
+    peaks = []
+    for seconds in (4, 40):
+        media = start()
+        path = make_video(tmp_path / f"{seconds}.mp4", seconds=seconds, width=64, height=64)
+        wanted = ExplainRequest(clips="tile")
+        media.send(Open(upload=str(path), request=wanted, spec=spec))
+        assert next_message(media, Opened, idle)[0].clips == seconds
+        assert len(clips_of(media, seconds)) == seconds
+        peaks.append(peak_bytes(media.pid))
+    assert peaks[1] - peaks[0] < 16e6
+
+
+@pytest.mark.parametrize("overlay", [None, Overlay(layout="side_by_side")])
+def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, overlay):
+    answer = opened(media, video)
+    (clip,) = clips_of(media, answer.clips)
+    relevance = np.random.default_rng(0).random((1, 8, 8, 8), np.float32)
+    media.send(
+        Render(folder=str(tmp_path), overlay=overlay),
+        relevance=relevance,
+        pts_seconds=clip["pts_seconds"][np.newaxis],
+        frame_index=clip["frame_index"][np.newaxis],
+    )
+    reports = []
+    while not reports or not reports[-1].finished:
+        reports.append(next_message(media, Rendered, idle)[0])
+    assert reports[-1].done == reports[-1].total
+    assert reports[-1].seconds >= reports[0].seconds > 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "sheet.png",
+        *(["overlay.mp4"] if overlay else []),
+    }
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 100
+
+
+def test_it_leaves_when_its_job_is_done(media, video, tmp_path):
+    answer = opened(media, video)
+    (clip,) = clips_of(media, answer.clips)
+    media.send(
+        Render(folder=str(tmp_path), overlay=None),
+        relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
+        pts_seconds=clip["pts_seconds"][np.newaxis],
+        frame_index=clip["frame_index"][np.newaxis],
+    )
+    with pytest.raises(ChildLost, match="exited with status 0"):
+        while True:
+            next_message(media, Rendered, idle)
+
+
+def test_it_works_in_the_uploads_own_folder(media, video):
+    opened(media, video)
+    assert Path(f"/proc/{media.pid}/cwd").readlink() == video.parent
+
+
+def test_what_is_no_video_is_a_failure(media, tmp_path):
+    upload = tmp_path / "video"
+    upload.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(5000))
+    assert failure_of(media, upload).startswith("video_")
+
+
+def test_a_playlist_reaches_no_other_file(media, tmp_path, video):
+    (tmp_path / "secret.mp4").write_bytes(video.read_bytes())
+    upload = tmp_path / "video"
+    upload.write_text("ffconcat version 1.0\nfile 'secret.mp4'\n")
+    assert failure_of(media, upload) == "video_container_unsupported"
+
+
+def test_a_span_beyond_the_end_is_a_failure(media, video):
+    assert failure_of(media, video, start_seconds=100.0) == "video_span_empty"
+
+
+def test_the_limits_that_were_set_hold(start, video):
+    assert failure_of(start(max_video_seconds=1.0), video) == "video_too_long"
+    assert failure_of(start(max_video_pixels=1000), video) == "video_too_many_pixels"
+
+
+def test_the_limits_of_the_kernel_are_in_force_before_anything_is_read(start, video):
+    options = {"memory_bytes": 3 << 30, "file_bytes": 12345, "cpu_seconds": 77}
+    media = start(**options)
+    opened(media, video)
+    rows = Path(f"/proc/{media.pid}/limits").read_text().splitlines()[1:]
+    limits = {row[:26].strip(): row[26:].split()[:2] for row in rows}
+    assert limits["Max address space"] == [str(3 << 30)] * 2
+    assert limits["Max file size"] == ["12345"] * 2
+    assert limits["Max cpu time"] == ["77"] * 2
+    assert limits["Max open files"] == ["64"] * 2
+    assert limits["Max core file size"] == ["0"] * 2
+
+
+def test_a_file_that_grows_too_large_ends_the_process(start, video, tmp_path):
+    media = start(file_bytes=1000)
+    answer = opened(media, video)
+    (clip,) = clips_of(media, answer.clips)
+    media.send(
+        Render(folder=str(tmp_path), overlay=Overlay()),
+        relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
+        pts_seconds=clip["pts_seconds"][np.newaxis],
+        frame_index=clip["frame_index"][np.newaxis],
+    )
+    with pytest.raises((ChildLost, ChildFailure)):
+        while not next_message(media, Rendered, idle)[0].finished:
+            pass
+    assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
+
+
+def test_an_order_out_of_turn_ends_the_process(media):
+    media.send(Explain(head_fusion="mean", discard_ratio=0.0, start_layer=0))
+    with pytest.raises(ChildLost, match="exited with status 1"):
+        next_message(media, Opened, idle)
+
+
+def peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from worker.settings import Settings
+
+
+def parse(*flags: str) -> Settings:
+    return CliApp.run(Settings, cli_args=list(flags))
+
+
+def test_without_flags_it_serves_the_demo_model():
+    settings = parse()
+    assert (settings.engine, settings.model_name, settings.checkpoint) == (
+        "torch",
+        "moving-shapes",
+        None,
+    )
+    assert settings.max_attempts == 3
+
+
+def test_the_fake_engine_serves_the_fake_model():
+    assert parse("--engine", "fake").model_name == "fake"
+
+
+def test_a_model_may_bring_its_checkpoint():
+    settings = parse("--model", "timesformer-k400=/models/a=b.pyth")
+    assert settings.model_name == "timesformer-k400"
+    assert settings.checkpoint == "/models/a=b.pyth"
+
+
+@pytest.mark.parametrize("name", ["", "Big", "a b", "a/b", "-x", "x=", "=x"])
+def test_a_name_that_cannot_be_a_queue_is_refused(name):
+    with pytest.raises(ValidationError, match="model"):
+        Settings(model=name)
+
+
+def test_flags_have_the_names_of_the_settings():
+    settings = parse(
+        "--redis-url", "unix:///s", "--data-dir", "/d", "--engine-timeout-seconds", "1.5"
+    )
+    assert settings.redis_url == "unix:///s"
+    assert settings.data_dir == Path("/d")
+    assert settings.engine_timeout_seconds == 1.5
+
+
+def test_the_environment_counts_and_flags_outrank_it(monkeypatch):
+    monkeypatch.setenv("ROLLOUT_ENGINE", "fake")
+    monkeypatch.setenv("ROLLOUT_MODEL", "fake-slow")
+    assert parse().model_name == "fake-slow"
+    assert parse("--model", "fake-hang").model_name == "fake-hang"
+
+
+def test_settings_of_the_service_are_not_our_concern(monkeypatch):
+    monkeypatch.setenv("ROLLOUT_MAX_UPLOAD_BYTES", "1")
+    assert not hasattr(parse(), "max_upload_bytes")
+
+
+@pytest.mark.parametrize("name", ["max_attempts", "job_deadline_seconds", "max_video_pixels"])
+def test_nonsense_is_refused(name):
+    with pytest.raises(ValidationError):
+        Settings(**{name: 0})
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError):
+        parse().max_attempts = 5

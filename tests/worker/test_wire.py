@@ -1,0 +1,173 @@
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from worker import wire
+from worker.messages import Clip, Explain, Explained, Open, Rendered
+from worker.wire import MAX_ARRAY_BYTES, MAX_HEADER_BYTES, WireError
+
+EXPLAINED = Explained(seconds=0.5)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, Connection]]:
+    left, right = Pipe()
+    with left, right:
+        yield left, right
+
+
+def header(message: object = None, arrays: object = None) -> bytes:
+    message = message or EXPLAINED.model_dump()
+    return json.dumps({"message": message, "arrays": arrays or {}}).encode()
+
+
+def test_a_message_without_arrays_arrives_as_it_was(pair):
+    left, right = pair
+    wire.send(left, EXPLAINED)
+    assert wire.receive(right) == (EXPLAINED, {})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
+def test_arrays_arrive_with_their_values_shape_and_type(pair, dtype):
+    left, right = pair
+    sent = np.arange(2 * 3 * 5).reshape(2, 3, 5).astype(dtype)
+    wire.send(left, EXPLAINED, first=sent, second=sent.T)
+    _, arrays = wire.receive(right)
+    assert list(arrays) == ["first", "second"]
+    assert arrays["first"].dtype == dtype
+    np.testing.assert_array_equal(arrays["first"], sent)
+    np.testing.assert_array_equal(arrays["second"], sent.T)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2)])
+def test_arrays_of_one_element_or_none_arrive(pair, shape):
+    left, right = pair
+    wire.send(left, EXPLAINED, array=np.ones(shape, np.float32))
+    assert wire.receive(right)[1]["array"].shape == shape
+
+
+def test_received_arrays_are_our_own_to_write(pair):
+    left, right = pair
+    wire.send(left, EXPLAINED, array=np.zeros(4, np.uint8))
+    wire.receive(right)[1]["array"][:] = 7
+
+
+def test_arrays_larger_than_the_socket_buffer_arrive(pair):
+    left, right = pair
+    frames = np.random.default_rng(0).integers(0, 256, (1, 8, 448, 448, 3), np.uint8)
+    sender = Thread(target=wire.send, args=(left, EXPLAINED), kwargs={"frames": frames})
+    sender.start()
+    _, arrays = wire.receive(right)
+    sender.join()
+    np.testing.assert_array_equal(arrays["frames"], frames)
+
+
+def test_a_type_that_is_not_listed_is_not_sent(pair):
+    with pytest.raises(ValueError, match="dtype"):
+        wire.send(pair[0], EXPLAINED, array=np.array([object()]))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"dtype": "object", "shape": [1]},
+        {"dtype": "uint8", "shape": [-1]},
+        {"dtype": "uint8", "shape": [-4, -4]},
+        {"dtype": "uint8", "shape": [MAX_ARRAY_BYTES + 1]},
+        {"dtype": "float64", "shape": [1 << 40, 1 << 40]},
+        {"dtype": "uint8", "shape": [1] * 7},
+        {"dtype": "uint8", "shape": "4"},
+        {"dtype": "uint8", "shape": [4], "strides": [1]},
+    ],
+)
+def test_an_array_that_claims_the_impossible_is_refused_before_it_is_read(pair, claim):
+    left, right = pair
+    left.send_bytes(header(arrays={"array": claim}))
+    with pytest.raises(WireError):
+        wire.receive(right)
+
+
+def test_fewer_bytes_than_claimed_are_refused(pair):
+    left, right = pair
+    left.send_bytes(header(arrays={"array": {"dtype": "float32", "shape": [4]}}))
+    left.send_bytes(b"\0" * 15)
+    with pytest.raises(WireError, match="needs 16 bytes, not 15"):
+        wire.receive(right)
+
+
+def test_more_bytes_than_claimed_are_refused(pair):
+    left, right = pair
+    left.send_bytes(header(arrays={"array": {"dtype": "float32", "shape": [4]}}))
+    left.send_bytes(b"\0" * 17)
+    with pytest.raises(OSError, match="bad message length"):
+        wire.receive(right)
+
+
+def test_an_endless_header_is_refused(pair):
+    left, right = pair
+    sender = Thread(target=_send_until_closed, args=(left, b" " * (MAX_HEADER_BYTES + 1)))
+    sender.start()
+    with pytest.raises(OSError, match="bad message length"):
+        wire.receive(right)
+    right.close()
+    sender.join()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b'{"message": {"kind": "explained"}, "arrays": {}}',
+        b'{"message": {"kind": "no such", "seconds": 1}, "arrays": {}}',
+        b'{"message": {"kind": "explained", "seconds": 1, "more": 1}, "arrays": {}}',
+        pickle.dumps(EXPLAINED.model_dump()),
+    ],
+)
+def test_what_is_not_a_message_is_refused(pair, frame):
+    left, right = pair
+    left.send_bytes(frame)
+    with pytest.raises(WireError):
+        wire.receive(right)
+
+
+def test_the_other_side_closing_is_told_apart(pair):
+    left, right = pair
+    left.close()
+    with pytest.raises(EOFError):
+        wire.receive(right)
+
+
+def test_an_order_is_received_by_its_kind(pair):
+    left, right = pair
+    order = Explain(head_fusion="mean", discard_ratio=0.0, start_layer=0)
+    wire.send(left, order)
+    assert wire.receive_order(right, Explain) == (order, {})
+
+
+def test_an_order_of_another_kind_is_refused(pair):
+    left, right = pair
+    wire.send(left, Clip(seconds=0.1))
+    with pytest.raises(WireError, match="expected Open, not 'clip'"):
+        wire.receive_order(right, Open)
+
+
+def test_there_are_no_orders_after_the_supervisor_has_left(pair):
+    left, right = pair
+    wire.send(left, Rendered(done=1, total=2, seconds=0.1, finished=False))
+    left.close()
+    assert wire.receive_order(right, Rendered) is not None
+    assert wire.receive_order(right, Rendered) is None
+
+
+def _send_until_closed(connection: Connection, data: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.send_bytes(data)

@@ -1,0 +1,91 @@
+"""Start a worker: `rollout-worker`, or `python -m worker`."""
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from rollout_core.storage import ArtifactStore
+from worker.crew import Crew
+from worker.ledger import UNREACHABLE, Ledger
+from worker.messages import EngineOptions, MediaOptions
+from worker.settings import Settings
+from worker.supervisor import EngineUnusable, Supervisor
+
+LEDGER_TIMEOUT_SECONDS = 2.0
+"""A beat must not wait longer for Redis: the job goes on meanwhile."""
+
+log = logging.getLogger("worker")
+
+
+def main() -> None:
+    """Serve jobs until told to stop."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        settings = CliApp.run(Settings, cli_args=sys.argv[1:])
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(f"rollout-worker: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    signal.signal(signal.SIGTERM, _leave)
+    crew = _crew(settings)
+    try:
+        _serve(settings, crew)
+    except (EngineUnusable, OSError, *UNREACHABLE) as error:
+        sys.exit(f"rollout-worker: {error}")
+    finally:
+        crew.close()
+
+
+def _serve(settings: Settings, crew: Crew) -> None:
+    """Wait for the engine, then take jobs until a signal comes."""
+    quick = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=LEDGER_TIMEOUT_SECONDS,
+        socket_connect_timeout=LEDGER_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+    )
+    ledger = Ledger(quick)
+    store = ArtifactStore(settings.data_dir)
+    supervisor = Supervisor(settings, crew, ledger, store, Redis.from_url(settings.redis_url))
+    try:
+        supervisor.await_engine()
+        log.info("ready: %s on %s", settings.model_name, crew.engine.require_model().device)
+        supervisor.work(logging_level="WARNING")
+    finally:
+        ledger.withdraw(supervisor.name)
+
+
+def _crew(settings: Settings) -> Crew:
+    return Crew(
+        settings.engine,
+        EngineOptions(
+            model=settings.model_name,
+            checkpoint=settings.checkpoint,
+            device=settings.device,
+            dtype=settings.dtype,
+        ),
+        MediaOptions(
+            cpu_seconds=int(settings.job_deadline_seconds) * (os.cpu_count() or 1),
+            max_video_seconds=settings.max_video_seconds,
+            max_video_pixels=settings.max_video_pixels,
+        ),
+        load_seconds=settings.engine_load_seconds,
+    )
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

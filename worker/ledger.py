@@ -1,0 +1,130 @@
+"""Jobs' records and workers' announcements, as they stand in Redis.
+
+Every change of a record is a step of `JobRecord` in an optimistic transaction. Steps that must
+not be lost wait for Redis to come back; a beat does not, for there will be another.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TypeVar, cast
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from rollout_core.contract import WORKERS_KEY, Announcement, JobError, Progress, job_key
+from rollout_core.errors import AttemptLost, JobEnded, RolloutError, WorkerCrashed
+from rollout_core.lifecycle import JobRecord
+
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
+"""What redis-py raises while the server cannot be reached."""
+
+RETRY_SECONDS = 1.0
+
+Step = Callable[[JobRecord, datetime], JobRecord]
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The worker's side of what Redis holds."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def claim(self, job_id: str, *, max_attempts: int, cause: str) -> int | None:
+        """Begin the next attempt at a job and return its number; None if there is none left.
+
+        A job whose last attempt is used up fails, with `cause` as the detail.
+        """
+
+        def step(record: JobRecord, now: datetime) -> JobRecord:
+            if record.stage == "running" and record.attempt >= max_attempts:
+                error = WorkerCrashed(f"all {record.attempt} attempts ended early; last: {cause}")
+                return record.fail(record.attempt, now, job_error(error))
+            return record.claim(now)
+
+        try:
+            record = self._patiently(lambda: self._take(job_id, step))
+        except (JobEnded, AttemptLost):
+            return None
+        return record.attempt if record.stage == "running" else None
+
+    def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
+        """Renew an attempt's lease and say how far it is; return whether it shall stop.
+
+        Raises:
+            AttemptLost: the job is no longer this attempt's.
+            UNREACHABLE: Redis does not answer.
+        """
+        return self._take(
+            job_id, lambda record, now: record.beat(attempt, now, progress)
+        ).cancel_requested
+
+    def fail(self, job_id: str, attempt: int, error: JobError) -> None:
+        """End the job as failed, unless it is no longer this attempt's."""
+        self._end(job_id, lambda record, now: record.fail(attempt, now, error))
+
+    def yield_cancel(self, job_id: str, attempt: int) -> None:
+        """End the job as canceled, unless it is no longer this attempt's."""
+        self._end(job_id, lambda record, now: record.yield_cancel(attempt, now))
+
+    def announce(self, worker: str, announcement: Announcement) -> None:
+        """Say what a worker serves."""
+        self._redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())
+
+    def withdraw(self, worker: str) -> None:
+        """Forget a worker that leaves, if Redis answers."""
+        with suppress(*UNREACHABLE):
+            self._redis.hdel(WORKERS_KEY, worker)
+
+    def await_redis(self) -> None:
+        """Return once Redis answers."""
+        self._patiently(self._redis.ping)
+
+    def _end(self, job_id: str, step: Step) -> None:
+        try:
+            self._patiently(lambda: self._take(job_id, step))
+        except AttemptLost as lost:
+            log.info("job %s: %s", job_id, lost)
+
+    def _take(self, job_id: str, step: Step) -> JobRecord:
+        """Apply a step to a job's record, and return what it became.
+
+        Raises:
+            AttemptLost: there is no such job any more.
+        """
+        key = job_key(job_id)
+
+        def apply(pipeline: Pipeline) -> JobRecord:
+            text = cast("bytes | None", pipeline.get(key))
+            if text is None:
+                raise AttemptLost("the job has been deleted")
+            record = step(JobRecord.model_validate_json(text), datetime.now(UTC))
+            pipeline.multi()
+            pipeline.set(key, record.model_dump_json(), keepttl=True)
+            return record
+
+        return cast(
+            JobRecord,
+            self._redis.transaction(apply, key, value_from_callable=True),  # type: ignore[arg-type]
+        )
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call until Redis answers."""
+        while True:
+            try:
+                return call()
+            except UNREACHABLE as error:
+                log.warning("Redis cannot be reached: %s", error)
+                time.sleep(RETRY_SECONDS)
+
+
+def job_error(error: RolloutError) -> JobError:
+    """Put a failure of the project into a job's record."""
+    return JobError(code=error.code, title=error.title, detail=str(error))

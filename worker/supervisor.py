@@ -1,0 +1,159 @@
+"""The process that takes jobs: an RQ worker that keeps its crew, its lease and its word.
+
+RQ delivers and redelivers; whether a job runs, has failed or may be tried again is decided by
+its record and the store. While a job runs here, `tend` does what RQ's own loop does between
+jobs, once a second: it renews the lease, requeues what dead workers left, and announces us.
+"""
+
+import time
+from datetime import UTC, datetime
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue, SimpleWorker
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from rollout_core.contract import Announcement, queue_name
+from rollout_core.specs import SPECS, ModelSpec
+from rollout_core.storage import ArtifactStore
+from worker import fake, task
+from worker.children import ChildFailure, ChildLost, next_message
+from worker.crew import Crew
+from worker.ledger import Ledger
+from worker.messages import Ready
+from worker.runner import Runner
+from worker.settings import Settings
+
+LEASE_SECONDS = 4
+"""RQ's lease on a running job: beaten every second, and for the taking when it runs out."""
+
+MAINTENANCE_SECONDS = 5
+"""How often a worker looks for jobs whose lease has run out."""
+
+WORKER_TTL_SECONDS = 17
+"""RQ waits for a job 15 seconds less than this, so an idle worker beats every 2 seconds."""
+
+ANNOUNCE_SECONDS = 3.0
+
+
+class EngineUnusable(Exception):
+    """The engine cannot load its model, so this worker can serve nobody."""
+
+
+class OwnQueue(Queue):
+    """A queue whose maintenance lock does not outlive a dead worker by a quarter of an hour."""
+
+    def acquire_maintenance_lock(self) -> bool:
+        """Take the lock for a little longer than maintenance lasts."""
+        key = self.registry_cleaning_key
+        return bool(self.connection.set(key, 1, nx=True, ex=2 * MAINTENANCE_SECONDS))
+
+
+class Supervisor(SimpleWorker):
+    """An RQ worker on exactly one queue, which makes RQ's delivery free of loss."""
+
+    queue_class = OwnQueue
+
+    def __init__(
+        self,
+        settings: Settings,
+        crew: Crew,
+        ledger: Ledger,
+        store: ArtifactStore,
+        connection: Redis,
+    ) -> None:
+        """Listen for `settings.model_name`'s jobs; the crew may still be loading."""
+        super().__init__(
+            [queue_name(settings.model_name)],
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL_SECONDS,
+            maintenance_interval=MAINTENANCE_SECONDS,
+            log_job_description=False,
+        )
+        self._settings = settings
+        self._crew = crew
+        self._ledger = ledger
+        self._runner = Runner(settings, crew, ledger, store, self.tend)
+        self._running: tuple[Job, Execution] | None = None
+        self._next_announcement = 0.0
+
+    def await_engine(self) -> None:
+        """Wait until the engine has loaded its model, announcing that it is about to.
+
+        Raises:
+            EngineUnusable: it will not.
+        """
+        self._crew.mend()
+        engine = self._crew.engine
+        try:
+            while engine.model is None:
+                next_message(engine, Ready, self._announce_if_due)
+        except (ChildFailure, ChildLost) as error:
+            raise EngineUnusable(f"cannot load {self._settings.model_name}: {error}") from error
+        self._announce()
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Let RQ call the task, which hands the job to our runner."""
+        self._running = job, execution
+        token = task.runner.set(self._runner.run)
+        try:
+            return super().perform_job(job, queue, execution)
+        finally:
+            task.runner.reset(token)
+            self._running = None
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Carry a job out, and take no other before the engine is fit for it."""
+        super().execute_job(job, queue)
+        self.await_engine()
+
+    def tend(self) -> None:
+        """Keep up the worker's other duties while a job runs."""
+        if self._running:
+            self.maintain_heartbeats(*self._running)
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Beat as RQ does, idle or busy, and announce ourselves."""
+        super().heartbeat(timeout, pipeline)
+        self._announce_if_due()
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
+        """Return how long RQ leaves a job to us without a beat."""
+        return LEASE_SECONDS
+
+    def subscribe(self) -> None:
+        """Take no commands over pub/sub: jobs are canceled through their records."""
+
+    def set_shutdown_requested_date(self) -> None:
+        """Leave Redis alone: this is called inside a signal handler, and nobody reads it."""
+
+    def _announce_if_due(self) -> None:
+        if time.monotonic() >= self._next_announcement:
+            self._announce()
+
+    def _announce(self) -> None:
+        self._next_announcement = time.monotonic() + ANNOUNCE_SECONDS
+        model = self._crew.engine.model
+        spec = model.spec if model else self._expected_spec()
+        if spec is None:
+            return
+        announcement = Announcement(
+            model=spec,
+            checkpoint_sha256=model.checkpoint_sha256 if model else None,
+            engine=self._settings.engine,
+            device=model.device if model else self._settings.device,
+            ready=self._crew.ready,
+            seconds_per_job=self._runner.seconds_per_job,
+            beat_at=datetime.now(UTC),
+        )
+        self._ledger.announce(self.name, announcement)
+
+    def _expected_spec(self) -> ModelSpec | None:
+        """Return what the tables say of the model while it loads."""
+        table = fake.SPECS if self._settings.engine == "fake" else SPECS
+        return table.get(self._settings.model_name)

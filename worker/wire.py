@@ -1,0 +1,89 @@
+"""Messages and arrays over a socket between two processes, of which one may be hostile.
+
+A message is one frame of JSON, `{"message": …, "arrays": {name: {"dtype", "shape"}}}`, followed
+by one frame of raw bytes an array. Nothing is ever pickled: frames are sent and received as
+bytes, and what a header claims is checked before a byte is believed.
+"""
+
+import math
+from multiprocessing.connection import Connection
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from rollout_core.contract import Frozen
+from worker.messages import AnyMessage, Message
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_ARRAY_BYTES = 1 << 30
+
+Arrays = dict[str, NDArray[Any]]
+M = TypeVar("M", bound=AnyMessage)
+
+
+class WireError(Exception):
+    """What came over the wire is not a message."""
+
+
+class _Array(Frozen):
+    dtype: Literal["uint8", "int64", "float32", "float64"]
+    shape: tuple[int, ...] = Field(max_length=6)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class _Header(Frozen):
+    message: Message
+    arrays: dict[str, _Array] = Field(max_length=8)
+
+
+def send(connection: Connection, message: Message, **arrays: NDArray[Any]) -> None:
+    """Send a message and the arrays that go with it."""
+    described = {
+        name: _Array.model_validate({"dtype": array.dtype.name, "shape": array.shape})
+        for name, array in arrays.items()
+    }
+    header = _Header(message=message, arrays=described)
+    connection.send_bytes(header.model_dump_json().encode())
+    for array in arrays.values():
+        connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def receive(connection: Connection) -> tuple[Message, Arrays]:
+    """Receive a message and the arrays that go with it.
+
+    Raises:
+        EOFError: the other side has closed.
+        OSError: it went away in the middle, sent too much, or has stopped sending.
+        WireError: what it sent is not a message.
+    """
+    try:
+        header = _Header.model_validate_json(connection.recv_bytes(MAX_HEADER_BYTES))
+    except ValidationError as error:
+        raise WireError(f"not a header: {error}") from error
+    arrays = {name: _receive_array(connection, claim) for name, claim in header.arrays.items()}
+    return header.message, arrays
+
+
+def receive_order(connection: Connection, kind: type[M]) -> tuple[M, Arrays] | None:
+    """Receive as a child does: a message of that kind, or None once the supervisor has left."""
+    try:
+        message, arrays = receive(connection)
+    except (EOFError, ConnectionResetError):
+        return None
+    if not isinstance(message, kind):
+        raise WireError(f"expected {kind.__name__}, not {message.kind!r}")
+    return message, arrays
+
+
+def _receive_array(connection: Connection, claim: _Array) -> NDArray[Any]:
+    if min(claim.shape, default=0) < 0 or claim.nbytes > MAX_ARRAY_BYTES:
+        raise WireError(f"an array of {claim.dtype} {claim.shape} is not acceptable")
+    data = connection.recv_bytes(claim.nbytes)
+    if len(data) != claim.nbytes:
+        raise WireError(f"{claim.dtype} {claim.shape} needs {claim.nbytes} bytes, not {len(data)}")
+    return np.frombuffer(data, claim.dtype).reshape(claim.shape).copy()
