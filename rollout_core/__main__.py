@@ -76,8 +76,11 @@ def explain(command: Command) -> None:
 class _ProgressBar(tqdm):  # type: ignore[type-arg]
     """One bar that begins anew at each stage."""
 
+    _stage: Stage | None = None
+
     def show(self, stage: Stage, done: int, total: int) -> None:
-        if self.desc != f"{stage}: ":
+        if stage != self._stage:
+            self._stage = stage
             self.reset(total)
             self.set_description(stage)
         self.update(done - self.n)

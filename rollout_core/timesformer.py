@@ -19,6 +19,9 @@ from einops import rearrange, reduce, repeat
 from timm.layers import Mlp, PatchEmbed
 from torch import Tensor, nn
 
+FUSED_ON_CPU_FROM_TOKENS = 512
+"""Length of a sequence from which the fused kernel is the faster one on a CPU, too."""
+
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 AttentionTap = Callable[[Tensor], None]
 """Called with a layer's attention, `b s head q k`, while the forward runs."""
@@ -65,9 +68,9 @@ class Attention(nn.Module):
         q, k, v = rearrange(
             self.qkv(x), "b s q (three head c) -> three (b s) head q c", three=3, head=self.heads
         )
-        # On a CPU the explicit product is the faster one at these lengths, the backward pass
-        # included; on a GPU the fused kernel is, but it does not show its softmax.
-        if self.tap is None and x.is_cuda:
+        # The fused kernel does not show its softmax. On a CPU it is no faster for short sequences,
+        # and much slower in bfloat16: tests/benchmarks/attention.py measures both.
+        if self.tap is None and (x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
             attention = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)

@@ -62,7 +62,7 @@ def _serve(settings: Settings, crew: Crew) -> None:
         log.info("ready: %s on %s", settings.model_name, crew.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
     finally:
-        ledger.withdraw(supervisor.name)
+        supervisor.leave()
 
 
 def _crew(settings: Settings) -> Crew:

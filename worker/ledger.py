@@ -79,7 +79,7 @@ class Ledger:
         self._redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())
 
     def withdraw(self, worker: str) -> None:
-        """Forget a worker that leaves, if Redis answers."""
+        """Forget a worker that has served nobody, if Redis answers."""
         with suppress(*UNREACHABLE):
             self._redis.hdel(WORKERS_KEY, worker)
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rollout_core import sampling, video
+from rollout_core.colormap import check_colormap
 from rollout_core.errors import RolloutError
 from rollout_core.render import render
 from rollout_core.video import Crop, Limits
@@ -50,7 +51,9 @@ def _serve_job(connection: Connection, order: Open, limits: Limits) -> None:
 def _send_clips(connection: Connection, order: Open, upload: Path, limits: Limits) -> Crop:
     """Open the upload, plan its clips and send them; return the part that the model sees."""
     began = time.monotonic()
-    spec = order.spec
+    spec, overlay = order.spec, order.request.overlay
+    if overlay is not None:
+        check_colormap(overlay.colormap)
     info = video.probe(upload, limits)
     plan = sampling.plan(info.duration_seconds, order.request, spec)
     crop = video.crop_of(info, height=spec.height, width=spec.width)

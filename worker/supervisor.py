@@ -6,6 +6,7 @@ jobs, once a second: it renews the lease, requeues what dead workers left, and a
 """
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from redis import Redis
@@ -21,7 +22,7 @@ from rollout_core.storage import ArtifactStore
 from worker import fake, task
 from worker.children import ChildFailure, ChildLost, next_message
 from worker.crew import Crew
-from worker.ledger import Ledger
+from worker.ledger import UNREACHABLE, Ledger
 from worker.messages import Ready
 from worker.runner import Runner
 from worker.settings import Settings
@@ -79,6 +80,7 @@ class Supervisor(SimpleWorker):
         self._runner = Runner(settings, crew, ledger, store, self.tend)
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
+        self._leaving = False
 
     def await_engine(self) -> None:
         """Wait until the engine has loaded its model, announcing that it is about to.
@@ -94,6 +96,18 @@ class Supervisor(SimpleWorker):
         except (ChildFailure, ChildLost) as error:
             raise EngineUnusable(f"cannot load {self._settings.model_name}: {error}") from error
         self._announce()
+
+    def leave(self) -> None:
+        """Announce that we take no more jobs. A model that we have served stays known.
+
+        Its jobs wait for the next worker; one that we could not load is forgotten.
+        """
+        if self._crew.engine.model is None:
+            self._ledger.withdraw(self.name)
+            return
+        self._leaving = True
+        with suppress(*UNREACHABLE):
+            self._announce()
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Let RQ call the task, which hands the job to our runner."""
@@ -147,7 +161,7 @@ class Supervisor(SimpleWorker):
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
             engine=self._settings.engine,
             device=model.device if model else self._settings.device,
-            ready=self._crew.ready,
+            ready=self._crew.ready and not self._leaving,
             seconds_per_job=self._runner.seconds_per_job,
             beat_at=datetime.now(UTC),
         )

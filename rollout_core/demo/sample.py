@@ -19,8 +19,8 @@ from rollout_core.specs import MOVING_SHAPES
 SAMPLE_PATH = Path(__file__).with_name("sample.mp4")
 LABEL_PATH = Path(__file__).with_name("sample.label")
 
-LABEL = "right"
-SEED = 6
+LABEL = "left"
+SEED = 19
 FRAME_RATE_HZ = 25
 HEIGHT, WIDTH = 360, 640
 

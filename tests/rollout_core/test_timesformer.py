@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from rollout_core.capture import capture_attention
+from rollout_core.timesformer import FUSED_ON_CPU_FROM_TOKENS
 from tests.rollout_core.models import random_clips, random_model
 
 ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
@@ -47,6 +49,15 @@ def test_other_sizes_use_the_nearest_position_embedding():
     state_dict["pos_embed"] = torch.cat([model.pos_embed[:, :1], grid], dim=1)
     taller.load_state_dict(state_dict)
     torch.testing.assert_close(model(clips), taller(clips))
+
+
+def test_the_fused_kernel_of_long_sequences_says_what_the_explicit_product_says():
+    model = random_model(attention_type="joint_space_time", depth=1)
+    clips = random_clips(batch=1, t=22, height=32, width=24)
+    assert FUSED_ON_CPU_FROM_TOKENS <= 22 * 4 * 6
+    fused = model(clips)
+    with capture_attention(model):  # takes the explicit product, to see its softmax
+        torch.testing.assert_close(model(clips), fused, atol=1e-5, rtol=1e-5)
 
 
 def test_sizes_that_leave_a_remainder_are_refused():

@@ -113,6 +113,10 @@ def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, o
         assert sheet.width > 100
 
 
+def test_it_refuses_an_unknown_colormap_before_any_work(media, video):
+    assert failure_of(media, video, overlay={"colormap": "no-such-map"}) == "invalid_request"
+
+
 def test_it_leaves_when_its_job_is_done(media, video, tmp_path):
     answer = opened(media, video)
     (clip,) = clips_of(media, answer.clips)

@@ -140,12 +140,13 @@ def test_after_a_job_it_says_how_long_one_takes(start, redis, store, submit):
     assert 0 < measured < 20
 
 
-def test_a_worker_that_leaves_takes_its_announcement_along(start, redis, log):
+def test_a_worker_that_leaves_is_no_longer_ready_but_its_model_stays_known(start, redis, log):
     process = start("--engine", "fake")
     until(a_worker_is_ready(redis))
     process.terminate()
     assert process.wait(15) == 0
-    assert announcements(redis) == []
+    (last,) = announcements(redis)
+    assert (last.model.name, last.ready) == ("fake", False)
     assert "Traceback" not in log()
 
 
