@@ -26,6 +26,7 @@ class Command(ExplainRequest, BaseSettings):
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="null",
     )
 
     video: CliPositionalArg[Path]

@@ -1,12 +1,8 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rollout_core import archive
 from rollout_core.checkpoints import LoadedModel, open_model
@@ -88,38 +84,3 @@ def test_an_unknown_colormap_is_refused_before_any_work(loaded: LoadedModel, tmp
     request = ExplainRequest.model_validate({"overlay": {"colormap": "no-such-map"}})
     with pytest.raises(InvalidRequest, match="no-such-map"):
         explain_video(Path("/does/not/exist"), tmp_path, request, loaded)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `rollout-explain` in a process of its own."""
-    command = [sys.executable, "-m", "rollout_core", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_the_command_explains_a_video(tmp_path: Path):
-    done = run(
-        SAMPLE_PATH, "-o", tmp_path, "--discard-ratio", 0.5, "--overlay.layout", "side_by_side"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].endswith(LABEL_PATH.read_text().strip())
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["request"]["discard_ratio"] == 0.5
-    assert result["request"]["overlay"]["layout"] == "side_by_side"
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width > sheet.height
-
-
-def test_the_command_fails_with_one_line(tmp_path: Path):
-    text = tmp_path / "notes.txt"
-    text.write_text("not a video")
-    for arguments in (
-        (text,),
-        (tmp_path / "missing.mp4",),
-        (SAMPLE_PATH, "--discard-ratio", 2),
-        (SAMPLE_PATH, "--model", "timesformer-k400"),
-    ):
-        done = run(*arguments)
-        assert done.returncode != 0
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        assert len(lines) == 1, done.stderr
-        assert lines[0].startswith("rollout-explain: ")
