@@ -15,37 +15,23 @@ from rollout_core.checkpoints import LoadedModel
 from rollout_core.colormap import check_colormap
 from rollout_core.contract import (
     ARCHIVE_NAME,
-    OVERLAY_NAME,
     RESULT_NAME,
-    SHEET_NAME,
     ExplainRequest,
     ExplainResult,
     Stage,
 )
 from rollout_core.decoder import Limits
 from rollout_core.explain import Explanation, explain_clips, prepare_clips
-from rollout_core.predictions import top_predictions
 from rollout_core.render import render
+from rollout_core.results import Findings, Run, describe_result
 from rollout_core.sampling import Plan, plan
-from rollout_core.storage import describe
-from rollout_core.video import Clip, Crop, crop_of, probe, read_clips
+from rollout_core.video import Crop, crop_of, probe, read_clips
 
 UNLIMITED = Limits(max_seconds=float("inf"), max_pixels=1 << 28, max_frames=1 << 40)
 """For a person's own video on their own machine."""
 
 ProgressCallback = Callable[[Stage, int, int], None]
 """Called with a stage, the steps of it that are done, and how many there are."""
-
-
-@dataclass
-class _Timings:
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - began, 4)
 
 
 def explain_video(
@@ -64,97 +50,120 @@ def explain_video(
     Raises:
         RolloutError: the video or the request cannot be used.
     """
-    if request.overlay is not None:
-        check_colormap(request.overlay.colormap)
-    started_at, timings, spec = datetime.now(UTC), _Timings(), loaded.spec
-    with timings.measure("total"):
-        info = probe(path, limits)
-        moments = plan(info.duration_seconds, request, spec)
-        crop = crop_of(info, height=spec.height, width=spec.width)
-        with timings.measure("explain"):
-            found = _explain(path, moments, crop, request, loaded, limits, progress)
-        folder.mkdir(parents=True, exist_ok=True)
-        archive.save(folder / ARCHIVE_NAME, found)
-        with timings.measure("render"):
-            render(
-                path,
-                pts_seconds=found.pts_seconds,
-                frame_index=found.frame_index,
-                relevance=found.relevance,
-                crop=crop,
-                overlay=request.overlay,
-                folder=folder,
-                limits=limits,
-                progress=lambda done, total: progress("render", done, total),
-            )
-    names = [ARCHIVE_NAME, *([OVERLAY_NAME] if request.overlay else []), SHEET_NAME]
-    chosen = {
-        "model": spec.name,
-        "sampling": moments.sampling,
-        "start_seconds": moments.start_seconds,
-        "end_seconds": moments.end_seconds,
-    }
-    result = ExplainResult(
-        model=spec.name,
-        checkpoint_sha256=loaded.sha256,
-        request=request.model_copy(update=chosen),
-        predictions=top_predictions(found.logits, spec),
-        clips=len(found.logits),
-        frames=found.pts_seconds.size,
-        artifacts=tuple(describe(folder / name) for name in names),
+    started_at, timings = datetime.now(UTC), _Timings()
+    video = _Video.open(path, request, loaded, limits)
+    with timings.measure("explain"):
+        found = _explain(video, loaded, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    archive.save(folder / ARCHIVE_NAME, found)
+    with timings.measure("render"):
+        _render(video, found, folder, progress)
+    result = describe_result(
+        video.run,
+        found,
+        folder,
         timings_seconds=timings.seconds,
         attempt=1,
         started_at=started_at,
-        ended_at=datetime.now(UTC),
     )
     (folder / RESULT_NAME).write_text(result.model_dump_json(indent=2), encoding="utf-8")
     return result
 
 
-def _explain(
-    path: Path,
-    moments: Plan,
-    crop: Crop,
-    request: ExplainRequest,
-    loaded: LoadedModel,
-    limits: Limits,
-    progress: ProgressCallback,
-) -> Archive:
-    """Explain clip after clip, and put together what was found."""
-    spec, total = loaded.spec, len(moments.times_seconds)
-    clips: list[Clip] = []
-    explanations: list[Explanation] = []
-    decoded = read_clips(path, moments, crop, height=spec.height, width=spec.width, limits=limits)
-    for clip in decoded:
-        progress("explain", len(clips), total)
-        explanations.append(_explain_clip(clip, request, loaded))
-        clips.append(clip)
-    progress("explain", total, total)
-    return Archive(
-        relevance=np.concatenate([e.relevance.numpy() for e in explanations]),  # clip t h w
-        pts_seconds=np.stack([clip.pts_seconds for clip in clips]),  # clip t
-        frame_index=np.stack([clip.frame_index for clip in clips]),  # clip t
-        crop_xywh=np.array(crop, np.int64),
-        logits=np.concatenate([e.logits.numpy() for e in explanations]),  # clip k
-        meta=archive.describe_run(
-            request,
-            spec,
+@dataclass(frozen=True)
+class _Video:
+    """A video that was probed, and what will be sampled of it."""
+
+    path: Path
+    limits: Limits
+    moments: Plan
+    crop: Crop
+    run: Run
+
+    @classmethod
+    def open(
+        cls, path: Path, request: ExplainRequest, loaded: LoadedModel, limits: Limits
+    ) -> "_Video":
+        if request.overlay is not None:
+            check_colormap(request.overlay.colormap)
+        spec = loaded.spec
+        info = probe(path, limits)
+        moments = plan(info.duration_seconds, request, spec)
+        crop = crop_of(info, height=spec.height, width=spec.width)
+        run = Run(
+            spec=spec,
             checkpoint_sha256=loaded.sha256,
+            request=request,
+            crop=crop,
             sampling=moments.sampling,
             start_seconds=moments.start_seconds,
             end_seconds=moments.end_seconds,
-        ),
+        )
+        return cls(path, limits, moments, crop, run)
+
+
+@dataclass
+class _Timings:
+    """Seconds spent, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+
+
+def _explain(video: _Video, loaded: LoadedModel, progress: ProgressCallback) -> Archive:
+    """Explain clip after clip."""
+    spec, total = loaded.spec, len(video.moments.times_seconds)
+    findings = Findings()
+    clips = read_clips(
+        video.path,
+        video.moments,
+        video.crop,
+        height=spec.height,
+        width=spec.width,
+        limits=video.limits,
     )
+    progress("explain", 0, total)
+    for done, clip in enumerate(clips, start=1):
+        explanation = _explain_frames(clip.frames, video.run.request, loaded)
+        findings.relevance.append(explanation.relevance.numpy())
+        findings.logits.append(explanation.logits.numpy())
+        findings.pts_seconds.append(clip.pts_seconds)
+        findings.frame_index.append(clip.frame_index)
+        progress("explain", done, total)
+    return findings.archive(video.run)
 
 
-def _explain_clip(clip: Clip, request: ExplainRequest, loaded: LoadedModel) -> Explanation:
+def _explain_frames(
+    frames: np.ndarray, request: ExplainRequest, loaded: LoadedModel
+) -> Explanation:
+    """Explain one clip's frames, `t H W c`, where the model is and in its dtype."""
     parameter = next(loaded.model.parameters())
-    frames = clip.frames[np.newaxis]
-    clips = prepare_clips(frames, loaded.spec, device=parameter.device, dtype=parameter.dtype)
+    clips = prepare_clips(
+        frames[np.newaxis], loaded.spec, device=parameter.device, dtype=parameter.dtype
+    )
     return explain_clips(
         loaded.model,
         clips,
         head_fusion=request.head_fusion,
         discard_ratio=request.discard_ratio,
         start_layer=request.start_layer,
+    )
+
+
+def _render(video: _Video, found: Archive, folder: Path, progress: ProgressCallback) -> None:
+    render(
+        video.path,
+        pts_seconds=found.pts_seconds,
+        frame_index=found.frame_index,
+        relevance=found.relevance,
+        crop=video.crop,
+        overlay=video.run.request.overlay,
+        folder=folder,
+        limits=video.limits,
+        progress=lambda done, total: progress("render", done, total),
     )
