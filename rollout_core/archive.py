@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,8 @@ def load(path: Path) -> Archive:
     Raises:
         ValueError, KeyError: it is none, or holds pickled objects, which are never loaded.
     """
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is no whole archive")
     with np.load(path, allow_pickle=False) as file:
         meta = json.loads(str(file["meta"]))
         return Archive(**{name: file[name] for name in ARRAY_TYPES}, meta=meta)

@@ -35,6 +35,9 @@ DECODER_THREADS = 2
 CODED_SIZE_FACTOR = 2
 """Codecs pad a frame up to whole blocks, and FFmpeg's own limit counts the padding."""
 
+MAX_SIDE_PIXELS = 8192
+"""Side by side, an overlay is twice as wide as its source; libx264 stops at 16,384."""
+
 BACKWARD_JUMP_SECONDS = 1.0
 """Time that runs back by more than this began anew: recordings that were joined byte by byte."""
 
@@ -103,7 +106,8 @@ class Decoder:
     def packets(self) -> Iterator["av.Packet[VideoStream]"]:
         """Yield the packets in the file's order; where the file is damaged, it ends.
 
-        Timestamps that begin anew are moved to go on.
+        Timestamps that begin anew are moved to go on. Times of display are only those that the
+        file holds: AVI has none, and FFmpeg's guesses are wrong where frames are reordered.
         """
         shift, latest = 0, None
         jump = BACKWARD_JUMP_SECONDS / self.time_base
@@ -116,6 +120,8 @@ class Decoder:
                         shift = latest + self.period_ticks - packet.dts
                     latest = packet.dts + shift
                 _move(packet, shift)
+                if self.container_name == "avi":
+                    packet.pts = None
                 yield packet
         except DecodingError:
             return
@@ -132,9 +138,11 @@ class Decoder:
         first: Frame | None = None
         origin, latest = 0, -1
         for index, picture in enumerate(self._pictures()):
+            time = picture.dts if picture.pts is None else picture.pts
             if first is None:
-                origin = picture.pts or 0
-            start = latest + self.period_ticks if picture.pts is None else picture.pts - origin
+                origin, start = time or 0, 0
+            else:
+                start = latest + self.period_ticks if time is None else time - origin
             latest = max(start, latest + 1)  # frames shown at the same time would be lost
             frame = self._checked(index, latest, picture)
             first = first or frame
@@ -162,6 +170,8 @@ class Decoder:
         if width * height > self._limits.max_pixels:
             limit = self._limits.max_pixels
             raise VideoTooLarge(f"frames of {width}×{height} have more than {limit} pixels")
+        if max(width, height) > MAX_SIDE_PIXELS:
+            raise VideoTooLarge(f"frames of {width}×{height} are longer than {MAX_SIDE_PIXELS}")
 
     def check_claims(self) -> None:
         """Refuse what the headers already say is too much."""
@@ -234,15 +244,18 @@ def _codec_options(limits: Limits) -> dict[str, str]:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    """Return the first stream of moving pictures; a cover picture is none."""
+    """Return the first stream of moving pictures that may be decoded; a cover picture is none."""
     attached = av.stream.Disposition.attached_pic
+    refused = []
     for stream in container.streams.video:
         if stream.disposition & attached:
             continue
         name = stream.codec_context.name if stream.codec_context else "unknown"
-        if name not in CODECS:
-            raise VideoUndecodable(f"videos of the codec {name} are not decoded")
-        return stream
+        if name in CODECS:
+            return stream
+        refused.append(name)
+    if refused:
+        raise VideoUndecodable(f"videos of the codec {refused[0]} are not decoded")
     raise NoVideoStream("the file holds no video stream")
 
 

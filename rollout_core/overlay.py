@@ -47,20 +47,24 @@ class OverlayWriter:
         self._matrix = matrix_of(first.picture, self._height)
         self._painter = Painter(overlay, crop, self._matrix)
         self._container = container
-        self._time_base = decoder.time_base
+        self._time_base = max(decoder.time_base, Fraction(1, MAX_TICKS_PER_SECOND))
+        self._scale = decoder.time_base / self._time_base
         self._period_ticks = decoder.period_ticks
         self._stream = self._add_stream(first, decoder)
         self._pending: VideoFrame | None = None
+        self._begin_ticks = -1
 
     def write(self, frame: Frame) -> None:
         """Draw the next frame."""
-        self._encode_pending(frame.ticks)
+        self._begin_ticks = max(round(frame.ticks * self._scale), self._begin_ticks + 1)
+        self._encode_pending(self._begin_ticks)
         self._pending = self._draw(frame)
 
     def finish(self) -> None:
         """Encode what is kept back; without it the video has no end."""
-        if self._pending is not None and self._pending.pts is not None:
-            self._encode_pending(self._pending.pts + (self._pending.duration or self._period_ticks))
+        if self._pending is not None:
+            ticks = round((self._pending.duration or self._period_ticks) * self._scale)
+            self._encode_pending(self._begin_ticks + max(ticks, 1))
         self._container.mux(self._stream.encode(None))
 
     def _add_stream(self, first: Frame, decoder: Decoder) -> VideoStream:
@@ -71,7 +75,7 @@ class OverlayWriter:
             width=self._width * (2 if self._doubled else 1),
             height=self._height,
             pix_fmt="yuv420p",
-            time_base=max(self._time_base, Fraction(1, MAX_TICKS_PER_SECOND)),
+            time_base=self._time_base,
         )
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
@@ -87,7 +91,7 @@ class OverlayWriter:
         return stream
 
     def _draw(self, frame: Frame) -> VideoFrame:
-        """Return the frame painted, with its own time and, if known, duration."""
+        """Return the frame painted, with its time and, if the source tells it, its duration."""
         source = planes_of(frame, self._width, self._height, self._matrix)
         picture = VideoFrame(self._stream.width, self._stream.height, "yuv420p")
         target = views(picture)
@@ -96,7 +100,7 @@ class OverlayWriter:
                 left[:, : plane.shape[1]] = plane
             target = _right_halves(target)
         self._painter.paint(source, target, self._track.at(frame.pts_seconds))
-        picture.pts = frame.ticks
+        picture.pts = self._begin_ticks
         picture.duration = frame.duration_ticks
         picture.time_base = self._time_base
         return picture

@@ -56,9 +56,22 @@ class Painter:
             part = plane[inside]
             if part.size:
                 if scale not in maps:
-                    grown = small.resize(part.shape[::-1], Image.Resampling.BICUBIC)
+                    grown = self._grown(small, scale, inside)
                     maps[scale] = grown, grown.point(self._alpha)
                 drawn[inside] = self._blend(part, *maps[scale], channel)
+
+    def _grown(self, heat: Image.Image, scale: int, inside: tuple[slice, slice]) -> Image.Image:
+        """Scale the heat map to the plane's part of the crop, which may lack the crop's edges."""
+        crop, (rows, columns) = self._crop, inside
+        left, right = (
+            (edge * scale - crop.x) * heat.width / crop.width
+            for edge in (columns.start, columns.stop)
+        )
+        top, bottom = (
+            (edge * scale - crop.y) * heat.height / crop.height for edge in (rows.start, rows.stop)
+        )
+        size = columns.stop - columns.start, rows.stop - rows.start
+        return heat.resize(size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
     def _blend(self, part: Plane, heat: Image.Image, alpha: Image.Image, channel: int) -> Plane:
         colour = heat.point(self._colours[:, channel].tolist())
@@ -77,12 +90,11 @@ def planes_of(frame: Frame, width: int, height: int, matrix: Matrix) -> Planes:
 
     A frame one pixel larger loses that pixel; one of any other size is scaled.
     """
-    if frame.quarter_turns % 2:
-        width, height = height, width
     picture = frame.picture
-    spare = picture.width - width, picture.height - height
-    if not set(spare) <= {0, 1}:
-        picture = picture.reformat(width=width, height=height, threads=1)
+    spare = {now - then for now, then in zip(frame.displayed_size, (width, height), strict=True)}
+    if not spare <= {0, 1}:
+        turned = (height, width) if frame.quarter_turns % 2 else (width, height)
+        picture = picture.reformat(*turned, threads=1)
     if picture.format.name != "yuv420p" or picture.color_range == ColorRange.JPEG:
         picture = picture.reformat(
             format="yuv420p",
@@ -90,11 +102,10 @@ def planes_of(frame: Frame, width: int, height: int, matrix: Matrix) -> Planes:
             dst_color_range=ColorRange.MPEG,
             threads=1,
         )
-    cut = [
-        plane[: height // scale, : width // scale]
+    return [
+        np.rot90(plane, frame.quarter_turns)[: height // scale, : width // scale]
         for plane, scale in zip(views(picture), SUBSAMPLING, strict=True)
     ]
-    return [np.rot90(plane, frame.quarter_turns) for plane in cut]
 
 
 def views(picture: VideoFrame) -> Planes:

@@ -66,7 +66,8 @@ class Clip:
 def probe(path: Path, limits: Limits) -> VideoInfo:
     """Find out what a video is: decode its first frame, read the times of all packets.
 
-    Lengths in headers are claims, and may be missing; the packets' own times are not.
+    Lengths in headers are claims, and may be missing; the packets' own times are not. What
+    comes before the first frame that can be decoded does not count.
 
     Raises:
         VideoError: it cannot be used; see `decoder.open_video`.
@@ -74,17 +75,17 @@ def probe(path: Path, limits: Limits) -> VideoInfo:
     with open_video(path, limits) as decoder:
         first = next(decoder.frames())
     with open_video(path, limits) as decoder:
-        begin, end, count = None, 0, 0
+        begin, last, count = first.picture.pts, (0, 0), 0
         for packet in decoder.packets():
-            pts = packet.dts if packet.pts is None else packet.pts
-            if packet.is_discard or pts is None:
+            time = packet.dts if packet.pts is None else packet.pts
+            begin = time if begin is None else begin
+            start = sum(last) if time is None or begin is None else time - begin
+            if packet.is_discard or start < 0:
                 continue
-            begin = pts if begin is None else min(begin, pts)
-            end = max(end, pts + (packet.duration or decoder.period_ticks))
+            last = max(last, (start, packet.duration or decoder.period_ticks))
             count += 1
-            decoder.check_length(count, float((end - begin) * decoder.time_base))
-        ticks = max(end - begin, 1) if begin is not None else decoder.period_ticks
-        seconds = float(ticks * decoder.time_base)
+            decoder.check_length(count, float(sum(last) * decoder.time_base))
+        seconds = float(max(sum(last), 1) * decoder.time_base)
         return VideoInfo(
             width=first.displayed_size[0],
             height=first.displayed_size[1],

@@ -9,9 +9,11 @@ from types import FrameType
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from rollout_core.errors import RolloutError
+from rollout_core.storage import ArtifactStore
 from service.server import serve
 from service.settings import Settings
-from service.standalone import StandaloneError, standalone
+from service.standalone import standalone
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,11 +25,12 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(number, _exit_once)
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
+        ArtifactStore(settings.data_dir).check_writable()
         with standalone(settings) if settings.standalone else nullcontext(settings) as settings:
             serve(settings)
     except ValidationError as error:
         sys.exit(f"rollout-service: {_sum_up(error)}")
-    except (OSError, StandaloneError) as error:
+    except (OSError, RolloutError) as error:
         sys.exit(f"rollout-service: cannot start: {error}")
 
 

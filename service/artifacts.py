@@ -38,9 +38,8 @@ def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
         _raise_without_result(job)
     if store.has_expired(job.id):
         raise ArtifactExpired("the files of this job were removed because of their age")
-    path = store.artifact_path(job.id, name)
     for artifact in job.result.artifacts:
-        if artifact.name == name and path is not None:
+        if artifact.name == name and (path := store.artifact_path(job.id, name)):
             return path, artifact
     raise ArtifactNotFound("the job has no artifact of this name")
 
@@ -55,10 +54,20 @@ class ArtifactResponse(FileResponse):
     """A file that never changes, but may be deleted."""
 
     def __init__(self, path: Path, artifact: Artifact, *, job_id: str) -> None:
+        """Answer with the file at `path`.
+
+        Raises:
+            ArtifactNotFound: it has been deleted in this moment.
+        """
+        try:
+            stat_result = path.stat()
+        except FileNotFoundError as error:
+            raise ArtifactNotFound("the file has just been deleted") from error
         media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
         unseen = media_type == "application/octet-stream"
         super().__init__(
             path,
+            stat_result=stat_result,
             media_type=media_type,
             filename=f"{job_id[:8]}-{artifact.name}",
             content_disposition_type="attachment" if unseen else "inline",

@@ -1,5 +1,6 @@
 """The list of all jobs: a sorted set in Redis, read newest first."""
 
+import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from typing import NamedTuple, Self, cast
@@ -37,9 +38,12 @@ class Place(NamedTuple):
         try:
             plain = urlsafe_b64decode(text).decode("ascii")
             created, job_id = plain.split(" ")
-            return cls(float(created), job_id)
+            place = cls(float(created), job_id)
+            if not math.isfinite(place.created):
+                raise ValueError(created)
         except ValueError as error:
             raise InvalidRequest("the cursor is not one that this service gave") from error
+        return place
 
 
 class JobList:

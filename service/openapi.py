@@ -37,13 +37,29 @@ UPLOAD_FORM: dict[str, Any] = {
 """The body of `POST /v1/jobs`, which the route reads from the raw stream."""
 
 
+HEADERS = {
+    "Location": "Where to follow the job.",
+    "Retry-After": "Seconds after which it is worth asking again.",
+    "ETag": "The SHA-256 of the file; strong.",
+    "Content-Range": "Which bytes of how many; of several parts, each says so for itself.",
+}
+
+_HEADERS_OF_PROBLEMS = {416: ("Content-Range",), 429: ("Retry-After",), 503: ("Retry-After",)}
+
+
+def headers(*names: str) -> dict[str, Any]:
+    """Describe the headers of an answer."""
+    return {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
+
+
 def problems(*errors: type[RolloutError]) -> dict[int | str, dict[str, Any]]:
     """Describe the error answers of a route, for its `responses`."""
     titles: dict[int, list[str]] = {}
     for error in errors:
         titles.setdefault(status_of(error), []).append(f"`{error.code}`: {error.title}")
     described: dict[int | str, dict[str, Any]] = {
-        str(status): _problem(". ".join(titles[status])) for status in sorted(titles)
+        str(status): _problem(". ".join(titles[status]), *_HEADERS_OF_PROBLEMS.get(status, ()))
+        for status in sorted(titles)
     }
     return {**described, "default": _problem("Any other error")}
 
@@ -79,9 +95,10 @@ def _build(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def _problem(description: str) -> dict[str, Any]:
-    schema = {"$ref": f"{_SCHEMAS}Problem"}
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+def _problem(description: str, *names: str) -> dict[str, Any]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}
+    described = {"headers": headers(*names)} if names else {}
+    return {"description": description, "content": content, **described}
 
 
 def main() -> None:

@@ -8,12 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from rollout_core.contract import Frozen
 from rollout_core.errors import (
@@ -57,7 +56,7 @@ STATUS: Mapping[type[RolloutError], HTTPStatus] = {
 }
 """The nearest class in an error's ancestry counts."""
 
-REDIS_DOWN = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 RETRY_AFTER_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
@@ -118,8 +117,8 @@ def install(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_exception)
     app.exception_handler(ClientDisconnect)(_on_disconnect)
-    for error in REDIS_DOWN:
-        app.exception_handler(error)(_on_redis_down)
+    app.exception_handler(RedisError)(_on_redis_down)
+    app.exception_handler(OSError)(_on_store_down)
     app.exception_handler(Exception)(_on_bug)
 
 
@@ -161,10 +160,22 @@ def _field_errors(errors: Iterable[Any]) -> Iterator[FieldError]:
         yield FieldError(field=field, message=error["msg"])
 
 
-def _on_http_exception(_: Request, error: HTTPException) -> Response:
+def _on_http_exception(request: Request, error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
-    code = status.name.lower()
-    return ProblemResponse(status, code, status.phrase, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return ProblemResponse(
+        status, status.name.lower(), status.phrase, error.detail, headers=headers
+    )
+
+
+def _allowed_methods(request: Request) -> Iterator[str]:
+    """Yield the methods of all routes of a path; Starlette knows only those of the first."""
+    for method in METHODS:
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            yield method
 
 
 def _on_disconnect(request: Request, _: ClientDisconnect) -> Response:
@@ -174,6 +185,12 @@ def _on_disconnect(request: Request, _: ClientDisconnect) -> Response:
 
 def _on_redis_down(request: Request, error: RedisError) -> Response:
     unavailable = RedisUnavailable("the job queue does not answer; try again")
+    unavailable.__cause__ = error
+    return _on_rollout_error(request, unavailable)
+
+
+def _on_store_down(request: Request, error: OSError) -> Response:
+    unavailable = StoreUnavailable("the artifact store cannot be used; try again")
     unavailable.__cause__ = error
     return _on_rollout_error(request, unavailable)
 

@@ -4,6 +4,7 @@ What is fixed about a job lies in the store, what changes lies in its `JobRecord
 `JobQueue.get` is the one place where they become a job's public state.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
+from pydantic import ValidationError
 from redis import Redis
 from redis.client import Pipeline
 
@@ -29,6 +31,8 @@ from service.errors import JobNotFound, QueueFull
 from service.fleet import Fleet
 from service.listing import JobList, Place
 from service.views import Job, JobArtifact, JobPage, JobResult, ServedModel
+
+logger = logging.getLogger(__name__)
 
 SCAN_LIMIT = 2000
 """Jobs looked at for one page; a page whose filter matches few of them is short."""
@@ -175,6 +179,8 @@ class JobQueue:
                 self._store.expire(job_id)
         except JobNotFound:
             self._store.delete(job_id)
+        except ValidationError:
+            logger.warning("Job %s is not in a form that this version can read", job_id)
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now."""
@@ -220,9 +226,10 @@ class JobQueue:
         return steps[-1]
 
     def _get_or_none(self, job_id: str) -> Job | None:
+        """Return a job unless it is gone, or was stored in a form that this version cannot read."""
         try:
             return self.get(job_id)
-        except JobNotFound:
+        except (JobNotFound, ValidationError):
             return None
 
     def _ticket(self, job_id: str) -> Ticket:

@@ -3,9 +3,12 @@
 import socket
 import sys
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.app import create_app
+from service.problems import ProblemResponse
 from service.settings import Settings
 
 GRACE_SECONDS = 10
@@ -18,6 +21,7 @@ def serve(settings: Settings) -> None:
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        http=_Protocol,
         lifespan="on",
         server_header=False,
         access_log=False,
@@ -36,3 +40,15 @@ class _Server(uvicorn.Server):
         host = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"rollout-service listens on http://{host}:{port}\n")
         sys.stdout.flush()
+
+
+class _Protocol(H11Protocol):
+    """Answers with a problem document even what is not HTTP."""
+
+    def send_400_response(self, msg: str) -> None:
+        problem = ProblemResponse(400, "bad_request", "Bad Request", msg)
+        headers = [*problem.raw_headers, (b"connection", b"close")]
+        head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis import ConnectionPool
 
 from rollout_core.contract import ModelName
 
@@ -49,3 +50,9 @@ class Settings(BaseSettings):
         None, description="NAME or NAME=CHECKPOINT of the standalone worker; default: its own."
     )
     device: str = Field("auto", description="Of the standalone worker: auto, cpu, cuda ….")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: str) -> str:
+        ConnectionPool.from_url(url)
+        return url

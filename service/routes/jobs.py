@@ -6,7 +6,13 @@ from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from rollout_core.errors import InvalidRequest, JobEnded, UnknownModel, UnsupportedContainer
+from rollout_core.errors import (
+    InvalidRequest,
+    JobEnded,
+    StoreUnavailable,
+    UnknownModel,
+    UnsupportedContainer,
+)
 from rollout_core.lifecycle import JobState
 from service import openapi, uploads
 from service.dependencies import KnownId, Use
@@ -16,6 +22,7 @@ from service.errors import (
     MalformedUpload,
     NotMultipart,
     QueueFull,
+    RedisUnavailable,
     UploadTooLarge,
 )
 from service.views import Job, JobPage
@@ -27,16 +34,21 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     "",
     status_code=202,
     openapi_extra={"requestBody": openapi.UPLOAD_FORM},
-    responses=openapi.problems(
-        NotMultipart,
-        MalformedUpload,
-        InvalidForm,
-        InvalidRequest,
-        UnknownModel,
-        UploadTooLarge,
-        UnsupportedContainer,
-        QueueFull,
-    ),
+    responses={
+        202: {"headers": openapi.headers("Location", "Retry-After")},
+        **openapi.problems(
+            NotMultipart,
+            MalformedUpload,
+            InvalidForm,
+            InvalidRequest,
+            UnknownModel,
+            UploadTooLarge,
+            UnsupportedContainer,
+            QueueFull,
+            RedisUnavailable,
+            StoreUnavailable,
+        ),
+    },
 )
 async def create_job(request: Request, response: Response, services: Use) -> Job:
     """Upload a video and queue a job for it. `Location` tells where to follow the job."""
@@ -75,7 +87,12 @@ def cancel_job(job_id: KnownId, services: Use) -> Job:
     return services.queue.cancel(job_id)
 
 
-@router.delete("/{job_id}", status_code=204, responses=openapi.problems(JobNotFound))
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    response_class=Response,
+    responses=openapi.problems(JobNotFound),
+)
 def delete_job(job_id: KnownId, services: Use) -> None:
     """Remove every byte kept for a job; cancel it if need be."""
     services.queue.delete(job_id)

@@ -18,6 +18,9 @@ FASTEST = {
     "mpeg4": {},
 }
 
+TIMES_AS_GIVEN = {"avoid_negative_ts": "disabled"}
+"""Of a container that would else move times below zero."""
+
 Picture = Callable[[int, int, int], np.ndarray]
 
 

@@ -95,6 +95,22 @@ def test_incomplete_archive_is_refused(tmp_path):
         load(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_an_archive_cut_short_is_refused(tmp_path, share):
+    path = tmp_path / "a.npz"
+    save(path, archive_of())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="no whole archive"):
+        load(path)
+
+
+def test_a_bare_array_is_no_archive(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="no whole archive"):
+        load(tmp_path / "a.npy")
+
+
 def test_run_is_described_in_full():
     request = ExplainRequest(
         head_fusion="max",

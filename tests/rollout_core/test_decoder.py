@@ -104,6 +104,32 @@ def test_odd_sizes_are_decoded(film, width, height):
     assert frames_of(path)[0].rgb().shape == (height, width, 3)
 
 
+def test_reordered_frames_of_a_container_without_times_follow_at_its_rate(film):
+    path = film("film.avi", options={"preset": "medium", "bf": "3", "b-adapt": "0"})
+    guessed = [frame.pts for frame in films.decode(path)]
+    assert guessed != sorted(guessed)  # the danger is real
+    assert [frame.ticks for frame in frames_of(path)] == list(range(10))
+
+
+def test_frames_that_an_avi_left_out_leave_their_time(film):
+    path = film("film.avi", codec="mpeg4", ticks=[0, 1, 5, 6], time_base=Fraction(1, 25))
+    assert [frame.ticks for frame in frames_of(path)] == [0, 1, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["film.mkv", "film.mp4"])
+def test_a_stream_that_is_not_decoded_does_not_hide_one_that_is(tmp_path, name):
+    path = tmp_path / name
+    with av.open(path, "w") as output:
+        preview = output.add_stream("mjpeg", rate=25, width=32, height=32, pix_fmt="yuvj420p")
+        video = output.add_stream("libx264", rate=25, width=64, height=48)
+        for stream in (preview, video):
+            for index in range(3):
+                pixels = films.grey(index, stream.width, stream.height)
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+            output.mux(stream.encode(None))
+    assert {frame.displayed_size for frame in frames_of(path)} == {(64, 48)}
+
+
 def test_sound_does_not_matter(tmp_path):
     path = tmp_path / "film.mp4"
     with av.open(path, "w") as output:
@@ -235,6 +261,12 @@ def test_many_frames_are_refused_by_their_header(plain_film):
         frames_of(plain_film, Limits(max_frames=9))
 
 
+def test_frames_too_long_for_the_encoder_are_refused(film):
+    path = film("film.webm", codec="libvpx-vp9", width=8194, height=16, frames=1)
+    with pytest.raises(VideoTooLarge, match="longer than 8192"):
+        frames_of(path)
+
+
 @pytest.mark.parametrize(
     ("limits", "error", "decoded"),
     [
@@ -333,6 +365,18 @@ def test_frames_without_a_time_follow_at_the_usual_rate(plain_film, monkeypatch)
     monkeypatch.setattr(decoder.Decoder, "_pictures", timeless)
     frames = frames_of(plain_film)
     np.testing.assert_allclose(np.diff([frame.pts_seconds for frame in frames]), 1 / 25)
+
+
+def test_the_first_frame_begins_at_zero_even_without_a_time(plain_film, monkeypatch):
+    def timeless(self):
+        for packet in packets(self):
+            packet.pts = packet.dts = None
+            yield packet
+
+    packets = decoder.Decoder.packets
+    monkeypatch.setattr(decoder.Decoder, "packets", timeless)
+    times = [frame.pts_seconds for frame in frames_of(plain_film)]
+    np.testing.assert_allclose(times, np.arange(10) / 25)
 
 
 def test_a_few_bad_packets_do_not_cost_the_video(film):

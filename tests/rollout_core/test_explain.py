@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 
 from rollout_core.capture import capture_attention
-from rollout_core.checkpoints import load_model
+from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
 from rollout_core.errors import InvalidRequest
 from rollout_core.explain import explain_clips, prepare_clips
 from rollout_core.specs import MOVING_SHAPES, spec_of
@@ -150,6 +150,16 @@ def test_from_the_last_layer_on_only_its_attention_counts():
 def test_options_out_of_range_are_refused(options: dict[str, float]):
     with pytest.raises(InvalidRequest):
         explain_clips(random_model(), random_clips(), **options)
+
+
+def test_half_precision_moves_the_relevance_little():
+    model = load_model(MOVING_SHAPES_PATH)
+    clips = random_clips(batch=1, t=8, height=64, width=64)
+    exact = explain_clips(model, clips).relevance
+    half = explain_clips(model.bfloat16(), clips.bfloat16()).relevance
+    assert half.dtype == torch.float32
+    difference = (half - exact).norm() / exact.norm()
+    assert 0 < difference < 0.02
 
 
 def test_prepare_normalises_and_keeps_rgb():

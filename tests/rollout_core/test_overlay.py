@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from rollout_core import overlay as overlay_module
 from rollout_core.contract import Overlay
 from rollout_core.decoder import Limits, open_video
 from rollout_core.heat import heat_track
@@ -83,6 +84,19 @@ def test_a_single_frame_is_a_video(film):
     assert len(times_of(source)) == 1
 
 
+def test_times_finer_than_the_overlays_stay_apart(film, monkeypatch):
+    source = film(ticks=[0, 1, 2, 3], time_base=Fraction(1, 90_000))
+    monkeypatch.setattr(overlay_module, "MAX_TICKS_PER_SECOND", 25_000)
+    times = np.array(times_of(overlay_of(source)))
+    np.testing.assert_allclose(times, [(tick / 25_000, 1 / 25_000) for tick in range(4)])
+
+
+def test_the_longest_frames_fit_side_by_side(film):
+    source = film("film.webm", codec="libvpx-vp9", width=8192, height=16, frames=1)
+    frames = films.decode(overlay_of(source, overlay=Overlay(layout="side_by_side")))
+    assert [(frame.width, frame.height) for frame in frames] == [(16384, 16)]
+
+
 def test_format_is_what_browsers_play(film):
     target = overlay_of(film())
     with av.open(target) as container:
@@ -113,6 +127,25 @@ def test_overlay_is_turned_and_needs_no_turning(film, rotation, bright):
     height, width = pixels.shape
     quarters = pixels.reshape(2, height // 2, 2, width // 2).mean(axis=(1, 3))
     assert np.unravel_index(quarters.argmax(), (2, 2)) == bright
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+@pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
+def test_overlay_of_odd_frames_lies_on_the_pixels_that_were_seen(film, rotation, layout):
+    def dot(index, width, height):
+        pixels = np.full((height, width, 3), 40, np.uint8)
+        pixels[8:16, 16:24] = 220
+        return pixels
+
+    source = film(rotation=rotation, picture=dot, width=65, height=49, frames=1, pix_fmt="yuv444p")
+    overlay = Overlay(layout=layout, opacity=0)
+    with open_video(source, LIMITS) as decoder:
+        seen = next(decoder.frames()).rgb().mean(axis=2)
+    crop = Crop(0, 0, seen.shape[1], seen.shape[0])
+    drawn = films.decode(overlay_of(source, crop=crop, overlay=overlay))[0]
+    pixels = drawn.to_ndarray(format="rgb24").mean(axis=2)
+    height, width = (size - 1 for size in seen.shape)
+    np.testing.assert_allclose(pixels[:, -width:], seen[:height, :width], atol=40)
 
 
 @pytest.mark.parametrize(("rotation", "expected"), [(0, (4, 3)), (90, (3, 4))])

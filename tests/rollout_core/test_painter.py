@@ -82,6 +82,20 @@ def test_heat_stands_where_its_patch_is():
     assert u.shape == (32, 48)
 
 
+@pytest.mark.parametrize(
+    "crop", [Crop(0, 0, WIDTH + 1, HEIGHT + 1), Crop(15, 1, 66, HEIGHT), Crop(16, 0, 81, 8)]
+)
+def test_heat_is_not_squeezed_where_the_frame_lacks_the_crops_edge(crop):
+    """It is drawn as on a larger frame, from which the edge is then cut."""
+    heat = np.float32(np.linspace(0, 1, 15).reshape(5, 3))
+    overlay = Overlay(colormap="gray", opacity=1)
+    source = [np.pad(plane, (0, 4), mode="edge") for plane in grey_planes()]
+    larger = [np.zeros_like(plane) for plane in source]
+    Painter(overlay, crop, "bt601").paint(source, larger, heat)
+    luma, whole = paint(heat, overlay, crop)[0], larger[0][:HEIGHT, :WIDTH]
+    np.testing.assert_allclose(luma.astype(float), whole.astype(float), atol=1)
+
+
 def test_heat_is_scaled_smoothly():
     heat = np.zeros((2, 2))
     heat[:, 1] = 1

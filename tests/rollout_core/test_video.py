@@ -95,6 +95,62 @@ def test_probe_counts_the_duration_of_the_last_frame(film):
     assert found.frame_rate_hz == pytest.approx(3 / 0.55)
 
 
+def test_probe_measures_times_below_zero(film):
+    ticks = [-450_000, -446_400, -442_800, -439_200]  # of 90 kHz
+    path = film(
+        "film.ts",
+        ticks=ticks,
+        time_base=Fraction(1, 90_000),
+        container_options=films.TIMES_AS_GIVEN,
+    )
+    with av.open(path) as container:
+        assert next(container.demux(video=0)).pts == ticks[0]
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(0.16)
+
+
+def test_probe_leaves_out_what_comes_before_the_first_decodable_frame(film):
+    path = film("film.ts", frames=60, options={"g": "30"})
+    with av.open(path) as container:
+        cut = [packet.pos for packet in container.demux(video=0) if packet.size][20]
+    path.write_bytes(path.read_bytes()[cut:])
+    with decoder.open_video(path, LIMITS) as opened:
+        frames = list(opened.frames())
+    found = probe(path, LIMITS)
+    assert found.duration_seconds == pytest.approx(len(frames) / 25)
+    assert found.frame_rate_hz == pytest.approx(25)
+
+
+@pytest.mark.parametrize("name", ["film.avi", "film.mp4"])
+def test_probe_measures_reordered_frames(film, name):
+    path = film(name, options={"preset": "medium", "bf": "3", "b-adapt": "0"})
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(0.4)
+
+
+def test_the_last_frame_on_display_tells_the_end(film):
+    """MP4 stores how far apart packets are, which is not how long reordered frames last."""
+    path = film(
+        ticks=[0, 900, 1800, 1900, 1917, 2817, 2834, 2874],
+        time_base=Fraction(1, 1000),
+        options={"preset": "medium", "bf": "3", "b-adapt": "0"},
+    )
+    frames = films.decode(path)
+    ends = [frame.pts + frame.duration for frame in frames]
+    assert ends[-1] < max(ends)  # the danger is real
+    expected = float(ends[-1] * frames[-1].time_base)
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(expected)
+
+
+def test_probe_measures_frames_without_times(plain_film, monkeypatch):
+    def timeless(self):
+        for packet in packets(self):
+            packet.pts = packet.dts = None
+            yield packet
+
+    packets = decoder.Decoder.packets
+    monkeypatch.setattr(decoder.Decoder, "packets", timeless)
+    assert probe(plain_film, LIMITS).duration_seconds == pytest.approx(0.4)
+
+
 def test_probe_takes_a_single_frame(film):
     found = probe(film(frames=1), LIMITS)
     assert found.duration_seconds == pytest.approx(0.04)

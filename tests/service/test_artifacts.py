@@ -21,6 +21,7 @@ def test_another_version(header):
 
 def test_an_unknown_suffix_is_a_download(tmp_path):
     artifact = Artifact(name="notes.html", bytes=1, sha256="0" * 64)
+    (tmp_path / "notes.html").write_text("x")
 
     response = ArtifactResponse(tmp_path / "notes.html", artifact, job_id="1" * 32)
 
@@ -39,3 +40,10 @@ def test_a_listed_file_that_is_gone(queue, store, new_job, worker):
 
     with pytest.raises(ArtifactNotFound):
         find(store, job, "sheet.png")
+
+
+def test_a_file_that_goes_while_it_is_asked_for(tmp_path):
+    artifact = Artifact(name="sheet.png", bytes=1, sha256="0" * 64)
+
+    with pytest.raises(ArtifactNotFound):
+        ArtifactResponse(tmp_path / "sheet.png", artifact, job_id="1" * 32)

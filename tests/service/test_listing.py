@@ -23,7 +23,9 @@ def test_a_place_survives_being_a_cursor():
     assert Place.parse(str(place)) == place
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "é", "MTIz", "YSBi", "%00", "e30="])
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "é", "MTIz", "YSBi", "%00", "e30=", "bmFuIHg=", "aW5mIHg="]
+)
 def test_a_strange_cursor_is_refused(text):
     with pytest.raises(InvalidRequest):
         Place.parse(text)

@@ -1,5 +1,6 @@
 """The command itself, as a process of its own."""
 
+import json
 import os
 import signal
 import socket
@@ -64,6 +65,27 @@ def test_it_says_where_it_listens_and_ends_in_order(tmp_path, valkey_url, number
     assert (out, errors, process.returncode) == ("", "", 0)
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_a_problem_too(tmp_path, valkey_url, request_bytes):
+    with running("--redis-url", valkey_url, cwd=tmp_path) as process:
+        port = int(process.stdout.readline().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(request_bytes)
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["code"] == "bad_request"
+
+
 def test_a_bug_is_logged_with_its_traceback(tmp_path, valkey_url):
     code = (
         "from service.__main__ import main\n"
@@ -121,6 +143,8 @@ def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):
         (["--port", "70000"], "port: "),
         (["--max-queued", "0", "--result-ttl", "-1"], "max_queued: "),
         (["--data-dir", "/proc/nowhere", "--standalone"], "cannot start: "),
+        (["--data-dir", "/proc/nowhere"], "cannot start: "),
+        (["--redis-url", "http://nowhere"], "redis_url: "),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypatch):
@@ -132,3 +156,19 @@ def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypat
     assert str(caught.value).startswith("rollout-service: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_standalone_leaves_nothing_running_when_it_is_killed(tmp_path):
+    with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
+        url = process.stdout.readline().split()[-1]
+        deadline = time.monotonic() + 20
+        while not httpx2.get(f"{url}/v1/models").json()["models"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        below = children(process.pid)
+        process.kill()
+        process.wait()
+
+    while any(is_alive(pid) for pid in below):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -77,6 +77,24 @@ def test_the_errors_worth_naming_are_named(document):
     assert "unknown_model" in responses["422"]["description"]
 
 
+@pytest.mark.parametrize(
+    ("path", "method", "status", "names"),
+    [
+        ("/v1/jobs", "post", "202", {"Location", "Retry-After"}),
+        ("/v1/jobs", "post", "429", {"Retry-After"}),
+        ("/v1/jobs", "post", "503", {"Retry-After"}),
+        ("/v1/jobs/{job_id}/artifacts/{name}", "get", "200", {"ETag"}),
+        ("/v1/jobs/{job_id}/artifacts/{name}", "get", "206", {"ETag", "Content-Range"}),
+        ("/v1/jobs/{job_id}/artifacts/{name}", "get", "304", {"ETag"}),
+        ("/v1/jobs/{job_id}/artifacts/{name}", "get", "416", {"Content-Range"}),
+    ],
+)
+def test_headers_that_clients_need_are_described(document, path, method, status, names):
+    response = document["paths"][path][method]["responses"][status]
+
+    assert response["headers"].keys() == names
+
+
 def test_the_upload_is_a_form_of_a_file_and_json(document):
     content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core import errors as core_errors
@@ -36,6 +37,19 @@ def test_no_such_method(client):
     assert response.headers["allow"] == "GET"
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/jobs", "GET, POST"),
+        (f"/v1/jobs/{'0' * 32}", "GET, DELETE"),
+        (f"/v1/jobs/{'0' * 32}/artifacts/sheet.png", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_all_methods_of_a_path_are_named(client, path, allowed):
+    assert client.put(path).headers["allow"] == allowed
+
+
 def test_a_field_that_is_wrong_is_named_but_not_repeated(client):
     document = problem(client.get("/v1/jobs?limit=9" + "9" * 500), 422, "invalid_request")
 
@@ -65,6 +79,46 @@ def test_redis_that_goes_down_in_the_middle(client, new_job, monkeypatch):
 
     document = problem(client.get(f"/v1/jobs/{'0' * 32}"), 503, "redis_unavailable")
     assert "10.0.0.1" not in str(document)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
+        AuthenticationError("invalid username-password pair"),
+    ],
+)
+def test_redis_that_refuses(client, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(JobQueue, "models", fail)
+
+    problem(client.get("/v1/models"), 503, "redis_unavailable")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_store_that_is_broken(client, new_job, settings, method):
+    job_id = new_job()
+    jobs = settings.data_dir / "jobs"
+    jobs.rename(settings.data_dir / "away")
+    jobs.write_text("not a folder")
+
+    response = client.request(method, f"/v1/jobs/{job_id}")
+
+    problem(response, 503, "store_unavailable")
+    assert str(settings.data_dir) not in response.text
+
+
+def test_a_deletion_that_cannot_be_done_is_not_said_to_be(client, new_job, settings, leftovers):
+    job_id = new_job()
+    (settings.data_dir / "incoming").rmdir()
+
+    problem(client.delete(f"/v1/jobs/{job_id}"), 503, "store_unavailable")
+
+    (settings.data_dir / "incoming").mkdir()
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert leftovers() == []
 
 
 def test_a_store_that_cannot_be_written(client, announce, mp4, monkeypatch):

@@ -5,16 +5,24 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from service import standalone as standalone_module
 from service.settings import Settings
-from service.standalone import StandaloneError, WorkerKeeper, private_valkey, worker_command
+from service.standalone import (
+    Keeper,
+    StandaloneError,
+    private_valkey,
+    standalone,
+    valkey_command,
+    worker_command,
+)
 
 
 def wait_for(condition, seconds=10):
@@ -80,23 +88,16 @@ class TestPrivateValkey:
         ):
             pass
 
-    def test_a_server_left_behind_by_a_killed_service_is_ended(self, tmp_path):
-        code = (
-            "import os, pathlib\n"
-            "from service.standalone import private_valkey\n"
-            f"with private_valkey(pathlib.Path({str(tmp_path)!r})) as url:\n"
-            "    print(url, flush=True)\n"
-            "    os.kill(os.getpid(), 9)"
-        )
-        killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        with connected(killed.stdout.strip()) as redis:
-            orphan = redis.info("server")["process_id"]
-            redis.set("key", "kept")
+    def test_a_server_left_behind_is_ended(self, tmp_path):
+        with subprocess.Popen(valkey_command(tmp_path), stdout=subprocess.DEVNULL) as orphan:
+            wait_for((tmp_path / "valkey.sock").exists)
+            with connected(f"unix://{tmp_path}/valkey.sock") as redis:
+                redis.set("key", "kept")
 
-        with private_valkey(tmp_path) as url, connected(url) as redis:
-            assert redis.info("server")["process_id"] != orphan
-            assert redis.get("key") == b"kept"
-        wait_for(lambda: not is_running(orphan))
+            with private_valkey(tmp_path) as url, connected(url) as redis:
+                assert redis.info("server")["process_id"] != orphan.pid
+                assert redis.get("key") == b"kept"
+            assert orphan.wait(10) == 0
 
     def test_a_server_that_does_not_start(self, tmp_path):
         manifest = tmp_path / "appendonlydir" / "appendonly.aof.manifest"
@@ -110,12 +111,25 @@ class TestPrivateValkey:
 
     def test_the_terminals_interrupt_does_not_reach_it(self, tmp_path):
         with private_valkey(tmp_path) as url, connected(url) as redis:
-            os.kill(redis.info("server")["process_id"], signal.SIGINT)
-            time.sleep(0.3)
-            assert redis.ping()
+            pid = redis.info("server")["process_id"]
+            assert os.getsid(pid) == pid
+
+    def test_it_is_started_again_with_its_data_when_it_dies(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 0.05)
+
+        def answers():
+            with suppress(RedisError):
+                return redis.ping()
+
+        with private_valkey(tmp_path) as url, connected(url) as redis:
+            redis.set("key", "kept")
+            os.kill(redis.info("server")["process_id"], signal.SIGKILL)
+            wait_for(lambda: not answers())
+            wait_for(answers)
+            assert redis.get("key") == b"kept"
 
 
-class TestWorkerKeeper:
+class TestKeeper:
     @staticmethod
     def command(path, then="time.sleep(60)"):
         """A process that writes its id below `path`, then does something else."""
@@ -123,7 +137,7 @@ class TestWorkerKeeper:
         return [sys.executable, "-c", code]
 
     def test_it_starts_and_stops_a_process(self, tmp_path):
-        with WorkerKeeper(self.command(tmp_path)):
+        with Keeper("process", self.command(tmp_path)):
             wait_for(lambda: list(tmp_path.iterdir()))
             (pid,) = [int(path.name) for path in tmp_path.iterdir()]
             assert is_running(pid)
@@ -135,17 +149,17 @@ class TestWorkerKeeper:
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 0.05)
         monkeypatch.setattr(standalone_module, "POLL_SECONDS", 0.02)
 
-        with WorkerKeeper(self.command(tmp_path, "os._exit(3)")):
+        with Keeper("process", self.command(tmp_path, "os._exit(3)")):
             wait_for(lambda: len(list(tmp_path.iterdir())) >= 3)
 
         assert "ended with 3" in caplog.text
         assert not any(is_running(int(path.name)) for path in tmp_path.iterdir())
 
     def test_it_kills_a_process_that_does_not_stop(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(standalone_module, "WORKER_GRACE_SECONDS", 0.2)
+        monkeypatch.setattr(standalone_module, "GRACE_SECONDS", 0.2)
         deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('{}/deaf', 'w'); time.sleep(60)"
 
-        with WorkerKeeper(self.command(tmp_path, deaf.format(tmp_path))):
+        with Keeper("process", self.command(tmp_path, deaf.format(tmp_path))):
             wait_for((tmp_path / "deaf").exists)
 
         pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
@@ -154,11 +168,36 @@ class TestWorkerKeeper:
     def test_it_does_not_wait_out_the_pause_before_a_restart(self, tmp_path, monkeypatch):
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 60)
 
-        with WorkerKeeper(self.command(tmp_path, "os._exit(0)")):
+        with Keeper("process", self.command(tmp_path, "os._exit(0)")):
             wait_for(lambda: list(tmp_path.iterdir()))
             time.sleep(2 * standalone_module.POLL_SECONDS)
 
         assert len(list(tmp_path.iterdir())) == 1
+
+    def test_the_process_ends_with_a_keeper_that_is_killed(self, tmp_path):
+        code = (
+            "import os, pathlib, sys, time\n"
+            "from service.standalone import Keeper\n"
+            f"with Keeper('process', {self.command(tmp_path)!r}):\n"
+            f"    while not list(pathlib.Path({str(tmp_path)!r}).iterdir()): time.sleep(0.01)\n"
+            "    os.kill(os.getpid(), 9)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=False)
+
+        (pid,) = [int(path.name) for path in tmp_path.iterdir()]
+        wait_for(lambda: not is_running(pid))
+
+
+class TestStandalone:
+    def test_without_the_worker_installed_it_says_what_to_install(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(standalone_module, "find_spec", lambda _: None)
+
+        with (
+            pytest.raises(StandaloneError, match=r"\[worker\]"),
+            standalone(Settings(data_dir=tmp_path)),
+        ):
+            pass
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestWorkerCommand:

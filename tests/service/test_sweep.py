@@ -85,6 +85,24 @@ def test_an_old_job_that_redis_forgot_is_removed(services, new_job, make_old, re
         services.queue.get(job_id)
 
 
+def test_a_job_that_cannot_be_read_does_not_stop_the_others(
+    services, new_job, worker, make_old, store, settings, caplog
+):
+    jobs = [new_job() for _ in range(3)]
+    for job_id in jobs:
+        worker.succeed(job_id)
+    ticket = settings.data_dir / "jobs" / jobs[1] / "job.json"
+    ticket.write_text('{"of": "another version"}')
+    for job_id in jobs:
+        make_old(job_id)
+
+    sweep(services)
+
+    assert [store.has_expired(job_id) for job_id in jobs] == [True, False, True]
+    assert jobs[1] in caplog.text
+    assert [job.id for job in services.queue.page().jobs] == [jobs[2], jobs[0]]
+
+
 def test_a_broken_upload_is_removed_after_a_day(services, settings):
     folders = [settings.data_dir / "incoming" / name for name in ("old", "young")]
     for folder in folders:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML, SafeConstructor
 
+from service.server import GRACE_SECONDS
 from service.settings import Settings as ServiceSettings
 from worker.settings import Settings as WorkerSettings
 
@@ -172,6 +173,11 @@ def test_a_worker_may_end_its_job_when_it_is_stopped(compose):
     for name in WORKERS:
         minutes = compose["services"][name]["stop_grace_period"].removesuffix("m")
         assert int(minutes) * 60 > deadline
+
+
+def test_the_api_may_end_its_requests_when_it_is_stopped(compose):
+    seconds = compose["services"]["api"]["stop_grace_period"].removesuffix("s")
+    assert int(seconds) > GRACE_SECONDS
 
 
 def test_api_is_published_on_this_machine_alone(compose):

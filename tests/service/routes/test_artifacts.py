@@ -153,7 +153,7 @@ class TestRange:
 
 class TestAbsent:
     @pytest.mark.parametrize(
-        "name", ["other.txt", "%2e%2e%2fjob.json", "..%2Fjob.json", "", "video"]
+        "name", ["other.txt", "%2e%2e%2fjob.json", "..%2Fjob.json", "", "video", "%00", "x" * 300]
     )
     def test_an_unknown_name(self, client, done, name):
         response = client.get(f"{done[0]}/{name}")

@@ -197,6 +197,7 @@ class TestEnd:
         response = client.delete(f"/v1/jobs/{job_id}")
 
         assert (response.status_code, response.content) == (204, b"")
+        assert "content-type" not in response.headers
         assert leftovers() == []
         assert client.get(f"/v1/jobs/{job_id}").status_code == 404
         assert client.delete(f"/v1/jobs/{job_id}").status_code == 404

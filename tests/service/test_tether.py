@@ -1,0 +1,58 @@
+"""The tether, seen from outside: what it starts, and when that ends."""
+
+import subprocess
+import sys
+import time
+
+
+def tether(parent_pid, code):
+    return [sys.executable, "-m", "service.tether", str(parent_pid), sys.executable, "-c", code]
+
+
+def run(parent_pid_of, code):
+    """Start a tether from a process of its own, and return what that says."""
+    starter = (
+        "import os, subprocess\n"
+        f"command = {tether('PARENT', code)!r}\n"
+        f"command[3] = str({parent_pid_of})\n"
+        "print(subprocess.run(command, capture_output=True, text=True))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", starter], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_it_becomes_the_command():
+    said = run("os.getpid()", "import sys; print('here', *sys.argv); sys.exit(7)")
+
+    assert "here -c" in said
+    assert "returncode=7" in said
+
+
+def test_it_starts_nothing_for_a_parent_that_has_ended():
+    said = run("1 + 2**21", "print('here')")
+
+    assert "here" not in said.partition("stdout=")[2]
+    assert "has ended" in said
+
+
+def test_the_command_is_asked_to_end_when_its_parent_is_killed(tmp_path):
+    mark = tmp_path / "ended"
+    code = (
+        "import signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (open({str(mark)!r}, 'w'), sys.exit()))\n"
+        "print('up', flush=True); time.sleep(30)"
+    )
+    starter = (
+        "import os, subprocess\n"
+        f"command = {tether('PARENT', code)!r}\n"
+        "command[3] = str(os.getpid())\n"
+        "subprocess.Popen(command, stdout=subprocess.PIPE).stdout.readline()\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", starter], check=False)
+
+    deadline = time.monotonic() + 10
+    while not mark.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
