@@ -119,6 +119,13 @@ class AttemptLost(RolloutError):
     title = "Another attempt has the job"
 
 
+class JobHeld(RolloutError):
+    """A live attempt has the job; the next one must wait for its end."""
+
+    code = "job_held"
+    title = "An attempt runs the job"
+
+
 class StoreUnavailable(RolloutError):
     """The folder of the store cannot be written."""
 

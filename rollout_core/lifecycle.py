@@ -3,10 +3,11 @@
 One `JobRecord` a job is the whole truth about everything but success, which the stored result
 decides. A step is a pure function from record to record; service and worker apply it in an
 optimistic transaction, so that two of them never both happen. A worker's steps name its
-attempt: one that has lost the job to a newer attempt cannot take any.
+attempt: one that has lost the job to a newer attempt cannot take any. A claim must wait while
+another attempt is alive.
 
     queued ──claim──▶ running ──fail──▶ failed
-      │                  │ ╲──(lease runs out)──▶ queued again, for the next attempt
+      │                  │ ╲──release, or the lease runs out──▶ queued again, for the next attempt
       ╰────cancel────────┴──▶ canceled
 """
 
@@ -14,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Self
 
 from rollout_core.contract import Frozen, JobError, Progress
-from rollout_core.errors import AttemptLost, JobEnded
+from rollout_core.errors import AttemptLost, JobEnded, JobHeld
 
 JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
@@ -52,12 +53,15 @@ class JobRecord(Frozen):
         return self.stage
 
     def claim(self, now: datetime) -> Self:
-        """Begin the next attempt.
+        """Begin the next attempt; if the one before was asked to stop, cancel the job instead.
 
         Raises:
             JobEnded: it failed or was canceled meanwhile.
+            JobHeld: the attempt before is alive.
         """
-        self._require_open()
+        self._require_free(now)
+        if self.cancel_requested:
+            return self._end("canceled", now)
         return self.model_copy(
             update={
                 "stage": "running",
@@ -74,9 +78,24 @@ class JobRecord(Frozen):
         lease_until = now + timedelta(seconds=LEASE_SECONDS)
         return self.model_copy(update={"lease_until": lease_until, "progress": progress})
 
+    def release(self, attempt: int) -> Self:
+        """Leave the job to the next attempt, at once."""
+        self._require_attempt(attempt)
+        return self.model_copy(update={"lease_until": None})
+
     def fail(self, attempt: int, now: datetime, error: JobError) -> Self:
         """End the job as failed."""
         self._require_attempt(attempt)
+        return self._end("failed", now).model_copy(update={"error": error})
+
+    def give_up(self, now: datetime, error: JobError) -> Self:
+        """End a job as failed that no attempt will run any more.
+
+        Raises:
+            JobEnded: it failed or was canceled meanwhile.
+            JobHeld: the attempt before is alive.
+        """
+        self._require_free(now)
         return self._end("failed", now).model_copy(update={"error": error})
 
     def yield_cancel(self, attempt: int, now: datetime) -> Self:
@@ -104,6 +123,11 @@ class JobRecord(Frozen):
     def _require_open(self) -> None:
         if self.ended:
             raise JobEnded(f"the job has {'failed' if self.stage == 'failed' else 'been canceled'}")
+
+    def _require_free(self, now: datetime) -> None:
+        self._require_open()
+        if self.stage == "running" and self._alive(now):
+            raise JobHeld(f"attempt {self.attempt} runs the job")
 
     def _require_attempt(self, attempt: int) -> None:
         if self.stage != "running" or self.attempt != attempt:

@@ -45,8 +45,10 @@ class ArtifactStore:
         """
         probe = self._incoming / f"probe-{uuid.uuid4().hex}"
         try:
-            probe.write_bytes(b"\0")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"\0")
+            finally:
+                probe.unlink()
         except OSError as error:
             raise StoreUnavailable("the store cannot be written") from error
 
@@ -93,11 +95,9 @@ class ArtifactStore:
         Raises:
             AttemptLost: the job has been deleted.
         """
-        attempts = self._job(job_id) / "attempts"
+        folder = self._job(job_id) / "attempts" / str(attempt)
+        self.end_attempts(job_id)
         try:
-            for old in attempts.iterdir():
-                self._bury(old)
-            folder = attempts / str(attempt)
             folder.mkdir()
         except FileNotFoundError as error:
             raise AttemptLost("the job has been deleted") from error
@@ -106,6 +106,11 @@ class ArtifactStore:
     def end_attempt(self, job_id: str, attempt: int) -> None:
         """Remove what an attempt left that did not publish."""
         shutil.rmtree(self._job(job_id) / "attempts" / str(attempt), ignore_errors=True)
+
+    def end_attempts(self, job_id: str) -> None:
+        """Take away what every attempt has left; one that still runs cannot publish."""
+        for folder in (self._job(job_id) / "attempts").glob("*"):
+            self._bury(folder)
 
     def publish(self, job_id: str, attempt: int, result: ExplainResult) -> None:
         """Make an attempt's folder the job's result; `result.json` is written last.
@@ -151,6 +156,7 @@ class ArtifactStore:
         """Remove a job's files for their age; its ticket and `result.json` stay."""
         folder = self._job(job_id)
         (folder / "expired").touch()
+        self.end_attempts(job_id)
         shutil.rmtree(folder / "upload", ignore_errors=True)
         for path in (folder / "result").glob("*"):
             if path.name != RESULT_NAME:
@@ -160,19 +166,14 @@ class ArtifactStore:
         """Yield the ids of jobs that were accepted so long ago and have not expired."""
         limit = time.time() - age_seconds
         for folder in self._jobs.iterdir():
-            ticket = folder / "job.json"
-            if (
-                ticket.exists()
-                and ticket.stat().st_mtime < limit
-                and not self.has_expired(folder.name)
-            ):
+            if _is_older(folder / "job.json", limit) and not self.has_expired(folder.name):
                 yield folder.name
 
     def remove_stale_uploads(self, age_seconds: float) -> None:
         """Remove what a killed process has left half received, or half deleted, so long ago."""
         limit = time.time() - age_seconds
         for folder in self._incoming.iterdir():
-            if folder.stat().st_mtime < limit:
+            if _is_older(folder, limit):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _job(self, job_id: str) -> Path:
@@ -187,6 +188,8 @@ class ArtifactStore:
         try:
             folder.rename(grave)
         except FileNotFoundError:
+            if folder.exists():  # it is the place of the grave that is missing
+                raise
             return False
         shutil.rmtree(grave, ignore_errors=True)
         return True
@@ -197,6 +200,14 @@ def describe(path: Path) -> Artifact:
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     return Artifact(name=path.name, bytes=path.stat().st_size, sha256=digest)
+
+
+def _is_older(path: Path, limit: float) -> bool:
+    """Whether it was written before `limit`, in Unix seconds; what has just gone was not."""
+    try:
+        return path.stat().st_mtime < limit
+    except FileNotFoundError:
+        return False
 
 
 def _write(path: Path, text: str) -> None:

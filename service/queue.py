@@ -155,6 +155,7 @@ class JobQueue:
             raise JobEnded("the job has succeeded")
         if self._request_cancel(job_id).ended:
             self._delivery.withdraw(job_id, job.model)
+            self._store.end_attempts(job_id)
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:

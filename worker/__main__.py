@@ -61,6 +61,8 @@ def _serve(settings: Settings, crew: Crew) -> None:
         supervisor.await_engine()
         log.info("ready: %s on %s", settings.model_name, crew.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
+        if not supervisor.told_to_leave:
+            sys.exit("rollout-worker: ended by an error")
     finally:
         supervisor.leave()
 

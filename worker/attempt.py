@@ -8,7 +8,7 @@ stop, is lost, or has taken too long.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,10 @@ from numpy.typing import NDArray
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.contract import (
-    ARCHIVE_NAME,
-    OVERLAY_NAME,
-    SHEET_NAME,
-    ExplainRequest,
-    ExplainResult,
-    Progress,
-    Stage,
-)
+from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, ExplainResult, Progress, Stage
 from rollout_core.errors import DeadlineExceeded
-from rollout_core.predictions import top_predictions
+from rollout_core.results import Findings, Run, describe_result
 from rollout_core.specs import ModelSpec
-from rollout_core.storage import describe
 from worker.children import ChildFailure, Media, next_message
 from worker.crew import Crew
 from worker.ledger import UNREACHABLE, Ledger
@@ -69,16 +60,6 @@ class Assignment:
     engine_timeout_seconds: float
 
 
-@dataclass
-class Findings:
-    """What was found of each clip so far, in the clips' order."""
-
-    pts_seconds: list[NDArray[Any]] = field(default_factory=list)
-    frame_index: list[NDArray[Any]] = field(default_factory=list)
-    relevance: list[NDArray[Any]] = field(default_factory=list)
-    logits: list[NDArray[Any]] = field(default_factory=list)
-
-
 class Attempt:
     """One run through a job."""
 
@@ -110,14 +91,24 @@ class Attempt:
         media = self._crew.take_media()
         try:
             opened = self._open(media, model)
-            findings = self._explain(media, opened, model)
-            found = self._archive(findings, opened, model)
+            run = self._run(opened, model)
+            found = self._explain(media, opened.clips, model.spec).archive(run)
             self._render(media, found)
         finally:
             media.kill()
         self._advance("publish", 0, 1)
         archive.save(self._job.folder / ARCHIVE_NAME, found)
-        return self._result(found, opened, model)
+        self._timings["total"] = time.monotonic() - self._began
+        result = describe_result(
+            run,
+            found,
+            self._job.folder,
+            timings_seconds=self._timings,
+            attempt=self._job.attempt,
+            started_at=self._started_at,
+        )
+        self._pulse()  # The job may have been lost or canceled meanwhile.
+        return result
 
     def _await_engine(self) -> Ready:
         """Wait until the engine has loaded, and is done with what a former job left to it."""
@@ -138,16 +129,16 @@ class Attempt:
         self._timings["decode"] += opened.seconds
         return opened
 
-    def _explain(self, media: Media, opened: Opened, model: Ready) -> Findings:
+    def _explain(self, media: Media, clips: int, spec: ModelSpec) -> Findings:
         """Lead every clip from media to the engine; while one is explained, decode the next."""
         findings = Findings()
-        frames = self._next_clip(media, model.spec, findings)
-        for done in range(opened.clips):
-            self._advance("explain", done, opened.clips)
-            self._stop_if_canceled()
+        frames = self._next_clip(media, spec, findings)
+        for done in range(clips):
+            self._advance("explain", done, clips)
+            self._pulse()
             self._order_explanation(frames)
-            if done + 1 < opened.clips:
-                frames = self._next_clip(media, model.spec, findings)
+            if done + 1 < clips:
+                frames = self._next_clip(media, spec, findings)
             self._take_explanation(findings)
         return findings
 
@@ -190,48 +181,19 @@ class Attempt:
         finished = False
         while not finished:
             rendered, _ = next_message(media, Rendered, self._pulse)
-            self._stop_if_canceled()
             self._advance("render", rendered.done, rendered.total)
             self._timings["render"], finished = rendered.seconds, rendered.finished
 
-    def _archive(self, findings: Findings, opened: Opened, model: Ready) -> Archive:
-        """Put together what was found and what tells how."""
-        return Archive(
-            relevance=np.concatenate(findings.relevance),  # clip t h w
-            pts_seconds=np.stack(findings.pts_seconds),  # clip t
-            frame_index=np.stack(findings.frame_index),  # clip t
-            crop_xywh=np.array(opened.crop, np.int64),
-            logits=np.concatenate(findings.logits),  # clip k
-            meta=archive.describe_run(
-                self._job.request,
-                model.spec,
-                checkpoint_sha256=model.checkpoint_sha256,
-                sampling=opened.sampling,
-                start_seconds=opened.start_seconds,
-                end_seconds=opened.end_seconds,
-            ),
-        )
-
-    def _result(self, found: Archive, opened: Opened, model: Ready) -> ExplainResult:
-        """Describe the finished files."""
-        chosen = {"model": model.spec.name} | opened.model_dump(
-            include={"sampling", "start_seconds", "end_seconds"}
-        )
-        names = [ARCHIVE_NAME, *([OVERLAY_NAME] if self._job.request.overlay else []), SHEET_NAME]
-        artifacts = tuple(describe(self._job.folder / name) for name in names)
-        self._timings["total"] = time.monotonic() - self._began
-        return ExplainResult(
-            model=model.spec.name,
+    def _run(self, opened: Opened, model: Ready) -> Run:
+        """Return what the result will be of."""
+        return Run(
+            spec=model.spec,
             checkpoint_sha256=model.checkpoint_sha256,
-            request=self._job.request.model_copy(update=chosen),
-            predictions=top_predictions(found.logits, model.spec),
-            clips=len(found.logits),
-            frames=found.pts_seconds.size,
-            artifacts=artifacts,
-            timings_seconds={name: round(seconds, 4) for name, seconds in self._timings.items()},
-            attempt=self._job.attempt,
-            started_at=self._started_at,
-            ended_at=datetime.now(UTC),
+            request=self._job.request,
+            crop=opened.crop,
+            sampling=opened.sampling,
+            start_seconds=opened.start_seconds,
+            end_seconds=opened.end_seconds,
         )
 
     def _advance(self, stage: Stage, done: int, total: int) -> None:
@@ -240,18 +202,22 @@ class Attempt:
             self._next_beat = time.monotonic()
         self._progress = Progress(stage=stage, done=done, total=total)
 
-    def _stop_if_canceled(self) -> None:
-        if self._cancel_requested:
-            raise Canceled
-
     def _pulse(self) -> None:
-        """Beat if it is time to; give up on a job that is lost or has taken too long."""
+        """Beat if it is time to; give up on a job that is lost, or has taken too long.
+
+        A canceled one goes on until the engine has answered: it can be used at once for the next.
+        """
         now = time.monotonic()
         if now - self._began > self._job.deadline_seconds:
             raise DeadlineExceeded(f"not done after {self._job.deadline_seconds:g} seconds")
-        if now < self._next_beat:
-            return
-        self._next_beat = now + BEAT_SECONDS
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_SECONDS
+            self._beat()
+        if self._cancel_requested and not self._crew.engine.busy:
+            raise Canceled
+
+    def _beat(self) -> None:
+        """Say that we live, and hear whether the job shall stop."""
         try:
             self._cancel_requested |= self._ledger.beat(
                 self._job.id, self._job.attempt, self._progress

@@ -25,8 +25,11 @@ M = TypeVar("M", bound=AnyMessage)
 TICK_SECONDS = 0.25
 """How often a wait for children looks at the clock."""
 
-STALL_SECONDS = 20
-"""A child that stops in the middle of a message for so long is taken for hung."""
+STALL_SECONDS = 4
+"""A child that stops in the middle of a message for so long is taken for hung.
+
+Less than a lease: nothing can beat meanwhile.
+"""
 
 EXIT_SECONDS = 2.0
 """How long a child may take to leave after its socket was closed."""

@@ -41,12 +41,15 @@ class Ledger:
         """Begin the next attempt at a job and return its number; None if there is none left.
 
         A job whose last attempt is used up fails, with `cause` as the detail.
+
+        Raises:
+            JobHeld: another attempt is alive.
         """
 
         def step(record: JobRecord, now: datetime) -> JobRecord:
-            if record.stage == "running" and record.attempt >= max_attempts:
+            if record.attempt >= max_attempts and not record.cancel_requested:
                 error = WorkerCrashed(f"all {record.attempt} attempts ended early; last: {cause}")
-                return record.fail(record.attempt, now, job_error(error))
+                return record.give_up(now, job_error(error))
             return record.claim(now)
 
         try:
@@ -65,6 +68,10 @@ class Ledger:
         return self._take(
             job_id, lambda record, now: record.beat(attempt, now, progress)
         ).cancel_requested
+
+    def release(self, job_id: str, attempt: int) -> None:
+        """Leave the job to the next attempt, unless it is no longer this attempt's."""
+        self._end(job_id, lambda record, _: record.release(attempt))
 
     def fail(self, job_id: str, attempt: int, error: JobError) -> None:
         """End the job as failed, unless it is no longer this attempt's."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rollout_core import sampling, video
 from rollout_core.colormap import check_colormap
-from rollout_core.errors import RolloutError
+from rollout_core.errors import RolloutError, StoreUnavailable, VideoTooLarge
 from rollout_core.render import render
 from rollout_core.video import Crop, Limits
 from worker import wire
@@ -37,6 +37,8 @@ def serve(connection: Connection, options: MediaOptions) -> None:
         _serve_job(connection, received[0], limits)
     except RolloutError as error:
         wire.send(connection, Failed.of(error))
+    except MemoryError:
+        wire.send(connection, Failed.of(VideoTooLarge("it takes more memory than it may")))
 
 
 def _serve_job(connection: Connection, order: Open, limits: Limits) -> None:
@@ -104,15 +106,20 @@ def _render(
             next_report = time.monotonic() + REPORT_SECONDS
             report(done, total, finished=False)
 
-    render(
-        upload,
-        pts_seconds=arrays["pts_seconds"],
-        frame_index=arrays["frame_index"],
-        relevance=arrays["relevance"],
-        crop=crop,
-        overlay=order.overlay,
-        folder=Path(order.folder),
-        limits=limits,
-        progress=progress,
-    )
+    try:
+        render(
+            upload,
+            pts_seconds=arrays["pts_seconds"],
+            frame_index=arrays["frame_index"],
+            relevance=arrays["relevance"],
+            crop=crop,
+            overlay=order.overlay,
+            folder=Path(order.folder),
+            limits=limits,
+            progress=progress,
+        )
+    except FileNotFoundError:
+        raise  # The attempt's folder was taken away: it has lost the job.
+    except OSError as error:
+        raise StoreUnavailable(f"the pictures cannot be stored: {error.strerror}") from error
     report(1, 1, finished=True)

@@ -14,8 +14,10 @@ from redis.client import Pipeline
 from rq import Queue, SimpleWorker
 from rq.executions import Execution
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from rollout_core import lifecycle
 from rollout_core.contract import Announcement, queue_name
 from rollout_core.specs import SPECS, ModelSpec
 from rollout_core.storage import ArtifactStore
@@ -27,8 +29,8 @@ from worker.messages import Ready
 from worker.runner import Runner
 from worker.settings import Settings
 
-LEASE_SECONDS = 4
-"""RQ's lease on a running job: beaten every second, and for the taking when it runs out."""
+LEASE_SECONDS = int(lifecycle.LEASE_SECONDS)
+"""RQ's lease on a running job; it would be of no use to deliver one that cannot be claimed."""
 
 MAINTENANCE_SECONDS = 5
 """How often a worker looks for jobs whose lease has run out."""
@@ -97,6 +99,11 @@ class Supervisor(SimpleWorker):
             raise EngineUnusable(f"cannot load {self._settings.model_name}: {error}") from error
         self._announce()
 
+    @property
+    def told_to_leave(self) -> bool:
+        """Whether a signal has come; RQ's loop also ends for what it does not expect."""
+        return self._shutdown_requested_date is not None
+
     def leave(self) -> None:
         """Announce that we take no more jobs. A model that we have served stays known.
 
@@ -118,6 +125,22 @@ class Supervisor(SimpleWorker):
         finally:
             task.runner.reset(token)
             self._running = None
+
+    def handle_job_success(
+        self,
+        job: Job,
+        queue: Queue,  # noqa: ARG002
+        started_job_registry: StartedJobRegistry,  # noqa: ARG002
+        execution: Execution,
+    ) -> None:
+        """Forget a delivery whose job has ended.
+
+        RQ would look for every other execution first, and fail where a worker died lately.
+        """
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline, execution)
+            pipeline.delete(job.key, job.execution_registry.key)
+            pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Carry a job out, and take no other before the engine is fit for it."""

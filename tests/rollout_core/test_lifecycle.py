@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from rollout_core.contract import JobError, Progress
-from rollout_core.errors import AttemptLost, JobEnded
+from rollout_core.errors import AttemptLost, JobEnded, JobHeld
 from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,14 +33,37 @@ def test_an_attempt_that_stops_beating_leaves_the_job_queued():
 
 
 def test_a_second_claim_is_the_next_attempt():
-    again = RUNNING.beat(1, SOON, Progress(stage="decode", done=1, total=2)).claim(LATE)
+    again = RUNNING.beat(1, NOW, Progress(stage="decode", done=1, total=2)).claim(LATE)
     assert (again.attempt, again.started_at, again.progress) == (2, LATE, None)
+
+
+def test_a_live_attempt_keeps_the_job_until_it_releases_it():
+    with pytest.raises(JobHeld, match="attempt 1"):
+        RUNNING.claim(SOON)
+    with pytest.raises(JobHeld, match="attempt 1"):
+        RUNNING.give_up(SOON, ERROR)
+    released = RUNNING.release(1)
+    assert released.state_at(SOON, has_result=False) == "queued"
+    assert released.claim(SOON).attempt == 2
+
+
+def test_a_job_that_is_given_up_has_failed():
+    given_up = RUNNING.give_up(LATE, ERROR)
+    assert (given_up.stage, given_up.error, given_up.attempt) == ("failed", ERROR, 1)
+    with pytest.raises(JobEnded):
+        given_up.give_up(LATE, ERROR)
+
+
+def test_a_claim_of_a_job_that_was_to_stop_cancels_it():
+    canceled = RUNNING.request_cancel(SOON).claim(LATE)
+    assert (canceled.stage, canceled.attempt, canceled.ended_at) == ("canceled", 1, LATE)
 
 
 @pytest.mark.parametrize(
     "step",
     [
         lambda record: record.beat(1, LATE, None),
+        lambda record: record.release(1),
         lambda record: record.fail(1, LATE, ERROR),
         lambda record: record.yield_cancel(1, LATE),
     ],

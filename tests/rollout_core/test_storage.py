@@ -1,3 +1,4 @@
+import errno
 import os
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -122,6 +123,16 @@ def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
     assert not folder.exists()
 
 
+def test_when_all_attempts_are_ended_none_can_publish(store: ArtifactStore, job: str):
+    folder = store.begin_attempt(job, 1)
+    (folder / "overlay.mp4").write_bytes(b"half")
+    store.end_attempts(job)
+    assert not folder.exists()
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    store.begin_attempt(job, 2)
+
+
 def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
     store: ArtifactStore, job: str, tmp_path: Path
 ):
@@ -141,6 +152,7 @@ def test_an_expired_job_keeps_its_ticket_and_its_result(
     folder = store.begin_attempt(job, 1)
     (folder / "sheet.png").write_bytes(b"png")
     store.publish(job, 1, result(1))
+    (store.begin_attempt(job, 2) / "overlay.mp4").write_bytes(b"left by a worker that died")
     store.expire(job)
     assert store.has_expired(job)
     assert store.result(job) == result(1)
@@ -167,6 +179,23 @@ def test_names_do_not_lead_out_of_the_result(store: ArtifactStore, job: str, nam
     assert store.artifact_path(job, name) is None
 
 
+def test_what_goes_while_it_is_looked_at_is_passed_over(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone"]))
+    assert list(store.older_than(0)) == []
+    store.remove_stale_uploads(0)
+
+
+def test_a_job_that_cannot_be_moved_away_is_not_taken_for_gone(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    (tmp_path / "data" / "incoming").rmdir()
+    with pytest.raises(FileNotFoundError):
+        store.delete(job)
+    assert store.ticket(job)
+
+
 def test_a_store_that_can_be_written_says_so(store: ArtifactStore, tmp_path: Path):
     store.check_writable()
     assert files_below(tmp_path) == []
@@ -177,6 +206,17 @@ def test_a_store_that_cannot_be_written_says_so(store: ArtifactStore, tmp_path: 
     (tmp_path / "data" / "incoming").rmdir()
     with pytest.raises(StoreUnavailable):
         store.check_writable()
+
+
+def test_asking_a_full_store_leaves_nothing(store: ArtifactStore, tmp_path: Path, monkeypatch):
+    def fill(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(StoreUnavailable):
+        store.check_writable()
+    assert files_below(tmp_path) == []
 
 
 def test_a_file_is_described_by_its_size_and_digest(tmp_path: Path):

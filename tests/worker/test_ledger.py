@@ -7,7 +7,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.contract import WORKERS_KEY, Announcement, JobError, Progress, job_key
-from rollout_core.errors import AttemptLost, VideoTooLong
+from rollout_core.errors import AttemptLost, JobHeld, VideoTooLong
 from rollout_core.lifecycle import JobRecord
 from worker import ledger as ledger_module
 from worker.fake import SPECS
@@ -41,15 +41,41 @@ def claim(ledger: Ledger, max_attempts: int = 3, cause: str = "a reason") -> int
     return ledger.claim(JOB, max_attempts=max_attempts, cause=cause)
 
 
+@pytest.fixture
+def expire(put, record):
+    """Let the lease run out."""
+    return lambda: put(record().model_copy(update={"lease_until": datetime.now(UTC)}))
+
+
 def test_a_claim_begins_the_next_attempt(ledger, record):
     assert claim(ledger) == 1
     assert record().stage == "running"
+    ledger.release(JOB, 1)
     assert claim(ledger) == 2
     assert record().attempt == 2
 
 
-def test_when_the_attempts_are_used_up_the_job_fails(ledger, record):
-    assert [claim(ledger, 2) for _ in range(3)] == [1, 2, None]
+def test_a_job_that_a_live_attempt_has_is_not_taken_from_it(ledger, record, expire):
+    claim(ledger, 1)
+    with pytest.raises(JobHeld):
+        claim(ledger, 1)
+    assert (record().stage, record().attempt) == ("running", 1)
+    expire()
+    assert claim(ledger, 1) is None
+    assert record().stage == "failed"
+
+
+def test_a_job_to_be_canceled_is_not_tried_again(ledger, record, put, expire):
+    claim(ledger, 1)
+    put(record().request_cancel(datetime.now(UTC)))
+    expire()
+    assert claim(ledger, 1) is None
+    assert (record().stage, record().error) == ("canceled", None)
+
+
+def test_when_the_attempts_are_used_up_the_job_fails(ledger, record, expire):
+    assert [(claim(ledger, 2), expire())[0] for _ in range(2)] == [1, 2]
+    assert claim(ledger, 2) is None
     assert (record().stage, record().attempt) == ("failed", 2)
     assert record().error.code == "worker_crashed"
     assert record().error.detail == "all 2 attempts ended early; last: a reason"
@@ -62,20 +88,23 @@ def test_a_job_that_is_gone_or_over_cannot_be_claimed(ledger, redis, put):
     assert claim(ledger) is None
 
 
-def test_of_two_who_claim_at_once_each_gets_another_attempt(redis_url, record):
+def test_of_many_who_claim_at_once_one_gets_the_job(redis_url, record):
     numbers: list[int | None] = []
 
     def take() -> None:
         with Redis.from_url(redis_url) as own:
-            numbers.append(claim(Ledger(own), max_attempts=100))
+            try:
+                numbers.append(claim(Ledger(own), max_attempts=100))
+            except JobHeld:
+                numbers.append(0)
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(numbers) == list(range(1, 9))
-    assert record().attempt == 8
+    assert sorted(numbers) == [0] * 7 + [1]
+    assert record().attempt == 1
 
 
 def test_a_beat_renews_the_lease_and_says_how_far(ledger, record):
@@ -98,6 +127,7 @@ def test_a_beat_for_a_lost_job_says_so(ledger, redis):
         ledger.beat(JOB, 1, PROGRESS)
     redis.set(job_key(JOB), JobRecord().model_dump_json())
     claim(ledger)
+    ledger.release(JOB, 1)
     claim(ledger)
     with pytest.raises(AttemptLost, match="attempt 1"):
         ledger.beat(JOB, 1, PROGRESS)
@@ -115,10 +145,13 @@ def test_an_attempt_ends_its_job(ledger, record, put):
 
 def test_an_attempt_cannot_end_a_job_that_it_has_lost(ledger, record):
     claim(ledger)
+    ledger.release(JOB, 1)
     claim(ledger)
     ledger.fail(JOB, 1, ERROR)
     ledger.yield_cancel(JOB, 1)
+    ledger.release(JOB, 1)
     assert (record().stage, record().attempt) == ("running", 2)
+    assert record().lease_until is not None
 
 
 def test_a_step_leaves_the_expiry_of_the_record_alone(ledger, redis, put):

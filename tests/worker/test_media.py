@@ -1,5 +1,6 @@
 """The media process over the wire, with real files."""
 
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 
 from rollout_core.contract import ExplainRequest, Overlay
 from tests.worker.clips import make_video
+from worker import media as media_module
+from worker import wire
 from worker.children import ChildFailure, ChildLost, Media, next_message
 from worker.fake import SPECS
 from worker.messages import Clip, Explain, MediaOptions, Open, Opened, Render, Rendered
@@ -181,9 +184,10 @@ def test_a_file_that_grows_too_large_ends_the_process(start, video, tmp_path):
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
     )
-    with pytest.raises((ChildLost, ChildFailure)):
+    with pytest.raises(ChildFailure) as caught:
         while not next_message(media, Rendered, idle)[0].finished:
             pass
+    assert caught.value.error.code == "store_unavailable"
     assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
 
 
@@ -197,3 +201,18 @@ def peak_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
+
+
+def test_a_video_that_takes_too_much_memory_fails_with_its_code(monkeypatch, video):
+    def exhaust(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(media_module, "confine", lambda options: None)
+    monkeypatch.setattr(media_module.video, "probe", exhaust)
+    monkeypatch.chdir(video.parent)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        wire.send(ours, Open(upload=str(video), request=ExplainRequest(), spec=SPEC))
+        media_module.serve(theirs, MediaOptions())
+        answer, _ = wire.receive(ours)
+    assert answer.code == "video_too_many_pixels"

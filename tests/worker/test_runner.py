@@ -1,5 +1,6 @@
 """Jobs' lives, with real children and a real Valkey; only the delivery is left out."""
 
+import errno
 import json
 import os
 import signal
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 
 from rollout_core import archive
-from rollout_core.contract import ExplainRequest, job_key
-from rollout_core.lifecycle import JobRecord
+from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
+from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
+from rollout_core.storage import ArtifactStore
 from tests.worker.clips import make_video
 from worker import fake
 from worker.crew import Crew
@@ -95,8 +97,11 @@ def test_the_archive_holds_what_the_engine_says_of_these_frames(runner, store, s
     assert found.crop_xywh.tolist() == [8, 0, 80, 80]
 
 
-def test_a_job_that_is_gone_or_has_ended_is_left_alone(runner, ledger, store, submit, record):
+def test_a_job_that_is_gone_or_has_ended_is_left_alone(
+    runner, ledger, store, redis, submit, record
+):
     gone = submit()
+    redis.delete(job_key(gone))
     store.delete(gone)
     runner.run(gone)
     canceled = submit()
@@ -180,14 +185,17 @@ def test_a_job_that_takes_too_long_fails_at_once(settings, ledger, store, submit
     assert record(job_id).error.code == "deadline_exceeded"
 
 
-def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, submit, record):
+def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store, submit, record):
     job_id = submit()
-    for _ in range(3):
+    for attempt in (1, 2, 3):
         ledger.claim(job_id, max_attempts=3, cause="")
+        ledger.release(job_id, attempt)
+    (store.begin_attempt(job_id, 3) / "overlay.mp4").write_bytes(b"half")
     runner.run(job_id)
     assert (record(job_id).stage, record(job_id).attempt) == ("failed", 3)
     assert record(job_id).error.code == "worker_crashed"
     assert "the worker died" in record(job_id).error.detail
+    assert attempts_left(store, job_id) == []
 
 
 def test_a_media_process_that_is_killed_costs_one_attempt(settings, ledger, store, submit, record):
@@ -235,17 +243,79 @@ def test_a_job_deleted_while_it_runs_is_dropped(settings, ledger, store, redis, 
     assert store.has_result(following)
 
 
-def test_an_attempt_that_lost_the_job_leaves_it_to_the_newer_one(
-    settings, ledger, store, submit, record
+@pytest.mark.parametrize("takes_folder", [True, False])
+def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
+    settings, ledger, store, submit, record, takes_folder
 ):
-    def claim_elsewhere() -> None:
-        ledger.claim(job_id, max_attempts=9, cause="")
+    """It neither disturbs the newer attempt, nor leaves before that has ended."""
+    ends_at = time.monotonic() + 4
 
-    with running(settings, ledger, store, "fake-slow", claim_elsewhere) as runner:
+    def work_elsewhere() -> None:
+        if record(job_id).attempt == 1:
+            ledger.release(job_id, 1)
+            ledger.claim(job_id, max_attempts=9, cause="")
+            if takes_folder:
+                store.begin_attempt(job_id, 2)
+        elif time.monotonic() < ends_at:
+            ledger.beat(job_id, 2, Progress(stage="render", done=0, total=1))
+        else:
+            ledger.fail(job_id, 2, JobError(code="video_undecodable", title="t", detail="d"))
+
+    with running(settings, ledger, store, "fake-slow", work_elsewhere) as runner:
         job_id = submit(clips="tile")
         runner.run(job_id)
-    assert record(job_id).stage == "running"
+    assert time.monotonic() > ends_at
+    assert (record(job_id).attempt, record(job_id).error.code) == (2, "video_undecodable")
     assert not store.has_result(job_id)
+
+
+def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, ledger, store, submit):
+    job_id = submit(overlay=None)
+    ledger.claim(job_id, max_attempts=1, cause="")
+    runner._settings = runner._settings.model_copy(update={"max_attempts": 2})
+    began = time.monotonic()
+    runner.run(job_id)
+    assert store.result(job_id).attempt == 2
+    assert time.monotonic() - began > LEASE_SECONDS - 1
+
+
+def test_what_was_canceled_in_the_last_moment_is_not_published(
+    settings, ledger, store, redis, submit, record
+):
+    def cancel_at_the_end() -> None:
+        if any(store.upload_path(job_id).parents[1].glob("attempts/1/rollout.npz")):
+            canceled = record(job_id).yield_cancel(1, datetime.now(UTC))
+            redis.set(job_key(job_id), canceled.model_dump_json())
+
+    class LateLedger(Ledger):
+        def beat(self, *arguments):
+            cancel_at_the_end()
+            return super().beat(*arguments)
+
+    with running(settings, LateLedger(redis), store) as runner:
+        job_id = submit(overlay=None)
+        runner.run(job_id)
+    assert record(job_id).stage == "canceled"
+    assert not store.has_result(job_id)
+
+
+def test_a_store_that_is_full_fails_the_job_with_its_code(runner, submit, record, monkeypatch):
+    def full(path: Path, found: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archive, "save", full)
+    job_id = submit(overlay=None)
+    runner.run(job_id)
+    assert (record(job_id).stage, record(job_id).attempt) == ("failed", 1)
+    assert record(job_id).error.code == "store_unavailable"
+    assert "No space left" in record(job_id).error.detail
+
+
+def test_a_job_whose_upload_is_in_another_store_fails(settings, ledger, submit, record, tmp_path):
+    with running(settings, ledger, ArtifactStore(tmp_path / "elsewhere")) as runner:
+        job_id = submit()
+        runner.run(job_id)
+    assert record(job_id).error.code == "store_unavailable"
 
 
 def test_beats_tell_how_far_the_job_is(settings, ledger, store, submit, record):
@@ -260,6 +330,7 @@ def test_beats_tell_how_far_the_job_is(settings, ledger, store, submit, record):
         "decode",
         "explain",
         "render",
+        "publish",
     ]
     assert datetime.now(UTC) - seen[-1].lease_until < timedelta(seconds=5)
     explaining = [beat.progress for beat in seen if beat.progress.stage == "explain"]
@@ -282,6 +353,7 @@ def test_an_engine_that_died_between_jobs_costs_no_attempt(settings, ledger, sto
     with running(settings, ledger, store) as runner:
         runner.run(submit(overlay=None))
         os.kill(runner._crew.engine.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, runner._crew.engine.pid, os.WEXITED | os.WNOWAIT)
         job_id = submit(overlay=None)
         runner.run(job_id)
     assert store.result(job_id).attempt == 1

