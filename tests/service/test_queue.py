@@ -245,11 +245,13 @@ class TestCancel:
         worker.write(job_id, record.yield_cancel(record.attempt, datetime.now(UTC)))
         assert queue.get(job_id).state == "canceled"
 
-    def test_a_job_whose_attempt_died_is_canceled_at_once(self, queue, worker, submit):
+    def test_a_job_whose_attempt_died_is_canceled_at_once(self, queue, store, worker, submit):
         job_id = submit()
         worker.claim(job_id, age_seconds=LEASE_SECONDS + 1)
+        folder = store.begin_attempt(job_id, 1)
 
         assert queue.cancel(job_id).state == "canceled"
+        assert not folder.exists()
 
     @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
     def test_an_ended_job_cannot_be_canceled(self, queue, worker, submit, end):
