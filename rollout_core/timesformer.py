@@ -68,8 +68,8 @@ class Attention(nn.Module):
         q, k, v = rearrange(
             self.qkv(x), "b s q (three head c) -> three (b s) head q c", three=3, head=self.heads
         )
-        # The fused kernel does not show its softmax. On a CPU it gains little for short sequences in
-        # float32 and is the slower one in bfloat16: tests/benchmarks/attention.py measures both.
+        # The fused kernel does not show its softmax. On a CPU it gains little for short sequences
+        # in float32, and loses in bfloat16: tests/benchmarks/attention.py measures both.
         if self.tap is None and (x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
