@@ -30,6 +30,36 @@ NORMALISATION = {
 
 
 @dataclass(frozen=True)
+class Run:
+    """What a result is of: a model, a request, and how that was understood.
+
+    Attributes:
+        crop: x, y, width and height of what the model saw, in source pixels as displayed.
+        sampling, start_seconds, end_seconds: those really used; the span is half open.
+    """
+
+    spec: ModelSpec
+    checkpoint_sha256: str | None
+    request: ExplainRequest
+    crop: tuple[int, int, int, int]
+    sampling: Sampling
+    start_seconds: float
+    end_seconds: float
+
+    @property
+    def resolved_request(self) -> ExplainRequest:
+        """The request with every default filled in."""
+        return self.request.model_copy(
+            update={
+                "model": self.spec.name,
+                "sampling": self.sampling,
+                "start_seconds": self.start_seconds,
+                "end_seconds": self.end_seconds,
+            }
+        )
+
+
+@dataclass(frozen=True)
 class Archive:
     """What `rollout.npz` holds, under these names.
 
@@ -82,24 +112,12 @@ def load(path: Path) -> Archive:
         return Archive(**{name: file[name] for name in ARRAY_TYPES}, meta=meta)
 
 
-def describe_run(
-    request: ExplainRequest,
-    spec: ModelSpec,
-    *,
-    checkpoint_sha256: str | None,
-    sampling: Sampling,
-    start_seconds: float,
-    end_seconds: float,
-) -> dict[str, Any]:
-    """Return what is needed to understand an archive, and to make it again.
-
-    Args:
-        sampling: the one really used.
-        start_seconds, end_seconds: the span that was sampled, half open.
-    """
+def describe_run(run: Run) -> dict[str, Any]:
+    """Return what is needed to understand an archive, and to make it again."""
+    request, spec = run.request, run.spec
     return {
         "model": spec.name,
-        "checkpoint_sha256": checkpoint_sha256,
+        "checkpoint_sha256": run.checkpoint_sha256,
         "method": {
             "name": request.method,
             "head_fusion": request.head_fusion,
@@ -107,12 +125,12 @@ def describe_run(
             "start_layer": request.start_layer,
         },
         "sampling": {
-            "name": sampling,
+            "name": run.sampling,
             "clips": request.clips,
             "frames": spec.frames,
-            "stride": spec.stride if sampling == "strided" else None,
-            "start_seconds": start_seconds,
-            "end_seconds": end_seconds,
+            "stride": spec.stride if run.sampling == "strided" else None,
+            "start_seconds": run.start_seconds,
+            "end_seconds": run.end_seconds,
         },
         "input": {
             "height": spec.height,

@@ -80,8 +80,13 @@ def prepare_clips(
     clips = rearrange(torch.from_numpy(frames).to(device), "b t H W c -> b c t H W").float() / 255
     if spec.channel_order == "BGR":
         clips = clips.flip(1)
+    return normalize(clips, spec).to(dtype)
+
+
+def normalize(clips: Tensor, spec: ModelSpec) -> Tensor:
+    """Shift and scale clips, `b c t H W` from 0 to 1, as the model was trained."""
     mean, std = (
-        rearrange(torch.tensor(values, device=device), "c -> c 1 1 1")
+        rearrange(torch.tensor(values, device=clips.device), "c -> c 1 1 1")
         for values in (spec.mean, spec.std)
     )
-    return ((clips - mean) / std).to(dtype)
+    return (clips - mean) / std

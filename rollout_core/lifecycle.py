@@ -86,7 +86,7 @@ class JobRecord(Frozen):
     def fail(self, attempt: int, now: datetime, error: JobError) -> Self:
         """End the job as failed."""
         self._require_attempt(attempt)
-        return self._end("failed", now).model_copy(update={"error": error})
+        return self._end("failed", now, error)
 
     def give_up(self, now: datetime, error: JobError) -> Self:
         """End a job as failed that no attempt will run any more.
@@ -96,7 +96,7 @@ class JobRecord(Frozen):
             JobHeld: the attempt before is alive.
         """
         self._require_free(now)
-        return self._end("failed", now).model_copy(update={"error": error})
+        return self._end("failed", now, error)
 
     def yield_cancel(self, attempt: int, now: datetime) -> Self:
         """End the job as canceled, by the attempt that ran it."""
@@ -110,15 +110,20 @@ class JobRecord(Frozen):
             JobEnded: it has failed or was canceled before.
         """
         self._require_open()
-        if self.stage == "running" and self._alive(now):
+        if self._alive(now):
             return self.model_copy(update={"cancel_requested": True})
         return self._end("canceled", now)
 
     def _alive(self, now: datetime) -> bool:
+        """Whether an attempt runs the job: only a running one has a lease."""
         return self.lease_until is not None and now < self.lease_until
 
-    def _end(self, stage: Literal["failed", "canceled"], now: datetime) -> Self:
-        return self.model_copy(update={"stage": stage, "ended_at": now, "lease_until": None})
+    def _end(
+        self, stage: Literal["failed", "canceled"], now: datetime, error: JobError | None = None
+    ) -> Self:
+        return self.model_copy(
+            update={"stage": stage, "ended_at": now, "lease_until": None, "error": error}
+        )
 
     def _require_open(self) -> None:
         if self.ended:
@@ -126,7 +131,7 @@ class JobRecord(Frozen):
 
     def _require_free(self, now: datetime) -> None:
         self._require_open()
-        if self.stage == "running" and self._alive(now):
+        if self._alive(now):
             raise JobHeld(f"attempt {self.attempt} runs the job")
 
     def _require_attempt(self, attempt: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rollout_core import archive
-from rollout_core.archive import Archive
+from rollout_core.archive import Archive, Run
 from rollout_core.checkpoints import LoadedModel
 from rollout_core.colormap import check_colormap
 from rollout_core.contract import (
@@ -23,9 +23,9 @@ from rollout_core.contract import (
 from rollout_core.decoder import Limits
 from rollout_core.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.render import render
-from rollout_core.results import Findings, Run, describe_result
+from rollout_core.results import Findings, describe_result
 from rollout_core.sampling import Plan, plan
-from rollout_core.video import Crop, crop_of, probe, read_clips
+from rollout_core.video import Crop, VideoInfo, crop_of, probe, read_clips
 
 UNLIMITED = Limits(max_seconds=float("inf"), max_pixels=1 << 28, max_frames=1 << 40)
 """For a person's own video on their own machine."""
@@ -76,6 +76,7 @@ class _Video:
 
     path: Path
     limits: Limits
+    info: VideoInfo
     moments: Plan
     crop: Crop
     run: Run
@@ -99,7 +100,7 @@ class _Video:
             start_seconds=moments.start_seconds,
             end_seconds=moments.end_seconds,
         )
-        return cls(path, limits, moments, crop, run)
+        return cls(path, limits, info, moments, crop, run)
 
 
 @dataclass
@@ -165,5 +166,6 @@ def _render(video: _Video, found: Archive, folder: Path, progress: ProgressCallb
         overlay=video.run.request.overlay,
         folder=folder,
         limits=video.limits,
+        frames=video.info.frames,
         progress=lambda done, total: progress("render", done, total),
     )

@@ -13,7 +13,7 @@ from rollout_core.decoder import Decoder, Frame, Limits, open_video
 from rollout_core.heat import HeatTrack, heat_track
 from rollout_core.overlay import write_overlay
 from rollout_core.sheet import Column, choose_columns, draw_sheet, thumbnail_size
-from rollout_core.video import Crop, crop_and_resize, probe
+from rollout_core.video import Crop, crop_and_resize
 
 
 def render(
@@ -26,6 +26,7 @@ def render(
     overlay: Overlay | None,
     folder: Path,
     limits: Limits,
+    frames: int,
     progress: Callable[[int, int], None],
 ) -> None:
     """Draw a video's relevance into `folder`: `sheet.png`, and `overlay.mp4` unless it is None.
@@ -33,6 +34,7 @@ def render(
     Args:
         pts_seconds, frame_index: `clip t`, of the sampled frames.
         relevance: `clip t h w`; `heat_track` says how it is scaled.
+        frames: about how many the source has.
         progress: called after every frame with the frames done and about how many there are.
     Raises:
         InvalidRequest: the colormap is unknown.
@@ -40,13 +42,13 @@ def render(
     """
     track = heat_track(relevance, pts_seconds=pts_seconds, frame_index=frame_index)
     last = int(track.frame_index[-1])
-    total = last + 1 if overlay is None else _count_frames(source, limits)
+    total = last + 1 if overlay is None else frames
     collector = _Collector(track, crop)
     with open_video(source, limits) as decoder:
-        frames = decoder.frames()
-        first = next(frames)
+        decoded = decoder.frames()
+        first = next(decoded)
         with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:
-            for frame in chain((first,), frames):
+            for frame in chain((first,), decoded):
                 paint(frame)
                 collector.see(frame)
                 progress(frame.index + 1, max(total, frame.index + 1))
@@ -95,8 +97,3 @@ def _painting(
         return nullcontext(lambda _: None)
     path = folder / OVERLAY_NAME
     return write_overlay(path, decoder, first, overlay=overlay, crop=crop, track=track)
-
-
-def _count_frames(source: Path, limits: Limits) -> int:
-    info = probe(source, limits)
-    return round(info.duration_seconds * info.frame_rate_hz)

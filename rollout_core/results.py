@@ -9,47 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.archive import Archive, describe_run
+from rollout_core.archive import Archive, Run, describe_run
 from rollout_core.contract import (
     ARCHIVE_NAME,
     OVERLAY_NAME,
     SHEET_NAME,
-    ExplainRequest,
     ExplainResult,
 )
 from rollout_core.predictions import top_predictions
-from rollout_core.specs import ModelSpec, Sampling
 from rollout_core.storage import describe
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a result is of: a model, a request, and how that was understood.
-
-    Attributes:
-        crop: x, y, width and height of what the model saw, in source pixels as displayed.
-        sampling, start_seconds, end_seconds: those really used; the span is half open.
-    """
-
-    spec: ModelSpec
-    checkpoint_sha256: str | None
-    request: ExplainRequest
-    crop: tuple[int, int, int, int]
-    sampling: Sampling
-    start_seconds: float
-    end_seconds: float
-
-    @property
-    def resolved_request(self) -> ExplainRequest:
-        """The request with every default filled in."""
-        return self.request.model_copy(
-            update={
-                "model": self.spec.name,
-                "sampling": self.sampling,
-                "start_seconds": self.start_seconds,
-                "end_seconds": self.end_seconds,
-            }
-        )
 
 
 @dataclass
@@ -69,14 +37,7 @@ class Findings:
             frame_index=np.stack(self.frame_index),  # clip t
             crop_xywh=np.array(run.crop, np.int64),
             logits=np.concatenate(self.logits),  # clip k
-            meta=describe_run(
-                run.request,
-                run.spec,
-                checkpoint_sha256=run.checkpoint_sha256,
-                sampling=run.sampling,
-                start_seconds=run.start_seconds,
-                end_seconds=run.end_seconds,
-            ),
+            meta=describe_run(run),
         )
 
 

@@ -31,7 +31,6 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         """Use `root`, and make it if need be."""
-        self._root = root
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
         for folder in (self._incoming, self._jobs):
@@ -102,10 +101,6 @@ class ArtifactStore:
         except FileNotFoundError as error:
             raise AttemptLost("the job has been deleted") from error
         return folder
-
-    def end_attempt(self, job_id: str, attempt: int) -> None:
-        """Remove what an attempt left that did not publish."""
-        shutil.rmtree(self._job(job_id) / "attempts" / str(attempt), ignore_errors=True)
 
     def end_attempts(self, job_id: str) -> None:
         """Take away what every attempt has left; one that still runs cannot publish."""

@@ -47,6 +47,11 @@ class VideoInfo:
     container: str
     rotation: int
 
+    @property
+    def frames(self) -> int:
+        """About how many frames there are."""
+        return round(self.duration_seconds * self.frame_rate_hz)
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -214,17 +214,19 @@ class JobQueue:
     def _request_cancel(self, job_id: str) -> JobRecord:
         """Take the step in an optimistic transaction, as every step of a record is taken."""
 
-        def step(pipe: Pipeline) -> None:
+        def step(pipe: Pipeline) -> JobRecord:
             text = pipe.get(job_key(job_id))
             if text is None:
                 raise _not_found(job_id)
-            steps.append(_parse(text).request_cancel(self._clock()))
+            record = _parse(text).request_cancel(self._clock())
             pipe.multi()
-            pipe.set(job_key(job_id), steps[-1].model_dump_json())
+            pipe.set(job_key(job_id), record.model_dump_json())
+            return record
 
-        steps: list[JobRecord] = []
-        self._redis.transaction(step, job_key(job_id))
-        return steps[-1]
+        return cast(
+            JobRecord,
+            self._redis.transaction(step, job_key(job_id), value_from_callable=True),  # type: ignore[arg-type]
+        )
 
     def _get_or_none(self, job_id: str) -> Job | None:
         """Return a job unless it is gone, or was stored in a form that this version cannot read."""

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core import archive
-from rollout_core.archive import Archive
+from rollout_core.archive import Archive, Run
 from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, ExplainResult, Progress, Stage
 from rollout_core.errors import DeadlineExceeded
-from rollout_core.results import Findings, Run, describe_result
+from rollout_core.results import Findings, describe_result
 from rollout_core.specs import ModelSpec
 from worker.children import ChildFailure, Media, next_message
 from worker.crew import Crew

@@ -16,7 +16,7 @@ from rollout_core import sampling, video
 from rollout_core.colormap import check_colormap
 from rollout_core.errors import RolloutError, StoreUnavailable, VideoTooLarge
 from rollout_core.render import render
-from rollout_core.video import Crop, Limits
+from rollout_core.video import Crop, Limits, VideoInfo
 from worker import wire
 from worker.confine import confine
 from worker.messages import Clip, Failed, MediaOptions, Open, Opened, Render, Rendered
@@ -44,14 +44,16 @@ def serve(connection: Connection, options: MediaOptions) -> None:
 def _serve_job(connection: Connection, order: Open, limits: Limits) -> None:
     upload = Path(order.upload)
     os.chdir(upload.parent)
-    crop = _send_clips(connection, order, upload, limits)
+    info, crop = _send_clips(connection, order, upload, limits)
     received = wire.receive_order(connection, Render)
     if received is not None:
-        _render(connection, upload, crop, limits, *received)
+        _render(connection, upload, info, crop, limits, *received)
 
 
-def _send_clips(connection: Connection, order: Open, upload: Path, limits: Limits) -> Crop:
-    """Open the upload, plan its clips and send them; return the part that the model sees."""
+def _send_clips(
+    connection: Connection, order: Open, upload: Path, limits: Limits
+) -> tuple[VideoInfo, Crop]:
+    """Open the upload, plan its clips and send them; return what it is and what the model sees."""
     began = time.monotonic()
     spec, overlay = order.spec, order.request.overlay
     if overlay is not None:
@@ -79,7 +81,7 @@ def _send_clips(connection: Connection, order: Open, upload: Path, limits: Limit
             pts_seconds=clip.pts_seconds,
             frame_index=clip.frame_index,
         )
-    return crop
+    return info, crop
 
 
 def _timed(clips: Iterator[video.Clip]) -> Iterator[tuple[video.Clip, float]]:
@@ -91,7 +93,13 @@ def _timed(clips: Iterator[video.Clip]) -> Iterator[tuple[video.Clip, float]]:
 
 
 def _render(
-    connection: Connection, upload: Path, crop: Crop, limits: Limits, order: Render, arrays: Arrays
+    connection: Connection,
+    upload: Path,
+    info: VideoInfo,
+    crop: Crop,
+    limits: Limits,
+    order: Render,
+    arrays: Arrays,
 ) -> None:
     began = time.monotonic()
     next_report = began
@@ -116,6 +124,7 @@ def _render(
             overlay=order.overlay,
             folder=Path(order.folder),
             limits=limits,
+            frames=info.frames,
             progress=progress,
         )
     except FileNotFoundError:

@@ -82,7 +82,6 @@ class Runner:
                 log.exception("job %s: attempt %d", job_id, attempt)
                 self._ledger.release(job_id, attempt)
             finally:
-                self._store.end_attempt(job_id, attempt)
                 self._latest_seconds.append(time.monotonic() - began)
         self._store.end_attempts(job_id)
         self._ledger.await_redis()

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from rollout_core.capture import capture_attention
 from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
-from rollout_core.demo.shapes import CLASSES, ClipBatch, random_labels, render
-from rollout_core.demo.train import normalize
+from rollout_core.demo.shapes import CLASSES, ClipBatch
+from rollout_core.demo.train import draw_clips
+from rollout_core.explain import normalize
 from rollout_core.rollout import divided_rollout
 from rollout_core.specs import MOVING_SHAPES
 from rollout_core.timesformer import TimeSformer
@@ -77,20 +78,13 @@ def evaluate(model: TimeSformer, *, clips: int, seed: int = HELD_OUT_SEED) -> Re
     with tqdm(total=clips, unit="clip", desc="evaluating") as progress:
         while report.clips < clips:
             count = min(BATCH_CLIPS, clips - report.clips)
-            batch = render(
-                random_labels(count, generator),
-                generator,
-                frames=MOVING_SHAPES.frames,
-                height=MOVING_SHAPES.height,
-                width=MOVING_SHAPES.width,
-            )
-            _add(report, model, batch)
+            _add(report, model, draw_clips(count, generator))
             progress.update(count)
     return report
 
 
 def _add(report: Report, model: TimeSformer, batch: ClipBatch) -> None:
-    maps, logits = relevance_maps(model, normalize(batch.frames))
+    maps, logits = relevance_maps(model, normalize(batch.frames, MOVING_SHAPES))
     predicted = logits.argmax(dim=1)
     a = model.architecture
     coverage = reduce(

@@ -15,6 +15,7 @@ from tqdm import trange
 
 from rollout_core.checkpoints import save_model
 from rollout_core.demo.shapes import CLASSES, ClipBatch, random_labels, render
+from rollout_core.explain import normalize
 from rollout_core.specs import MOVING_SHAPES
 from rollout_core.timesformer import Architecture, TimeSformer
 
@@ -79,9 +80,9 @@ def train(*, steps: int, seed: int, device: str, out: Path) -> None:
     right = 0
     progress = trange(1, steps + 1, desc="training", unit="step")
     for step in progress:
-        batch = _next_batch(generator, device)
+        batch = draw_clips(BATCH_CLIPS, generator, device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = model(normalize(batch.frames))
+            logits = model(normalize(batch.frames, MOVING_SHAPES))
         loss = F.cross_entropy(logits.float(), batch.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -97,19 +98,10 @@ def train(*, steps: int, seed: int, device: str, out: Path) -> None:
     save_model(out, model, MOVING_SHAPES)
 
 
-def normalize(frames: Tensor) -> Tensor:
-    """Shift and scale RGB frames, `b c t H W`, 0 to 1, as the spec says."""
-    mean, std = (
-        rearrange(torch.tensor(v, device=frames.device), "c -> c 1 1 1")
-        for v in (MOVING_SHAPES.mean, MOVING_SHAPES.std)
-    )
-    return (frames - mean) / std
-
-
-def _next_batch(generator: Generator, device: str) -> ClipBatch:
-    labels = random_labels(BATCH_CLIPS, generator).to(device)
+def draw_clips(count: int, generator: Generator, device: str = "cpu") -> ClipBatch:
+    """Draw `count` new scenes, of the model's input size."""
     return render(
-        labels,
+        random_labels(count, generator).to(device),
         generator,
         frames=MOVING_SHAPES.frames,
         height=MOVING_SHAPES.height,

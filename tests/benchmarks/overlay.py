@@ -87,16 +87,18 @@ def reencode(source: Path, target: Path) -> None:
 def overlay(source: Path, folder: Path) -> None:
     """Render both pictures of a clip with relevance of its own in every frame."""
     limits = Limits()
+    info = probe(source, limits)
     index = np.linspace(0, FRAMES - 1, CLIP_FRAMES).astype(np.int64)[None]
     render(
         source,
         pts_seconds=index / RATE_HZ,
         frame_index=index,
         relevance=np.random.default_rng(1).exponential(size=(1, CLIP_FRAMES, GRID, GRID)),
-        crop=crop_of(probe(source, limits), height=224, width=224),
+        crop=crop_of(info, height=224, width=224),
         overlay=Overlay(),
         folder=folder,
         limits=limits,
+        frames=info.frames,
         progress=lambda done, total: None,
     )
 

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from rollout_core.archive import Archive, describe_run, load, save
+from rollout_core.archive import Archive, Run, describe_run, load, save
 from rollout_core.contract import ExplainRequest, Overlay
 from rollout_core.specs import spec_of
 
 SPEC = spec_of("timesformer-ssv2")
+CROP = (1, 2, 30, 40)
 
 
 def archive_of(**changes):
@@ -32,7 +33,9 @@ def describe(request=None, **changes):
         "start_seconds": 0.0,
         "end_seconds": 4.0,
     }
-    return describe_run(request or ExplainRequest(), SPEC, **(facts | changes))
+    return describe_run(
+        Run(spec=SPEC, request=request or ExplainRequest(), crop=CROP, **(facts | changes))
+    )
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -42,6 +42,7 @@ def rendered(path, folder, *, overlay=None, limits=None, progress=None, **change
         overlay=overlay,
         folder=folder,
         limits=limits or Limits(),
+        frames=probe(path, Limits()).frames,
         progress=progress or (lambda done, total: None),
     )
     return {file.name for file in folder.iterdir()}

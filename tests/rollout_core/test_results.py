@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollout_core.archive import Run
 from rollout_core.contract import ExplainRequest, ExplainResult
-from rollout_core.results import Findings, Run, describe_result
+from rollout_core.results import Findings, describe_result
 from rollout_core.specs import MOVING_SHAPES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -119,7 +119,7 @@ def test_a_new_attempt_takes_the_old_one_s_files_away(
 def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
     folder = store.begin_attempt(job, 1)
     (folder / "overlay.mp4").write_bytes(b"half")
-    store.end_attempt(job, 1)
+    store.end_attempts(job)
     assert not folder.exists()
 
 
