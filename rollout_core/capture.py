@@ -1,56 +1,44 @@
-"""Record a model's attention while it runs, one head-fused map a layer."""
+"""Watch a model's attention while it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-from einops import reduce
+import torch
 from torch import Tensor
 
-from rollout_core.contract import HeadFusion
-from rollout_core.timesformer import Attention, AttentionTap, TimeSformer
+from rollout_core.rollout import Flow
+from rollout_core.timesformer import Block, Mixing, MixingTap, TimeSformer
 
-
-@dataclass(frozen=True)
-class CapturedAttention:
-    """Head-fused attention of a forward, first layer first, in float32.
-
-    Attributes:
-        groups: `b g n n` a layer: within each frame for divided (`g = t`, `n = 1 + p`) and
-            space-only attention, among all tokens for joint (`g = 1`, `n = 1 + t p`).
-        time: `b p t t` a layer, for divided attention; empty for the others.
-    """
-
-    groups: list[Tensor] = field(default_factory=list)
-    time: list[Tensor] = field(default_factory=list)
+Weigh = Callable[[Mixing], Tensor]
+"""Makes one map of an attention's heads, float32 `b s q k`."""
 
 
 @contextmanager
-def capture_attention(
-    model: TimeSformer, *, head_fusion: HeadFusion = "mean", start_layer: int = 0
-) -> Iterator[CapturedAttention]:
+def watch(blocks: Iterable[Block], tap: MixingTap) -> Iterator[None]:
+    """Show `tap` every attention of these layers while they run."""
+    watched: list[Block] = []
+    try:
+        for block in blocks:
+            watched.append(block)
+            block.tap = tap
+        yield
+    finally:
+        for block in watched:
+            block.tap = None
+
+
+@contextmanager
+def capture_flow(model: TimeSformer, weigh: Weigh, *, start_layer: int = 0) -> Iterator[Flow]:
     """Capture one forward of `model`, from `start_layer` on.
 
-    Heads are fused as each layer runs, so all heads of all layers are never held together. Rows
-    sum to 1 when fused by "mean" only.
+    Heads become one map as each layer runs, so all heads of all layers are never held together.
+    Maps have no gradient, also where the forward has one.
     """
-    captured = CapturedAttention()
-    tapped: list[Attention] = []
-    try:
-        for block in model.layers[start_layer:]:
-            tapped.append(block.attn)
-            block.attn.tap = _tap(captured.groups, head_fusion)
-            if block.divided:
-                tapped.append(block.temporal_attn)
-                block.temporal_attn.tap = _tap(captured.time, head_fusion)
-        yield captured
-    finally:
-        for attention in tapped:
-            attention.tap = None
+    flow = Flow()
 
+    @torch.no_grad()
+    def keep(mixing: Mixing) -> None:
+        flow.add(mixing.axis, weigh(mixing))
 
-def _tap(maps: list[Tensor], head_fusion: HeadFusion) -> AttentionTap:
-    def keep(attention: Tensor) -> None:
-        maps.append(reduce(attention.float(), "b s head q k -> b s q k", head_fusion))
-
-    return keep
+    with watch(model.layers[start_layer:], keep):
+        yield flow

@@ -62,3 +62,13 @@ def heat_track(
         heat=heat.astype(np.float32),
         share=shares / total if total > 0 else np.full(len(shares), 1 / len(shares)),
     )
+
+
+def frame_shares(relevance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return each frame's share of its clip's relevance, `clip t`, from `clip t h w`.
+
+    A clip without any relevance has shares of 0.
+    """
+    frames = relevance.sum(axis=(2, 3), dtype=np.float64)
+    totals = frames.sum(axis=1, keepdims=True)
+    return np.asarray(frames / np.where(totals > 0, totals, 1), np.float32)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rollout_core.errors import UnknownModel
+from rollout_core.errors import InvalidRequest, UnknownModel
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 SAMPLING_RATE_HZ = 30.0
@@ -35,6 +35,8 @@ class ModelSpec(BaseModel):
         clip_seconds: what one clip covers: `frames × stride` at 30 Hz, or, for a model that saw
             whole videos, the usual length of those. `clips: "tile"` cuts a span into such pieces.
         height, width: of the input, in pixels.
+        patch_height, patch_width: of a patch, in pixels.
+        depth: number of layers.
         mean, std: per channel, of pixels scaled to 0 to 1.
         channel_order: order of the channels in the tensor that the model sees.
         label_set: a file under `labels/`, without its suffix, if there is one.
@@ -54,6 +56,9 @@ class ModelSpec(BaseModel):
     clip_seconds: float
     height: int = 224
     width: int = 224
+    patch_height: int = 16
+    patch_width: int = 16
+    depth: int = 12
     mean: Triple = (0.45, 0.45, 0.45)
     std: Triple = (0.225, 0.225, 0.225)
     channel_order: ChannelOrder = "RGB"
@@ -63,10 +68,35 @@ class ModelSpec(BaseModel):
     licence: str = PUBLISHED_LICENCE
     top1: float | None = None
 
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches of a clip, `(t, h, w)`."""
+        return self.frames, self.height // self.patch_height, self.width // self.patch_width
+
     def label(self, index: int) -> str:
         """Return the name of class `index`, or "class N" where none is known."""
-        names = self.labels or (_label_set(self.label_set) if self.label_set else ())
-        return names[index] if index < len(names) else f"class {index}"
+        return self._names[index] if index < len(self._names) else f"class {index}"
+
+    def class_index(self, target: int | str) -> int:
+        """Return the index of a class that is given by index, as a number or in digits, or label.
+
+        Raises:
+            InvalidRequest: the model has no such class.
+        """
+        index = target if isinstance(target, int) else self._indices.get(target, -1)
+        if not 0 <= index < self.classes:
+            raise InvalidRequest(f"{self.name} has no class {target!r}; it has {self.classes}")
+        return index
+
+    @property
+    def _indices(self) -> dict[str, int]:
+        """Indices by their digits and by label; a label goes first."""
+        digits = {str(index): index for index in range(self.classes)}
+        return digits | {label: index for index, label in enumerate(self._names)}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.labels or (_label_set(self.label_set) if self.label_set else ())
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -134,6 +164,9 @@ MOVING_SHAPES = ModelSpec(
     clip_seconds=10.0,
     height=64,
     width=64,
+    patch_height=8,
+    patch_width=8,
+    depth=4,
     classes=8,
     labels=("left", "right", "up", "down", "grow", "shrink", "swing", "blink"),
     licence="Apache-2.0",

@@ -23,8 +23,7 @@ FUSED_ON_CPU_FROM_TOKENS = 512
 """Length of a sequence from which the fused kernel is the faster one on a CPU, too."""
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
-AttentionTap = Callable[[Tensor], None]
-"""Called with a layer's attention, `b s head q k`, while the forward runs."""
+Axis = Literal["time", "group"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,37 @@ class Architecture:
         return self.height // self.patch_height, self.width // self.patch_width
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """How one attention and the skip connection around it made tokens out of tokens.
+
+    `outputs = inputs + projection(attention @ values)`, heads joined, within each of `s`
+    sequences. Where `shares_cls` (divided attention within frames), token 0 of every sequence is
+    a copy of one token, and its update is the mean over the sequences.
+
+    Attributes:
+        axis: what a sequence runs along: "time" at one location, or a "group" of tokens.
+        attention: `b s head q k`.
+        values: `b s head k c`.
+        inputs, outputs: `b s q c`, all heads' channels.
+        projections: the linear layers that the joined heads pass, in their order.
+    """
+
+    axis: Axis
+    attention: Tensor
+    values: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    projections: tuple[nn.Linear, ...]
+    shares_cls: bool = False
+
+
+MixingTap = Callable[[Mixing], None]
+"""Called with each attention of a layer while the forward runs."""
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention whose softmax can be watched through `tap`."""
+    """Multi-head self-attention."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -60,29 +88,56 @@ class Attention(nn.Module):
         self.heads = architecture.heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=architecture.qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.tap: AttentionTap | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each of the `s` sequences of `b s q c`."""
-        b = x.shape[0]
-        q, k, v = rearrange(
-            self.qkv(x), "b s q (three head c) -> three (b s) head q c", three=3, head=self.heads
-        )
-        # The fused kernel does not show its softmax. On a CPU it gains little for short sequences
-        # in float32, and loses in bfloat16: tests/benchmarks/attention.py measures both.
-        if self.tap is None and (x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS):
+        q, k, v = self._split(x)
+        # On a CPU the fused kernel gains little for short sequences in float32, and loses in
+        # bfloat16: tests/benchmarks/attention.py measures both.
+        if x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS:
             out = F.scaled_dot_product_attention(q, k, v)
         else:
-            attention = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
-            if self.tap is not None:
-                self.tap(rearrange(attention, "(b s) head q k -> b s head q k", b=b))
-            out = attention @ v
+            out = _softmax(q, k) @ v
+        return self._join(out, b=len(x))
+
+    def watched(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do as `forward`, and also return the attention, `b s head q k`, and the values.
+
+        The fused kernel does not show its softmax, so it is never used here.
+        """
+        q, k, v = self._split(x)
+        attention = rearrange(_softmax(q, k), "(b s) head q k -> b s head q k", b=len(x))
+        values = rearrange(v, "(b s) head k c -> b s head k c", b=len(x))
+        out = rearrange(attention @ values, "b s head q c -> (b s) head q c")
+        return self._join(out, b=len(x)), attention, values
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, `(b s) head n c` each."""
+        pattern = "b s n (three head c) -> three (b s) head n c"
+        q, k, v = rearrange(self.qkv(x), pattern, three=3, head=self.heads)
+        return q, k, v
+
+    def _join(self, out: Tensor, *, b: int) -> Tensor:
         update: Tensor = self.proj(rearrange(out, "(b s) head q c -> b s q (head c)", b=b))
         return update
 
 
+def average_cls(tokens: Tensor) -> Tensor:
+    """Replace token 0 of each of the `s` sequences of `b s n c` by its mean over them."""
+    cls = reduce(tokens[:, :, :1], "b s 1 c -> b 1 1 c", "mean")
+    return torch.cat([cls.expand_as(tokens[:, :, :1]), tokens[:, :, 1:]], dim=2)
+
+
+def _softmax(q: Tensor, k: Tensor) -> Tensor:
+    scores: Tensor = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1)
+
+
 class Block(nn.Module):
-    """One layer: attention over time (divided only), attention within each group, MLP."""
+    """One layer: attention over time (divided only), attention within each group, MLP.
+
+    While `tap` is set, it is shown every attention of the layer.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -96,28 +151,46 @@ class Block(nn.Module):
         self.attn = Attention(architecture)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, hidden_features=architecture.mlp_dim)
+        self.tap: MixingTap | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `b g n c` to `b g n c`."""
         if self.divided:
             x = self._attend_over_time(x)
-        x = x + self._attend_within_groups(x)
+        x = self._attend_within_groups(x)
         hidden: Tensor = self.mlp(self.norm2(x))
         return x + hidden
 
     def _attend_over_time(self, x: Tensor) -> Tensor:
         """Let each location's patches see one another; the classification token takes no part."""
-        patches = x[:, :, 1:]
-        sequences = rearrange(self.temporal_norm1(patches), "b t p c -> b p t c")
-        update = self.temporal_fc(self.temporal_attn(sequences))
-        return torch.cat([x[:, :, :1], patches + rearrange(update, "b p t c -> b t p c")], dim=2)
+        inputs = rearrange(x[:, :, 1:], "b t p c -> b p t c")
+        outputs = self._mix(
+            "time", inputs, self.temporal_norm1(inputs), self.temporal_attn, self.temporal_fc
+        )
+        return torch.cat([x[:, :, :1], rearrange(outputs, "b p t c -> b t p c")], dim=2)
 
     def _attend_within_groups(self, x: Tensor) -> Tensor:
-        update: Tensor = self.attn(self.norm1(x))
-        if not self.divided:
-            return update
-        cls = reduce(update[:, :, :1], "b t 1 c -> b 1 1 c", "mean")
-        return torch.cat([cls.expand_as(update[:, :, :1]), update[:, :, 1:]], dim=2)
+        """Let each group's tokens see one another; copies of one cls token stay the same."""
+        return self._mix("group", x, self.norm1(x), self.attn)
+
+    def _mix(
+        self, axis: Axis, inputs: Tensor, normed: Tensor, attention: Attention, *then: nn.Linear
+    ) -> Tensor:
+        """Attend within each sequence of `b s n c`, and add the update to the inputs."""
+        shares_cls = self.divided and axis == "group"
+        if self.tap:
+            update, seen, values = attention.watched(normed)
+        else:
+            update = attention(normed)
+        for layer in then:
+            update = layer(update)
+        if shares_cls:
+            update = average_cls(update)
+        outputs = inputs + update
+        if self.tap:
+            projections = (attention.proj, *then)
+            self.tap(Mixing(axis, seen, values, inputs, outputs, projections, shares_cls))
+        return outputs
 
 
 class TimeSformer(nn.Module):
@@ -151,12 +224,14 @@ class TimeSformer(nn.Module):
         Returns:
             Logits, `b k`.
         """
-        x = self._embed(clips)
+        return self.classify(self.encode(clips))
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Turn pixels, `b c t H W`, into the last layer's tokens, `b g n c`."""
+        x = self.embed(clips)
         for block in self.layers:
             x = block(x)
-        cls = reduce(x[:, :, 0], "b g c -> b c", "mean")
-        logits: Tensor = self.head(self.norm(cls))
-        return logits
+        return x
 
     def grid_of(self, clips: Tensor) -> tuple[int, int, int]:
         """Return the patch grid `(t, h, w)` that `clips`, `b c t H W`, is cut into."""
@@ -169,8 +244,8 @@ class TimeSformer(nn.Module):
             )
         return t, height // a.patch_height, width // a.patch_width
 
-    def _embed(self, clips: Tensor) -> Tensor:
-        """Turn pixels, `b c t H W`, into tokens, `b g n c`."""
+    def embed(self, clips: Tensor) -> Tensor:
+        """Turn pixels, `b c t H W`, into the first layer's tokens, `b g n c`."""
         t, h, w = self.grid_of(clips)
         patches = self.patch_embed(rearrange(clips, "b c t H W -> (b t) c H W"))  # (b t) p c
         cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
@@ -183,6 +258,12 @@ class TimeSformer(nn.Module):
         b, g = patches.shape[:2]
         cls = repeat(self.cls_token + cls_position, "1 1 c -> b g 1 c", b=b, g=g)
         return torch.cat([cls, patches], dim=2)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Turn the last layer's tokens, `b g n c`, into logits, `b k`."""
+        cls = reduce(tokens[:, :, 0], "b g c -> b c", "mean")
+        logits: Tensor = self.head(self.norm(cls))
+        return logits
 
 
 def _resize_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

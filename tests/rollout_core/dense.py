@@ -1,55 +1,165 @@
-"""The obvious rollout, for comparison: every layer as one dense matrix over all tokens.
+"""The obvious way, for comparison: one clip, every attention one dense matrix over all tokens.
 
-Token 0 is the classification token, then the patches in the order `(t p)`.
+Tokens are the classification token's copies (one, or one a frame for space-only attention), then
+the patches, `(t p)`. Everything is worked out from the model's parameters and nothing else.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from einops import rearrange
 from torch import Tensor
 
-
-def with_residual(attention: Tensor) -> Tensor:
-    """`... q k` → half attention, half identity."""
-    mixed = attention + torch.eye(attention.shape[-1])
-    return mixed / mixed.sum(dim=-1, keepdim=True)
+from rollout_core.timesformer import Attention, Block, TimeSformer
 
 
-def divided_layer(space: Tensor, time: Tensor) -> Tensor:
-    """One layer's matrix, `b n n`, from `b t 1+p 1+p` and `b p t t`, element by element."""
-    b, t, n, _ = space.shape
-    space, time = with_residual(space), with_residual(time)
-    dense = torch.zeros(b, 1 + t * (n - 1), 1 + t * (n - 1))
+@dataclass
+class DenseMixing:
+    """One attention and its skip connection over all `n` tokens.
 
-    def token(frame: int, patch: int) -> int:
-        return 1 + frame * (n - 1) + patch
+    Attributes:
+        attention: `head n n`; the classification token's row is the mean of those in all frames.
+        vectors: `n n c`: what token j brings to token i; the residual and biases are i's own.
+        deviations: the same, with values and residual counted from the mean token, without biases.
+        outputs: `n c`.
+    """
 
-    for i in range(t):
-        dense[:, 0, 0] += space[:, i, 0, 0] / t
-        for q in range(n - 1):
-            for j in range(t):
-                # Through frame i, then from its location q to frame j.
-                dense[:, 0, token(j, q)] += space[:, i, 0, 1 + q] * time[:, q, i, j] / t
-        for p in range(n - 1):
-            dense[:, token(i, p), 0] = space[:, i, 1 + p, 0]
-            for q in range(n - 1):
-                for j in range(t):
-                    dense[:, token(i, p), token(j, q)] = (
-                        space[:, i, 1 + p, 1 + q] * time[:, q, i, j]
-                    )
-    return dense
+    attention: Tensor
+    vectors: Tensor
+    deviations: Tensor
+    outputs: Tensor
 
 
-def divided_rollout(space: list[Tensor], time: list[Tensor]) -> Tensor:
-    """Relevance of the patches for the classification token, `b t p`."""
-    product = torch.eye(1 + time[0].shape[1] * time[0].shape[2])
-    for layer_space, layer_time in zip(space, time, strict=True):
-        product = divided_layer(layer_space, layer_time) @ product
-    return rearrange(product[:, 0, 1:], "b (t p) -> b t p", t=time[0].shape[-1])
+@dataclass
+class DenseRun:
+    mixings: list[DenseMixing]
+    logits: Tensor
+    copies: int
 
 
-def grouped_rollout(attention: list[Tensor]) -> Tensor:
-    """Relevance of each group's patches for its classification token, `b g p`."""
-    product = torch.eye(attention[0].shape[-1])
-    for layer in attention:
-        product = with_residual(layer) @ product
-    return product[:, :, 0, 1:]
+def run(model: TimeSformer, clip: Tensor) -> DenseRun:
+    """Run a model on one clip, `c t H W`."""
+    t, h, w = model.grid_of(clip[None])
+    kind = model.architecture.attention_type
+    embedded = model.embed(clip[None])[0]  # g n c
+    copies = t if kind == "space_only" else 1
+    x = torch.cat([embedded[:copies, 0], embedded[:, 1:].flatten(0, 1)])
+    frame = torch.cat([torch.arange(copies), torch.arange(t).repeat_interleave(h * w)])
+    place = torch.cat([torch.full((copies,), -1), torch.arange(h * w).repeat(t)])
+    is_cls = place < 0
+    same_frame = [(is_cls | (frame == i)) for i in range(t)]
+    groups = {
+        "divided_space_time": [seen[:, None] & seen for seen in same_frame],
+        "joint_space_time": [torch.ones(len(x), len(x), dtype=torch.bool)],
+        "space_only": [frame[:, None] == frame],
+    }[kind]
+    time = [(place[:, None] == place) & ~is_cls]
+    mixings = []
+    for block in model.layers:
+        if kind == "divided_space_time":
+            layers = block.temporal_attn, block.temporal_norm1, (block.temporal_fc,)
+            mixings.append(_mix(x, time, *layers))
+            x = mixings[-1].outputs
+        mixings.append(_mix(x, groups, block.attn, block.norm1, ()))
+        x = mixings[-1].outputs
+        x = _mlp(block, x)
+    logits = model.head(model.norm(x[:copies].mean(dim=0)))
+    return DenseRun(mixings, logits, copies)
+
+
+def product(run: DenseRun, matrix_of: Callable[[DenseMixing], Tensor]) -> Tensor:
+    """Multiply the mixings' matrices, the first rightmost: `n n`."""
+    total = torch.eye(len(run.mixings[0].outputs))
+    for mixing in run.mixings:
+        total = matrix_of(mixing) @ total
+    return total
+
+
+def rollout_matrix(mixing: DenseMixing) -> Tensor:
+    """Half the mean attention, half the identity."""
+    return _rows_to_one(mixing.attention.mean(dim=0) + torch.eye(len(mixing.outputs)))
+
+
+def raw_matrix(mixing: DenseMixing) -> Tensor:
+    """The mean attention; a token that takes no part stays as it is."""
+    attention = mixing.attention.mean(dim=0)
+    return attention + torch.diag((attention.sum(dim=1) == 0).float())
+
+
+def gradient_matrix(mixing: DenseMixing) -> Tensor:
+    """Chefer et al.'s update; the attention's gradient must be there."""
+    weighed = mixing.attention * mixing.attention.grad
+    return weighed.clamp(min=0).mean(dim=0).detach() + torch.eye(len(mixing.outputs))
+
+
+def contribution_matrix(weighting: str) -> Callable[[DenseMixing], Tensor]:
+    """Each vector's share of the output, one after another; an output of nothing is its own."""
+
+    def matrix_of(mixing: DenseMixing) -> Tensor:
+        vectors = mixing.deviations if weighting == "deviation" else mixing.vectors
+        outputs = vectors.sum(dim=1)
+        n = len(outputs)
+        shares = torch.zeros(n, n)
+        for i in range(n):
+            for j in range(n):
+                shares[i, j] = _share(weighting, vectors[i, j], outputs[i])
+        shares = shares.nan_to_num(0).clamp(min=0)
+        return _rows_to_one(shares + torch.diag((shares.sum(dim=1) == 0).float()))
+
+    return matrix_of
+
+
+def _share(weighting: str, vector: Tensor, output: Tensor) -> Tensor:
+    match weighting:
+        case "projection" | "deviation":
+            return vector @ output / (output @ output)
+        case "alti":
+            return output.abs().sum() - (output - vector).abs().sum()
+        case "l2":
+            return (vector @ vector).sqrt()
+    raise ValueError(weighting)
+
+
+def _mix(
+    x: Tensor,
+    sights: list[Tensor],
+    attention: Attention,
+    norm: torch.nn.Module,
+    then: tuple[torch.nn.Linear, ...],
+) -> DenseMixing:
+    """Attend, each token within what each of `sights`, `n n`, lets it see; average those."""
+    n, c = x.shape
+    q, k, v = attention.qkv(norm(x)).reshape(n, 3, attention.heads, -1).permute(1, 2, 0, 3)
+    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+    softmax = sum(scores.masked_fill(~see, -torch.inf).softmax(-1).nan_to_num(0) for see in sights)
+    times = sum(see.any(dim=1).float() for see in sights)
+    weights = softmax / times.clamp(min=1)[:, None]
+    if weights.requires_grad:
+        weights.retain_grad()
+
+    def project(heads: Tensor, *, bias: bool) -> Tensor:
+        for layer in (attention.proj, *then):
+            heads = torch.nn.functional.linear(heads, layer.weight, layer.bias if bias else None)
+        return heads
+
+    def vectors_of(values: Tensor, own: Tensor) -> Tensor:
+        moved = weights[..., None] * values[:, None]  # head i j d
+        vectors = project(moved.permute(1, 2, 0, 3).reshape(n, n, c), bias=False)
+        return vectors + torch.eye(n)[..., None] * own[:, None]
+
+    biases = project(torch.zeros(c), bias=True) * (times > 0)[:, None]
+    vectors = vectors_of(v, x + biases)
+    # A token that is seen in several frames is there as often.
+    often = times[:, None] / times.sum()
+    mean_value, mean_input = (v * often).sum(dim=1, keepdim=True), (x * often).sum(dim=0)
+    deviations = vectors_of(v - mean_value, x - mean_input)
+    return DenseMixing(weights, vectors, deviations, vectors.sum(dim=1))
+
+
+def _mlp(block: Block, x: Tensor) -> Tensor:
+    hidden: Tensor = block.mlp(block.norm2(x))
+    return x + hidden
+
+
+def _rows_to_one(matrix: Tensor) -> Tensor:
+    return matrix / matrix.sum(dim=1, keepdim=True)

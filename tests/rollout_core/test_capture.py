@@ -1,71 +1,83 @@
 import pytest
 import torch
+from torch import Tensor
 
-from rollout_core.capture import capture_attention
+from rollout_core.capture import capture_flow, watch
+from rollout_core.timesformer import Mixing
 from tests.rollout_core.models import random_clips, random_model
 
 
-def taps(model: torch.nn.Module) -> list[object]:
-    return [module.tap for module in model.modules() if hasattr(module, "tap")]
+def mean_head(mixing: Mixing) -> Tensor:
+    return mixing.attention.mean(dim=2)
 
 
 def test_divided_attention_has_the_documented_shapes():
     model, clips = random_model(), random_clips()
-    with torch.inference_mode(), capture_attention(model) as captured:
+    with torch.inference_mode(), capture_flow(model, mean_head) as flow:
         model(clips)
-    assert [tuple(layer.shape) for layer in captured.groups] == [(2, 3, 13, 13)] * 3
-    assert [tuple(layer.shape) for layer in captured.time] == [(2, 12, 3, 3)] * 3
+    assert [tuple(layer.shape) for layer in flow.groups] == [(2, 3, 13, 13)] * 3
+    assert [tuple(layer.shape) for layer in flow.time] == [(2, 12, 3, 3)] * 3
 
 
-def test_rows_of_mean_attention_sum_to_one():
-    model, clips = random_model(), random_clips()
-    with torch.inference_mode(), capture_attention(model) as captured:
+@pytest.mark.parametrize(
+    ("attention_type", "shape"),
+    [("joint_space_time", (2, 1, 37, 37)), ("space_only", (2, 3, 13, 13))],
+)
+def test_other_attention_has_no_time_of_its_own(attention_type: str, shape: tuple[int, ...]):
+    model, clips = random_model(attention_type=attention_type), random_clips()
+    with torch.inference_mode(), capture_flow(model, mean_head) as flow:
         model(clips)
-    for layer in captured.groups + captured.time:
-        rows = layer.sum(dim=-1)
+    assert [tuple(layer.shape) for layer in flow.groups] == [shape] * 3
+    assert flow.time == []
+
+
+def test_a_mixing_tells_how_its_outputs_came_about():
+    model = random_model()
+    seen: list[Mixing] = []
+    with torch.inference_mode(), watch(model.layers, seen.append):
+        model(random_clips())
+    assert [mixing.axis for mixing in seen] == ["time", "group"] * 3
+    assert [mixing.shares_cls for mixing in seen] == [False, True] * 3
+    for mixing in seen:
+        update = (mixing.attention @ mixing.values).transpose(2, 3).flatten(3)
+        for layer in mixing.projections:
+            update = layer(update)
+        if mixing.shares_cls:
+            update[:, :, 0] = update[:, :, 0].mean(dim=1, keepdim=True)
+        torch.testing.assert_close(mixing.inputs + update, mixing.outputs)
+        rows = mixing.attention.sum(dim=-1)
         torch.testing.assert_close(rows, torch.ones_like(rows))
-
-
-def test_fusion_is_taken_over_heads():
-    model, clips = random_model(), random_clips()
-    maps = {}
-    for fusion in ("min", "mean", "max"):
-        with torch.inference_mode(), capture_attention(model, head_fusion=fusion) as captured:
-            model(clips)
-        maps[fusion] = captured.groups[0]
-    assert (maps["min"] <= maps["mean"]).all()
-    assert (maps["mean"] <= maps["max"]).all()
-    # Two heads: their mean is that of their minimum and maximum.
-    torch.testing.assert_close(maps["mean"], (maps["min"] + maps["max"]) / 2)
 
 
 def test_later_layers_only():
     model, clips = random_model(), random_clips()
-    with torch.inference_mode(), capture_attention(model) as every:
+    with torch.inference_mode(), capture_flow(model, mean_head) as every:
         model(clips)
-    with torch.inference_mode(), capture_attention(model, start_layer=2) as last:
+    with torch.inference_mode(), capture_flow(model, mean_head, start_layer=2) as last:
         model(clips)
     assert len(last.groups) == len(last.time) == 1
     torch.testing.assert_close(last.groups[0], every.groups[2])
+    torch.testing.assert_close(every.layer(2).time[0], last.time[0])
+
+
+def test_maps_have_no_gradient():
+    model = random_model().requires_grad_(True)
+    with capture_flow(model, mean_head) as flow:
+        logits = model(random_clips())
+    assert logits.requires_grad
+    assert not any(layer.requires_grad for layer in flow.groups + flow.time)
 
 
 def test_capturing_does_not_change_the_logits():
     model, clips = random_model(), random_clips()
     plain = model(clips)
-    with capture_attention(model):
+    with capture_flow(model, mean_head):
         torch.testing.assert_close(model(clips), plain)
 
 
 def test_taps_are_released_also_after_an_error():
     model = random_model()
-    with pytest.raises(ZeroDivisionError), capture_attention(model):
-        assert all(tap is not None for tap in taps(model))
+    with pytest.raises(ZeroDivisionError), capture_flow(model, mean_head):
+        assert all(block.tap is not None for block in model.layers)
         raise ZeroDivisionError
-    assert all(tap is None for tap in taps(model))
-
-
-def test_half_precision_is_captured_in_float32():
-    model, clips = random_model().bfloat16(), random_clips().bfloat16()
-    with torch.inference_mode(), capture_attention(model) as captured:
-        model(clips)
-    assert {layer.dtype for layer in captured.groups + captured.time} == {torch.float32}
+    assert all(block.tap is None for block in model.layers)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rollout_core.heat import heat_track
+from rollout_core.heat import frame_shares, heat_track
 
 
 def track_of(maps, pts, index):
@@ -61,3 +61,12 @@ def test_one_frame_has_one_map():
     track = track_of([[1, 1]], [[0, 0]], [[0, 0]])
     assert track.heat.shape == (1, 2, 3)
     assert track.at(5).shape == (2, 3)
+
+
+def test_frames_share_their_clip_s_relevance():
+    relevance = np.zeros((3, 2, 1, 2), np.float32)
+    relevance[0] = [[[1, 2]], [[3, 4]]]
+    relevance[1, 1] = 1e-30
+    shares = frame_shares(relevance)
+    np.testing.assert_allclose(shares, [[0.3, 0.7], [0, 1], [0, 0]], rtol=1e-6)
+    assert shares.dtype == np.float32

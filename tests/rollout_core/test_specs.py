@@ -1,7 +1,7 @@
 import pytest
 
 from rollout_core.demo.shapes import CLASSES
-from rollout_core.errors import UnknownModel
+from rollout_core.errors import InvalidRequest, UnknownModel
 from rollout_core.specs import MOVING_SHAPES, SPECS, ModelSpec, spec_of
 
 PUBLISHED = [spec for spec in SPECS.values() if spec is not MOVING_SHAPES]
@@ -70,6 +70,54 @@ def test_a_label_that_nobody_knows_is_a_number():
 def test_the_demo_model_names_the_motions_of_its_generator():
     assert MOVING_SHAPES.labels == CLASSES
     assert MOVING_SHAPES.classes == len(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "depth"),
+    [
+        ("moving-shapes", (8, 8, 8), 4),
+        ("timesformer-k400", (8, 14, 14), 12),
+        ("timesformer-hr-ssv2", (16, 28, 28), 12),
+        ("timesformer-l-k600", (96, 14, 14), 12),
+    ],
+)
+def test_the_patches_and_the_layers_of_a_model(name: str, grid: tuple[int, int, int], depth: int):
+    spec = spec_of(name)
+    assert (spec.grid, spec.depth) == (grid, depth)
+
+
+def test_a_grid_need_not_be_square():
+    sizes = {"height": 48, "width": 60, "patch_height": 8, "patch_width": 6}
+    assert MOVING_SHAPES.model_copy(update=sizes).grid == (8, 6, 10)
+
+
+@pytest.mark.parametrize(
+    ("target", "index"), [(0, 0), (7, 7), ("0", 0), ("7", 7), ("left", 0), ("blink", 7)]
+)
+def test_a_class_has_an_index_in_digits_or_by_label(target: int | str, index: int):
+    assert MOVING_SHAPES.class_index(target) == index
+
+
+@pytest.mark.parametrize("target", [8, -1, "8", "-1", "+1", "07", "", "Left", "²", "9" * 5000])
+def test_a_class_that_is_not_there_is_refused(target: int | str):
+    with pytest.raises(InvalidRequest, match=r"moving-shapes has no class .* it has 8"):
+        MOVING_SHAPES.class_index(target)
+
+
+def test_a_label_goes_before_digits():
+    spec = MOVING_SHAPES.model_copy(update={"labels": ("1", "one"), "classes": 2})
+    assert [spec.class_index(target) for target in ("1", "0", 1)] == [0, 0, 1]
+
+
+def test_classes_without_labels_go_by_number():
+    spec = spec_of("timesformer-k600")
+    assert spec.class_index("599") == 599
+    with pytest.raises(InvalidRequest):
+        spec.class_index("zumba")
+
+
+def test_labels_of_a_data_set_have_an_index():
+    assert spec_of("timesformer-k400").class_index("zumba") == 399
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known():
