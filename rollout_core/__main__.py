@@ -1,18 +1,23 @@
 """`rollout-explain VIDEO`: one video, no server."""
 
+import re
 import sys
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
 from tqdm import tqdm
 
 from rollout_core.checkpoints import open_model
-from rollout_core.contract import RESULT_NAME, ExplainRequest, Stage
+from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Queries, Stage
 from rollout_core.errors import RolloutError
-from rollout_core.pipeline import explain_video
+from rollout_core.pipeline import compare_methods, explain_video
 from rollout_core.specs import MOVING_SHAPES
+
+PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\d+)")
+POINT = re.compile(r"(?P<x>[\d.]+):(?P<y>[\d.]+)@(?P<seconds>[\d.]+)")
 
 
 class Command(ExplainRequest, BaseSettings):
@@ -26,10 +31,19 @@ class Command(ExplainRequest, BaseSettings):
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_implicit_flags=True,
         cli_parse_none_str="null",
     )
 
     video: CliPositionalArg[Path]
+    query: Queries = Field(
+        "cls",
+        description="Token to explain: cls, a patch [CLIP:]FRAME:ROW:COLUMN counted from 0, or "
+        "the patch at a point X:Y@SECONDS of the video. May be repeated; the first one is drawn.",
+    )
+    compare: tuple[Method, ...] = Field(
+        (), description="Also draw the maps of this method, into comparison.png; may be repeated."
+    )
     model: str = Field(MOVING_SHAPES.name, description="NAME or NAME=CHECKPOINT.")
     output: Path = Field(
         Path("rollout-output"),
@@ -37,6 +51,17 @@ class Command(ExplainRequest, BaseSettings):
         description="Folder for the results.",
     )
     device: str = Field("auto", description="auto takes the GPU if there is one.")
+
+    @field_validator("query", mode="before")
+    @classmethod
+    def _read_queries(cls, value: Any) -> Any:
+        return list(map(_read_query, value)) if isinstance(value, list) else _read_query(value)
+
+    @model_validator(mode="after")
+    def _check_comparison(self) -> Self:
+        if self.method in self.compare:
+            raise ValueError(f"compare is for methods other than {self.method}")
+        return self
 
     @property
     def request(self) -> ExplainRequest:
@@ -51,8 +76,7 @@ def main() -> None:
         command = CliApp.run(Command, cli_args=sys.argv[1:])
         explain(command)
     except ValidationError as error:
-        first = error.errors()[0]
-        sys.exit(f"rollout-explain: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+        sys.exit(f"rollout-explain: {_first_complaint(error)}")
     except (RolloutError, OSError) as error:
         sys.exit(f"rollout-explain: {error}")
 
@@ -64,14 +88,31 @@ def explain(command: Command) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = open_model(name, checkpoint or None, device=device)
+    asked = command.video, command.output, command.request, loaded
     with _ProgressBar(leave=False, disable=None) as bar:
-        result = explain_video(
-            command.video, command.output, command.request, loaded, progress=bar.show
-        )
+        result = explain_video(*asked, progress=bar.show)
+        names = [RESULT_NAME, *(artifact.name for artifact in result.artifacts)]
+        if command.compare:
+            names.append(compare_methods(*asked, command.compare, progress=bar.show).name)
     for prediction in result.predictions:
         print(f"{prediction.probability:7.2%}  {prediction.label}")
-    for name in (RESULT_NAME, *(artifact.name for artifact in result.artifacts)):
+    for name in names:
         print(command.output / name)
+
+
+def _read_query(value: Any) -> Any:
+    """Turn a query's short form into its fields."""
+    if not isinstance(value, str) or value == "cls":
+        return value
+    match = PATCH.fullmatch(value) or POINT.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is not cls, [CLIP:]FRAME:ROW:COLUMN or X:Y@SECONDS")
+    return {name: text for name, text in match.groupdict().items() if text is not None}
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 class _ProgressBar(tqdm):  # type: ignore[type-arg]

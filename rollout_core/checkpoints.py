@@ -59,10 +59,13 @@ def open_model(
 ) -> LoadedModel:
     """Load a model together with its spec: the table's if `name` is in it, else the source's own.
 
+    The attention's type, the patches and the depth are always those of the source.
+
     Args:
         source: as for `load_model`; may be left out for "moving-shapes", which is built in.
     Raises:
-        CheckpointError: as `load_model`, or the spec is of another number of classes.
+        CheckpointError: as `load_model`, or the spec is of another number of classes, or of a
+            size that the patches do not fill.
     """
     if source is None:
         if name != MOVING_SHAPES.name:
@@ -73,6 +76,11 @@ def open_model(
     if spec.classes != checkpoint.architecture.classes:
         raise CheckpointError(
             f"{source} has {checkpoint.architecture.classes} classes, but {name} has {spec.classes}"
+        )
+    if spec.height % spec.patch_height or spec.width % spec.patch_width:
+        raise CheckpointError(
+            f"{name} takes {spec.width}×{spec.height} pixels, which patches of "
+            f"{spec.patch_width}×{spec.patch_height} do not fill"
         )
     return LoadedModel(
         model=_build(checkpoint, device, dtype), spec=spec, sha256=_digest(checkpoint.files)
@@ -135,14 +143,22 @@ def _some(names: list[str]) -> str:
 
 
 def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
-    """Return the table's spec for `name`, or one made of what the checkpoint says of itself."""
+    """Return the table's spec for `name`, or one made of what the checkpoint says of itself.
+
+    What the parameters themselves tell, they tell best.
+    """
+    a = checkpoint.architecture
+    structure = {
+        "attention_type": a.attention_type,
+        "patch_height": a.patch_height,
+        "patch_width": a.patch_width,
+        "depth": a.depth,
+    }
     if (spec := SPECS.get(name)) is not None:
         labels = checkpoint.spec.get("labels")
         nameless = spec.label_set is None and spec.labels is None
-        return spec.model_copy(update={"labels": labels}) if nameless and labels else spec
-    a = checkpoint.architecture
+        return spec.model_copy(update=structure | ({"labels": labels} if nameless else {}))
     own = {
-        "attention_type": a.attention_type,
         "frames": a.frames,
         "sampling": "uniform",
         "clip_seconds": a.frames * ModelSpec.model_fields["stride"].default / SAMPLING_RATE_HZ,
@@ -151,7 +167,7 @@ def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
         "classes": a.classes,
         "licence": "unknown",
     }
-    return ModelSpec.model_validate(own | dict(checkpoint.spec) | {"name": name})
+    return ModelSpec.model_validate(own | dict(checkpoint.spec) | structure | {"name": name})
 
 
 def _digest(files: Iterable[Path]) -> str:

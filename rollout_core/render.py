@@ -1,6 +1,6 @@
 """Relevance in, pictures out: the overlay video and the contact sheet, in one pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from rollout_core.contract import OVERLAY_NAME, SHEET_NAME, Overlay
 from rollout_core.decoder import Decoder, Frame, Limits, open_video
 from rollout_core.heat import HeatTrack, heat_track
 from rollout_core.overlay import write_overlay
-from rollout_core.sheet import Column, choose_columns, draw_sheet, thumbnail_size
+from rollout_core.sheet import Column, HeatMap, choose_columns, draw_sheet, thumbnail_size
 from rollout_core.video import Crop, crop_and_resize
 
 
@@ -43,7 +43,7 @@ def render(
     track = heat_track(relevance, pts_seconds=pts_seconds, frame_index=frame_index)
     last = int(track.frame_index[-1])
     total = last + 1 if overlay is None else frames
-    collector = _Collector(track, crop)
+    collector = _Collector([track], crop)
     with open_video(source, limits) as decoder:
         decoded = decoder.frames()
         first = next(decoded)
@@ -57,14 +57,50 @@ def render(
     draw_sheet(collector.columns, overlay or Overlay()).save(folder / SHEET_NAME)
 
 
-class _Collector:
-    """Picks the frames of the sheet out of those that pass."""
+def render_comparison(
+    source: Path,
+    *,
+    pts_seconds: NDArray[np.float64],
+    frame_index: NDArray[np.int64],
+    relevance: Mapping[str, NDArray[np.float32]],
+    crop: Crop,
+    overlay: Overlay,
+    path: Path,
+    limits: Limits,
+) -> None:
+    """Draw several maps of the same frames below each other, as a contact sheet at `path`.
 
-    def __init__(self, track: HeatTrack, crop: Crop) -> None:
-        places = choose_columns(len(track.frame_index))
+    Args:
+        pts_seconds, frame_index, limits: as for `render`.
+        relevance: name of a row → `clip t h w`; each is scaled for itself.
+    Raises:
+        InvalidRequest, VideoError: as for `render`.
+    """
+    tracks = [
+        heat_track(maps, pts_seconds=pts_seconds, frame_index=frame_index)
+        for maps in relevance.values()
+    ]
+    collector = _Collector(tracks, crop)
+    with open_video(source, limits) as decoder:
+        for frame in decoder.frames():
+            collector.see(frame)
+            if frame.index == int(tracks[0].frame_index[-1]):
+                break
+    draw_sheet(collector.columns, overlay, names=list(relevance)).save(path)
+
+
+class _Collector:
+    """Picks the frames of the sheet out of those that pass.
+
+    The tracks are of the same frames; each is a row of the sheet.
+    """
+
+    def __init__(self, tracks: Sequence[HeatTrack], crop: Crop) -> None:
+        indices = tracks[0].frame_index
+        places = choose_columns(len(indices))
         self.columns: list[Column] = []
-        self._places = {int(track.frame_index[place]): place for place in places}
-        self._track = track
+        self._places = {int(indices[place]): place for place in places}
+        self._tracks = tracks
         self._crop = crop
         self._width, self._height = thumbnail_size(crop, len(places))
 
@@ -78,8 +114,10 @@ class _Collector:
                     frame.rgb(), self._crop, height=self._height, width=self._width
                 ),
                 pts_seconds=frame.pts_seconds,
-                heat=self._track.heat[place],
-                share=float(self._track.share[place]),
+                maps=[
+                    HeatMap(heat=track.heat[place], share=float(track.share[place]))
+                    for track in self._tracks
+                ],
             )
         )
 

@@ -1,7 +1,7 @@
 """From what was found clip by clip to the result that is stored: numbers first, then words."""
 
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,36 +9,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.archive import Archive, Run, describe_run
+from rollout_core.archive import Archive
 from rollout_core.contract import (
     ARCHIVE_NAME,
+    FAITHFULNESS_NAME,
     OVERLAY_NAME,
     SHEET_NAME,
+    ExplainRequest,
     ExplainResult,
+    Faithfulness,
+    Target,
 )
-from rollout_core.predictions import top_predictions
+from rollout_core.heat import frame_shares
+from rollout_core.predictions import target_of, top_predictions
+from rollout_core.run import Run, describe_run
+from rollout_core.specs import ModelSpec
 from rollout_core.storage import describe
 
+DECIMALS = 4
+"""Of numbers in a result that are there to be read; the archive has them in full."""
 
-@dataclass
+
 class Findings:
     """What was found of each clip so far, in the clips' order. Frames are not kept."""
 
-    pts_seconds: list[NDArray[Any]] = field(default_factory=list)
-    frame_index: list[NDArray[Any]] = field(default_factory=list)
-    relevance: list[NDArray[Any]] = field(default_factory=list)
-    logits: list[NDArray[Any]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._parts: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
+
+    def add(self, **arrays: NDArray[Any]) -> None:
+        """Keep what was found of the next clips.
+
+        Args:
+            arrays: with the clips as their first axis: `pts_seconds` and `frame_index` `b t`, and
+                what an `Explanation` holds, under its names.
+        """
+        for name, array in arrays.items():
+            self._parts[name].append(array)
 
     def archive(self, run: Run) -> Archive:
         """Put together what was found, and what tells how."""
-        return Archive(
-            relevance=np.concatenate(self.relevance),  # clip t h w
-            pts_seconds=np.stack(self.pts_seconds),  # clip t
-            frame_index=np.stack(self.frame_index),  # clip t
-            crop_xywh=np.array(run.crop, np.int64),
-            logits=np.concatenate(self.logits),  # clip k
-            meta=describe_run(run),
-        )
+        found = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        query_relevance = found.pop("query_relevance").swapaxes(0, 1)  # query clip t h w
+        relevance = query_relevance[0]  # clip t h w
+        arrays = found | {
+            "relevance": relevance,
+            "frame_relevance": frame_shares(relevance),
+            "crop_xywh": np.array(run.crop, np.int64),
+        }
+        if len(query_relevance) > 1:
+            arrays["query_relevance"] = query_relevance
+        return Archive(**arrays, meta=describe_run(run, arrays))
 
 
 def describe_result(
@@ -46,12 +66,13 @@ def describe_result(
     found: Archive,
     folder: Path,
     *,
+    faithfulness: Faithfulness | None = None,
     timings_seconds: Mapping[str, float],
     attempt: int,
     started_at: datetime,
 ) -> ExplainResult:
     """Return the result whose files, all but `result.json`, lie finished in `folder`."""
-    names = [ARCHIVE_NAME, *([OVERLAY_NAME] if run.request.overlay else []), SHEET_NAME]
+    shares = found.frame_relevance.astype(np.float64).round(DECIMALS)
     return ExplainResult(
         model=run.spec.name,
         checkpoint_sha256=run.checkpoint_sha256,
@@ -59,9 +80,30 @@ def describe_result(
         predictions=top_predictions(found.logits, run.spec),
         clips=len(found.logits),
         frames=found.pts_seconds.size,
-        artifacts=tuple(describe(folder / name) for name in names),
-        timings_seconds={name: round(seconds, 4) for name, seconds in timings_seconds.items()},
+        targets=_targets(found, run.spec),
+        queries=run.queries,
+        frame_relevance=tuple(map(tuple, shares.tolist())),
+        faithfulness=faithfulness,
+        artifacts=tuple(describe(folder / name) for name in artifact_names(run.request)),
+        timings_seconds={n: round(seconds, DECIMALS) for n, seconds in timings_seconds.items()},
         attempt=attempt,
         started_at=started_at,
         ended_at=datetime.now(UTC),
     )
+
+
+def artifact_names(request: ExplainRequest) -> list[str]:
+    """Return the names of a result's files, but for `result.json`."""
+    made = {
+        ARCHIVE_NAME: True,
+        OVERLAY_NAME: request.overlay is not None,
+        SHEET_NAME: True,
+        FAITHFULNESS_NAME: request.faithfulness,
+    }
+    return [name for name, is_made in made.items() if is_made]
+
+
+def _targets(found: Archive, spec: ModelSpec) -> tuple[Target, ...] | None:
+    if found.targets is None:
+        return None
+    return tuple(target_of(int(index), spec) for index in found.targets)

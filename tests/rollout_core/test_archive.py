@@ -5,18 +5,15 @@ import sys
 import numpy as np
 import pytest
 
-from rollout_core.archive import Archive, Run, describe_run, load, save
-from rollout_core.contract import ExplainRequest, Overlay
-from rollout_core.specs import spec_of
-
-SPEC = spec_of("timesformer-ssv2")
-CROP = (1, 2, 30, 40)
+from rollout_core.archive import ARRAY_TYPES, OPTIONAL_ARRAY_TYPES, Archive, load, save
 
 
 def archive_of(**changes):
     random = np.random.default_rng(0)
     parts = {
         "relevance": random.random((2, 5, 3, 4), np.float32),
+        "frame_relevance": random.random((2, 5), np.float32),
+        "temporal_rollout": random.random((2, 5, 5), np.float32),
         "pts_seconds": np.linspace(0, 1, 10).reshape(2, 5),
         "frame_index": np.arange(10).reshape(2, 5),
         "crop_xywh": np.array([1, 2, 30, 40]),
@@ -26,23 +23,21 @@ def archive_of(**changes):
     return Archive(**(parts | changes))
 
 
-def describe(request=None, **changes):
-    facts = {
-        "checkpoint_sha256": "ab" * 32,
-        "sampling": "uniform",
-        "start_seconds": 0.0,
-        "end_seconds": 4.0,
+def optional_arrays():
+    random = np.random.default_rng(1)
+    return {
+        "targets": np.array([3, 1]),
+        "query_relevance": random.random((3, 2, 5, 3, 4), np.float32),
+        "layer_relevance": random.random((2, 6, 5, 3, 4), np.float32),
+        "full_rollout": random.random((2, 61, 61)).astype(np.float16),
     }
-    return describe_run(
-        Run(spec=SPEC, request=request or ExplainRequest(), crop=CROP, **(facts | changes))
-    )
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    archive = archive_of()
+    archive = archive_of(**optional_arrays())
     save(tmp_path / "rollout.npz", archive)
     found = load(tmp_path / "rollout.npz")
-    for name in ("relevance", "pts_seconds", "frame_index", "crop_xywh", "logits"):
+    for name in ARRAY_TYPES | OPTIONAL_ARRAY_TYPES:
         expected = getattr(archive, name)
         np.testing.assert_array_equal(getattr(found, name), expected)
         assert getattr(found, name).dtype == expected.dtype
@@ -54,6 +49,8 @@ def test_file_has_the_names_that_were_promised_and_no_pickle(tmp_path):
     with np.load(tmp_path / "rollout.npz", allow_pickle=False) as file:
         assert set(file) == {
             "relevance",
+            "frame_relevance",
+            "temporal_rollout",
             "pts_seconds",
             "frame_index",
             "crop_xywh",
@@ -64,11 +61,23 @@ def test_file_has_the_names_that_were_promised_and_no_pickle(tmp_path):
         assert json.loads(str(file["meta"]))["model"] == "m"
 
 
+@pytest.mark.parametrize("name", OPTIONAL_ARRAY_TYPES)
+def test_what_was_not_asked_for_is_not_in_the_file(tmp_path, name):
+    arrays = optional_arrays()
+    save(tmp_path / "a.npz", archive_of(**(arrays | {name: None})))
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert set(arrays) - set(file) == {name}
+    assert getattr(load(tmp_path / "a.npz"), name) is None
+
+
 def test_types_are_fixed_whatever_is_given(tmp_path):
     relevance = np.ones((1, 2, 3, 4), np.float64)
-    save(tmp_path / "a.npz", archive_of(relevance=relevance, crop_xywh=(1, 2, 3, 4)))
+    full = np.ones((1, 25, 25), np.float32)
+    changes = {"relevance": relevance, "crop_xywh": (1, 2, 3, 4), "full_rollout": full}
+    save(tmp_path / "a.npz", archive_of(**changes))
     found = load(tmp_path / "a.npz")
     assert found.relevance.dtype == np.float32
+    assert found.full_rollout.dtype == np.float16
     assert found.crop_xywh.dtype == np.int64
 
 
@@ -83,9 +92,7 @@ def test_nothing_is_left_beside_an_archive(tmp_path):
 
 
 def test_pickles_are_not_loaded(tmp_path):
-    arrays = {
-        name: np.zeros(1) for name in ("relevance", "pts_seconds", "frame_index", "crop_xywh")
-    }
+    arrays = {name: np.zeros(1) for name in ARRAY_TYPES if name != "logits"}
     hostile = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "a.npz", meta=np.array("{}"), logits=hostile, **arrays)
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -114,60 +121,7 @@ def test_a_bare_array_is_no_archive(tmp_path):
         load(tmp_path / "a.npy")
 
 
-def test_run_is_described_in_full():
-    request = ExplainRequest(
-        head_fusion="max",
-        discard_ratio=0.25,
-        start_layer=3,
-        clips="tile",
-        overlay=Overlay(colormap="magma"),
-    )
-    found = describe(request)
-    assert found["model"] == "timesformer-ssv2"
-    assert found["checkpoint_sha256"] == "ab" * 32
-    assert found["method"] == {
-        "name": "rollout",
-        "head_fusion": "max",
-        "discard_ratio": 0.25,
-        "start_layer": 3,
-    }
-    assert found["sampling"] == {
-        "name": "uniform",
-        "clips": "tile",
-        "frames": 8,
-        "stride": None,
-        "start_seconds": 0.0,
-        "end_seconds": 4.0,
-    }
-    assert found["input"]["channel_order"] == "BGR"
-    assert found["overlay"]["colormap"] == "magma"
-    assert found["normalisation"]["relevance"].startswith("none")
-    assert "minimum and maximum" in found["normalisation"]["pictures"]
-
-
-def test_stride_is_told_where_it_was_used():
-    assert describe(sampling="strided")["sampling"]["stride"] == SPEC.stride
-
-
-def test_description_is_json(tmp_path):
-    meta = describe(ExplainRequest(overlay=None), checkpoint_sha256=None)
-    assert json.loads(json.dumps(meta, allow_nan=False)) == meta
-    save(tmp_path / "a.npz", archive_of(meta=meta))
-    assert load(tmp_path / "a.npz").meta == meta
-
-
-def test_versions_are_of_what_is_installed():
-    versions = describe()["versions"]
-    assert versions["numpy"] == np.__version__
-    assert versions["python"] == sys.version.split()[0]
-
-
-def test_a_missing_package_has_no_version(monkeypatch):
-    monkeypatch.setattr("rollout_core.archive.VERSIONED", ("numpy", "no-such-distribution"))
-    assert set(describe()["versions"]) == {"python", "numpy"}
-
-
 def test_importing_it_brings_neither_torch_nor_av():
-    code = "import rollout_core.archive, rollout_core.colormap, sys; print(*sys.modules)"
+    code = "import rollout_core.results, rollout_core.colormap, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "av", "PIL"}.isdisjoint(run.stdout.split())

@@ -339,9 +339,31 @@ def test_a_table_name_must_fit_the_checkpoint(tmp_path: Path):
         open_model("timesformer-k400", path)
 
 
-def test_a_table_name_keeps_its_spec(tmp_path: Path):
-    hugging_face_model("divided_space_time", num_labels=174).save_pretrained(tmp_path)
-    assert open_model("timesformer-ssv2", tmp_path).spec == SPECS["timesformer-ssv2"]
+def test_a_table_name_keeps_its_spec_but_for_what_the_parameters_tell(tmp_path: Path):
+    hugging_face_model("joint_space_time", num_labels=174).save_pretrained(tmp_path)
+    told = {"attention_type": "joint_space_time", "patch_height": 8, "patch_width": 8, "depth": 2}
+    expected = SPECS["timesformer-ssv2"].model_copy(update=told)
+    assert open_model("timesformer-ssv2", tmp_path).spec == expected
+
+
+def test_the_built_in_model_is_as_the_table_says():
+    assert open_model("moving-shapes").spec == MOVING_SHAPES
+
+
+def test_a_spec_that_came_with_a_checkpoint_is_put_right_by_its_parameters(tmp_path: Path):
+    _, path = saved(tmp_path, attention_type="joint_space_time", depth=2)
+    spec = open_model("mine", path).spec
+    assert (spec.attention_type, spec.depth) == ("joint_space_time", 2)
+    assert (spec.patch_height, spec.patch_width) == (8, 4)
+    assert spec.grid == (8, 8, 16)
+
+
+def test_a_size_that_the_patches_do_not_fill_is_refused(tmp_path: Path):
+    hugging_face_model("divided_space_time", num_labels=174, patch_size=12).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(CheckpointError, match="224×224 pixels, which patches of 12×12 do not fill"):
+        open_model("timesformer-ssv2", tmp_path)
 
 
 def test_a_table_model_without_label_file_takes_the_folder_s(tmp_path: Path):

@@ -8,8 +8,9 @@ from PIL import Image
 from pydantic_settings import CliApp
 
 from rollout_core.__main__ import Command, main
-from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.contract import ExplainRequest, Overlay, PatchQuery, PointQuery
 from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
+from rollout_core.specs import MOVING_SHAPES
 
 
 def parse(*arguments: str) -> Command:
@@ -43,6 +44,68 @@ def test_every_field_of_a_request_is_a_flag():
     assert command.output == Path("there")
 
 
+def test_the_method_s_fields_are_flags_too():
+    command = parse(
+        *("--method", "gradient_rollout", "--target", "left", "--start-layer", "2"),
+        *("--per-layer", "--full-rollout", "--faithfulness"),
+    )
+    assert command.request == ExplainRequest(
+        method="gradient_rollout",
+        target="left",
+        start_layer=2,
+        per_layer=True,
+        full_rollout=True,
+        faithfulness=True,
+    )
+    assert parse("--method", "contribution_rollout", "--weighting", "alti").request.weighting == (
+        "alti"
+    )
+    assert parse("--method", "attention", "--layer", "3").request.layer == 3
+
+
+def test_a_class_may_be_a_number():
+    target = parse("--method", "gradient_rollout", "--target", "3").request.target
+    assert target is not None
+    assert MOVING_SHAPES.class_index(target) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("cls", "cls"),
+        ("3:4:5", PatchQuery(frame=3, row=4, column=5)),
+        ("2:3:4:5", PatchQuery(clip=2, frame=3, row=4, column=5)),
+        ("120:80.5@2.25", PointQuery(x=120, y=80.5, seconds=2.25)),
+        ('{"frame": 3, "row": 4, "column": 5}', PatchQuery(frame=3, row=4, column=5)),
+    ],
+)
+def test_a_query_has_a_short_form(query: str, expected: object):
+    assert parse("--query", query).request.queries == (expected,)
+
+
+def test_queries_add_up():
+    queries = parse("--query", "cls", "--query", "3:4:5", "--query", "1:2@3").request.queries
+    assert queries == (
+        "cls",
+        PatchQuery(frame=3, row=4, column=5),
+        PointQuery(x=1, y=2, seconds=3),
+    )
+
+
+def test_methods_to_compare_add_up():
+    command = parse("--compare", "attention", "--compare", "contribution_rollout")
+    assert command.compare == ("attention", "contribution_rollout")
+    assert command.request == ExplainRequest()
+
+
+def test_the_help_tells_the_short_forms(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        CliApp.run(Command, cli_args=["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    for form in ("[CLIP:]FRAME:ROW:COLUMN", "X:Y@SECONDS", "--compare", "by index or label"):
+        assert form in words
+
+
 def test_the_overlay_can_be_left_out():
     assert parse("--overlay", "null").request.overlay is None
 
@@ -66,6 +129,17 @@ def test_the_command_explains_a_video(tmp_path: Path):
         assert sheet.width > sheet.height
 
 
+def test_the_command_draws_methods_side_by_side(tmp_path: Path):
+    command = [sys.executable, "-m", "rollout_core", str(SAMPLE_PATH), "-o", str(tmp_path)]
+    command += ["--overlay", "null", "--method", "contribution_rollout", "--query", "3:4:4"]
+    command += ["--compare", "attention", "--compare", "gradient_rollout"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    written = [Path(line) for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
+    assert [path.name for path in written][-1] == "comparison.png"
+    assert all(path.is_file() for path in written)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -75,6 +149,14 @@ def test_the_command_explains_a_video(tmp_path: Path):
         ((str(SAMPLE_PATH), "--model", "timesformer-k400"), "needs a checkpoint"),
         ((str(SAMPLE_PATH), "--start-layer", "4"), "the model has 4 layers"),
         ((str(SAMPLE_PATH), "--overlay.colormap", "none-such"), "none-such"),
+        ((str(SAMPLE_PATH), "--query", "1:2"), "query: Value error, '1:2' is not cls,"),
+        ((str(SAMPLE_PATH), "--query", "8:0:0"), "frame is 8, but the last one is 7"),
+        ((str(SAMPLE_PATH), "--target", "left"), "target is for gradient_rollout"),
+        ((str(SAMPLE_PATH), "--compare", "rollout"), "compare is for methods other than rollout"),
+        (
+            (str(SAMPLE_PATH), "--method", "gradient_rollout", "--target", "jump"),
+            "no class 'jump'",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(

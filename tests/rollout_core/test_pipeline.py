@@ -1,16 +1,25 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rollout_core import archive
 from rollout_core.checkpoints import LoadedModel, open_model
-from rollout_core.contract import ExplainRequest, ExplainResult
+from rollout_core.contract import (
+    METHOD_OPTIONS,
+    ExplainRequest,
+    ExplainResult,
+    PatchQuery,
+    Target,
+)
 from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
 from rollout_core.errors import InvalidRequest
-from rollout_core.explain import explain_clips, prepare_clips
-from rollout_core.pipeline import UNLIMITED, explain_video
+from rollout_core.explain import Explanation, explain_clips, prepare_clips
+from rollout_core.faithfulness import FILLS, orders
+from rollout_core.pipeline import UNLIMITED, compare_methods, explain_video
 from rollout_core.sampling import plan
 from rollout_core.video import crop_of, probe, read_clips
 
@@ -40,25 +49,155 @@ def test_a_video_gives_every_file_of_a_result(loaded: LoadedModel, tmp_path: Pat
     assert list(dict.fromkeys(stages)) == ["explain", "render"]
 
 
-def test_the_archive_holds_what_the_model_gives_for_the_same_frames(
-    loaded: LoadedModel, tmp_path: Path
-):
-    request = ExplainRequest(overlay=None, head_fusion="max", start_layer=1)
-    explain_video(SAMPLE_PATH, tmp_path, request, loaded)
-    found = archive.load(tmp_path / "rollout.npz")
+def explained(loaded: LoadedModel, **options: Any) -> Explanation:
+    """Explain the sample's one clip without the pipeline."""
     info, spec = probe(SAMPLE_PATH, UNLIMITED), loaded.spec
-    moments = plan(info.duration_seconds, request, spec)
+    moments = plan(info.duration_seconds, ExplainRequest(), spec)
     crop = crop_of(info, height=spec.height, width=spec.width)
     (clip,) = read_clips(SAMPLE_PATH, moments, crop, height=64, width=64, limits=UNLIMITED)
     clips = prepare_clips(
         clip.frames[np.newaxis], spec, device=torch.device("cpu"), dtype=torch.float32
     )
-    expected = explain_clips(loaded.model, clips, head_fusion="max", start_layer=1)
-    np.testing.assert_allclose(found.relevance, expected.relevance, atol=1e-6)
+    return explain_clips(loaded.model, clips, **options)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rollout": {"head_fusion": "max", "discard_ratio": 0.3, "start_layer": 1},
+    "attention": {"head_fusion": "min", "layer": 2},
+    "gradient_rollout": {"target": 3, "start_layer": 1},
+    "contribution_rollout": {"weighting": "l2", "start_layer": 1},
+}
+
+
+@pytest.mark.parametrize("method", METHOD_OPTIONS)
+def test_the_archive_holds_what_the_model_gives_for_the_same_frames(
+    loaded: LoadedModel, tmp_path: Path, method: str
+):
+    request = ExplainRequest(method=method, overlay=None, per_layer=True, **OPTIONS[method])
+    explain_video(SAMPLE_PATH, tmp_path, request, loaded)
+    found = archive.load(tmp_path / "rollout.npz")
+    expected = explained(loaded, method=method, per_layer=True, **OPTIONS[method])
+    for name in ("relevance", "frame_relevance", "temporal_rollout", "layer_relevance"):
+        array, tensor = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(array, tensor, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
-    np.testing.assert_array_equal(found.crop_xywh, crop)
+    np.testing.assert_array_equal(found.crop_xywh[2:], 2 * [min(found.crop_xywh[2:])])
     assert found.meta["checkpoint_sha256"] == loaded.sha256
-    assert found.meta["method"]["start_layer"] == 1
+    assert found.meta["method"].items() >= OPTIONS[method].items()
+    assert found.full_rollout is None
+
+
+def test_methods_do_not_agree(loaded: LoadedModel, tmp_path: Path):
+    maps = []
+    for method in METHOD_OPTIONS:
+        request = ExplainRequest(method=method, overlay=None)
+        explain_video(SAMPLE_PATH, tmp_path, request, loaded)
+        relevance = archive.load(tmp_path / "rollout.npz").relevance
+        maps.append(relevance / relevance.sum())
+    differences = [np.abs(a - b).sum() for i, a in enumerate(maps) for b in maps[:i]]
+    assert min(differences) > 0.01
+
+
+def test_the_class_may_be_given_by_its_label(loaded: LoadedModel, tmp_path: Path):
+    request = ExplainRequest(method="gradient_rollout", target="down", overlay=None)
+    result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
+    assert result.targets == (Target(label="down", index=3),)
+    expected = explained(loaded, method="gradient_rollout", target=3)
+    found = archive.load(tmp_path / "rollout.npz")
+    np.testing.assert_allclose(found.relevance, expected.relevance, atol=1e-6)
+    assert (found.targets.tolist(), found.meta["targets"]) == ([3], ["down"])
+
+
+def test_the_class_is_the_predicted_one_unless_told(loaded: LoadedModel, tmp_path: Path):
+    request = ExplainRequest(method="gradient_rollout", overlay=None)
+    result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
+    assert result.targets is not None
+    assert result.targets[0].label == result.predictions[0].label
+
+
+def test_a_query_is_a_row_of_the_full_rollout(loaded: LoadedModel, tmp_path: Path):
+    crop = crop_of(probe(SAMPLE_PATH, UNLIMITED), height=64, width=64)
+    point = {"x": crop.x + 0.7 * crop.width, "y": crop.y + 0.3 * crop.height, "seconds": 0.01}
+    request = ExplainRequest.model_validate(
+        {"query": ["cls", point], "full_rollout": True, "overlay": None}
+    )
+    result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
+    assert result.queries == ("cls", PatchQuery(frame=0, row=2, column=5))
+    found = archive.load(tmp_path / "rollout.npz")
+    assert found.full_rollout.dtype == np.float16
+    for query, token in enumerate((0, 1 + 2 * 8 + 5)):
+        row = found.full_rollout[0, token]
+        assert row.astype(float).sum() == pytest.approx(1, abs=2e-3)
+        relevance = found.query_relevance[query, 0].ravel()
+        np.testing.assert_allclose(relevance, row[1:], rtol=1e-3, atol=1e-6)
+
+
+def test_a_patch_has_relevance_in_its_own_clip_alone(loaded: LoadedModel, tmp_path: Path):
+    spec = loaded.spec.model_copy(update={"clip_seconds": 2.5})
+    request = ExplainRequest.model_validate(
+        {
+            "clips": "tile",
+            "start_layer": 3,
+            "query": {"clip": 1, "frame": 4, "row": 3, "column": 3},
+            "overlay": None,
+            "end_seconds": 5.0,
+        }
+    )
+    explain_video(SAMPLE_PATH, tmp_path, request, LoadedModel(loaded.model, spec, loaded.sha256))
+    found = archive.load(tmp_path / "rollout.npz")
+    assert found.relevance.sum(axis=(1, 2, 3)) == pytest.approx([0, 1], abs=0.2)
+    assert found.frame_relevance.sum(axis=1) == pytest.approx([0, 1])
+    assert found.relevance[1].argmax() == np.ravel_multi_index((4, 3, 3), (8, 8, 8))
+
+
+def test_faithfulness_is_measured_for_the_class_that_was_asked(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rollout_core.pipeline.STEPS", 2)
+    monkeypatch.setattr("rollout_core.faithfulness.RANDOM_ORDERS", 2)
+    stages: list[tuple[str, int, int]] = []
+    request = ExplainRequest(faithfulness=True, overlay=None, target="right")
+    result = explain_video(
+        SAMPLE_PATH, tmp_path, request, loaded, progress=lambda *step: stages.append(step)
+    )
+    measured = result.faithfulness
+    assert measured is not None
+    assert measured.target == Target(label="right", index=1)
+    assert (measured.steps, measured.forwards) == (2, 3 * 4 * len(FILLS))
+    assert result.targets is None
+    assert [fill.fill for fill in measured.fills] == list(FILLS)
+    logits = torch.from_numpy(archive.load(tmp_path / "rollout.npz").logits)
+    expected = float(logits.softmax(dim=1)[0, 1])
+    assert [fill.most_first_deleted[0] for fill in measured.fills] == pytest.approx(
+        [expected] * len(FILLS), abs=1e-5
+    )
+    curves = len(FILLS) * len(orders(np.zeros((8, 8, 8))))
+    steps = [step for step in stages if step[0] == "faithfulness"]
+    assert steps == [("faithfulness", done, curves) for done in range(curves)]
+    assert result.timings_seconds["faithfulness"] > 0
+    assert [artifact.name for artifact in result.artifacts][-1] == "faithfulness.png"
+    with Image.open(tmp_path / "faithfulness.png") as picture:
+        assert picture.width > 400
+
+
+def test_methods_are_drawn_beside_one_another(loaded: LoadedModel, tmp_path: Path):
+    request = ExplainRequest(overlay=None, start_layer=1)
+    explain_video(SAMPLE_PATH, tmp_path, request, loaded)
+    stages: list[str] = []
+    path = compare_methods(
+        SAMPLE_PATH,
+        tmp_path,
+        request,
+        loaded,
+        ["attention", "rollout", "contribution_rollout", "attention"],
+        progress=lambda stage, *_: stages.append(stage),
+    )
+    assert path == tmp_path / "comparison.png"
+    assert len(stages) == 2 * 2
+    with Image.open(path) as comparison, Image.open(tmp_path / "sheet.png") as sheet:
+        rows = (comparison.height - sheet.height) / (sheet.height / 2)
+        assert 1.7 < rows < 2.3
+        assert comparison.width > sheet.width
 
 
 def test_no_overlay_is_made_unless_wanted(loaded: LoadedModel, tmp_path: Path):
@@ -84,3 +223,26 @@ def test_an_unknown_colormap_is_refused_before_any_work(loaded: LoadedModel, tmp
     request = ExplainRequest.model_validate({"overlay": {"colormap": "no-such-map"}})
     with pytest.raises(InvalidRequest, match="no-such-map"):
         explain_video(Path("/does/not/exist"), tmp_path, request, loaded)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"start_layer": 4},
+        {"method": "gradient_rollout", "target": "jump"},
+        {"query": {"frame": 8, "row": 0, "column": 0}},
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_before_any_work(
+    loaded: LoadedModel, tmp_path: Path, fields: dict[str, Any]
+):
+    with pytest.raises(InvalidRequest):
+        explain_video(
+            Path("/does/not/exist"), tmp_path, ExplainRequest.model_validate(fields), loaded
+        )
+
+
+def test_a_point_beyond_the_crop_is_refused(loaded: LoadedModel, tmp_path: Path):
+    request = ExplainRequest.model_validate({"query": {"x": 9999, "y": 10, "seconds": 1}})
+    with pytest.raises(InvalidRequest, match="outside what the model sees"):
+        explain_video(SAMPLE_PATH, tmp_path, request, loaded)

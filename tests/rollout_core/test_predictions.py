@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from rollout_core.predictions import top_predictions
+from rollout_core.contract import Target
+from rollout_core.errors import InvalidRequest
+from rollout_core.predictions import target_of, top_predictions
 from rollout_core.specs import MOVING_SHAPES
 
 
@@ -32,3 +34,13 @@ def test_all_classes_sum_to_one():
 def test_large_logits_do_not_overflow():
     logits = np.array([[1e4] + [-1e4] * 7], dtype=np.float32)
     assert top_predictions(logits, MOVING_SHAPES)[0].probability == 1
+
+
+@pytest.mark.parametrize("target", [7, "7", "blink"])
+def test_a_class_is_named_however_it_is_given(target: int | str):
+    assert target_of(target, MOVING_SHAPES) == Target(label="blink", index=7)
+
+
+def test_a_class_that_the_model_does_not_have_is_refused():
+    with pytest.raises(InvalidRequest, match="no class 'jump'"):
+        target_of("jump", MOVING_SHAPES)

@@ -7,7 +7,7 @@ from PIL import Image
 from rollout_core import decoder
 from rollout_core.contract import ExplainRequest, Overlay
 from rollout_core.errors import InvalidRequest, VideoTooLong, VideoUndecodable
-from rollout_core.render import render
+from rollout_core.render import render, render_comparison
 from rollout_core.sampling import plan
 from rollout_core.sheet import GAP, LARGE_PIXELS, MARGIN
 from rollout_core.specs import ModelSpec
@@ -160,3 +160,62 @@ def test_a_damaged_video_is_refused(plain_film, tmp_path, monkeypatch):
     monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
     with pytest.raises(VideoUndecodable):
         rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)
+
+
+def compared(path, sheet, *, limits=None, arguments=None):
+    arguments = dict(arguments or sampled(path))
+    relevance = arguments.pop("relevance")
+    maps = {"attention": relevance, "rollout": np.flip(relevance, axis=1)}
+    render_comparison(
+        path,
+        **arguments,
+        relevance=maps,
+        overlay=Overlay(),
+        path=sheet,
+        limits=limits or Limits(),
+    )
+    with Image.open(sheet) as image:
+        return np.asarray(image)
+
+
+def test_methods_are_compared_on_the_frames_that_were_sampled(plain_film, tmp_path):
+    pixels = compared(plain_film, tmp_path / "comparison.png")
+    rendered(plain_film, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        single = np.asarray(sheet)
+    indent = pixels.shape[1] - single.shape[1]
+    assert indent > 0
+    pictures = slice(MARGIN, MARGIN + LARGE_PIXELS)
+    np.testing.assert_array_equal(pixels[pictures, indent:], single[pictures])
+    first = slice(MARGIN + LARGE_PIXELS + GAP, MARGIN + 2 * LARGE_PIXELS + GAP)
+    np.testing.assert_array_equal(
+        pixels[first, indent + MARGIN : -MARGIN], single[first, MARGIN:-MARGIN]
+    )
+
+
+def test_every_method_is_scaled_for_itself(plain_film, tmp_path):
+    arguments = sampled(plain_film)
+    once = compared(plain_film, tmp_path / "a.png", arguments=arguments)
+    fainter = arguments | {"relevance": 0.001 * arguments["relevance"]}
+    again = compared(plain_film, tmp_path / "b.png", arguments=fainter)
+    assert np.abs(once.astype(int) - again).max() <= 2
+
+
+def test_a_comparison_decodes_no_more_than_it_shows(plain_film, tmp_path, monkeypatch):
+    seen = []
+    frames = decoder.Decoder.frames
+
+    def counted(self):
+        for frame in frames(self):
+            seen.append(frame.index)
+            yield frame
+
+    arguments = sampled(plain_film)
+    monkeypatch.setattr(decoder.Decoder, "frames", counted)
+    compared(plain_film, tmp_path / "a.png", arguments=arguments)
+    assert seen == list(range(9))
+
+
+def test_limits_hold_in_a_comparison(plain_film, tmp_path):
+    with pytest.raises(VideoTooLong):
+        compared(plain_film, tmp_path / "a.png", limits=Limits(max_frames=5))

@@ -1,18 +1,22 @@
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rollout_core.archive import Run
-from rollout_core.contract import ExplainRequest, ExplainResult
+from rollout_core.archive import Archive
+from rollout_core.contract import ExplainRequest, ExplainResult, PatchQuery, TokenQuery
+from rollout_core.faithfulness import FILLS, RANDOM_ORDERS, STEPS, summarize
+from rollout_core.predictions import target_of
 from rollout_core.results import Findings, describe_result
+from rollout_core.run import Run
 from rollout_core.specs import MOVING_SHAPES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def run(**request: object) -> Run:
+def run(*queries: TokenQuery, **request: object) -> Run:
     return Run(
         spec=MOVING_SHAPES,
         checkpoint_sha256="ab" * 32,
@@ -21,35 +25,44 @@ def run(**request: object) -> Run:
         sampling="uniform",
         start_seconds=0.5,
         end_seconds=2.0,
+        queries=queries or ("cls",),
     )
 
 
-def findings(clips: int = 2, t: int = 3, h: int = 2, w: int = 4) -> Findings:
+def findings(clips: int = 2, t: int = 3, h: int = 2, w: int = 4, queries: int = 1) -> Findings:
+    """Clip c's relevance for query r is c + 10 r."""
     found = Findings()
     for clip in range(clips):
-        found.relevance.append(np.full((1, t, h, w), clip, np.float32))
-        found.logits.append(np.eye(8, dtype=np.float32)[[clip]] * 50)
-        found.pts_seconds.append(np.arange(t) + 10.0 * clip)
-        found.frame_index.append(np.arange(t) + 100 * clip)
+        values = clip + 10 * np.arange(queries, dtype=np.float32)
+        found.add(pts_seconds=np.arange(t)[None] + 10.0 * clip)
+        found.add(frame_index=np.arange(t)[None] + 100 * clip)
+        found.add(
+            query_relevance=np.tile(values.reshape(1, -1, 1, 1, 1), (1, 1, t, h, w)),
+            temporal_rollout=np.full((1, t, t), clip, np.float32),
+            logits=np.eye(8, dtype=np.float32)[[clip]] * 50,
+        )
     return found
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the finished files of an attempt."""
-    for name in ("rollout.npz", "overlay.mp4", "sheet.png"):
+    for name in ("rollout.npz", "overlay.mp4", "sheet.png", "faithfulness.png"):
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
 
 
-def described(folder: Path, asked: Run) -> ExplainResult:
+def described(
+    folder: Path, asked: Run, found: Archive | None = None, **known: Any
+) -> ExplainResult:
     return describe_result(
         asked,
-        findings().archive(asked),
+        found or findings().archive(asked),
         folder,
         timings_seconds={"explain": 0.123456},
         attempt=2,
         started_at=NOW,
+        **known,
     )
 
 
@@ -61,6 +74,32 @@ def test_clips_are_put_together_in_their_order():
     assert found.frame_index.tolist() == [[0, 1, 2], [100, 101, 102]]
     assert found.logits.argmax(axis=1).tolist() == [0, 1]
     assert found.crop_xywh.tolist() == [10, 0, 60, 60]
+    assert found.temporal_rollout[:, 0, 0].tolist() == [0, 1]
+    assert found.temporal_rollout.shape == (2, 3, 3)
+
+
+def test_of_several_queries_the_first_one_is_the_relevance():
+    found = findings(queries=3).archive(run("cls", PatchQuery(frame=0, row=0, column=0), "cls"))
+    assert found.query_relevance is not None
+    assert found.query_relevance.shape == (3, 2, 3, 2, 4)
+    assert found.query_relevance[:, :, 0, 0, 0].tolist() == [[0, 1], [10, 11], [20, 21]]
+    np.testing.assert_array_equal(found.relevance, found.query_relevance[0])
+
+
+def test_one_query_is_not_stored_twice():
+    assert findings().archive(run()).query_relevance is None
+
+
+def test_what_else_was_asked_for_is_kept():
+    found, layers = findings(), np.ones((2, 4, 3, 2, 4), np.float32)
+    full = np.ones((2, 25, 25), np.float16)
+    found.add(layer_relevance=layers, full_rollout=full, targets=np.array([5, 2]))
+    archive = found.archive(run())
+    np.testing.assert_array_equal(archive.layer_relevance, layers)
+    np.testing.assert_array_equal(archive.full_rollout, full)
+    assert archive.meta["targets"] == ["shrink", "up"]
+    assert {"layer_relevance", "full_rollout", "targets"} <= set(archive.meta["axes"])
+    assert "query_relevance" not in archive.meta["axes"]
 
 
 def test_the_archive_says_how_it_was_made():
@@ -96,6 +135,37 @@ def test_a_result_sums_up_the_clips(folder: Path):
     assert result.predictions[0].probability == pytest.approx(0.5)
     assert result.timings_seconds == {"explain": 0.1235}
     assert result.started_at == NOW <= result.ended_at
+
+
+def test_a_result_tells_when_the_model_looked(folder: Path):
+    result = described(folder, run())
+    assert result.frame_relevance == ((0, 0, 0), (0.3333, 0.3333, 0.3333))
+
+
+def test_a_result_names_the_class_of_each_clip_where_there_is_one(folder: Path):
+    found = findings()
+    found.add(targets=np.array([7, 1]))
+    targets = described(folder, run(), found.archive(run())).targets
+    assert targets == (target_of("blink", MOVING_SHAPES), target_of(1, MOVING_SHAPES))
+    assert described(folder, run()).targets is None
+
+
+def test_a_result_tells_the_tokens_that_points_became(folder: Path):
+    patch = PatchQuery(frame=1, row=2, column=3)
+    asked = run(patch, query={"x": 30, "y": 20, "seconds": 1})
+    result = described(folder, asked)
+    assert result.queries == (patch,)
+    assert result.request.query == asked.request.query
+
+
+def test_faithfulness_comes_with_its_picture(folder: Path):
+    curves = np.ones((len(FILLS), 2 + RANDOM_ORDERS, STEPS + 1), np.float32)
+    measured = summarize(curves, target_of(3, MOVING_SHAPES))
+    result = described(folder, run(faithfulness=True, overlay=None), faithfulness=measured)
+    assert result.faithfulness == measured
+    names = [artifact.name for artifact in result.artifacts]
+    assert names == ["rollout.npz", "sheet.png", "faithfulness.png"]
+    assert ExplainResult.model_validate_json(result.model_dump_json()) == result
 
 
 def test_a_missing_file_is_our_own_bug(folder: Path):

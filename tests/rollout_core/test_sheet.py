@@ -3,6 +3,7 @@ import pytest
 
 from rollout_core.contract import Overlay
 from rollout_core.sheet import (
+    CAPTION_HEIGHT,
     GAP,
     LARGE_PIXELS,
     MARGIN,
@@ -10,7 +11,7 @@ from rollout_core.sheet import (
     PAPER,
     SMALL_PIXELS,
     Column,
-    caption,
+    HeatMap,
     choose_columns,
     draw_sheet,
     thumbnail_size,
@@ -21,18 +22,27 @@ GREY = 120
 
 
 def column_of(heat=0.0, seconds=1.25, share=0.14, size=(30, 160)):
-    thumbnail = np.full((*size, 3), GREY, np.uint8)
-    return Column(thumbnail, seconds, np.full((2, 2), heat, np.float32), share)
+    heat_map = HeatMap(np.full((2, 2), heat, np.float32), share)
+    return column_of_maps(heat_map, seconds=seconds, size=size)
 
 
-def draw(*columns, overlay=None):
-    return np.asarray(draw_sheet(columns, overlay or Overlay())).astype(int)
+def column_of_maps(*maps, seconds=1.25, size=(30, 160)):
+    return Column(np.full((*size, 3), GREY, np.uint8), seconds, maps)
+
+
+def draw(*columns, overlay=None, names=("",)):
+    return np.asarray(draw_sheet(columns, overlay or Overlay(), names=names)).astype(int)
 
 
 def cell(sheet, column, row, size=(30, 160)):
     height, width = size
     x, y = MARGIN + column * (width + GAP), MARGIN + row * (height + GAP)
     return sheet[y : y + height, x : x + width]
+
+
+def dark_columns(area):
+    """Return where something is written or a bar is filled."""
+    return (area.sum(axis=-1) < 200).any(axis=0).nonzero()[0]
 
 
 def test_every_frame_has_a_column_up_to_the_most():
@@ -59,8 +69,8 @@ def test_pictures_keep_the_aspect_ratio_of_the_crop():
 
 
 def test_caption_tells_time_and_share():
-    assert caption(column_of(seconds=1.25, share=0.14)) == "1.25 s · 14 %"
-    assert caption(column_of(seconds=0, share=1)) == "0.00 s · 100 %"
+    assert column_of(seconds=1.25, share=0.14).caption(0) == "1.25 s · 14 %"
+    assert column_of(seconds=0, share=1).caption(0) == "0.00 s · 100 %"
 
 
 def test_frames_are_above_and_the_same_with_heat_below():
@@ -76,7 +86,7 @@ def test_frames_are_above_and_the_same_with_heat_below():
 def test_heat_stands_where_its_patch_is():
     heat = np.zeros((2, 4), np.float32)
     heat[1, 3] = 1
-    column = Column(np.full((40, 160, 3), GREY, np.uint8), 0.0, heat, 1.0)
+    column = column_of_maps(HeatMap(heat, 1.0), size=(40, 160))
     painted = cell(draw(column), 0, 1, size=(40, 160))
     changed = np.abs(painted - GREY).sum(axis=-1)
     row, place = np.unravel_index(changed.argmax(), changed.shape)
@@ -113,3 +123,48 @@ def test_a_caption_and_a_bar_are_written_below():
 
 def test_sheet_without_any_relevance_is_drawn():
     assert draw(column_of(share=0)).shape[2] == 3
+
+
+ROW_PITCH = 30 + 2 * GAP + CAPTION_HEIGHT
+"""From a row of heat maps to the next, where pictures are 30 pixels high."""
+
+
+def test_every_method_has_a_row_of_its_own_heat():
+    cold, hot = HeatMap(np.zeros((2, 2), np.float32), 0.5), HeatMap(np.ones((2, 2), np.float32), 1)
+    plain, compared = draw(column_of()), draw(column_of_maps(cold, hot), names=("", ""))
+    assert compared.shape[0] == plain.shape[0] + ROW_PITCH
+    first = MARGIN + 30 + GAP
+    place = slice(MARGIN, MARGIN + 160)
+    assert (compared[first : first + 30, place] == GREY).all()
+    assert (compared[first + ROW_PITCH : first + ROW_PITCH + 30, place] != GREY).all()
+
+
+def test_shares_are_compared_within_a_row():
+    heat = np.zeros((2, 2), np.float32)
+    columns = [
+        column_of_maps(HeatMap(heat, first), HeatMap(heat, second))
+        for first, second in ((0.8, 0.1), (0.4, 0.2))
+    ]
+    sheet = draw(*columns, names=("", ""))
+    top = MARGIN + 2 * (30 + GAP) + 1
+    lengths = []
+    for row in (top, top + ROW_PITCH):
+        dark = dark_columns(sheet[row : row + 1])
+        middle = MARGIN + 160 + GAP // 2
+        lengths.append(((dark < middle).sum(), (dark > middle).sum()))
+    assert lengths == [(160, 80), (80, 160)]
+
+
+def test_names_stand_beside_their_rows_and_push_the_pictures_aside():
+    heat = HeatMap(np.zeros((2, 2), np.float32), 0)
+    sheet = draw(column_of_maps(heat, heat), names=("attention", "a"))
+    indent = sheet.shape[1] - draw(column_of()).shape[1]
+    assert indent > GAP
+    assert (sheet[: MARGIN + 30, : MARGIN + indent] == PAPER).all()
+    left = sheet[:, : MARGIN + indent]
+    first = MARGIN + 30 + GAP
+    long = dark_columns(left[first : first + 30])
+    short = dark_columns(left[first + ROW_PITCH : first + ROW_PITCH + 30])
+    assert long.min() >= MARGIN
+    assert long.max() < MARGIN + indent - GAP // 2
+    assert 0 < np.ptp(short) < np.ptp(long) / 3
