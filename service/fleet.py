@@ -12,6 +12,7 @@ from redis import Redis
 
 from rollout_core.contract import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY, Announcement
 from rollout_core.errors import UnknownModel
+from rollout_core.specs import ModelSpec
 from service.views import ServedModel
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
@@ -34,23 +35,24 @@ class Fleet:
             by_model[announcement.model.name].append(announcement)
         return tuple(_describe(by_model[name]) for name in sorted(by_model))
 
-    def choose(self, name: str | None, *, default: str | None = None) -> str:
+    def choose(self, name: str | None, *, default: str | None = None) -> ModelSpec:
         """Return the model to use where `name` is asked for: `default` or the only one if None.
 
         Raises:
             UnknownModel: nobody has announced it, or several are known and none is named.
         """
-        known = sorted({item.model.name for item in self._heard_within(KNOWN_SECONDS)})
+        known = {item.model.name: item.model for item in self._heard_within(KNOWN_SECONDS)}
+        names = ", ".join(sorted(known))
         if not known:
             raise UnknownModel("no worker has announced a model yet")
         chosen = name or default
         if chosen is None and len(known) == 1:
-            return known[0]
+            (chosen,) = known
         if chosen is None:
-            raise UnknownModel(f"name one of these models: {', '.join(known)}")
+            raise UnknownModel(f"name one of these models: {names}")
         if chosen not in known:
-            raise UnknownModel(f"{chosen!r} is not known; known: {', '.join(known)}")
-        return chosen
+            raise UnknownModel(f"{chosen!r} is not known; known: {names}")
+        return known[chosen]
 
     def wait_seconds(self, model: str, jobs: int) -> int:
         """Return how long the model's live workers will take for so many jobs, at least 1."""

@@ -61,6 +61,8 @@ RETRY_AFTER_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
 MAX_FIELD_LENGTH = 100
+PREFACE = "Value error, "
+"""What pydantic puts before words of our own."""
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +159,7 @@ def _on_invalid(_: Request, error: RequestValidationError) -> Response:
 def _field_errors(errors: Iterable[Any]) -> Iterator[FieldError]:
     for error in errors:
         field = ".".join(str(step)[:MAX_FIELD_LENGTH] for step in error["loc"])
-        yield FieldError(field=field, message=error["msg"])
+        yield FieldError(field=field, message=error["msg"].removeprefix(PREFACE))
 
 
 def _on_http_exception(request: Request, error: HTTPException) -> Response:

@@ -25,6 +25,7 @@ from rollout_core.contract import (
 )
 from rollout_core.errors import JobEnded, StoreUnavailable
 from rollout_core.lifecycle import JobRecord, JobState
+from rollout_core.requests import check_request
 from rollout_core.storage import ArtifactStore, describe
 from service.delivery import Delivery
 from service.errors import JobNotFound, QueueFull
@@ -70,14 +71,16 @@ class JobQueue:
 
         Raises:
             UnknownModel: see `Fleet.choose`.
+            InvalidRequest: the model cannot do what is asked.
             QueueFull: as many jobs wait as may wait.
             StoreUnavailable: the job's folder could not be made.
         """
-        model = self._fleet.choose(request.model, default=self._default_model)
-        self._require_room(model)
+        spec = self._fleet.choose(request.model, default=self._default_model)
+        check_request(request, spec)
+        self._require_room(spec.name)
         ticket = Ticket(
             id=uuid.uuid4().hex,
-            request=request.model_copy(update={"model": model}),
+            request=request.model_copy(update={"model": spec.name}),
             created_at=self._clock(),
             upload_bytes=upload.stat().st_size,
         )

@@ -1,30 +1,31 @@
 """One attempt at a job: from an upload to the files of a result.
 
 The attempt is a plain sequence of steps that asks its two children for one thing after another.
-Whenever it waits for them, `_pulse` runs: it beats the heart, and notices that the job shall
-stop, is lost, or has taken too long.
+Whenever it waits for them, its `Pulse` runs.
 """
 
-import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core import archive
-from rollout_core.archive import Archive, Run
-from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, ExplainResult, Progress, Stage
-from rollout_core.errors import DeadlineExceeded
+from rollout_core import archive, faithfulness
+from rollout_core.archive import Archive
+from rollout_core.contract import ARCHIVE_NAME, ExplainResult, Faithfulness, Fill
+from rollout_core.predictions import target_to_follow
+from rollout_core.requests import check_request, explained_class, resolve_queries
 from rollout_core.results import Findings, describe_result
+from rollout_core.run import Run
 from rollout_core.specs import ModelSpec
-from worker.children import ChildFailure, Media, next_message
+from worker.answers import is_clip, is_curve, is_explanation, is_plan
+from worker.assignment import Assignment
+from worker.children import TICK_SECONDS, ChildFailure, Media, next_message
 from worker.crew import Crew
-from worker.ledger import UNREACHABLE, Ledger
+from worker.ledger import Ledger
 from worker.messages import (
     AnyMessage,
     Clip,
@@ -32,32 +33,13 @@ from worker.messages import (
     Explained,
     Open,
     Opened,
+    Perturb,
+    Perturbed,
     Ready,
     Render,
     Rendered,
 )
-from worker.wire import Arrays
-
-BEAT_SECONDS = 1.0
-
-log = logging.getLogger(__name__)
-
-
-class Canceled(Exception):
-    """The client wants the job no more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """A job as an attempt sees it: what is to be done, and where."""
-
-    id: str
-    attempt: int
-    request: ExplainRequest
-    upload: Path
-    folder: Path
-    deadline_seconds: float
-    engine_timeout_seconds: float
+from worker.pulse import Pulse
 
 
 class Attempt:
@@ -69,13 +51,8 @@ class Attempt:
         """Prepare; `tend` is called at each beat for whatever else needs to be kept alive."""
         self._job = job
         self._crew = crew
-        self._ledger = ledger
-        self._tend = tend
-        self._began = time.monotonic()
+        self._pulse = Pulse(job, crew, ledger, tend)
         self._started_at = datetime.now(UTC)
-        self._next_beat = self._began
-        self._progress = Progress(stage="decode", done=0, total=1)
-        self._cancel_requested = False
         self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
 
     def run(self) -> ExplainResult:
@@ -88,21 +65,24 @@ class Attempt:
             ChildLost: a child is gone; the next attempt may fare better.
         """
         model = self._await_engine()
+        check_request(self._job.request, model.spec)
         media = self._crew.take_media()
         try:
-            opened = self._open(media, model)
-            run = self._run(opened, model)
-            found = self._explain(media, opened.clips, model.spec).archive(run)
-            self._render(media, found)
+            run, clips = self._open(media, model)
+            findings, frames = self._explain(media, clips, run)
+            found = findings.archive(run)
+            measured = self._measure(frames, found, run) if run.request.faithfulness else None
+            self._render(media, found, measured)
         finally:
             media.kill()
-        self._advance("publish", 0, 1)
-        archive.save(self._job.folder / ARCHIVE_NAME, found)
-        self._timings["total"] = time.monotonic() - self._began
+        self._save(found)
+        self._pulse.advance("publish", 0, 1)
+        self._timings["total"] = self._pulse.seconds
         result = describe_result(
             run,
             found,
             self._job.folder,
+            faithfulness=measured,
             timings_seconds=self._timings,
             attempt=self._job.attempt,
             started_at=self._started_at,
@@ -121,118 +101,128 @@ class Attempt:
                     raise engine.lost(f"cannot load its model: {failure}") from failure
         return engine.require_model()
 
-    def _open(self, media: Media, model: Ready) -> Opened:
-        """Have the upload probed and its clips planned."""
-        upload = str(self._job.upload)
-        media.send(Open(upload=upload, request=self._job.request, spec=model.spec))
-        opened, _ = next_message(media, Opened, self._pulse)
+    def _open(self, media: Media, model: Ready) -> tuple[Run, int]:
+        """Have the upload probed and its clips planned; return what to run, and how many clips."""
+        upload, request, spec = str(self._job.upload), self._job.request, model.spec
+        media.send(Open(upload=upload, request=request, spec=spec))
+        opened, arrays = next_message(media, Opened, self._pulse)
+        if not is_plan(arrays, opened, spec):
+            raise media.lost("sent a plan that is none")
         self._timings["decode"] += opened.seconds
-        return opened
+        run = Run(
+            spec=spec,
+            checkpoint_sha256=model.checkpoint_sha256,
+            request=request,
+            crop=opened.crop,
+            sampling=opened.sampling,
+            start_seconds=opened.start_seconds,
+            end_seconds=opened.end_seconds,
+            queries=resolve_queries(
+                request,
+                times_seconds=arrays["times_seconds"].tolist(),
+                start_seconds=opened.start_seconds,
+                end_seconds=opened.end_seconds,
+                crop=opened.crop,
+                spec=spec,
+            ),
+        )
+        return run, opened.clips
 
-    def _explain(self, media: Media, clips: int, spec: ModelSpec) -> Findings:
-        """Lead every clip from media to the engine; while one is explained, decode the next."""
+    def _explain(self, media: Media, clips: int, run: Run) -> tuple[Findings, NDArray[Any]]:
+        """Lead every clip from media to the engine; while one is explained, decode the next.
+
+        Returns:
+            What was found, and the frames of the last clip, `t H W c`.
+        """
         findings = Findings()
-        frames = self._next_clip(media, spec, findings)
+        frames = self._next_clip(media, run.spec, findings)
         for done in range(clips):
-            self._advance("explain", done, clips)
+            self._pulse.advance("explain", done, clips)
             self._pulse()
-            self._order_explanation(frames)
+            self._order_explanation(frames, done, run)
             if done + 1 < clips:
-                frames = self._next_clip(media, spec, findings)
-            self._take_explanation(findings)
-        return findings
+                frames = self._next_clip(media, run.spec, findings)
+            self._take_explanation(run, findings)
+        return findings, frames
 
     def _next_clip(self, media: Media, spec: ModelSpec, findings: Findings) -> NDArray[Any]:
         """Receive a clip from media; note its times, and return its frames, `t H W c`."""
         clip, arrays = next_message(media, Clip, self._pulse, others=[self._crew.engine])
-        if not _is_clip(arrays, spec):
+        if not is_clip(arrays, spec):
             raise media.lost("sent a clip that is none")
         self._timings["decode"] += clip.seconds
-        findings.pts_seconds.append(arrays["pts_seconds"])
-        findings.frame_index.append(arrays["frame_index"])
-        return arrays["frames"]
+        frames = arrays.pop("frames")
+        findings.add(**{name: array[np.newaxis] for name, array in arrays.items()})
+        return frames
 
-    def _order_explanation(self, frames: NDArray[Any]) -> None:
-        request = self._job.request
-        order = Explain(
-            head_fusion=request.head_fusion,
-            discard_ratio=request.discard_ratio,
-            start_layer=request.start_layer,
+    def _order_explanation(self, frames: NDArray[Any], clip: int, run: Run) -> None:
+        """Ask the engine to explain the frames, `t H W c`, of a clip."""
+        question = Explain.of(
+            run.request,
+            target=explained_class(run.request, run.spec),
+            queries=run.queries,
+            first_clip=clip,
         )
-        self._crew.engine.send(order, frames=frames[np.newaxis])
-        self._crew.engine.expect(self._job.engine_timeout_seconds)
+        self._ask_engine(question, frames=frames[np.newaxis])
 
-    def _take_explanation(self, findings: Findings) -> None:
+    def _take_explanation(self, run: Run, findings: Findings) -> None:
         explained, arrays = next_message(self._crew.engine, Explained, self._pulse)
+        if not is_explanation(arrays, run):
+            raise self._crew.engine.lost("sent an explanation that is none")
         self._timings["explain"] += explained.seconds
-        findings.relevance.append(arrays["relevance"])
-        findings.logits.append(arrays["logits"])
+        findings.add(**arrays)
 
-    def _render(self, media: Media, found: Archive) -> None:
+    def _measure(self, frames: NDArray[Any], found: Archive, run: Run) -> Faithfulness:
+        """Have the engine follow the class along each curve, for the one clip, `t H W c`."""
+        target = target_to_follow(run.request, found.logits, run.spec)
+        steps = faithfulness.STEPS
+
+        def follow(fill: Fill, order: NDArray[np.int64]) -> NDArray[Any]:
+            self._pulse()
+            question = Perturb(fill=fill, target=target.index, steps=steps)
+            self._ask_engine(question, steps + 1, frames=frames[np.newaxis], order=order)
+            perturbed, arrays = next_message(self._crew.engine, Perturbed, self._pulse)
+            if not is_curve(arrays, steps):
+                raise self._crew.engine.lost("sent a curve that is none")
+            self._timings["faithfulness"] += perturbed.seconds
+            return arrays["probabilities"]
+
+        self._timings["faithfulness"] = 0.0
+        progress = partial(self._pulse.advance, "faithfulness")
+        return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
+
+    def _ask_engine(
+        self, question: Explain | Perturb, clips: int = 1, **arrays: NDArray[Any]
+    ) -> None:
+        """Ask what the engine must run the model on so many clips to answer."""
+        self._crew.engine.send(question, **arrays)
+        self._crew.engine.expect(clips * self._job.engine_timeout_seconds)
+
+    def _render(self, media: Media, found: Archive, measured: Faithfulness | None) -> None:
         """Have the pictures drawn into the attempt's folder."""
-        order = Render(folder=str(self._job.folder), overlay=self._job.request.overlay)
+        order = Render(
+            folder=str(self._job.folder),
+            overlay=self._job.request.overlay,
+            faithfulness=measured,
+        )
         media.send(
             order,
             relevance=found.relevance,
             pts_seconds=found.pts_seconds,
             frame_index=found.frame_index,
         )
-        self._advance("render", 0, 1)
+        self._pulse.advance("render", 0, 1)
         finished = False
         while not finished:
             rendered, _ = next_message(media, Rendered, self._pulse)
-            self._advance("render", rendered.done, rendered.total)
+            self._pulse.advance("render", rendered.done, rendered.total)
             self._timings["render"], finished = rendered.seconds, rendered.finished
 
-    def _run(self, opened: Opened, model: Ready) -> Run:
-        """Return what the result will be of."""
-        return Run(
-            spec=model.spec,
-            checkpoint_sha256=model.checkpoint_sha256,
-            request=self._job.request,
-            crop=opened.crop,
-            sampling=opened.sampling,
-            start_seconds=opened.start_seconds,
-            end_seconds=opened.end_seconds,
-        )
-
-    def _advance(self, stage: Stage, done: int, total: int) -> None:
-        """Enter a new step, and say so at once when it is a new stage."""
-        if stage != self._progress.stage:
-            self._next_beat = time.monotonic()
-        self._progress = Progress(stage=stage, done=done, total=total)
-
-    def _pulse(self) -> None:
-        """Beat if it is time to; give up on a job that is lost, or has taken too long.
-
-        A canceled one goes on until the engine has answered: it can be used at once for the next.
-        """
-        now = time.monotonic()
-        if now - self._began > self._job.deadline_seconds:
-            raise DeadlineExceeded(f"not done after {self._job.deadline_seconds:g} seconds")
-        if now >= self._next_beat:
-            self._next_beat = now + BEAT_SECONDS
-            self._beat()
-        if self._cancel_requested and not self._crew.engine.busy:
-            raise Canceled
-
-    def _beat(self) -> None:
-        """Say that we live, and hear whether the job shall stop."""
-        try:
-            self._cancel_requested |= self._ledger.beat(
-                self._job.id, self._job.attempt, self._progress
-            )
-            self._tend()
-        except UNREACHABLE as error:
-            log.warning("job %s: missed a beat: %s", self._job.id, error)
-
-
-def _is_clip(arrays: Arrays, spec: ModelSpec) -> bool:
-    """Whether these are a clip's arrays: media processes can be led astray by what they read."""
-    expected = {
-        "frames": ("uint8", (spec.frames, spec.height, spec.width, 3)),
-        "pts_seconds": ("float64", (spec.frames,)),
-        "frame_index": ("int64", (spec.frames,)),
-    }
-    described = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    return described == expected and bool(np.isfinite(arrays["pts_seconds"]).all())
+    def _save(self, found: Archive) -> None:
+        """Write the archive: to compress many queries of many clips takes longer than a lease."""
+        with ThreadPoolExecutor(1) as writer:
+            saving = writer.submit(archive.save, self._job.folder / ARCHIVE_NAME, found)
+            while not saving.done():
+                self._pulse()
+                wait([saving], TICK_SECONDS)
+        saving.result()

@@ -10,29 +10,39 @@ from numpy.typing import NDArray
 
 from rollout_core.errors import CheckpointError, RolloutError
 from worker import wire
-from worker.messages import Explain, Explained, Failed, Ready
+from worker.messages import (
+    Explain,
+    Explained,
+    Failed,
+    Perturb,
+    Perturbed,
+    Ready,
+)
+from worker.wire import Arrays
 
 
 class LoadedEngine(Protocol):
-    """A model in memory, ready to explain."""
+    """A model in memory, ready to explain.
+
+    Both methods raise InvalidRequest if the model cannot do what is asked, and OutOfMemory if
+    the clips do not fit.
+    """
 
     @property
     def ready(self) -> Ready:
         """What to tell the supervisor of the model."""
 
-    def explain(
-        self, frames: NDArray[np.uint8], request: Explain
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return relevance `b t h w` and logits `b k` of frames `b t H W c`.
+    def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
+        """Return the arrays of `Explained` for frames `b t H W c`."""
 
-        Raises:
-            InvalidRequest: the model cannot do what is asked.
-            OutOfMemory: the clips do not fit.
-        """
+    def perturb(
+        self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
+    ) -> NDArray[np.float32]:
+        """Return the probabilities of `Perturbed` for frames `1 t H W c` and patches `p`."""
 
 
 def serve(connection: Connection, load: Callable[[], LoadedEngine]) -> None:
-    """Load, say `Ready` (or `Failed`, and leave), then answer every `Explain`."""
+    """Load, say `Ready` (or `Failed`, and leave), then answer `Explain` and `Perturb`."""
     try:
         engine = load()
     except RolloutError as error:
@@ -42,13 +52,25 @@ def serve(connection: Connection, load: Callable[[], LoadedEngine]) -> None:
         wire.send(connection, Failed.of(CheckpointError(f"{type(error).__name__}: {error}")))
         return
     wire.send(connection, engine.ready)
-    while (received := wire.receive_order(connection, Explain)) is not None:
-        request, arrays = received
-        began = time.monotonic()
+    while (received := _next_order(connection)) is not None:
         try:
-            relevance, logits = engine.explain(arrays["frames"], request)
+            answer, arrays = _answer(engine, *received)
         except RolloutError as error:
             wire.send(connection, Failed.of(error))
-            continue
-        answer = Explained(seconds=time.monotonic() - began)
-        wire.send(connection, answer, relevance=relevance, logits=logits)
+        else:
+            wire.send(connection, answer, **arrays)
+
+
+def _next_order(connection: Connection) -> tuple[Explain | Perturb, Arrays] | None:
+    return wire.receive_order(connection, Explain, Perturb)
+
+
+def _answer(
+    engine: LoadedEngine, order: Explain | Perturb, arrays: Arrays
+) -> tuple[Explained | Perturbed, Arrays]:
+    began = time.monotonic()
+    if isinstance(order, Perturb):
+        probabilities = engine.perturb(arrays["frames"], arrays["order"], order)
+        return Perturbed(seconds=time.monotonic() - began), {"probabilities": probabilities}
+    explained = engine.explain(arrays["frames"], order)
+    return Explained(seconds=time.monotonic() - began), explained

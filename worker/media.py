@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rollout_core import sampling, video
 from rollout_core.colormap import check_colormap
+from rollout_core.contract import FAITHFULNESS_NAME, Faithfulness
 from rollout_core.errors import RolloutError, StoreUnavailable, VideoTooLarge
 from rollout_core.render import render
 from rollout_core.video import Crop, Limits, VideoInfo
@@ -69,7 +71,7 @@ def _send_clips(
         end_seconds=plan.end_seconds,
         seconds=time.monotonic() - began,
     )
-    wire.send(connection, opened)
+    wire.send(connection, opened, times_seconds=plan.times_seconds)
     clips = video.read_clips(
         upload, plan, crop, height=spec.height, width=spec.width, limits=limits
     )
@@ -127,8 +129,19 @@ def _render(
             frames=info.frames,
             progress=progress,
         )
+        if order.faithfulness is not None:
+            _plot(order.faithfulness, Path(order.folder))
     except FileNotFoundError:
         raise  # The attempt's folder was taken away: it has lost the job.
     except OSError as error:
         raise StoreUnavailable(f"the pictures cannot be stored: {error.strerror}") from error
     report(1, 1, finished=True)
+
+
+def _plot(faithfulness: Faithfulness, folder: Path) -> None:
+    """Draw the curves; whatever matplotlib wants to keep goes with the attempt's folder."""
+    with TemporaryDirectory(dir=folder) as own:
+        os.environ["MPLCONFIGDIR"] = own
+        from rollout_core.plot import plot_faithfulness  # slow to load, and seldom wanted
+
+        plot_faithfulness(faithfulness, folder / FAITHFULNESS_NAME)

@@ -8,11 +8,27 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from rollout_core.contract import ExplainRequest, Frozen, HeadFusion, Overlay
+from rollout_core.contract import (
+    MAX_QUERIES,
+    ClipRequest,
+    ExplainRequest,
+    Faithfulness,
+    Fill,
+    Frozen,
+    HeadFusion,
+    Method,
+    Overlay,
+    Seconds,
+    TokenQuery,
+    Weighting,
+)
 from rollout_core.errors import RolloutError
 from rollout_core.specs import ModelSpec, Sampling
 
-CropRectangle = tuple[int, int, int, int]
+_Corner = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Side = Annotated[int, Field(ge=1, lt=1 << 31)]
+
+CropRectangle = tuple[_Corner, _Corner, _Side, _Side]
 """x, y, width, height in source pixels."""
 
 MAX_DETAIL = 10_000
@@ -54,19 +70,72 @@ class Ready(AnyMessage):
 
 
 class Explain(AnyMessage):
-    """Explain clips. Arrays: `frames` uint8 `b t H W c`, RGB."""
+    """Explain clips. Arrays: `frames` uint8 `b t H W c`, RGB.
+
+    The fields are those of a `ClipRequest`, with target and queries resolved.
+
+    Attributes:
+        first_clip: index in the video of the first of these clips; queries count from the video's.
+    """
 
     kind: Literal["explain"] = "explain"
-    head_fusion: HeadFusion
-    discard_ratio: float
-    start_layer: int
+    method: Method = "rollout"
+    weighting: Weighting = "projection"
+    head_fusion: HeadFusion = "mean"
+    discard_ratio: float = 0.0
+    start_layer: int = 0
+    layer: int | None = None
+    target: int | None = None
+    queries: tuple[TokenQuery, ...] = Field(("cls",), min_length=1, max_length=MAX_QUERIES)
+    first_clip: int = 0
+    per_layer: bool = False
+    full_rollout: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        request: ClipRequest,
+        *,
+        target: int | None,
+        queries: tuple[TokenQuery, ...],
+        first_clip: int,
+    ) -> Self:
+        """Ask for what a request wants of clips, from `first_clip` on."""
+        same = request.model_dump(
+            include=cls.model_fields.keys() & ClipRequest.model_fields.keys() - {"target"}
+        )
+        return cls(target=target, queries=queries, first_clip=first_clip, **same)
 
 
 class Explained(AnyMessage):
-    """Answer to `Explain`. Arrays: `relevance` float32 `b t h w`, `logits` float32 `b k`."""
+    """Answer to `Explain`. Arrays: those of `rollout_core.explain.Explanation`, by their names.
+
+    `query_relevance` float32 `b r t h w`, `temporal_rollout` float32 `b t t`, `logits` float32
+    `b k`; where there are any, `layer_relevance` float32 `b l t h w`, `full_rollout` float16
+    `b n n` and `targets` int64 `b`.
+    """
 
     kind: Literal["explained"] = "explained"
-    seconds: float
+    seconds: Seconds
+
+
+class Perturb(AnyMessage):
+    """Follow a class while a clip's patches are replaced, in `steps` steps of as many each.
+
+    Arrays: `frames` uint8 `1 t H W c`, and `order` int64 `p`, indices of `(t h w)`.
+    """
+
+    kind: Literal["perturb"] = "perturb"
+    fill: Fill
+    target: int = Field(ge=0)
+    steps: int = Field(ge=1)
+
+
+class Perturbed(AnyMessage):
+    """Answer to `Perturb`. Arrays: `probabilities` float32 `steps+1`, from none to all replaced."""
+
+    kind: Literal["perturbed"] = "perturbed"
+    seconds: Seconds
 
 
 class Open(AnyMessage):
@@ -79,33 +148,38 @@ class Open(AnyMessage):
 
 
 class Opened(AnyMessage):
-    """How the video will be sampled: the request's choices with every default filled in."""
+    """How the video will be sampled: the request's choices with every default filled in.
+
+    Arrays: `times_seconds` float64 `clip t`, the moments that will be sampled.
+    """
 
     kind: Literal["opened"] = "opened"
     clips: int = Field(ge=1, le=100_000)
     crop: CropRectangle
     sampling: Sampling
-    start_seconds: float = Field(ge=0)
-    end_seconds: float = Field(ge=0)
-    seconds: float
+    start_seconds: Seconds
+    end_seconds: Seconds
+    seconds: Seconds
 
 
 class Clip(AnyMessage):
     """One clip. Arrays: `frames` uint8 `t H W c`, `pts_seconds` float64, `frame_index` int64."""
 
     kind: Literal["clip"] = "clip"
-    seconds: float
+    seconds: Seconds
 
 
 class Render(AnyMessage):
-    """Draw the opened video's pictures. Arrays: `relevance` `clip t h w`, and two `clip t`.
+    """Draw the opened video's pictures, and a plot of the faithfulness if there is one.
 
-    Answered by `Rendered`, time and again until it is finished.
+    Arrays: `relevance` `clip t h w`, `pts_seconds` and `frame_index` `clip t`. Answered by
+    `Rendered`, time and again until it is finished.
     """
 
     kind: Literal["render"] = "render"
     folder: str
     overlay: Overlay | None
+    faithfulness: Faithfulness | None = None
 
 
 class Rendered(AnyMessage):
@@ -114,7 +188,7 @@ class Rendered(AnyMessage):
     kind: Literal["rendered"] = "rendered"
     done: int = Field(ge=0)
     total: int = Field(ge=0)
-    seconds: float
+    seconds: Seconds
     finished: bool
 
 
@@ -133,6 +207,16 @@ class Failed(AnyMessage):
 
 
 Message = Annotated[
-    Ready | Explain | Explained | Open | Opened | Clip | Render | Rendered | Failed,
+    Ready
+    | Explain
+    | Explained
+    | Perturb
+    | Perturbed
+    | Open
+    | Opened
+    | Clip
+    | Render
+    | Rendered
+    | Failed,
     Field(discriminator="kind"),
 ]

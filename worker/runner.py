@@ -22,10 +22,12 @@ from rollout_core.errors import (
     StoreUnavailable,
 )
 from rollout_core.storage import ArtifactStore
-from worker.attempt import Assignment, Attempt, Canceled
+from worker.assignment import Assignment
+from worker.attempt import Attempt
 from worker.children import ChildFailure, ChildLost
 from worker.crew import Crew
 from worker.ledger import UNREACHABLE, Ledger, job_error
+from worker.pulse import Canceled
 from worker.settings import Settings
 
 FORMER_DEATH = "the worker died"

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 
 from rollout_core.contract import Frozen
 from worker.messages import AnyMessage, Message
@@ -28,8 +28,8 @@ class WireError(Exception):
 
 
 class _Array(Frozen):
-    dtype: Literal["uint8", "int64", "float32", "float64"]
-    shape: tuple[int, ...] = Field(max_length=6)
+    dtype: Literal["uint8", "int64", "float16", "float32", "float64"]
+    shape: tuple[NonNegativeInt, ...] = Field(max_length=6)
 
     @property
     def nbytes(self) -> int:
@@ -69,19 +69,21 @@ def receive(connection: Connection) -> tuple[Message, Arrays]:
     return header.message, arrays
 
 
-def receive_order(connection: Connection, kind: type[M]) -> tuple[M, Arrays] | None:
-    """Receive as a child does: a message of that kind, or None once the supervisor has left."""
+def receive_order(connection: Connection, *kinds: type[M]) -> tuple[M, Arrays] | None:
+    """Receive as a child does: a message of those kinds, or None once the supervisor has left."""
     try:
         message, arrays = receive(connection)
     except (EOFError, ConnectionResetError):
         return None
-    if not isinstance(message, kind):
-        raise WireError(f"expected {kind.__name__}, not {message.kind!r}")
+    if not isinstance(message, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise WireError(f"expected {expected}, not {message.kind!r}")
     return message, arrays
 
 
 def _receive_array(connection: Connection, claim: _Array) -> NDArray[Any]:
-    if min(claim.shape, default=0) < 0 or claim.nbytes > MAX_ARRAY_BYTES:
+    largest = max(claim.nbytes, math.prod(size or 1 for size in claim.shape))
+    if largest > MAX_ARRAY_BYTES:  # numpy bounds sizes beside a 0, too
         raise WireError(f"an array of {claim.dtype} {claim.shape} is not acceptable")
     data = connection.recv_bytes(claim.nbytes)
     if len(data) != claim.nbytes:

@@ -61,7 +61,10 @@ def get_artifact(
     services: Use,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Fetch `result.json`, `rollout.npz`, `overlay.mp4` or `sheet.png`; the ETag is its SHA-256."""
+    """Fetch `result.json`, `rollout.npz`, `sheet.png`, `overlay.mp4` or `faithfulness.png`.
+
+    The ETag is the file's SHA-256.
+    """
     path, artifact = find(services.store, services.queue.get(job_id), name)
     response = ArtifactResponse(path, artifact, job_id=job_id)
     if if_none_match and not_modified(if_none_match, response.headers["etag"]):

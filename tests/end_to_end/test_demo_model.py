@@ -3,6 +3,7 @@
 import io
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +11,46 @@ import torch
 
 from rollout_core import archive, sampling, video
 from rollout_core.checkpoints import open_model
-from rollout_core.contract import ExplainRequest
-from rollout_core.explain import explain_clips, prepare_clips
+from rollout_core.contract import ExplainRequest, PatchQuery
+from rollout_core.explain import Explanation, explain_clips, prepare_clips
+from rollout_core.faithfulness import FILLS
 from rollout_core.predictions import top_predictions
 
 DEMO = Path(str(files("rollout_core") / "demo"))
-REQUEST = {"clips": "one", "head_fusion": "max", "discard_ratio": 0.1, "start_layer": 1}
+PATCH = PatchQuery(frame=2, row=3, column=5)
+REQUESTS: list[dict[str, Any]] = [
+    {"head_fusion": "max", "discard_ratio": 0.1, "start_layer": 1},
+    {"method": "attention", "layer": 2, "per_layer": True},
+    {"method": "gradient_rollout", "target": "swing", "query": ["cls", PATCH.model_dump()]},
+    {"method": "contribution_rollout", "full_rollout": True},
+    {"method": "contribution_rollout", "weighting": "alti"},
+    {"method": "contribution_rollout", "weighting": "deviation"},
+    {"method": "contribution_rollout", "weighting": "l2", "start_layer": 1},
+]
 
 
 @pytest.fixture(scope="module")
-def job(house):
+def worker(house):
     worker = house.worker("--engine", "torch", "--model", "moving-shapes", "--device", "cpu")
     try:
         house.await_models("moving-shapes")
-        sample = (DEMO / "sample.mp4").read_bytes()
-        yield house.wait(house.accepted(sample, "moving-shapes", **REQUEST))
+        yield worker
     finally:
         assert worker.stop() == 0
+
+
+def explained(house, **request: Any) -> dict[str, Any]:
+    sample = (DEMO / "sample.mp4").read_bytes()
+    job_id = house.accepted(sample, "moving-shapes", overlay=None, **request)
+    job = house.wait(job_id, seconds=300)
+    assert job["state"] == "succeeded", job
+    return job
+
+
+@pytest.fixture(scope="module", params=REQUESTS, ids=lambda wanted: "-".join(map(str, wanted)))
+def asked(house, worker, request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a request, and the job that it became."""
+    return request.param, explained(house, **request.param)
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +58,25 @@ def loaded():
     return open_model("moving-shapes", device="cpu", dtype=torch.float32)
 
 
-def test_the_sample_clip_is_recognised(job):
-    assert job["state"] == "succeeded", job
+def test_the_sample_clip_is_recognised(asked):
     label = (DEMO / "sample.label").read_text().strip()
-    assert job["result"]["predictions"][0]["label"] == label
+    assert asked[1]["result"]["predictions"][0]["label"] == label
 
 
-def test_the_answer_is_the_models_own_on_the_same_frames(house, job, loaded, tmp_path):
+def test_the_answer_is_the_models_own_on_the_same_frames(house, asked, loaded, tmp_path):
+    request, job = asked
     content = house.client.get(f"/v1/jobs/{job['id']}/artifacts/rollout.npz").content
     path = tmp_path / "rollout.npz"
     path.write_bytes(content)
     found = archive.load(path)
-    expected = explained_here(loaded, DEMO / "sample.mp4")
+    expected = explained_here(loaded, DEMO / "sample.mp4", request)
+    for name, tensor in vars(expected).items():
+        if tensor is not None and name != "query_relevance":
+            np.testing.assert_allclose(getattr(found, name), tensor.numpy(), atol=1e-5, rtol=1e-3)
     np.testing.assert_allclose(found.relevance, expected.relevance.numpy(), atol=1e-5, rtol=0)
-    np.testing.assert_allclose(found.logits, expected.logits.numpy(), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.frame_relevance, expected.frame_relevance.numpy(), atol=1e-5, rtol=0
+    )
     assert found.meta["checkpoint_sha256"] == loaded.sha256
     predictions = top_predictions(expected.logits.numpy(), loaded.spec)
     assert [item["label"] for item in job["result"]["predictions"]] == [
@@ -55,17 +84,34 @@ def test_the_answer_is_the_models_own_on_the_same_frames(house, job, loaded, tmp
     ]
 
 
-def test_the_archive_can_be_read_without_this_project(house, job):
-    content = house.client.get(f"/v1/jobs/{job['id']}/artifacts/rollout.npz").content
+def test_the_archive_can_be_read_without_this_project(house, asked):
+    content = house.client.get(f"/v1/jobs/{asked[1]['id']}/artifacts/rollout.npz").content
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
-        share = found["relevance"].sum(axis=(1, 2, 3))
-    assert ((share > 0) & (share <= 1 + 1e-5)).all()
+        relevance, seconds = found["relevance"], found["pts_seconds"]
+    assert relevance.shape == (1, 8, 8, 8)
+    assert seconds.shape == (1, 8)
+    assert (relevance.sum(axis=(1, 2, 3)) > 0).all()
 
 
-def explained_here(loaded, path: Path):
+def test_the_best_map_is_more_faithful_than_chance(house, worker):
+    job = explained(house, method="contribution_rollout", faithfulness=True)
+    folder = f"/v1/jobs/{job['id']}/artifacts"
+    measured = house.client.get(f"{folder}/result.json").json()["faithfulness"]
+    assert measured["target"]["label"] == (DEMO / "sample.label").read_text().strip()
+    assert [fill["fill"] for fill in measured["fills"]] == list(FILLS)
+    deletions = [fill["deletion"] for fill in measured["fills"]]
+    most_first, at_random = (
+        sum(scores[name] for scores in deletions) for name in ("most_first", "random_mean")
+    )
+    assert most_first < at_random
+    picture = house.client.get(f"{folder}/faithfulness.png")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
+
+
+def explained_here(loaded, path: Path, wanted: dict[str, Any]) -> Explanation:
     """Decode and explain in this process, with nothing of the worker in between."""
     spec, limits = loaded.spec, video.Limits()
-    request = ExplainRequest.model_validate(REQUEST)
+    request = ExplainRequest.model_validate(wanted)
     info = video.probe(path, limits)
     plan = sampling.plan(info.duration_seconds, request, spec)
     size = {"height": spec.height, "width": spec.width}
@@ -75,7 +121,14 @@ def explained_here(loaded, path: Path):
     return explain_clips(
         loaded.model,
         prepare_clips(frames, spec, device=torch.device("cpu"), dtype=torch.float32),
+        method=request.method,
+        weighting=request.weighting,
         head_fusion=request.head_fusion,
         discard_ratio=request.discard_ratio,
         start_layer=request.start_layer,
+        layer=request.layer,
+        target=None if request.target is None else spec.class_index(request.target),
+        queries=request.queries,
+        per_layer=request.per_layer,
+        full_rollout=request.full_rollout,
     )

@@ -18,6 +18,11 @@ def fetch(house, job_id: str, name: str) -> bytes:
     return response.content
 
 
+def archive_of(house, job_id: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(fetch(house, job_id, "rollout.npz")), allow_pickle=False) as found:
+        return dict(found)
+
+
 def is_explained(job) -> bool:
     return job["progress"] is not None and job["progress"]["stage"] == "explain"
 
@@ -133,9 +138,76 @@ def test_an_upload_that_cannot_be_decoded_fails_with_its_code(house, video):
     assert job["attempt"] == 1
 
 
-def test_a_layer_that_the_model_lacks_fails_with_its_code(house, video):
-    job = house.wait(house.accepted(video, start_layer=40))
+@pytest.mark.parametrize(
+    ("request_", "detail"),
+    [
+        ({"start_layer": 40}, "start_layer is 40, but the model has 4 layers"),
+        ({"method": "gradient_rollout", "target": "swimming"}, "no class 'swimming'"),
+        ({"method": "attention", "start_layer": 1}, "start_layer is for"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_at_once(house, video, request_, detail):
+    response = house.submit(video, **request_)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert detail in response.json()["detail"]
+
+
+def test_a_point_that_the_model_does_not_see_fails_with_its_code(house, video):
+    job = house.wait(house.accepted(video, query={"x": 95, "y": 0, "seconds": 1}))
     assert (job["state"], job["error"]["code"]) == ("failed", "invalid_request")
+    assert "outside what the model sees" in job["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"method": "attention", "layer": 2},
+        {"method": "gradient_rollout", "target": "turning"},
+        {"method": "contribution_rollout", "weighting": "projection"},
+        {"method": "contribution_rollout", "weighting": "alti"},
+        {"method": "contribution_rollout", "weighting": "l2"},
+    ],
+)
+def test_every_method_is_answered_and_not_as_another_is(house, video, request_):
+    ids = [house.accepted(video, overlay=None, **wanted) for wanted in ({}, request_)]
+    assert [house.wait(job_id)["state"] for job_id in ids] == ["succeeded"] * 2
+    plain, other = (archive_of(house, job_id) for job_id in ids)
+    assert not np.allclose(plain["relevance"], other["relevance"], atol=1e-6)
+    meta = json.loads(str(other["meta"]))
+    options = {name: value for name, value in request_.items() if name != "method"}
+    assert meta["method"].items() >= ({"name": request_["method"]} | options).items()
+    assert meta["targets"] == ([options["target"]] if "target" in options else None)
+
+
+def test_tokens_layers_and_the_full_rollout_come_on_request(house, video):
+    patch = {"clip": 0, "frame": 1, "row": 2, "column": 3}
+    # The model sees 80×80 pixels from (8, 0) as 8×8 patches; frame 1 is sampled at 0.56 s.
+    point = {"x": 8 + 35, "y": 25, "seconds": 0.6}
+    job_id = house.accepted(
+        video, overlay=None, query=["cls", patch, point], per_layer=True, full_rollout=True
+    )
+    assert house.wait(job_id)["state"] == "succeeded"
+    stored = json.loads(fetch(house, job_id, "result.json"))
+    assert stored["queries"] == ["cls", patch, patch]
+    assert sum(stored["frame_relevance"][0]) == pytest.approx(1, abs=1e-3)
+    found = archive_of(house, job_id)
+    assert found["layer_relevance"].shape == (1, 4, 8, 8, 8)
+    row = found["full_rollout"][0, 1 + 64 + 2 * 8 + 3, 1:].astype(np.float32)
+    np.testing.assert_allclose(found["query_relevance"][1, 0].ravel(), row, rtol=2e-3, atol=1e-6)
+    np.testing.assert_array_equal(found["query_relevance"][1], found["query_relevance"][2])
+
+
+def test_faithfulness_comes_with_its_picture(house, video):
+    job_id = house.accepted(video, overlay=None, faithfulness=True)
+    job = house.wait(job_id)
+    assert job["state"] == "succeeded", job
+    assert job["result"]["timings_seconds"]["faithfulness"] > 0
+    stored = json.loads(fetch(house, job_id, "result.json"))
+    assert stored["faithfulness"]["target"]["index"] == stored["predictions"][0]["index"]
+    for fill in stored["faithfulness"]["fills"]:
+        assert fill["deletion"]["most_first"] < fill["deletion"]["random_mean"]
+    with Image.open(io.BytesIO(fetch(house, job_id, "faithfulness.png"))) as plot:
+        assert plot.format == "PNG"
 
 
 @pytest.fixture

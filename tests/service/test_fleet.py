@@ -34,8 +34,8 @@ def test_a_named_model_is_chosen_while_it_is_known(fleet, announce):
     announce("old", worker="w1", age_seconds=KNOWN_SECONDS - 60)
     announce("new", worker="w2")
 
-    assert fleet.choose("old") == "old"
-    assert fleet.choose("old", default="new") == "old"
+    assert fleet.choose("old").name == "old"
+    assert fleet.choose("old", default="new").name == "old"
 
 
 def test_a_model_is_forgotten_a_day_after_its_last_worker(fleet, announce):
@@ -49,14 +49,14 @@ def test_without_a_name_the_default_is_chosen(fleet, announce):
     announce("a", worker="w1")
     announce("b", worker="w2")
 
-    assert fleet.choose(None, default="b") == "b"
+    assert fleet.choose(None, default="b").name == "b"
 
 
 def test_without_a_name_or_default_the_only_one_is_chosen(fleet, announce):
     announce("a", worker="w1")
     announce("a", worker="w2")
 
-    assert fleet.choose(None) == "a"
+    assert fleet.choose(None).name == "a"
 
 
 def test_among_several_the_client_must_choose(fleet, announce):
@@ -73,6 +73,13 @@ def test_what_nobody_announced_is_unknown(fleet, announce, name, default):
 
     with pytest.raises(UnknownModel, match="'c' is not known; known: a"):
         fleet.choose(name, default=default)
+
+
+def test_where_announcements_differ_the_latest_describes_the_model(fleet, announce):
+    announce("a", worker="w1", depth=3)
+    announce("a", worker="w2", depth=5, age_seconds=60)
+
+    assert fleet.choose("a").depth == 3
 
 
 def test_waiting_time_is_shared_by_live_workers(fleet, announce):
@@ -105,4 +112,4 @@ def test_an_announcement_of_another_version_is_passed_over(fleet, announce, redi
     announce("a")
     redis.hset(WORKERS_KEY, "strange", '{"model": 1}')
 
-    assert fleet.choose(None) == "a"
+    assert fleet.choose(None).name == "a"

@@ -51,6 +51,28 @@ class TestSubmit:
         assert not redis.exists(JOBS_KEY)
         assert leftovers() == []
 
+    @pytest.mark.parametrize(
+        ("request_", "detail"),
+        [
+            ({"start_layer": 12}, "start_layer is 12, but the model has 12 layers"),
+            ({"method": "attention", "layer": 40}, "layer is 40"),
+            ({"method": "gradient_rollout", "target": "swimming"}, "no class 'swimming'"),
+            ({"faithfulness": True, "target": 3}, "no class 3"),
+            ({"query": {"frame": 0, "row": 2, "column": 0}}, "query: row is 2"),
+        ],
+    )
+    def test_what_the_model_cannot_do_is_refused_at_once(self, submit, leftovers, request_, detail):
+        with pytest.raises(InvalidRequest, match=detail):
+            submit(**request_)
+
+        assert leftovers() == []
+
+    def test_what_the_model_can_do_waits(self, queue, submit):
+        query = {"clip": 0, "frame": 3, "row": 1, "column": 2}
+        job_id = submit(method="gradient_rollout", target=2, start_layer=11, query=query)
+
+        assert queue.get(job_id).state == "queued"
+
     def test_the_default_model_is_filled_in(self, redis, store, submit, announce):
         announce("other", worker="w2")
         queue = JobQueue(redis, store, default_model="other")

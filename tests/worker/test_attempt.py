@@ -1,33 +1,43 @@
 """What an attempt does with children that do not keep to the script."""
 
+import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import ExplainRequest
-from rollout_core.errors import AttemptLost, DeadlineExceeded
+from rollout_core import archive
+from rollout_core.archive import Archive
+from rollout_core.contract import ExplainRequest, PatchQuery, Target
+from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
+from rollout_core.faithfulness import FILLS, STEPS
 from worker import wire
-from worker.attempt import Assignment, Attempt, Canceled
+from worker.assignment import Assignment
+from worker.attempt import Attempt
 from worker.children import ChildLost, Media, next_message
 from worker.crew import Crew
 from worker.messages import (
     Clip,
     EngineOptions,
     Explain,
+    Explained,
     MediaOptions,
     Opened,
+    Perturbed,
     Ready,
     Render,
     Rendered,
 )
+from worker.pulse import Canceled
 
 OPENED = Opened(
-    clips=2, crop=(0, 0, 9, 9), sampling="uniform", start_seconds=0, end_seconds=2, seconds=0.25
+    clips=2, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=0, end_seconds=16, seconds=0.25
 )
+TIMES = np.arange(16.0).reshape(2, 8)
 CLIP = {
     "frames": np.zeros((8, 64, 64, 3), np.uint8),
     "pts_seconds": np.arange(8.0),
@@ -82,11 +92,11 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def prepare(crew, ledger, tmp_path):
-    def prepare(deadline_seconds: float = 20.0, crew: Crew = crew) -> Attempt:
+    def prepare(deadline_seconds: float = 20.0, crew: Crew = crew, **request: object) -> Attempt:
         job = Assignment(
             id="1" * 32,
             attempt=2,
-            request=ExplainRequest(model="fake", overlay=None),
+            request=ExplainRequest(model="fake", overlay=None, **request),
             upload=tmp_path / "video",
             folder=tmp_path,
             deadline_seconds=deadline_seconds,
@@ -98,22 +108,27 @@ def prepare(crew, ledger, tmp_path):
 
 
 def play(script: Connection, clips: int = 2, **changes: np.ndarray) -> None:
-    wire.send(script, OPENED)
+    wire.send(script, OPENED.model_copy(update={"clips": clips}), times_seconds=TIMES[:clips])
     for _ in range(clips):
         wire.send(script, Clip(seconds=0.5), **(CLIP | changes))
 
 
+def draw(script: Connection, folder: Path, *names: str) -> None:
+    for name in ("sheet.png", *names):
+        (folder / name).write_bytes(b"picture")
+    wire.send(script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+
+
 def test_a_script_that_is_kept_to_gives_a_result(prepare, crew, tmp_path):
     play(crew.script)
-    (tmp_path / "sheet.png").write_bytes(b"picture")
     wire.send(crew.script, Rendered(done=1, total=2, seconds=0.1, finished=False))
-    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    draw(crew.script, tmp_path)
     result = prepare().run()
     assert (result.clips, result.frames, result.attempt) == (2, 16, 2)
     assert result.timings_seconds["decode"] == 0.25 + 2 * 0.5
     assert result.timings_seconds["render"] == 0.75
     assert result.timings_seconds["total"] > 0
-    assert result.request.end_seconds == 2
+    assert result.request.end_seconds == 16
     assert [item.name for item in result.artifacts] == ["rollout.npz", "sheet.png"]
 
 
@@ -135,6 +150,22 @@ def test_a_clip_that_is_not_one_is_an_offence(prepare, crew, changes):
         prepare().run()
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"times_seconds": TIMES[:1]},
+        {"times_seconds": TIMES.astype(np.float32)},
+        {"times_seconds": TIMES * np.nan},
+        {"times_seconds": TIMES, "more": np.zeros(1)},
+    ],
+)
+def test_a_plan_that_is_not_one_is_an_offence(prepare, crew, arrays):
+    wire.send(crew.script, OPENED, **arrays)
+    with pytest.raises(ChildLost, match="the media process sent a plan that is none"):
+        prepare().run()
+
+
 def test_answers_out_of_turn_are_an_offence(prepare, crew):
     wire.send(crew.script, Rendered(done=1, total=1, seconds=1, finished=True))
     with pytest.raises(ChildLost, match="sent 'rendered'"):
@@ -142,7 +173,8 @@ def test_answers_out_of_turn_are_an_offence(prepare, crew):
 
 
 def test_media_is_told_what_was_found_in_order(prepare, crew):
-    play(crew.script, 1)
+    wire.send(crew.script, OPENED, times_seconds=TIMES)
+    wire.send(crew.script, Clip(seconds=0.5), **CLIP)
     second = CLIP | {
         "frames": np.full((8, 64, 64, 3), 9, np.uint8),
         "frame_index": np.arange(8, 16),
@@ -185,8 +217,7 @@ def test_a_lost_job_stops_it(prepare, crew, ledger):
 def test_redis_being_away_does_not_stop_it(prepare, crew, ledger, tmp_path):
     ledger.answer = RedisConnectionError("away")
     play(crew.script)
-    (tmp_path / "sheet.png").write_bytes(b"picture")
-    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    draw(crew.script, tmp_path)
     assert prepare().run().clips == 2
     assert ledger.beats
 
@@ -199,11 +230,10 @@ def test_the_deadline_stops_it(prepare, crew):
 def test_an_answer_left_over_from_a_former_job_is_not_taken_for_ours(prepare, crew, tmp_path):
     next_message(crew.engine, Ready, lambda: None)
     stale = np.random.default_rng(0).integers(0, 256, (1, 8, 64, 64, 3), np.uint8)
-    crew.engine.send(Explain(head_fusion="max", discard_ratio=0, start_layer=0), frames=stale)
+    crew.engine.send(Explain(head_fusion="max"), frames=stale)
     crew.engine.expect(10)
     play(crew.script)
-    (tmp_path / "sheet.png").write_bytes(b"picture")
-    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    draw(crew.script, tmp_path)
     prepare().run()
     with np.load(tmp_path / "rollout.npz") as found:
         np.testing.assert_array_equal(found["relevance"][0], found["relevance"][1])
@@ -215,11 +245,10 @@ def test_a_failure_left_over_from_a_former_job_is_not_taken_for_ours(prepare, le
     try:
         next_message(crew.engine, Ready, lambda: None)
         frames = np.zeros((1, 8, 64, 64, 3), np.uint8)
-        crew.engine.send(Explain(head_fusion="max", discard_ratio=0, start_layer=9), frames=frames)
+        crew.engine.send(Explain(start_layer=9), frames=frames)
         crew.engine.expect(10)
         play(crew.script)
-        (tmp_path / "sheet.png").write_bytes(b"picture")
-        wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+        draw(crew.script, tmp_path)
         assert prepare(crew=crew).run().clips == 2
     finally:
         crew.close()
@@ -232,3 +261,166 @@ def test_an_engine_that_cannot_load_is_lost_not_the_jobs_fault(prepare):
             prepare(crew=crew).run()
     finally:
         crew.close()
+
+
+MOVING = CLIP | {
+    "frames": np.random.default_rng(1).integers(0, 256, (8, 64, 64, 3), np.uint8),
+}
+
+
+def test_what_was_asked_reaches_the_engine_and_the_result(prepare, crew, tmp_path):
+    play(crew.script, 1, **MOVING)
+    draw(crew.script, tmp_path)
+    result = prepare(
+        method="gradient_rollout",
+        target="drifting",
+        query=("cls", {"x": 79, "y": 0, "seconds": 2.9}),
+        per_layer=True,
+        full_rollout=True,
+    ).run()
+    assert result.targets == (Target(label="drifting", index=1),)
+    assert result.queries == ("cls", PatchQuery(clip=0, frame=3, row=0, column=7))
+    with np.load(tmp_path / "rollout.npz") as found:
+        full = found["full_rollout"][0]
+        queries = found["query_relevance"][:, 0].reshape(2, -1)
+        assert found["layer_relevance"].shape == (1, 4, 8, 8, 8)
+    rows = full[[0, 1 + 3 * 64 + 7], 1:]
+    np.testing.assert_allclose(queries, rows, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(sum(result.frame_relevance[0]), 1, atol=1e-3)
+
+
+def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, crew, tmp_path):
+    play(crew.script, 2, **MOVING)
+    draw(crew.script, tmp_path)
+    query = PatchQuery(clip=1, frame=0, row=3, column=3)
+    assert prepare(clips="tile", query=query).run().queries == (query,)
+    with np.load(tmp_path / "rollout.npz") as found:
+        assert not found["relevance"][0].any()
+        assert found["relevance"][1].argmax() == 3 * 8 + 3
+
+
+def garble(monkeypatch, crew: ScriptedCrew, kind: type, **changes: np.ndarray) -> None:
+    """Let the engine put other arrays into its answers of a kind."""
+    receive = crew.engine.receive
+
+    def garbled():
+        message, arrays = receive()
+        return message, arrays | changes if isinstance(message, kind) else arrays
+
+    monkeypatch.setattr(crew.engine, "receive", garbled)
+
+
+def test_an_explanation_that_is_not_one_is_an_offence(prepare, crew, monkeypatch):
+    garble(monkeypatch, crew, Explained, logits=np.full((1, 5), np.nan, np.float32))
+    play(crew.script, 1)
+    with pytest.raises(ChildLost, match="the engine sent an explanation that is none"):
+        prepare().run()
+    assert not crew.engine.alive
+
+
+def test_it_beats_while_the_archive_is_written(prepare, crew, ledger, tmp_path, monkeypatch):
+    beats_meanwhile = []
+
+    def save_slowly(path: Path, found: Archive) -> None:
+        before = len(ledger.beats)
+        time.sleep(0.5)
+        beats_meanwhile.extend(ledger.beats[before:])
+        save(path, found)
+
+    save = archive.save
+    monkeypatch.setattr(archive, "save", save_slowly)
+    monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+    play(crew.script, 1)
+    draw(crew.script, tmp_path)
+    assert prepare().run().clips == 1
+    assert beats_meanwhile
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"start_layer": 4}, {"method": "gradient_rollout", "target": "swimming"}],
+)
+def test_what_the_model_cannot_do_is_refused_before_any_work(prepare, crew, request_):
+    with pytest.raises(InvalidRequest):
+        prepare(**request_).run()
+    assert not crew.script.poll()
+
+
+@pytest.mark.parametrize(
+    "point", [{"x": 80, "y": 0, "seconds": 1}, {"x": 0, "y": 0, "seconds": 17}]
+)
+def test_a_point_that_the_model_does_not_see_is_refused(prepare, crew, point):
+    play(crew.script, 1)
+    with pytest.raises(InvalidRequest, match="outside"):
+        prepare(query=point).run()
+
+
+class TestFaithfulness:
+    def test_it_is_measured_drawn_and_told(self, prepare, crew, ledger, tmp_path):
+        play(crew.script, 1, **MOVING)
+        draw(crew.script, tmp_path, "faithfulness.png")
+        result = prepare(faithfulness=True, target="growing").run()
+        measured = result.faithfulness
+        assert measured.target == Target(label="growing", index=2)
+        assert [fill.fill for fill in measured.fills] == list(FILLS)
+        assert (measured.steps, measured.forwards) == (STEPS, len(FILLS) * 7 * (STEPS + 1))
+        assert "faithfulness.png" in [item.name for item in result.artifacts]
+        assert result.timings_seconds["faithfulness"] > 0
+        assert "faithfulness" in [stage for _, _, stage in ledger.beats]
+        wire.receive(crew.script)
+        order, _ = wire.receive(crew.script)
+        assert order.faithfulness == measured
+
+    def test_the_predicted_class_is_followed_unless_another_is_asked_for(
+        self, prepare, crew, tmp_path
+    ):
+        play(crew.script, 1, **MOVING)
+        draw(crew.script, tmp_path, "faithfulness.png")
+        result = prepare(faithfulness=True).run()
+        assert result.faithfulness.target.index == result.predictions[0].index
+        for fill in result.faithfulness.fills:
+            assert fill.most_first_deleted[0] == pytest.approx(
+                result.predictions[0].probability, abs=1e-5
+            )
+            assert fill.deletion.most_first < fill.deletion.random_mean < fill.deletion.least_first
+            assert fill.insertion.most_first > fill.insertion.least_first
+
+    def test_a_cancellation_stops_it_between_two_curves(self, prepare, crew, ledger):
+        play(crew.script, 1, **MOVING)
+        attempt = prepare(faithfulness=True)
+        beat = ledger.beat
+
+        def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
+            return beat(job_id, number, progress) or progress.stage == "faithfulness"
+
+        ledger.beat = cancel_once_it_measures
+        with pytest.raises(Canceled):
+            attempt.run()
+        assert not crew.engine.busy
+
+    def test_the_engine_has_its_time_for_each_forward(self, prepare, crew, tmp_path, monkeypatch):
+        allowed, expect = [], crew.engine.expect
+
+        def remember(seconds: float) -> None:
+            allowed.append(seconds)
+            expect(seconds)
+
+        monkeypatch.setattr(crew.engine, "expect", remember)
+        play(crew.script, 1)
+        draw(crew.script, tmp_path, "faithfulness.png")
+        prepare(faithfulness=True).run()
+        assert allowed == [10.0] + [10.0 * (STEPS + 1)] * len(FILLS) * 7
+
+    @pytest.mark.parametrize("probabilities", [np.ones(STEPS), np.full(STEPS + 1, np.nan)])
+    def test_a_curve_that_is_not_one_is_an_offence(self, prepare, crew, monkeypatch, probabilities):
+        garble(monkeypatch, crew, Perturbed, probabilities=probabilities.astype(np.float32))
+        play(crew.script, 1)
+        with pytest.raises(ChildLost, match="the engine sent a curve that is none"):
+            prepare(faithfulness=True).run()
+
+    def test_without_being_asked_for_it_is_not_measured(self, prepare, crew, tmp_path):
+        play(crew.script, 1)
+        draw(crew.script, tmp_path)
+        result = prepare().run()
+        assert result.faithfulness is None
+        assert "faithfulness" not in result.timings_seconds

@@ -14,7 +14,7 @@ from worker.children import Child, ChildFailure, ChildLost, Engine, Media, next_
 from worker.fake import CRASH_STATUS, SPECS
 from worker.messages import Clip, EngineOptions, Explain, Explained, MediaOptions, Ready
 
-ORDER = Explain(head_fusion="mean", discard_ratio=0.0, start_layer=0)
+ORDER = Explain()
 FRAMES = np.zeros((1, 8, 64, 64, 3), np.uint8)
 
 
@@ -48,7 +48,7 @@ def ready(start):
 def ask(engine: Engine, within_seconds: float = 20.0) -> np.ndarray:
     engine.send(ORDER, frames=FRAMES)
     engine.expect(within_seconds)
-    return next_message(engine, Explained, idle)[1]["relevance"]
+    return next_message(engine, Explained, idle)[1]["logits"]
 
 
 def is_gone(pid: int) -> bool:
@@ -68,7 +68,7 @@ def test_an_engine_is_busy_until_it_has_loaded(start):
 def test_an_engine_answers_and_stays(ready):
     engine = ready()
     for _ in range(2):
-        assert ask(engine).shape == (1, 8, 8, 8)
+        assert ask(engine).shape == (1, 5)
     assert engine.alive
 
 
@@ -191,7 +191,7 @@ def test_a_hung_child_is_stopped_all_the_same(ready, monkeypatch):
 def test_signals_to_the_group_are_the_supervisors_to_answer(ready, number):
     engine = ready()
     os.kill(engine.pid, number)
-    assert ask(engine).shape == (1, 8, 8, 8)
+    assert ask(engine).shape == (1, 5)
 
 
 def test_media_inherits_no_environment_and_no_files(monkeypatch):

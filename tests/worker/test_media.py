@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.contract import ExplainRequest, Overlay, Target
+from rollout_core.faithfulness import FILLS, summarize
 from tests.worker.clips import make_video
 from worker import media as media_module
 from worker import wire
@@ -63,6 +64,13 @@ def test_it_says_how_the_video_will_be_sampled(media, video):
     assert (answer.start_seconds, answer.end_seconds) == (0.0, pytest.approx(3.0))
 
 
+def test_it_says_which_moments_will_be_sampled(media, video):
+    media.send(Open(upload=str(video), request=ExplainRequest(clips="tile"), spec=SPEC))
+    _, arrays = next_message(media, Opened, idle)
+    assert arrays.keys() == {"times_seconds"}
+    np.testing.assert_allclose(arrays["times_seconds"][2], 2 + (np.arange(8) + 0.5) / 8, atol=0.01)
+
+
 def test_it_sends_the_clips_in_their_order(media, video):
     answer = opened(media, video, clips="tile")
     clips = clips_of(media, answer.clips)
@@ -114,6 +122,25 @@ def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, o
     }
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 100
+
+
+def test_it_plots_the_faithfulness_and_leaves_nothing_else(media, video, tmp_path):
+    curves = np.linspace(0.9, 0.1, 33).repeat(7 * len(FILLS)).reshape(33, -1, 7).transpose(1, 2, 0)
+    measured = summarize(curves, Target(label="still", index=0))
+    answer = opened(media, video)
+    (clip,) = clips_of(media, answer.clips)
+    media.send(
+        Render(folder=str(tmp_path), overlay=None, faithfulness=measured),
+        relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
+        pts_seconds=clip["pts_seconds"][np.newaxis],
+        frame_index=clip["frame_index"][np.newaxis],
+    )
+    while not next_message(media, Rendered, idle)[0].finished:
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "faithfulness.png"}
+    with Image.open(tmp_path / "faithfulness.png") as plot:
+        assert plot.format == "PNG"
+        assert plot.width > 300
 
 
 def test_it_refuses_an_unknown_colormap_before_any_work(media, video):
@@ -192,7 +219,7 @@ def test_a_file_that_grows_too_large_ends_the_process(start, video, tmp_path):
 
 
 def test_an_order_out_of_turn_ends_the_process(media):
-    media.send(Explain(head_fusion="mean", discard_ratio=0.0, start_layer=0))
+    media.send(Explain())
     with pytest.raises(ChildLost, match="exited with status 1"):
         next_message(media, Opened, idle)
 

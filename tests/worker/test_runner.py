@@ -21,7 +21,7 @@ from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
 from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
 from rollout_core.storage import ArtifactStore
 from tests.worker.clips import make_video
-from worker import fake
+from worker import fake, fake_rollout
 from worker.crew import Crew
 from worker.ledger import Ledger
 from worker.messages import EngineOptions, MediaOptions
@@ -92,7 +92,9 @@ def test_the_archive_holds_what_the_engine_says_of_these_frames(runner, store, s
     job_id = submit(clips="tile")
     runner.run(job_id)
     found = archive.load(store.artifact_path(job_id, "rollout.npz"))
-    np.testing.assert_allclose(found.relevance.sum(axis=(1, 2, 3)), 1 - fake.CLS_SHARE, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.relevance.sum(axis=(1, 2, 3)), 1 - fake_rollout.CLS_SHARE, rtol=1e-5
+    )
     assert (np.diff(found.frame_index.ravel()) >= 0).all()
     assert found.crop_xywh.tolist() == [8, 0, 80, 80]
 

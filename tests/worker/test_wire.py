@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from worker import wire
-from worker.messages import Clip, Explain, Explained, Open, Rendered
+from worker.messages import Clip, Explain, Explained, Open, Render, Rendered
 from worker.wire import MAX_ARRAY_BYTES, MAX_HEADER_BYTES, WireError
 
 EXPLAINED = Explained(seconds=0.5)
@@ -34,7 +34,7 @@ def test_a_message_without_arrays_arrives_as_it_was(pair):
     assert wire.receive(right) == (EXPLAINED, {})
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])
 def test_arrays_arrive_with_their_values_shape_and_type(pair, dtype):
     left, right = pair
     sent = np.arange(2 * 3 * 5).reshape(2, 3, 5).astype(dtype)
@@ -82,6 +82,8 @@ def test_a_type_that_is_not_listed_is_not_sent(pair):
         {"dtype": "uint8", "shape": [-4, -4]},
         {"dtype": "uint8", "shape": [MAX_ARRAY_BYTES + 1]},
         {"dtype": "float64", "shape": [1 << 40, 1 << 40]},
+        {"dtype": "uint8", "shape": [0, 1 << 40]},
+        {"dtype": "uint8", "shape": [0, 1 << 30, 1 << 30, 1 << 30]},
         {"dtype": "uint8", "shape": [1] * 7},
         {"dtype": "uint8", "shape": "4"},
         {"dtype": "uint8", "shape": [4], "strides": [1]},
@@ -129,6 +131,7 @@ def test_an_endless_header_is_refused(pair):
         b'{"message": {"kind": "explained"}, "arrays": {}}',
         b'{"message": {"kind": "no such", "seconds": 1}, "arrays": {}}',
         b'{"message": {"kind": "explained", "seconds": 1, "more": 1}, "arrays": {}}',
+        b'{"message": {"kind": "explained", "seconds": Infinity}, "arrays": {}}',
         pickle.dumps(EXPLAINED.model_dump()),
     ],
 )
@@ -148,7 +151,7 @@ def test_the_other_side_closing_is_told_apart(pair):
 
 def test_an_order_is_received_by_its_kind(pair):
     left, right = pair
-    order = Explain(head_fusion="mean", discard_ratio=0.0, start_layer=0)
+    order = Explain()
     wire.send(left, order)
     assert wire.receive_order(right, Explain) == (order, {})
 
@@ -156,8 +159,8 @@ def test_an_order_is_received_by_its_kind(pair):
 def test_an_order_of_another_kind_is_refused(pair):
     left, right = pair
     wire.send(left, Clip(seconds=0.1))
-    with pytest.raises(WireError, match="expected Open, not 'clip'"):
-        wire.receive_order(right, Open)
+    with pytest.raises(WireError, match="expected Open or Render, not 'clip'"):
+        wire.receive_order(right, Open, Render)
 
 
 def test_there_are_no_orders_after_the_supervisor_has_left(pair):

@@ -4,7 +4,7 @@ import pytest
 
 from rollout_core.contract import JobError
 
-NAMES = ("result.json", "rollout.npz", "overlay.mp4", "sheet.png")
+NAMES = ("result.json", "rollout.npz", "overlay.mp4", "sheet.png", "faithfulness.png")
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def done(client, new_job, worker):
         ("rollout.npz", "application/octet-stream", "attachment"),
         ("overlay.mp4", "video/mp4", "inline"),
         ("sheet.png", "image/png", "inline"),
+        ("faithfulness.png", "image/png", "inline"),
     ],
 )
 def test_a_file_comes_whole_and_named(client, done, name, media_type, disposition):

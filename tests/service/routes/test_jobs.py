@@ -46,9 +46,16 @@ class TestCreate:
             "request": {
                 "model": "fake",
                 "method": "rollout",
+                "weighting": "projection",
                 "head_fusion": "mean",
                 "discard_ratio": 0.0,
                 "start_layer": 0,
+                "layer": None,
+                "target": None,
+                "query": "cls",
+                "per_layer": False,
+                "full_rollout": False,
+                "faithfulness": False,
                 "sampling": None,
                 "clips": "one",
                 "start_seconds": None,
@@ -67,6 +74,28 @@ class TestCreate:
         assert response.status_code == 422
         assert response.json()["code"] == "unknown_model"
         assert "fake" in response.json()["detail"]
+        assert leftovers() == []
+
+    @pytest.mark.parametrize(
+        ("request_", "detail"),
+        [
+            ('{"method": "attention", "discard_ratio": 0.5}', "discard_ratio is for rollout"),
+            ('{"method": "contribution_rollout", "target": 1}', "target is for gradient_rollout"),
+            ('{"full_rollout": true, "clips": "tile"}', "full_rollout is for one clip"),
+            ('{"faithfulness": true, "clips": "tile"}', "faithfulness is for one clip"),
+            ('{"start_layer": 12}', "start_layer is 12, but the model has 12 layers"),
+            ('{"method": "gradient_rollout", "target": "none"}', "fake has no class 'none'"),
+            ('{"query": {"frame": 4, "row": 0, "column": 0}}', "query: frame is 4"),
+        ],
+    )
+    def test_what_cannot_be_explained(self, client, announce, mp4, leftovers, request_, detail):
+        announce()
+
+        response = client.post("/v1/jobs", files=form(mp4, request_))
+
+        assert response.status_code == 422
+        assert response.json()["code"] == "invalid_request"
+        assert response.json()["detail"].removeprefix("request: ").startswith(detail)
         assert leftovers() == []
 
     def test_a_full_queue(self, open_client, announce, mp4, leftovers):

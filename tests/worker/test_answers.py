@@ -1,0 +1,77 @@
+"""What is believed of a child's answer."""
+
+import numpy as np
+import pytest
+
+from rollout_core.contract import ExplainRequest, PatchQuery
+from rollout_core.run import Run
+from worker import fake, fake_rollout
+from worker.answers import is_curve, is_explanation, is_plan
+from worker.messages import Explain, Opened
+
+SPEC = fake.SPECS["fake"]
+FRAMES = np.random.default_rng(0).integers(0, 256, (1, 8, 64, 64, 3), np.uint8)
+PATCH = PatchQuery(frame=1, row=2, column=3)
+WHOLE = {"method": "gradient_rollout", "per_layer": True, "full_rollout": True}
+OPENED = Opened(
+    clips=1, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=1, end_seconds=2, seconds=0
+)
+
+
+def run(**request: object) -> Run:
+    asked = ExplainRequest.model_validate(request)
+    return Run(SPEC, None, asked, (0, 0, 80, 80), "uniform", 0, 1, asked.queries)
+
+
+def answer(**request: object) -> dict[str, np.ndarray]:
+    """Return what the fake engine answers."""
+    asked = run(**request)
+    order = Explain.of(asked.request, target=None, queries=asked.queries, first_clip=0)
+    return fake_rollout.explain(FRAMES, order, SPEC)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"query": ("cls", PATCH)},
+        {"method": "attention", "per_layer": True},
+        {"method": "contribution_rollout", "full_rollout": True},
+        WHOLE,
+    ],
+)
+def test_what_was_asked_for_is_an_explanation_and_only_that(request_):
+    wanted = answer(**request_)
+    assert is_explanation(wanted, run(**request_))
+    assert not is_explanation(wanted | {"more": np.zeros(1)}, run(**request_))
+    for name in wanted:
+        less = {other: array for other, array in wanted.items() if other != name}
+        assert not is_explanation(less, run(**request_))
+
+
+def test_what_answers_another_request_is_no_explanation():
+    assert not is_explanation(answer(), run(**WHOLE))
+    assert not is_explanation(answer(**WHOLE), run())
+    assert not is_explanation(answer(), run(query=("cls", PATCH)))
+
+
+@pytest.mark.parametrize("name", ["logits", "query_relevance", "layer_relevance", "full_rollout"])
+def test_an_explanation_has_numbers_of_the_right_type_and_shape(name):
+    wanted, asked = answer(**WHOLE), run(**WHOLE)
+    array = wanted[name]
+    for bad in (array.astype(np.float64), array[..., 1:], np.full_like(array, np.inf)):
+        assert not is_explanation(wanted | {name: bad}, asked)
+
+
+def test_a_curve_has_a_number_for_each_step():
+    curve = np.linspace(1, 0, 5, dtype=np.float32)
+    assert is_curve({"probabilities": curve}, 4)
+    assert not is_curve({"probabilities": curve}, 5)
+    assert not is_curve({"probabilities": curve * np.nan}, 4)
+    assert not is_curve({}, 4)
+
+
+def test_a_span_that_ends_before_it_begins_is_no_plan():
+    times = {"times_seconds": np.linspace(1, 2, 8)[None]}
+    assert is_plan(times, OPENED, SPEC)
+    assert not is_plan(times, OPENED.model_copy(update={"end_seconds": 1.0}), SPEC)

@@ -1,0 +1,110 @@
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from rollout_core.contract import ExplainRequest, Progress
+from rollout_core.errors import AttemptLost, DeadlineExceeded
+from worker import pulse as pulse_module
+from worker.assignment import Assignment
+from worker.pulse import BEAT_SECONDS, Canceled, Pulse
+
+JOB = Assignment(
+    id="1" * 32,
+    attempt=2,
+    request=ExplainRequest(),
+    upload=Path("video"),
+    folder=Path("folder"),
+    deadline_seconds=60,
+    engine_timeout_seconds=10,
+)
+
+
+class Scene:
+    """A clock that the test winds, and all that a pulse speaks with."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.beats: list[tuple[str, int, Progress]] = []
+        self.tended = 0
+        self.answer: bool | Exception = False
+        self.engine = SimpleNamespace(busy=False)
+
+    def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
+        self.beats.append((job_id, attempt, progress))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def tend(self) -> None:
+        self.tended += 1
+
+
+@pytest.fixture
+def scene(monkeypatch) -> Scene:
+    scene = Scene()
+    monkeypatch.setattr(pulse_module.time, "monotonic", lambda: scene.now)
+    return scene
+
+
+@pytest.fixture
+def pulse(scene) -> Pulse:
+    return Pulse(JOB, scene, scene, scene.tend)
+
+
+def test_it_beats_at_once_and_then_once_a_second(scene, pulse):
+    for _ in range(3):
+        pulse()
+    assert scene.beats == [("1" * 32, 2, Progress(stage="decode", done=0, total=1))]
+    scene.now += BEAT_SECONDS
+    pulse()
+    assert (len(scene.beats), scene.tended) == (2, 2)
+
+
+def test_a_new_stage_is_told_at_once_and_a_step_with_the_next_beat(scene, pulse):
+    pulse()
+    pulse.advance("explain", 0, 3)
+    pulse()
+    pulse.advance("explain", 1, 3)
+    pulse()
+    scene.now += BEAT_SECONDS
+    pulse()
+    told = [(progress.stage, progress.done) for _, _, progress in scene.beats]
+    assert told == [("decode", 0), ("explain", 0), ("explain", 1)]
+
+
+def test_a_cancellation_waits_for_the_engine(scene, pulse):
+    scene.answer, scene.engine.busy = True, True
+    pulse()
+    scene.answer = False  # once asked for, it stands
+    scene.engine.busy = False
+    with pytest.raises(Canceled):
+        pulse()
+
+
+def test_a_lost_job_is_not_kept_up(scene, pulse):
+    scene.answer = AttemptLost("gone")
+    with pytest.raises(AttemptLost):
+        pulse()
+    assert scene.tended == 0
+
+
+def test_redis_being_away_is_one_missed_beat(scene, pulse, caplog):
+    scene.answer = RedisConnectionError("away")
+    with caplog.at_level(logging.WARNING):
+        pulse()
+    assert "missed a beat: away" in caplog.text
+    scene.answer, scene.now = False, scene.now + BEAT_SECONDS
+    pulse()
+    assert (len(scene.beats), scene.tended) == (2, 1)
+
+
+def test_the_deadline_counts_from_the_beginning(scene, pulse):
+    scene.now += JOB.deadline_seconds
+    pulse()
+    assert pulse.seconds == JOB.deadline_seconds
+    scene.now += 0.1
+    with pytest.raises(DeadlineExceeded, match="not done after 60 seconds"):
+        pulse()

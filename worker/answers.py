@@ -1,0 +1,62 @@
+"""What a child's answer must look like before it is believed.
+
+What is accepted here ends in a result's files, which must be readable: shapes as the request and
+the model have them, and nothing but numbers.
+"""
+
+from math import prod
+
+import numpy as np
+
+from rollout_core.run import Run
+from rollout_core.specs import ModelSpec
+from worker.messages import Opened
+from worker.wire import Arrays
+
+Described = tuple[str, tuple[int, ...]]
+"""Type and shape of an array."""
+
+
+def is_plan(arrays: Arrays, opened: Opened, spec: ModelSpec) -> bool:
+    """Whether this is a plan: media processes can be led astray by what they read."""
+    is_span = opened.start_seconds < opened.end_seconds
+    return is_span and _are(arrays, times_seconds=("float64", (opened.clips, spec.frames)))
+
+
+def is_clip(arrays: Arrays, spec: ModelSpec) -> bool:
+    """Whether these are a clip's arrays."""
+    return _are(
+        arrays,
+        frames=("uint8", (spec.frames, spec.height, spec.width, 3)),
+        pts_seconds=("float64", (spec.frames,)),
+        frame_index=("int64", (spec.frames,)),
+    )
+
+
+def is_explanation(arrays: Arrays, run: Run) -> bool:
+    """Whether these are the arrays of one clip's `Explained`."""
+    request, spec, grid = run.request, run.spec, run.spec.grid
+    tokens = 1 + prod(grid)
+    expected: dict[str, Described] = {
+        "logits": ("float32", (1, spec.classes)),
+        "query_relevance": ("float32", (1, len(run.queries), *grid)),
+        "temporal_rollout": ("float32", (1, spec.frames, spec.frames)),
+    }
+    if request.method == "gradient_rollout":
+        expected["targets"] = ("int64", (1,))
+    if request.per_layer:
+        expected["layer_relevance"] = ("float32", (1, spec.depth, *grid))
+    if request.full_rollout:
+        expected["full_rollout"] = ("float16", (1, tokens, tokens))
+    return _are(arrays, **expected)
+
+
+def is_curve(arrays: Arrays, steps: int) -> bool:
+    """Whether these are the arrays of a `Perturbed`."""
+    return _are(arrays, probabilities=("float32", (steps + 1,)))
+
+
+def _are(arrays: Arrays, **expected: Described) -> bool:
+    """Whether the arrays are of these types and shapes, and hold nothing but numbers."""
+    described = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+    return described == expected and all(np.isfinite(array).all() for array in arrays.values())

@@ -1,0 +1,165 @@
+"""What the fake engine answers: a function of the frames and the request alone.
+
+Relevance follows what changes in the picture, logits follow a digest. Everything is read off one
+dense matrix of tokens, so the parts of an answer agree as a real rollout's do.
+"""
+
+from hashlib import sha256
+
+import numpy as np
+from einops import reduce
+from numpy.typing import NDArray
+
+from rollout_core.contract import Fill, TokenQuery
+from rollout_core.specs import ModelSpec
+from worker.messages import Explain, Perturb
+from worker.wire import Arrays
+
+Floats = NDArray[np.float64]
+
+CLS_SHARE = 0.02
+"""Relevance that every token leaves to the classification token."""
+
+OWN_SHARE = 0.3
+"""Relevance that every patch keeps of its own."""
+
+FLOOR = 1e-3
+"""Change that every patch is given, so that a still clip has relevance too."""
+
+ACCENTS = {
+    "rollout": (1, 1, 1),
+    "attention": (0, 1, 1),
+    "gradient_rollout": (2, 1, 1),
+    "projection": (1, 2, 2),
+    "deviation": (2, 1, 3),
+    "alti": (1, 3, 1),
+    "l2": (1, 1, 3),
+}
+"""Weights of the changes in time, down and across, by method or weighting."""
+
+FADING: dict[Fill, float] = {"mean": 1.0, "blur": 0.5, "still": 2.0}
+"""Exponent by which a class fades with the changes that are left: a blur leaves more to see."""
+
+
+def explain(frames: NDArray[np.uint8], request: Explain, spec: ModelSpec) -> Arrays:
+    """Return the arrays of `Explained` for frames `b t H W c`."""
+    logits = logits_of(frames, spec.classes)
+    change = change_of(frames, spec, ACCENTS[_accent(request)], request.head_fusion)
+    explained: Arrays = {"logits": logits}
+    if request.method == "gradient_rollout":
+        explained["targets"] = _targets(logits, request.target)
+        change *= _taste(explained["targets"], spec)
+
+    def look_from(layer: int) -> Floats:
+        return rollout_of(change, layer / spec.depth, request.discard_ratio)
+
+    tokens = look_from(_layer(request, spec.depth))  # b n n
+    rows = [_row(tokens, query, request.first_clip, spec) for query in request.queries]
+    explained["query_relevance"] = np.stack(rows, axis=1).astype(np.float32)  # b r t h w
+    explained["temporal_rollout"] = _by_frame(tokens, spec).astype(np.float32)  # b t t
+    if request.full_rollout:
+        explained["full_rollout"] = tokens.astype(np.float16)
+    if request.per_layer:
+        layers = [look_from(max(layer, request.start_layer)) for layer in range(spec.depth)]
+        rows = [_row(layer, request.queries[0], request.first_clip, spec) for layer in layers]
+        explained["layer_relevance"] = np.stack(rows, axis=1).astype(np.float32)  # b l t h w
+    return explained
+
+
+def perturb(
+    frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb, spec: ModelSpec
+) -> NDArray[np.float32]:
+    """Return a class's probability `steps+1`: it fades, to chance, with the changes left to see."""
+    logits = logits_of(frames, spec.classes)[0].astype(np.float64)
+    whole = np.exp(logits[request.target]) / np.exp(logits).sum()
+    change = change_of(frames, spec, ACCENTS["rollout"], "mean")[0].reshape(-1)  # (t h w)
+    left = np.append(change[order][::-1].cumsum()[::-1], 0) / change.sum()
+    replaced = np.linspace(0, len(order), request.steps + 1).round().astype(np.int64)
+    chance = 1 / spec.classes
+    faded = chance + (whole - chance) * left[replaced] ** FADING[request.fill]
+    return np.asarray(faded, np.float32)
+
+
+def logits_of(frames: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:
+    """Return a digest of each clip's frames as logits from -3 to 3, `b k`."""
+    digests = [sha256(clip.tobytes()).digest()[:classes] for clip in frames]
+    levels = np.array([list(digest) for digest in digests], np.float32)
+    return (levels / 127.5 - 1) * 3
+
+
+def change_of(
+    frames: NDArray[np.uint8], spec: ModelSpec, accents: tuple[int, int, int], fusion: str
+) -> Floats:
+    """Return how much each patch changes in time, down and across, `b t h w`.
+
+    A patch's pixels are fused as the request wants heads to be.
+    """
+    brightness = frames.astype(np.float64).mean(axis=-1)  # b t H W
+    change = sum(
+        weight * np.abs(np.gradient(brightness, axis=axis))
+        for axis, weight in enumerate(accents, start=1)
+    )
+    size = {"i": spec.patch_height, "j": spec.patch_width}
+    fused: Floats = reduce(change, "b t (h i) (w j) -> b t h w", fusion, **size)
+    return fused + FLOOR
+
+
+def rollout_of(change: Floats, depth: float, discard_ratio: float) -> Floats:
+    """Return what each token takes of each token, `b n n`; every row sums to 1.
+
+    A patch prefers its own frame and place, and everything prefers what changes: the more so,
+    the deeper (0 to 1) the layer from which it looks.
+    """
+    b, t, h, w = change.shape
+    flat = change.reshape(b, -1) ** (1 + depth)  # b (t h w)
+    threshold = np.quantile(flat, discard_ratio, axis=1, keepdims=True)
+    shares = np.where(flat >= threshold, flat, 0.0)
+    near = 1 + np.kron(np.eye(t), np.ones((h * w, h * w))) + np.kron(np.ones((t, t)), np.eye(h * w))
+    taken = np.concatenate([np.ones((1, t * h * w)), near]) * shares[:, None]  # b n (t h w)
+    taken /= taken.sum(axis=-1, keepdims=True)
+    taken[:, 1:] = (1 - OWN_SHARE) * taken[:, 1:] + OWN_SHARE * np.eye(t * h * w)
+    cls = np.full((b, 1 + t * h * w, 1), CLS_SHARE)
+    return np.concatenate([cls, (1 - CLS_SHARE) * taken], axis=-1)
+
+
+def _accent(request: Explain) -> str:
+    return request.weighting if request.method == "contribution_rollout" else request.method
+
+
+def _layer(request: Explain, depth: int) -> int:
+    """Return the layer from which the explained tokens look."""
+    if request.method == "attention":
+        return depth - 1 if request.layer is None else request.layer
+    return request.start_layer
+
+
+def _targets(logits: NDArray[np.float32], target: int | None) -> NDArray[np.int64]:
+    if target is None:
+        return np.asarray(logits.argmax(axis=1), np.int64)
+    return np.full(len(logits), target, np.int64)
+
+
+def _taste(targets: NDArray[np.int64], spec: ModelSpec) -> Floats:
+    """Return what each class makes of each frame, `b t 1 1`: every class has its own moment."""
+    moments = np.linspace(0, 1, spec.frames, endpoint=False) - targets[:, None] / spec.classes
+    return (1.5 + np.cos(2 * np.pi * moments))[:, :, None, None]
+
+
+def _row(tokens: Floats, query: TokenQuery, first_clip: int, spec: ModelSpec) -> Floats:
+    """Return what a token takes of each patch, `b t h w`; a clip without the token has none."""
+    t, h, w = spec.grid
+    if query == "cls":
+        return tokens[:, 0, 1:].reshape(-1, t, h, w)
+    taken = np.zeros((len(tokens), t, h, w))
+    clip, token = query.clip - first_clip, 1 + (query.frame * h + query.row) * w + query.column
+    if 0 <= clip < len(tokens):
+        taken[clip] = tokens[clip, token, 1:].reshape(t, h, w)
+    return taken
+
+
+def _by_frame(tokens: Floats, spec: ModelSpec) -> Floats:
+    """Return what the patches of each frame take of each frame, on average, `b t t`."""
+    t = spec.frames
+    taken = reduce(tokens[:, 1:, 1:], "b q (t k) -> b q t", "sum", t=t)
+    frames: Floats = reduce(taken, "b (q p) t -> b q t", "mean", q=t)
+    return frames
