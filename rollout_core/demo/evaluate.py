@@ -5,20 +5,19 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from einops import rearrange, reduce
 from torch import Generator, Tensor
-from tqdm import tqdm
+from tqdm import trange
 
-from rollout_core.capture import capture_attention
 from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
-from rollout_core.demo.shapes import CLASSES, ClipBatch
+from rollout_core.demo.metrics import ON_OBJECT, coverage_of, object_share, pointing_game
+from rollout_core.demo.shapes import CLASSES
 from rollout_core.demo.train import draw_clips
-from rollout_core.explain import normalize
-from rollout_core.rollout import divided_rollout
+from rollout_core.explain import explain_clips, normalize
 from rollout_core.specs import MOVING_SHAPES
 from rollout_core.timesformer import TimeSformer
 
@@ -27,95 +26,69 @@ HELD_OUT_SEED = 2_000_003
 
 BATCH_CLIPS = 50
 
-ON_OBJECT = 0.25
-"""A patch is on the moving object when the object covers at least this share of it."""
+MAPS: dict[str, dict[str, Any]] = {
+    "rollout": {},
+    "rollout from the second layer": {"start_layer": 1},
+    "last layer's raw attention": {"method": "attention"},
+    "contributions, projection": {"method": "contribution_rollout"},
+    "contributions, deviation": {"method": "contribution_rollout", "weighting": "deviation"},
+}
+"""The maps that are judged, and the options of `explain_clips` that make them."""
 
 
-@dataclass
-class Pointing:
-    """Sums over clips of how a kind of map treats the evidence."""
-
-    hits: float = 0
-    share: float = 0
-
-    def add(self, relevance: Tensor, coverage: Tensor) -> None:
-        """Count maps, `b t h w`, against the object's coverage of each patch, `b t h w`."""
-        flat, evidence = (rearrange(m, "b t h w -> b (t h w)") for m in (relevance, coverage))
-        best = flat.argmax(dim=1, keepdim=True)
-        self.hits += float((evidence.gather(1, best) >= ON_OBJECT).sum())
-        self.share += float(((flat * evidence).sum(1) / flat.sum(1)).sum())
-
-
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """Figures over `clips` clips; `pointing` by kind of map."""
+    """Figures over held-out clips.
 
-    clips: int = 0
-    right: int = 0
-    on_object: float = 0
-    coverage: float = 0
-    confusion: Tensor = field(
-        default_factory=lambda: torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.long)
-    )
-    pointing: dict[str, Pointing] = field(default_factory=dict)
+    Attributes:
+        confusion: `k k`, clips by true class and by answer.
+        pointing: by kind of map, or "chance": mean pointing game, mean relevance on the object.
+    """
+
+    confusion: Tensor
+    pointing: dict[str, tuple[float, float]]
+
+    @property
+    def top1(self) -> float:
+        """Share of right answers."""
+        return float(self.confusion.trace() / self.confusion.sum())
 
     def lines(self) -> Iterator[str]:
         """Yield the report, line by line."""
-        n = self.clips
-        yield f"top-1 on {n} held-out clips: {self.right / n:.4f}"
+        yield f"top-1 on {int(self.confusion.sum())} held-out clips: {self.top1:.4f}"
         for name, row in zip(CLASSES, self.confusion, strict=True):
             yield f"  {name:<8}" + " ".join(f"{int(count):4d}" for count in row)
         yield "map                             pointing game   relevance on the object"
-        yield f"{'chance':<32}{self.on_object / n:<16.3f}{self.coverage / n:.3f}"
-        for name, pointing in self.pointing.items():
-            yield f"{name:<32}{pointing.hits / n:<16.3f}{pointing.share / n:.3f}"
+        for name, (hits, share) in self.pointing.items():
+            yield f"{name:<32}{hits:<16.3f}{share:.3f}"
 
 
 def evaluate(model: TimeSformer, *, clips: int, seed: int = HELD_OUT_SEED) -> Report:
     """Classify and explain `clips` fresh clips."""
-    report = Report()
     generator = Generator().manual_seed(seed)
-    with tqdm(total=clips, unit="clip", desc="evaluating") as progress:
-        while report.clips < clips:
-            count = min(BATCH_CLIPS, clips - report.clips)
-            _add(report, model, draw_clips(count, generator))
-            progress.update(count)
-    return report
+    confusion = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.long)
+    sums = {name: torch.zeros(2) for name in ("chance", *MAPS)}
+    for first in trange(0, clips, BATCH_CLIPS, unit="batch", desc="evaluating"):
+        batch = draw_clips(min(BATCH_CLIPS, clips - first), generator)
+        maps, logits = relevance_maps(model, normalize(batch.frames, MOVING_SHAPES))
+        for truth, answer in zip(batch.labels, logits.argmax(dim=1), strict=True):
+            confusion[truth, answer] += 1
+        a = model.architecture
+        coverage = coverage_of(batch.evidence, (a.patch_height, a.patch_width))
+        on_object = (coverage >= ON_OBJECT).float()
+        maps["chance"] = torch.ones_like(coverage)
+        for name, relevance in maps.items():
+            scores = pointing_game(relevance, coverage), object_share(relevance, on_object)
+            sums[name] += torch.stack([score.sum() for score in scores])
+    means = {name: (scores / clips).tolist() for name, scores in sums.items()}
+    return Report(confusion, {name: (hits, share) for name, (hits, share) in means.items()})
 
 
-def _add(report: Report, model: TimeSformer, batch: ClipBatch) -> None:
-    maps, logits = relevance_maps(model, normalize(batch.frames, MOVING_SHAPES))
-    predicted = logits.argmax(dim=1)
-    a = model.architecture
-    coverage = reduce(
-        batch.evidence, "b t (h y) (w x) -> b t h w", "mean", y=a.patch_height, x=a.patch_width
-    )
-    report.clips += len(batch.labels)
-    report.right += int((predicted == batch.labels).sum())
-    for truth, answer in zip(batch.labels, predicted, strict=True):
-        report.confusion[truth, answer] += 1
-    report.on_object += float((coverage >= ON_OBJECT).float().mean(dim=(1, 2, 3)).sum())
-    report.coverage += float(coverage.mean(dim=(1, 2, 3)).sum())
-    for name, relevance in maps.items():
-        report.pointing.setdefault(name, Pointing()).add(relevance, coverage)
-
-
-@torch.inference_mode()
 def relevance_maps(model: TimeSformer, clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what is compared, maps `b t h w` by name, and the logits, from one forward."""
-    with capture_attention(model) as captured:
-        logits = model(clips)
-    space, time = captured.groups, captured.time
-    maps = {
-        "rollout": divided_rollout(space, time),
-        "rollout from the second layer": divided_rollout(space[1:], time[1:]),
-        "last layer's raw attention": space[-1][:, :, 0, 1:],
-    }
-    _, h, w = model.grid_of(clips)
-    return {
-        name: rearrange(relevance, "b t (h w) -> b t h w", h=h, w=w)
-        for name, relevance in maps.items()
-    }, logits
+    """Return what is compared, maps `b t h w` by name, and the logits, `b k`."""
+    explanations = {name: explain_clips(model, clips, **how) for name, how in MAPS.items()}
+    maps = {name: explanation.relevance for name, explanation in explanations.items()}
+    return maps, explanations["rollout"].logits
 
 
 def main() -> None:

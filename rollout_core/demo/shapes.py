@@ -1,8 +1,9 @@
 """Clips whose evidence is known: one object moves, and how it moves is the class.
 
-A scene is a textured ground, still distractors and one moving object, all with a look and a
-place drawn at random. Nothing but the motion tells the class. Scenes are drawn analytically, so
-the same seed gives the same scene at any size and frame rate.
+A scene is a textured ground, still distractors and one moving object (or several, each with a
+class of its own), all with a look and a place drawn at random. Nothing but the motion tells the
+class. Scenes are drawn analytically, so the same seed gives the same scene at any size and frame
+rate.
 
 Lengths are in half-heights of the frame: y runs from -1 (top) to 1 (bottom), x likewise and
 further where the frame is wider than high. Time runs from 0 to 1 over a clip.
@@ -25,6 +26,7 @@ TRAVEL = (0.6, 1.1)  # of a translation, from end to end
 SCALING = (1.8, 2.6)  # of a grow, from the first radius to the last
 SWING_TURNS = (1.0, 1.6)  # full periods in a clip
 BLINK_TURNS = (1.5, 2.5)
+APART = 0.45  # of several moving objects from the middle of their frame
 GROUND_CELLS = 5  # of the coarsest texture, along the height
 NOISE = 0.02  # standard deviation of the camera's noise, brightness runs from 0 to 1
 
@@ -55,8 +57,9 @@ class ClipBatch:
 
     Attributes:
         frames: `b c t H W`, RGB, 0 to 1.
-        evidence: `b t H W`, 1 where the moving object is (a blinking one also while it is off).
-        labels: `b`, index into `CLASSES`.
+        evidence: `b t H W`, or `b o t H W` for several objects: 1 where the moving object is (a
+            blinking one also while it is off) and no later one hides it.
+        labels: `b` or `b o`, index into `CLASSES`.
     """
 
     frames: Tensor
@@ -73,47 +76,60 @@ def render(
     width: int,
     noise: float = NOISE,
 ) -> ClipBatch:
-    """Draw one random scene for each label.
+    """Draw one random scene for each label, or for each row of labels.
 
     Args:
-        labels: `b`, index into `CLASSES`.
+        labels: index into `CLASSES`: `b`, or `b o` for `o` moving objects in a scene, which begin
+            apart; a later one passes in front of an earlier one.
         generator: the source of all randomness, on the CPU.
         frames: instants drawn, spread evenly over the clip: the middles of equal spans.
         height, width: of a frame, in pixels.
         noise: standard deviation of the camera's noise.
     """
-    b = len(labels)
-    device = labels.device
-    aspect = width / height
+    b, device = len(labels), labels.device
     y = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
-    x = ((torch.arange(width, device=device) + 0.5) * 2 / width - 1) * aspect
+    x = ((torch.arange(width, device=device) + 0.5) * 2 / width - 1) * (width / height)
     time = (torch.arange(frames, device=device) + 0.5) / frames
+    canvas, ground_brightness = _still(b, generator, y, x)
 
-    canvas = _ground(b, generator, height, width, device)  # b c H W
-    ground_brightness = reduce(canvas, "b c H W -> b", "mean")
-    for _ in range(DISTRACTORS):
-        center, radius = _place(b, generator, device)
+    video = repeat(canvas, "b c H W -> b c t H W", t=frames)
+    evidence: list[Tensor] = []
+    objects = rearrange(labels, "b ... -> (...) b")
+    places = _places(b, len(objects), generator, device)
+    for kind, (center, radius) in zip(objects, places, strict=True):
+        path, radii, visible = _move(kind, center, radius, time, generator)
         looks = _looks(b, generator, ground_brightness)
-        mask, paint = _draw(looks, center[:, None], radius[:, None], y, x)
-        canvas = torch.lerp(canvas, paint[:, :, 0], mask)
-
-    center, radius = _place(b, generator, device)
-    path, radii, visible = _move(labels, center, radius, time, generator)
-    looks = _looks(b, generator, ground_brightness)
-    mask, paint = _draw(looks, path, radii, y, x)  # b t H W, b c t H W
-    shown = mask * rearrange(visible, "b t -> b t 1 1")
-    video = torch.lerp(
-        repeat(canvas, "b c H W -> b c t H W", t=frames),
-        paint,
-        rearrange(shown, "b t H W -> b 1 t H W"),
-    )
+        mask, paint = _draw(looks, path, radii, y, x)  # b t H W, b c t H W
+        shown = mask * rearrange(visible, "b t -> b t 1 1")
+        video = torch.lerp(video, paint, rearrange(shown, "b t H W -> b 1 t H W"))
+        evidence = [*(earlier * (1 - shown) for earlier in evidence), mask]
     grain = torch.randn((b, 3, frames, height, width), generator=generator).to(device)
-    return ClipBatch((video + noise * grain).clamp(0, 1), mask, labels)
+    masks = evidence[0] if labels.ndim == 1 else torch.stack(evidence, dim=1)
+    return ClipBatch((video + noise * grain).clamp(0, 1), masks, labels)
 
 
 def random_labels(count: int, generator: Generator) -> Tensor:
     """Draw `count` class indices, each class equally likely."""
     return torch.randint(len(CLASSES), (count,), generator=generator)
+
+
+def random_label_pairs(count: int, generator: Generator) -> Tensor:
+    """Draw `count` pairs of two different class indices, `count 2`."""
+    first = random_labels(count, generator)
+    step = torch.randint(1, len(CLASSES), (count,), generator=generator)
+    return torch.stack((first, (first + step) % len(CLASSES)), dim=1)
+
+
+def _still(b: int, generator: Generator, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw grounds with their distractors, `b c H W`, and tell the grounds' brightness, `b`."""
+    canvas = _ground(b, generator, len(y), len(x), y.device)
+    ground_brightness = reduce(canvas, "b c H W -> b", "mean")
+    for _ in range(DISTRACTORS):
+        center, radius = _place(b, generator, y.device)
+        looks = _looks(b, generator, ground_brightness)
+        mask, paint = _draw(looks, center[:, None], radius[:, None], y, x)
+        canvas = torch.lerp(canvas, paint[:, :, 0], mask)
+    return canvas, ground_brightness
 
 
 def _move(
@@ -158,6 +174,21 @@ def _place(b: int, generator: Generator, device: torch.device) -> tuple[Tensor, 
     """Draw centres `b 2` (y, x), inside the central square, and radii `b`."""
     center = _uniform((b, 2), (-0.5, 0.5), generator, device)
     return center, _uniform(b, RADIUS, generator, device)
+
+
+def _places(
+    b: int, count: int, generator: Generator, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Place `count` moving objects as `_place` does; several stand apart, around the middle."""
+    places = [_place(b, generator, device) for _ in range(count)]
+    if count == 1:
+        return places
+    angle = _uniform(b, (0, 2 * math.pi), generator, device)
+    angles = [angle + 2 * math.pi * index / count for index in range(count)]
+    return [
+        (center / 3 + APART * torch.stack((angle.sin(), angle.cos()), dim=-1), radius)
+        for angle, (center, radius) in zip(angles, places, strict=True)
+    ]
 
 
 def _looks(b: int, generator: Generator, ground_brightness: Tensor) -> Looks:

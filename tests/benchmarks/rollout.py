@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from rollout_core.capture import capture_attention
+from rollout_core.capture import capture_flow
 from rollout_core.checkpoints import load_model
 from rollout_core.explain import explain_clips
-from rollout_core.rollout import divided_rollout
+from rollout_core.methods import fuse_heads
+from rollout_core.rollout import Flow, add_skip, cls_row, patches_of, roll_out
 
 REFERENCE = Path(__file__).parent.parent / "rollout_core" / "reference"
 LAYERS, FRAMES, PATCHES = 12, 8, 14 * 14
@@ -37,10 +39,11 @@ def exactness() -> None:
         report(f"{name}: logits", explanation.logits, published["logits"])
         if name != "divided":
             continue
-        with torch.inference_mode(), capture_attention(model) as captured:
+        mean = partial(fuse_heads, head_fusion="mean")
+        with torch.inference_mode(), capture_flow(model, mean) as flow:
             model(published["clips"])
-        space = rearrange(torch.stack(captured.groups), "l b t q k -> l (b t) q k")
-        time_ = rearrange(torch.stack(captured.time), "l b p q k -> l (b p) q k")
+        space = rearrange(torch.stack(flow.groups), "l b t q k -> l (b t) q k")
+        time_ = rearrange(torch.stack(flow.time), "l b p q k -> l (b p) q k")
         report(f"{name}: space attention", space, published["space_attention"])
         report(f"{name}: time attention", time_, published["time_attention"])
         rollout = rearrange(published["rollout_hwt"], "b h w t -> b t h w")
@@ -61,14 +64,21 @@ def speed(device: str, runs: int) -> None:
 
     space = attention(FRAMES, 1 + PATCHES, 1 + PATCHES)
     times = attention(PATCHES, FRAMES, FRAMES)
-    factored, dense = divided_rollout(space, times), dense_rollout(space, times)
-    factored_seconds = median(lambda: divided_rollout(space, times), runs, device)
+    factored, dense = factored_rollout(space, times), dense_rollout(space, times)
+    factored_seconds = median(lambda: factored_rollout(space, times), runs, device)
     dense_seconds = median(lambda: dense_rollout(space, times), runs, device)
     print(f"base size: factored against dense {(factored - dense).abs().max():.1e} apart")
     print(
         f"base size on {device}: dense {dense_seconds * 1e3:.1f} ms, "
         f"factored {factored_seconds * 1e3:.2f} ms, ratio {dense_seconds / factored_seconds:.0f}"
     )
+
+
+def factored_rollout(space: list[Tensor], times: list[Tensor]) -> Tensor:
+    """Push the classification token's row back through every attention: `b t p`."""
+    flow = Flow([add_skip(layer) for layer in space], [add_skip(layer) for layer in times])
+    *_, row = roll_out(cls_row(space[0]), flow)
+    return rearrange(patches_of(row), "b 1 (t p) -> b t p", t=FRAMES)
 
 
 def dense_rollout(space: list[Tensor], times: list[Tensor]) -> Tensor:

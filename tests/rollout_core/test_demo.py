@@ -2,26 +2,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Generator
 
 from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model, open_model
-from rollout_core.demo import train
-from rollout_core.demo.evaluate import Pointing, evaluate, relevance_maps
+from rollout_core.demo import evaluate, train
+from rollout_core.demo.metrics import ON_OBJECT, coverage_of
 from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
-from rollout_core.explain import explain_clips
+from rollout_core.demo.shapes import CLASSES, ClipBatch
 from rollout_core.specs import MOVING_SHAPES
 from rollout_core.video import Limits, probe
-from tests.rollout_core.models import random_clips, random_model
 
 MAX_CHECKPOINT_BYTES = 8 * 2**20
 
 
 def test_the_demo_model_knows_the_motions():
-    report = evaluate(load_model(MOVING_SHAPES_PATH), clips=200)
-    assert report.right / report.clips >= 0.95
+    report = evaluate.evaluate(load_model(MOVING_SHAPES_PATH), clips=200)
+    assert report.top1 >= 0.95
     assert int(report.confusion.sum()) == 200
-    rollout, chance = report.pointing["rollout"], report.on_object / report.clips
-    assert rollout.hits / report.clips > 2 * chance
-    assert rollout.share / report.clips > report.coverage / report.clips
+    chance_hits, chance_share = report.pointing["chance"]
+    for name in evaluate.MAPS:
+        hits, share = report.pointing[name]
+        assert hits > 2 * chance_hits
+        assert share > chance_share
 
 
 def test_the_committed_checkpoint_is_small_and_half_precision():
@@ -65,23 +67,30 @@ def test_embeddings_begin_in_order():
     assert near > far
 
 
-def test_pointing_counts_hits_and_shares():
-    coverage = torch.zeros(2, 1, 2, 2)
-    coverage[:, 0, 0, 0], coverage[:, 0, 0, 1] = 1.0, 0.2
-    relevance = torch.tensor([[[[0.6, 0.2], [0.1, 0.1]]], [[[0.1, 0.5], [0.2, 0.2]]]])
-    pointing = Pointing()
-    pointing.add(relevance, coverage)
-    assert pointing.hits == 1  # the second map's best patch is covered by a fifth only
-    assert pointing.share == pytest.approx((0.6 + 0.04) + (0.1 + 0.1))
+def test_the_report_counts_answers_by_true_class(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluate, "BATCH_CLIPS", 4)
+    report = evaluate.evaluate(train.new_model(0), clips=10)
+    labels = torch.cat([draw.labels for draw in drawn(4, 4, 2)])
+    assert torch.equal(report.confusion.sum(dim=1), labels.bincount(minlength=len(CLASSES)))
+    assert report.top1 == pytest.approx(report.confusion.diagonal().sum().item() / 10)
 
 
-def test_the_maps_compared_are_those_of_one_forward():
-    model, clips = random_model(), random_clips()
-    maps, logits = relevance_maps(model, clips)
-    whole, later = explain_clips(model, clips), explain_clips(model, clips, start_layer=1)
-    torch.testing.assert_close(maps["rollout"], whole.relevance)
-    torch.testing.assert_close(maps["rollout from the second layer"], later.relevance)
-    torch.testing.assert_close(logits, whole.logits)
-    last = maps["last layer's raw attention"]
-    assert last.shape == (2, 3, 2, 6)
-    assert (last.sum(dim=(2, 3)) < 1).all()
+def test_the_report_s_scores_are_means_over_all_clips(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluate, "BATCH_CLIPS", 4)
+    report = evaluate.evaluate(train.new_model(0), clips=10)
+    coverage = torch.cat([coverage_of(draw.evidence, (8, 8)) for draw in drawn(4, 4, 2)])
+    on_object = (coverage >= ON_OBJECT).float().mean().item()
+    assert report.pointing["chance"] == pytest.approx((on_object, coverage.mean().item()))
+
+
+def test_the_report_names_every_class_and_every_map():
+    lines = list(evaluate.evaluate(train.new_model(0), clips=2).lines())
+    assert lines[0].startswith("top-1 on 2 held-out clips: ")
+    assert [line.split()[0] for line in lines[1:9]] == list(CLASSES)
+    assert [line[:32].strip() for line in lines[10:]] == ["chance", *evaluate.MAPS]
+
+
+def drawn(*counts: int) -> list[ClipBatch]:
+    """Draw the batches that an evaluation draws."""
+    generator = Generator().manual_seed(evaluate.HELD_OUT_SEED)
+    return [train.draw_clips(count, generator) for count in counts]

@@ -1,0 +1,146 @@
+"""Maps by perturbation alone: what the model's answer loses when parts of a clip are hidden.
+
+They know nothing of the model but `probability`, which tells that of one class for clips
+`n c t H W`, `n`, so they fit any model, and cost hundreds of forwards a clip.
+"""
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Generator, Tensor
+
+Probability = Callable[[Tensor], Tensor]
+
+BATCH_CLIPS = 32
+CUBOID = (2, 2, 2)
+"""Frames, rows and columns of patches that go together."""
+
+KERNEL_WIDTH = 0.25
+"""Of LIME's weights, in cosine distance from the whole clip."""
+
+RIDGE = 1.0
+TUBE_STEPS = 10
+TUBE_COLOR = 2.0
+"""Weight of colours, 0 to 1, in a tube's distances, against the clip's length and sides as 1."""
+
+
+def occlusion(
+    probability: Probability, clip: Tensor, replacement: Tensor, grid: tuple[int, int, int]
+) -> Tensor:
+    """Slide a cuboid over the patches, and note what the class loses while they are hidden.
+
+    Source: Zeiler & Fergus 2014, arXiv:1311.2901, with time as a third dimension.
+
+    Args:
+        clip: `1 c t H W`.
+        replacement: what stands where patches are hidden; fits `clip`.
+        grid: patches, `(t, h, w)`.
+    Returns:
+        `t h w`: the mean loss over the cuboids that cover a patch. It takes one forward, and one
+        for each cuboid.
+    """
+    cuboids = _sliding_cuboids(grid)  # n t h w
+    whole = probability(clip).cpu()
+    loss = whole - _hidden(probability, clip, replacement, _pixels(cuboids, clip))
+    sums = torch.einsum("n, n t h w -> t h w", loss, cuboids.float())
+    return sums / reduce(cuboids.float(), "n t h w -> t h w", "sum")
+
+
+def lime(
+    probability: Probability,
+    clip: Tensor,
+    replacement: Tensor,
+    segments: Tensor,
+    *,
+    forwards: int,
+    generator: Generator,
+) -> Tensor:
+    """Hide random halves of a clip's segments, and fit the class's probability by a line.
+
+    The fit is a ridge regression on which segments are there, in which a sample weighs the more
+    the fewer of them are hidden, by exp(−distance² / width²) of the cosine distance. Source:
+    Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938, for pictures and words.
+
+    Args:
+        clip: `1 c t H W`.
+        replacement: what stands where segments are hidden; fits `clip`.
+        segments: int64 `t H W`, the segment of each pixel, counted from 0.
+        generator: of the samples, on the CPU.
+    Returns:
+        `t H W`: the coefficient of each pixel's segment.
+    """
+    count = int(segments.max()) + 1
+    present = torch.randint(2, (forwards, count), generator=generator).bool()
+    present[0] = True
+    answers = _hidden(probability, clip, replacement, ~present[:, segments])
+    distance = 1 - present.double().mean(dim=1).sqrt()  # of the cosine, from the whole clip
+    weight = torch.exp(-((distance / KERNEL_WIDTH) ** 2))
+    return _ridge(present.double(), answers.double(), weight).float()[segments]
+
+
+def tube_segments(clip: Tensor, count: int, generator: Generator) -> Tensor:
+    """Group a clip's pixels, `1 c t H W`, by place, time and colour: int64 `t H W`.
+
+    k-means from random pixels: superpixels, after the idea of Achanta et al. 2012 ("SLIC"), with
+    time as a third dimension.
+    """
+    _, _, t, height, width = clip.shape
+    axes = [torch.linspace(0, 1, size) for size in (t, height, width)]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # t H W 3
+    color = rearrange(clip.cpu().float(), "1 c t H W -> t H W c")
+    color = (color - color.min()) / (color.max() - color.min())
+    features = rearrange(torch.cat([place, TUBE_COLOR * color], dim=-1), "t H W f -> (t H W) f")
+    centers = features[torch.randperm(len(features), generator=generator)[:count]]
+    for _ in range(TUBE_STEPS):
+        nearest = torch.cdist(features, centers).argmin(dim=1)
+        sums = torch.zeros_like(centers).index_add(0, nearest, features)
+        sizes = nearest.bincount(minlength=count)[:, None]
+        centers = torch.where(sizes > 0, sums / sizes.clamp(min=1), centers)
+    return rearrange(nearest, "(t H W) -> t H W", t=t, H=height)
+
+
+def _sliding_cuboids(grid: tuple[int, int, int]) -> Tensor:
+    """Return every place of a cuboid in a grid: bool `n t h w`, true where it is."""
+    t, y, x = (_spans(size, side) for size, side in zip(grid, CUBOID, strict=True))
+    cuboids = (
+        rearrange(t, "i t -> i 1 1 t 1 1")
+        & rearrange(y, "j h -> 1 j 1 1 h 1")
+        & rearrange(x, "k w -> 1 1 k 1 1 w")
+    )
+    return rearrange(cuboids, "i j k t h w -> (i j k) t h w")
+
+
+def _spans(size: int, side: int) -> Tensor:
+    """Return every place of `side` neighbours among `size`: bool `n size`."""
+    first = torch.arange(max(1, size - side + 1))[:, None]
+    place = torch.arange(size)
+    return (first <= place) & (place < first + side)
+
+
+def _pixels(patches: Tensor, clip: Tensor) -> Tensor:
+    """Spread what is said of patches, `n t h w`, over the pixels of a clip: `n t H W`."""
+    y, x = clip.shape[-2] // patches.shape[-2], clip.shape[-1] // patches.shape[-1]
+    return repeat(patches, "n t h w -> n t (h y) (w x)", y=y, x=x)
+
+
+def _hidden(probability: Probability, clip: Tensor, replacement: Tensor, hidden: Tensor) -> Tensor:
+    """Ask for the probability, `n`, of a clip under masks, bool `n t H W`, true where hidden."""
+    answers = [
+        probability(torch.where(masks[:, None].to(clip.device), replacement, clip)).cpu()
+        for masks in hidden.split(BATCH_CLIPS)
+    ]
+    return torch.cat(answers)
+
+
+def _ridge(inputs: Tensor, outputs: Tensor, weight: Tensor) -> Tensor:
+    """Return the coefficients, `f`, of a weighted ridge regression with a free constant.
+
+    Args:
+        inputs: `n f`.
+        outputs, weight: `n`.
+    """
+    x = inputs - weight @ inputs / weight.sum()
+    y = outputs - weight @ outputs / weight.sum()
+    penalty = RIDGE * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    return torch.linalg.solve(x.T * weight @ x + penalty, x.T * weight @ y)

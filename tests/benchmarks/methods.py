@@ -1,0 +1,99 @@
+"""What each method costs at the published base size, in multiples of the plain forward.
+
+    python -m tests.benchmarks.methods [--device cuda] [--dtype bfloat16] [--runs 5]
+                                       [--attention-type joint_space_time]
+
+One clip, 8 frames of 224×224. Times are medians; the methods take turns, so that a noisy machine
+is noisy for all. Memory is the most that a run holds beyond the model and the clip: resident
+pages on a CPU, tensors on a GPU.
+"""
+
+import argparse
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from rollout_core.explain import explain_clips
+from rollout_core.timesformer import TimeSformer
+from tests.benchmarks.attention import BASE
+
+METHODS: dict[str, dict[str, str]] = {
+    "attention": {"method": "attention"},
+    "rollout": {"method": "rollout"},
+    "projection": {"method": "contribution_rollout", "weighting": "projection"},
+    "deviation": {"method": "contribution_rollout", "weighting": "deviation"},
+    "l2": {"method": "contribution_rollout", "weighting": "l2"},
+    "alti": {"method": "contribution_rollout", "weighting": "alti"},
+    "gradient_rollout": {"method": "gradient_rollout"},
+}
+MEBIBYTE = 2**20
+
+
+def seconds_of(call: Callable[[], object], device: str) -> float:
+    began = time.perf_counter()
+    call()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def peak_bytes_of(call: Callable[[], object], device: str) -> int:
+    """Return the most that a call holds beyond what was held before it."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - held
+    ctypes.CDLL(None).malloc_trim(0)  # what former calls left counts for none
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of resident pages
+    held = _status("VmRSS")
+    call()
+    return _status("VmHWM") - held
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--attention-type", default=BASE.attention_type)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    device, dtype = options.device, getattr(torch, options.dtype)
+    torch.manual_seed(0)
+    model = TimeSformer(replace(BASE, attention_type=options.attention_type))
+    model = model.to(device, dtype).requires_grad_(False).eval()
+    clips = torch.randn(1, 3, BASE.frames, BASE.height, BASE.width).to(device, dtype)
+    forward = torch.inference_mode()(partial(model, clips))
+    calls = {"forward": forward} | {
+        name: partial(explain_clips, model, clips, **chosen) for name, chosen in METHODS.items()
+    }
+    peaks = {name: peak_bytes_of(call, device) for name, call in calls.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(options.runs):
+        for name, call in calls.items():
+            seconds[name].append(seconds_of(call, device))
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    for name in calls:
+        print(
+            f"{name:<18}{medians[name] * 1e3:9.1f} ms × {medians[name] / medians['forward']:5.2f}"
+            f"{peaks[name] / MEBIBYTE:9.0f} MiB × {peaks[name] / peaks['forward']:5.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

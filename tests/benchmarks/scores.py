@@ -1,0 +1,76 @@
+"""Scores of every clip, kept in a file while they are measured, so that a run can go on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from rollout_core.demo.metrics import Interval, bootstrap
+
+DECIMALS = 6
+
+
+@dataclass
+class Scores:
+    """Scores by row and metric, one a clip, in the order of the clips.
+
+    Attributes:
+        about: what they were measured on; a file about something else is not continued.
+    """
+
+    about: dict[str, str | int]
+    path: Path | None = None
+    rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path | None, about: dict[str, str | int]) -> Self:
+        """Continue the file at `path`, or begin it; None keeps no file.
+
+        Raises:
+            ValueError: the file is about something else.
+        """
+        if path is None or not path.exists():
+            return cls(about, path)
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["about"] != about:
+            raise ValueError(f"{path} is about {stored['about']}, not about {about}")
+        return cls(about, path, stored["rows"])
+
+    def clips(self, row: str, metric: str | None = None) -> int:
+        """Return on how many clips a row was measured, at all or by one metric."""
+        of_row = self.rows.get(row, {})
+        counts = [len(values) for name, values in of_row.items() if metric in (None, name)]
+        return max(counts, default=0)
+
+    def add(self, row: str, scores: Mapping[str, Tensor]) -> None:
+        """Append the scores, `b` a metric, of the next clips of a row."""
+        for metric, values in scores.items():
+            rounded = [round(value, DECIMALS) for value in values.tolist()]
+            self.rows.setdefault(row, {}).setdefault(metric, []).extend(rounded)
+
+    def forget(self, row: str) -> None:
+        """Have a row measured again."""
+        self.rows.pop(row, None)
+
+    def save(self) -> None:
+        """Write the file, if one is kept."""
+        if self.path is None:
+            return
+        content = json.dumps({"about": self.about, "rows": self.rows})
+        beside = self.path.with_name(f".{self.path.name}.part")
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(self.path)
+
+    def interval(self, row: str, metric: str) -> Interval:
+        """Return the mean of a metric over the clips, and its interval."""
+        return bootstrap(torch.tensor(self.rows[row][metric]))
+
+    def lead(self, row: str, other: str, metric: str) -> Interval:
+        """Return by how much a row is ahead of another one on the clips that both have."""
+        first, second = (torch.tensor(self.rows[name][metric]) for name in (row, other))
+        both = min(len(first), len(second))
+        return bootstrap(first[:both] - second[:both])
