@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,15 @@ def test_signals_to_the_group_are_the_supervisors_to_answer(ready, number):
     assert ask(engine).shape == (1, 5)
 
 
+def open_files(pid: int) -> list[str]:
+    """Return what a process has open; it may close some of it meanwhile, as importing does."""
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(str(link.readlink()))
+    return links
+
+
 def test_media_inherits_no_environment_and_no_files(monkeypatch):
     monkeypatch.setenv("ROLLOUT_REDIS_URL", "redis://:secret@host")
     with Path(__file__).open() as other:
@@ -205,7 +215,7 @@ def test_media_inherits_no_environment_and_no_files(monkeypatch):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             environment = Path(f"/proc/{media.pid}/environ").read_bytes()
-            links = [str(link.readlink()) for link in Path(f"/proc/{media.pid}/fd").iterdir()]
+            links = open_files(media.pid)
         finally:
             media.kill()
     assert b"secret" not in environment
