@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,8 +174,9 @@ def test_service_that_cannot_start_is_told(demo, video):
 
 
 def test_ctrl_c_stops_everything(demo, video):
-    process = demo.start(video, model="fake-slow")
+    process = demo.start(video, model="fake-hang")
     assert process.stdout.readline() == f"Explaining {video}\n"
+    time.sleep(1)  # past what a library does at its first call, where an interrupt can be lost
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.splitlines()[-1]) == (130, "demo: interrupted")
