@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from rollout_core.faithfulness import STEPS, Floats, Order, measure
 from rollout_core.perturbation import perturbed_probabilities
 from rollout_core.predictions import target_to_follow
 from rollout_core.render import render, render_comparison
-from rollout_core.requests import check_request, explained_class, resolve_queries, with_method
+from rollout_core.requests import check_request, explained_class, with_method
 from rollout_core.results import Findings, describe_result
 from rollout_core.run import Run
 from rollout_core.sampling import Plan, plan
@@ -117,8 +117,8 @@ def compare_methods(
     maps: dict[str, NDArray[np.float32]] = {request.method: found.relevance}
     for method in methods:
         if method not in maps:
-            other = _Video.open(path, with_method(request, method), loaded, limits)
-            maps[method] = _explain(other, loaded, progress)[0].relevance
+            run = replace(video.run, request=with_method(request, method))
+            maps[method] = _explain(replace(video, run=run), loaded, progress)[0].relevance
     render_comparison(
         path,
         pts_seconds=found.pts_seconds,
@@ -154,22 +154,15 @@ class _Video:
         info = probe(path, limits)
         moments = plan(info.duration_seconds, request, spec)
         crop = crop_of(info, height=spec.height, width=spec.width)
-        run = Run(
-            spec=spec,
+        run = Run.resolve(
+            request,
+            spec,
             checkpoint_sha256=loaded.sha256,
-            request=request,
             crop=crop,
             sampling=moments.sampling,
             start_seconds=moments.start_seconds,
             end_seconds=moments.end_seconds,
-            queries=resolve_queries(
-                request,
-                times_seconds=moments.times_seconds.tolist(),
-                start_seconds=moments.start_seconds,
-                end_seconds=moments.end_seconds,
-                crop=crop,
-                spec=spec,
-            ),
+            times_seconds=moments.times_seconds.tolist(),
         )
         return cls(path, limits, info, moments, crop, run)
 

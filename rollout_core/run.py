@@ -1,14 +1,15 @@
 """What a result is of, and what is needed to understand it and to make it again."""
 
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from rollout_core.contract import METHOD_OPTIONS, ExplainRequest, TokenQuery
+from rollout_core.requests import resolve_queries
 from rollout_core.specs import ModelSpec, Sampling
 
 VERSIONED = ("timesformer-rollout", "torch", "timm", "av", "numpy", "pillow", "cmap")
@@ -59,6 +60,43 @@ class Run:
     start_seconds: float
     end_seconds: float
     queries: tuple[TokenQuery, ...]
+
+    @classmethod
+    def resolve(
+        cls,
+        request: ExplainRequest,
+        spec: ModelSpec,
+        *,
+        checkpoint_sha256: str | None,
+        crop: tuple[int, int, int, int],
+        sampling: Sampling,
+        start_seconds: float,
+        end_seconds: float,
+        times_seconds: Sequence[Sequence[float]],
+    ) -> Self:
+        """Return the run of a request whose clips, sampled at `times_seconds`, are planned.
+
+        Raises:
+            InvalidRequest: see `requests.resolve_queries`.
+        """
+        queries = resolve_queries(
+            request,
+            times_seconds=times_seconds,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            crop=crop,
+            spec=spec,
+        )
+        return cls(
+            spec=spec,
+            checkpoint_sha256=checkpoint_sha256,
+            request=request,
+            crop=crop,
+            sampling=sampling,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            queries=queries,
+        )
 
     @property
     def resolved_request(self) -> ExplainRequest:

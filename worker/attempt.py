@@ -17,7 +17,7 @@ from rollout_core import archive, faithfulness
 from rollout_core.archive import Archive
 from rollout_core.contract import ARCHIVE_NAME, ExplainResult, Faithfulness, Fill
 from rollout_core.predictions import target_to_follow
-from rollout_core.requests import check_request, explained_class, resolve_queries
+from rollout_core.requests import check_request, explained_class
 from rollout_core.results import Findings, describe_result
 from rollout_core.run import Run
 from rollout_core.specs import ModelSpec
@@ -109,22 +109,15 @@ class Attempt:
         if not is_plan(arrays, opened, spec):
             raise media.lost("sent a plan that is none")
         self._timings["decode"] += opened.seconds
-        run = Run(
-            spec=spec,
+        run = Run.resolve(
+            request,
+            spec,
             checkpoint_sha256=model.checkpoint_sha256,
-            request=request,
             crop=opened.crop,
             sampling=opened.sampling,
             start_seconds=opened.start_seconds,
             end_seconds=opened.end_seconds,
-            queries=resolve_queries(
-                request,
-                times_seconds=arrays["times_seconds"].tolist(),
-                start_seconds=opened.start_seconds,
-                end_seconds=opened.end_seconds,
-                crop=opened.crop,
-                spec=spec,
-            ),
+            times_seconds=arrays["times_seconds"].tolist(),
         )
         return run, opened.clips
 
