@@ -4,7 +4,7 @@ Everything is frozen, and refuses fields it does not know. Times are RFC 3339 in
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -359,6 +359,12 @@ class Ticket(Frozen):
     request: ExplainRequest = Field(description="With its model filled in.")
     created_at: datetime
     upload_bytes: int
+    owner: str | None = Field(None, description="Name of the API key that made it, if any.")
+
+    @property
+    def model(self) -> str:
+        """The model that was asked for, or filled in."""
+        return cast(str, self.request.model)
 
 
 class Announcement(Frozen):

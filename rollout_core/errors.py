@@ -131,3 +131,10 @@ class StoreUnavailable(RolloutError):
 
     code = "store_unavailable"
     title = "The artifact store cannot be written"
+
+
+class StoreFull(StoreUnavailable):
+    """There is no room left for what would have to be stored."""
+
+    code = "store_full"
+    title = "The artifact store is full"

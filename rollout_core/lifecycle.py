@@ -1,21 +1,22 @@
-"""The life of a job as a value: what Redis holds of it, and the steps that it may take.
+"""The life of a job as values: what Redis holds while it is under way, and how it may end.
 
-One `JobRecord` a job is the whole truth about everything but success, which the stored result
-decides. A step is a pure function from record to record; service and worker apply it in an
-optimistic transaction, so that two of them never both happen. A worker's steps name its
-attempt: one that has lost the job to a newer attempt cannot take any. A claim must wait while
-another attempt is alive.
+A `JobRecord` is the whole truth about a job that has not ended. A step is a pure function from
+record to record; service and worker apply it in an optimistic transaction, so that two of them
+never both happen. A worker's steps name its attempt: one that has lost the job to a newer attempt
+cannot take any. A claim must wait while another attempt is alive.
 
-    queued ──claim──▶ running ──fail──▶ failed
-      │                  │ ╲──release, or the lease runs out──▶ queued again, for the next attempt
-      ╰────cancel────────┴──▶ canceled
+    queued ──claim──▶ running ──▶ its end: a result, or an `Ended`, in the store
+      ▲                  │
+      ╰──────────────────╯ release, hand_back, or the lease runs out
+
+Every end lies in the store, where it appears once; see `rollout_core.storage`.
 """
 
 from datetime import datetime, timedelta
 from typing import Literal, Self
 
 from rollout_core.contract import Frozen, JobError, Progress
-from rollout_core.errors import AttemptLost, JobEnded, JobHeld
+from rollout_core.errors import AttemptLost, JobHeld
 
 JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
@@ -23,117 +24,90 @@ LEASE_SECONDS = 6.0
 """A running attempt that has not beaten for so long is taken for dead."""
 
 
-class JobRecord(Frozen):
-    """Everything about a job that changes.
+class Ended(Frozen):
+    """The end of a job without a result; `ended.json` in its folder."""
 
-    `stage` says what has been decided; `state_at` what a client is told, which also depends on
-    whether the attempt that runs it is still alive.
+    state: Literal["failed", "canceled"]
+    attempt: int
+    started_at: datetime | None
+    ended_at: datetime
+    error: JobError | None = None
+
+
+class JobRecord(Frozen):
+    """Everything that changes about a job before its end.
+
+    Attributes:
+        over: no attempt will be made any more; whoever has the job ends it.
     """
 
-    stage: Literal["queued", "running", "failed", "canceled"] = "queued"
     attempt: int = 0
     started_at: datetime | None = None
-    ended_at: datetime | None = None
     lease_until: datetime | None = None
     progress: Progress | None = None
-    error: JobError | None = None
     cancel_requested: bool = False
+    over: bool = False
 
-    @property
-    def ended(self) -> bool:
-        """Whether failure or cancellation is final. Success is not recorded here."""
-        return self.stage in ("failed", "canceled")
+    def is_alive(self, now: datetime) -> bool:
+        """Whether an attempt runs the job: it has beaten lately."""
+        return self.lease_until is not None and now < self.lease_until
 
-    def state_at(self, now: datetime, *, has_result: bool) -> JobState:
-        """Return the job's state as a client sees it."""
-        if has_result:
-            return "succeeded"
-        if self.stage == "running" and not self._alive(now):
-            return "queued"
-        return self.stage
-
-    def claim(self, now: datetime) -> Self:
-        """Begin the next attempt; if the one before was asked to stop, cancel the job instead.
+    def claim(self, now: datetime, *, max_attempts: int) -> Self:
+        """Begin the next attempt; if there shall be none, take the job only to end it.
 
         Raises:
-            JobEnded: it failed or was canceled meanwhile.
             JobHeld: the attempt before is alive.
         """
-        self._require_free(now)
-        if self.cancel_requested:
-            return self._end("canceled", now)
+        if self.is_alive(now):
+            raise JobHeld(f"attempt {self.attempt} runs the job")
+        lease_until = now + timedelta(seconds=LEASE_SECONDS)
+        if self.cancel_requested or self.attempt >= max_attempts:
+            return self.model_copy(update={"over": True, "lease_until": lease_until})
         return self.model_copy(
             update={
-                "stage": "running",
                 "attempt": self.attempt + 1,
                 "started_at": now,
-                "lease_until": now + timedelta(seconds=LEASE_SECONDS),
+                "lease_until": lease_until,
                 "progress": None,
             }
         )
 
+    def require(self, attempt: int) -> Self:
+        """Return the record as it is.
+
+        Raises:
+            AttemptLost: the job is no longer this attempt's. So do the steps that name one.
+        """
+        if self.attempt != attempt or self.lease_until is None or self.over:
+            raise AttemptLost(f"attempt {attempt} no longer has the job; attempts: {self.attempt}")
+        return self
+
     def beat(self, attempt: int, now: datetime, progress: Progress | None) -> Self:
         """Renew the lease of `attempt` and say how far it is."""
-        self._require_attempt(attempt)
+        self.require(attempt)
         lease_until = now + timedelta(seconds=LEASE_SECONDS)
         return self.model_copy(update={"lease_until": lease_until, "progress": progress})
 
     def release(self, attempt: int) -> Self:
         """Leave the job to the next attempt, at once."""
-        self._require_attempt(attempt)
-        return self.model_copy(update={"lease_until": None})
+        return self.require(attempt).model_copy(update={"lease_until": None})
 
-    def fail(self, attempt: int, now: datetime, error: JobError) -> Self:
-        """End the job as failed."""
-        self._require_attempt(attempt)
-        return self._end("failed", now, error)
+    def hand_back(self, attempt: int) -> Self:
+        """Leave the job as if `attempt` had never begun."""
+        return self.release(attempt).model_copy(update={"attempt": attempt - 1})
 
-    def give_up(self, now: datetime, error: JobError) -> Self:
-        """End a job as failed that no attempt will run any more.
+    def request_cancel(self) -> Self:
+        """Ask whichever attempt has the job, or takes it next, to end it as canceled."""
+        return self.model_copy(update={"cancel_requested": True})
 
-        Raises:
-            JobEnded: it failed or was canceled meanwhile.
-            JobHeld: the attempt before is alive.
-        """
-        self._require_free(now)
-        return self._end("failed", now, error)
-
-    def yield_cancel(self, attempt: int, now: datetime) -> Self:
-        """End the job as canceled, by the attempt that ran it."""
-        self._require_attempt(attempt)
-        return self._end("canceled", now)
-
-    def request_cancel(self, now: datetime) -> Self:
-        """Cancel at once what no live attempt runs; ask the attempt that runs it to stop.
-
-        Raises:
-            JobEnded: it has failed or was canceled before.
-        """
-        self._require_open()
-        if self._alive(now):
-            return self.model_copy(update={"cancel_requested": True})
-        return self._end("canceled", now)
-
-    def _alive(self, now: datetime) -> bool:
-        """Whether an attempt runs the job: only a running one has a lease."""
-        return self.lease_until is not None and now < self.lease_until
-
-    def _end(
-        self, stage: Literal["failed", "canceled"], now: datetime, error: JobError | None = None
-    ) -> Self:
-        return self.model_copy(
-            update={"stage": stage, "ended_at": now, "lease_until": None, "error": error}
+    def ended(
+        self, state: Literal["failed", "canceled"], now: datetime, error: JobError | None = None
+    ) -> Ended:
+        """Return the end of the job as it stands."""
+        return Ended(
+            state=state,
+            attempt=self.attempt,
+            started_at=self.started_at,
+            ended_at=now,
+            error=error,
         )
-
-    def _require_open(self) -> None:
-        if self.ended:
-            raise JobEnded(f"the job has {'failed' if self.stage == 'failed' else 'been canceled'}")
-
-    def _require_free(self, now: datetime) -> None:
-        self._require_open()
-        if self._alive(now):
-            raise JobHeld(f"attempt {self.attempt} runs the job")
-
-    def _require_attempt(self, attempt: int) -> None:
-        if self.stage != "running" or self.attempt != attempt:
-            raise AttemptLost(f"attempt {attempt}: the job is {self.stage}, attempt {self.attempt}")

@@ -4,26 +4,31 @@
     jobs/<id>/job.json            the `Ticket`: what was fixed when the job was accepted
     jobs/<id>/upload/video        the upload, under a name of ours
     jobs/<id>/attempts/<n>/       where attempt n works
-    jobs/<id>/result/             what one attempt published; `result.json` was written last
+    jobs/<id>/result/             its end: what one attempt published, or `ended.json` alone
     jobs/<id>/expired             the result and the upload are gone because of their age
 
-Folders become visible by one `rename` each, which is what makes them atomic. An attempt that
-has lost the job finds its folder gone, and cannot publish.
+Folders become visible by one `rename` each, which is what makes them atomic, and `result/` can
+appear but once: whatever dies, a job has one end. An attempt that has lost the job finds its
+folder gone, and cannot publish.
 """
 
+import errno
+import math
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
 
 from rollout_core.contract import RESULT_NAME, Artifact, ExplainResult, Ticket
-from rollout_core.errors import AttemptLost, StoreUnavailable
+from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable
+from rollout_core.lifecycle import Ended
 
 UPLOAD_NAME = "video"
+ENDED_NAME = "ended.json"
 
 
 class ArtifactStore:
@@ -31,6 +36,7 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         """Use `root`, and make it if need be."""
+        self.root = root
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
         for folder in (self._incoming, self._jobs):
@@ -49,40 +55,29 @@ class ArtifactStore:
             finally:
                 probe.unlink()
         except OSError as error:
-            raise StoreUnavailable("the store cannot be written") from error
+            raise unavailable(error, "the store cannot be written") from error
 
     @contextmanager
     def receiving(self) -> Iterator[Path]:
-        """Yield a path for an upload; what `accept` has not taken by the end is removed.
-
-        Raises:
-            StoreUnavailable: there is no place for it.
-        """
-        folder = self._incoming / uuid.uuid4().hex
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise StoreUnavailable("the store cannot be written") from error
-        try:
+        """Yield a path for an upload; what `accept` has not taken by the end is removed."""
+        with self._beside() as folder:
             yield folder / UPLOAD_NAME
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def accept(self, ticket: Ticket, upload: Path) -> None:
-        """Turn a received upload into the folder of a new job."""
+        """Turn a received upload into the folder of a new job, which outlives a power cut."""
         folder = upload.parent
         (folder / "upload").mkdir()
         upload.rename(folder / "upload" / UPLOAD_NAME)
         (folder / "attempts").mkdir()
         _write(folder / "job.json", ticket.model_dump_json())
+        _sync(folder / "upload" / UPLOAD_NAME, folder / "upload", folder)
         folder.rename(self._job(ticket.id))
+        _sync(self._jobs)
 
     def ticket(self, job_id: str) -> Ticket | None:
         """Return what the job was accepted with, or None if there is no such job."""
-        try:
-            return Ticket.model_validate_json((self._job(job_id) / "job.json").read_bytes())
-        except FileNotFoundError:
-            return None
+        text = _read(self._job(job_id) / "job.json")
+        return None if text is None else Ticket.model_validate_json(text)
 
     def upload_path(self, job_id: str) -> Path:
         """Return where the job's upload is: alone in its folder."""
@@ -94,7 +89,7 @@ class ArtifactStore:
         Raises:
             AttemptLost: the job has been deleted.
         """
-        folder = self._job(job_id) / "attempts" / str(attempt)
+        folder = self._attempt(job_id, attempt)
         self.end_attempts(job_id)
         try:
             folder.mkdir()
@@ -108,31 +103,53 @@ class ArtifactStore:
             self._bury(folder)
 
     def publish(self, job_id: str, attempt: int, result: ExplainResult) -> None:
-        """Make an attempt's folder the job's result; `result.json` is written last.
+        """End a job with an attempt's folder as its result; `result.json` is written last.
 
         Raises:
-            AttemptLost: a newer attempt has begun, a result is published, or the job is deleted.
+            AttemptLost: a newer attempt has begun, the job has ended, or is deleted.
         """
-        folder = self._job(job_id) / "attempts" / str(attempt)
+        folder = self._attempt(job_id, attempt)
         try:
             _write(folder / RESULT_NAME, result.model_dump_json(indent=2))
-            folder.rename(self._job(job_id) / "result")
-        except OSError as error:
-            if folder.exists() and not self.has_result(job_id):
-                raise
+            _sync(*folder.iterdir(), folder)
+        except FileNotFoundError as error:
             raise AttemptLost(f"attempt {attempt} no longer has the job") from error
+        self._end(job_id, folder)
 
-    def has_result(self, job_id: str) -> bool:
-        """Whether the job has succeeded."""
-        return (self._job(job_id) / "result" / RESULT_NAME).exists()
+    def end(self, job_id: str, ended: Ended) -> None:
+        """End a job without a result.
+
+        Raises:
+            AttemptLost: it has ended before, or is deleted.
+        """
+        with self._beside() as folder:
+            _write(folder / ENDED_NAME, ended.model_dump_json(indent=2))
+            self._end(job_id, folder)
+
+    def exists(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        return self._job(job_id).exists()
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether the job has its end, of whatever kind."""
+        return (self._job(job_id) / "result").exists()
+
+    def is_open(self, job_id: str) -> bool:
+        """Whether there is such a job, and it has no end yet."""
+        return self.exists(job_id) and not self.has_ended(job_id)
+
+    def ending(self, job_id: str) -> ExplainResult | Ended | None:
+        """Return how the job ended, or None while it has not."""
+        result = self.result(job_id)
+        if result is not None:
+            return result
+        text = _read(self._job(job_id) / "result" / ENDED_NAME)
+        return None if text is None else Ended.model_validate_json(text)
 
     def result(self, job_id: str) -> ExplainResult | None:
-        """Return the published result, or None while there is none."""
-        try:
-            text = (self._job(job_id) / "result" / RESULT_NAME).read_bytes()
-        except FileNotFoundError:
-            return None
-        return ExplainResult.model_validate_json(text)
+        """Return the published result, or None if there is none."""
+        text = _read(self._job(job_id) / "result" / RESULT_NAME)
+        return None if text is None else ExplainResult.model_validate_json(text)
 
     def artifact_path(self, job_id: str, name: str) -> Path | None:
         """Return the path of a published file, or None if there is none of that name."""
@@ -148,31 +165,65 @@ class ArtifactStore:
         return (self._job(job_id) / "expired").exists()
 
     def expire(self, job_id: str) -> None:
-        """Remove a job's files for their age; its ticket and `result.json` stay."""
+        """Remove a job's files for their age; its ticket and how it ended stay."""
         folder = self._job(job_id)
         (folder / "expired").touch()
         self.end_attempts(job_id)
         shutil.rmtree(folder / "upload", ignore_errors=True)
         for path in (folder / "result").glob("*"):
-            if path.name != RESULT_NAME:
+            if path.name not in (RESULT_NAME, ENDED_NAME):
                 path.unlink(missing_ok=True)
 
+    def jobs(self) -> Iterator[tuple[str, int]]:
+        """Yield the id of every job, and a number that changes with what lies in its folder."""
+        with os.scandir(self._jobs) as folders:
+            for folder in folders:
+                with suppress(FileNotFoundError):
+                    yield folder.name, folder.stat().st_mtime_ns
+
+    def bytes_of(self, job_id: str) -> int:
+        """Return how many bytes are kept for a job."""
+        return sum(_size(path) for path in self._job(job_id).rglob("*"))
+
     def older_than(self, age_seconds: float) -> Iterator[str]:
-        """Yield the ids of jobs that were accepted so long ago and have not expired."""
+        """Yield the ids of jobs that were accepted so long ago."""
         limit = time.time() - age_seconds
         for folder in self._jobs.iterdir():
-            if _is_older(folder / "job.json", limit) and not self.has_expired(folder.name):
+            if _written_at(folder / "job.json") < limit:
                 yield folder.name
 
     def remove_stale_uploads(self, age_seconds: float) -> None:
         """Remove what a killed process has left half received, or half deleted, so long ago."""
         limit = time.time() - age_seconds
         for folder in self._incoming.iterdir():
-            if _is_older(folder, limit):
+            if _written_at(folder, *folder.glob("*")) < limit:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _job(self, job_id: str) -> Path:
         return self._jobs / job_id
+
+    def _attempt(self, job_id: str, attempt: int) -> Path:
+        return self._job(job_id) / "attempts" / str(attempt)
+
+    def _end(self, job_id: str, folder: Path) -> None:
+        """Make a folder the job's end, unless it has one."""
+        try:
+            folder.rename(self._job(job_id) / "result")
+        except OSError as error:
+            if folder.exists() and self.is_open(job_id):
+                raise
+            raise AttemptLost("the job has ended before, or is gone") from error
+        _sync(self._job(job_id))
+
+    @contextmanager
+    def _beside(self) -> Iterator[Path]:
+        """Yield a new folder outside all jobs; what is left of it in the end is removed."""
+        folder = self._incoming / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _bury(self, folder: Path) -> bool:
         """Take a folder out of sight at once, then remove it; say whether it was there.
@@ -190,6 +241,12 @@ class ArtifactStore:
         return True
 
 
+def unavailable(error: OSError, detail: str) -> StoreUnavailable:
+    """Return what the project calls a failure of the store's disk."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StoreFull("the disk is full") if full else StoreUnavailable(detail)
+
+
 def describe(path: Path) -> Artifact:
     """Return a file's name, size and digest."""
     with path.open("rb") as file:
@@ -197,12 +254,37 @@ def describe(path: Path) -> Artifact:
     return Artifact(name=path.name, bytes=path.stat().st_size, sha256=digest)
 
 
-def _is_older(path: Path, limit: float) -> bool:
-    """Whether it was written before `limit`, in Unix seconds; what has just gone was not."""
+def _written_at(*paths: Path) -> float:
+    """Return when the last of them was written, in Unix seconds; never, if one has just gone."""
     try:
-        return path.stat().st_mtime < limit
+        return max(path.stat().st_mtime for path in paths)
     except FileNotFoundError:
-        return False
+        return math.inf
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, 0 for what has just gone."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _sync(*paths: Path) -> None:
+    """Have the kernel write files and folders to the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _write(path: Path, text: str) -> None:

@@ -40,6 +40,22 @@ class Delivery:
         if self._queue(model).remove(job_id):
             self._redis.delete(RqJob.key_for(job_id))
 
+    def held(self, model: str) -> set[str]:
+        """Return the jobs that wait for `model`, or that a worker was seen to begin.
+
+        RQ brings back what a dead worker had begun. What one had taken and not begun it brings
+        back after minutes; that is not held.
+        """
+        queue = self._queue(model)
+        return {*queue.get_job_ids(), *queue.started_job_registry.get_job_ids(cleanup=False)}
+
+    def repeat(self, job_id: str, model: str) -> None:
+        """Queue a job again that nobody holds."""
+        self._queue(model).intermediate_queue.remove(job_id)
+        with self._redis.pipeline() as pipe:
+            self.add(job_id, model, pipe)
+            pipe.execute()
+
     def waiting(self, model: str) -> int:
         """Return how many jobs wait for `model`."""
         return int(self._queue(model).count)

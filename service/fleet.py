@@ -35,6 +35,11 @@ class Fleet:
             by_model[announcement.model.name].append(announcement)
         return tuple(_describe(by_model[name]) for name in sorted(by_model))
 
+    def ready(self) -> dict[str, int]:
+        """Return how many workers are ready for each model that is known."""
+        known = {item.model.name: 0 for item in self._heard_within(KNOWN_SECONDS)}
+        return known | {model.name: model.ready for model in self.served()}
+
     def choose(self, name: str | None, *, default: str | None = None) -> ModelSpec:
         """Return the model to use where `name` is asked for: `default` or the only one if None.
 

@@ -1,4 +1,4 @@
-"""The list of all jobs: a sorted set in Redis, read newest first."""
+"""The lists of jobs, one an owner: sorted sets in Redis, read newest first."""
 
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -12,7 +12,7 @@ from rollout_core.contract import Ticket
 from rollout_core.errors import InvalidRequest
 
 JOBS_KEY = "rollout:jobs"
-"""Id of a job → when it was created, in Unix seconds."""
+"""Id of a job → when it was created, in Unix seconds; an owner's list has `:` and his name here."""
 
 CHUNK = 200
 """Places read at a time. Far more jobs than can share one microsecond."""
@@ -53,26 +53,36 @@ class JobList:
         self._redis = redis
 
     def add(self, ticket: Ticket, pipe: Pipeline) -> None:
-        """Put a new job first, as part of a transaction."""
-        pipe.zadd(JOBS_KEY, {ticket.id: ticket.created_at.timestamp()})
+        """Put a job where it belongs, as part of a transaction."""
+        pipe.zadd(_key(ticket.owner), {ticket.id: ticket.created_at.timestamp()})
 
-    def remove(self, job_id: str, pipe: Pipeline) -> None:
-        """Take a job off the list, as part of a transaction."""
-        pipe.zrem(JOBS_KEY, job_id)
+    def remove(self, job_id: str, owner: str | None, pipe: Pipeline) -> None:
+        """Take a job off its owner's list, as part of a transaction."""
+        pipe.zrem(_key(owner), job_id)
 
-    def newest_first(self, after: Place | None = None) -> Iterator[Place]:
-        """Yield the places of all jobs, or of those after a place."""
+    def owners(self) -> dict[str, str | None]:
+        """Return who owns each job that is listed, by the ids of the jobs."""
+        owned: dict[str, str | None] = {}
+        for key in self._redis.scan_iter(f"{JOBS_KEY}*"):
+            owner = key.decode().removeprefix(JOBS_KEY).removeprefix(":") or None
+            ids = cast(list[bytes], self._redis.zrange(key, 0, -1))
+            owned.update(dict.fromkeys((job_id.decode() for job_id in ids), owner))
+        return owned
+
+    def newest_first(self, owner: str | None = None, after: Place | None = None) -> Iterator[Place]:
+        """Yield the places of an owner's jobs, or of those after a place."""
         while True:
-            below = [place for place in self._chunk(after) if after is None or place < after]
+            chunk = self._chunk(owner, after)
+            below = [place for place in chunk if after is None or place < after]
             if not below:
                 return
             yield from below
             after = below[-1]
 
-    def _chunk(self, start: Place | None) -> list[Place]:
+    def _chunk(self, owner: str | None, start: Place | None) -> list[Place]:
         """Return the newest places, those that share the time of `start` included."""
         entries = self._redis.zrevrangebyscore(
-            JOBS_KEY,
+            _key(owner),
             start.created if start else "+inf",
             "-inf",
             start=0,
@@ -81,3 +91,7 @@ class JobList:
         )
         pairs = cast(list[tuple[bytes, float]], entries)
         return [Place(created, job_id.decode()) for job_id, created in pairs]
+
+
+def _key(owner: str | None) -> str:
+    return JOBS_KEY if owner is None else f"{JOBS_KEY}:{owner}"

@@ -1,47 +1,36 @@
 """Jobs as the API handles them: stored, queued, looked up, listed, canceled, deleted.
 
-What is fixed about a job lies in the store, what changes lies in its `JobRecord` in Redis.
-`JobQueue.get` is the one place where they become a job's public state.
+What is fixed about a job, and how it ended, lies in the store; what changes lies in its `JobRecord`
+in Redis. `JobQueue.get` is the one place where they become a job's public state.
 """
 
-import logging
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from pydantic import ValidationError
 from redis import Redis
-from redis.client import Pipeline
+from redis.exceptions import RedisError
 
-from rollout_core.contract import (
-    RESULT_NAME,
-    ExplainRequest,
-    ExplainResult,
-    Ticket,
-    job_key,
-)
-from rollout_core.errors import JobEnded, StoreUnavailable
+from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, Ticket
+from rollout_core.errors import AttemptLost, JobEnded
 from rollout_core.lifecycle import JobRecord, JobState
 from rollout_core.requests import check_request
 from rollout_core.storage import ArtifactStore, describe
-from service.delivery import Delivery
+from service.census import Census
+from service.clock import utc_now
 from service.errors import JobNotFound, QueueFull
 from service.fleet import Fleet
-from service.listing import JobList, Place
+from service.listing import Place
+from service.register import Register
 from service.views import Job, JobArtifact, JobPage, JobResult, ServedModel
-
-logger = logging.getLogger(__name__)
 
 SCAN_LIMIT = 2000
 """Jobs looked at for one page; a page whose filter matches few of them is short."""
-
-
-def utc_now() -> datetime:
-    """Return the present time, as every message has it."""
-    return datetime.now(UTC)
 
 
 class JobQueue:
@@ -52,28 +41,35 @@ class JobQueue:
         redis: Redis,
         store: ArtifactStore,
         *,
+        census: Census | None = None,
         max_queued: int = 1000,
         default_model: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Use `redis`, which must not decode its answers: RQ wants bytes."""
-        self._redis = redis
         self._store = store
+        self._census = census or Census(store)
         self._max_queued = max_queued
         self._default_model = default_model
         self._clock = clock
         self._fleet = Fleet(redis, clock=clock)
-        self._list = JobList(redis)
-        self._delivery = Delivery(redis)
+        self._register = Register(redis)
 
-    def submit(self, request: ExplainRequest, upload: Path) -> Job:
+    def require_room(self, upload_bytes: int) -> None:
+        """Make sure that the store has room for an upload.
+
+        Raises:
+            StoreFull: it has not.
+        """
+        self._census.require_room(upload_bytes)
+
+    def submit(self, request: ExplainRequest, upload: Path, *, owner: str | None = None) -> Job:
         """Store a received upload as a new job, and queue it for its model.
 
         Raises:
             UnknownModel: see `Fleet.choose`.
             InvalidRequest: the model cannot do what is asked.
             QueueFull: as many jobs wait as may wait.
-            StoreUnavailable: the job's folder could not be made.
         """
         spec = self._fleet.choose(request.model, default=self._default_model)
         check_request(request, spec)
@@ -83,48 +79,36 @@ class JobQueue:
             request=request.model_copy(update={"model": spec.name}),
             created_at=self._clock(),
             upload_bytes=upload.stat().st_size,
+            owner=owner,
         )
+        self._store.accept(ticket, upload)
         try:
-            self._store.accept(ticket, upload)
-        except OSError as error:
-            raise StoreUnavailable("the upload cannot be stored") from error
-        try:
-            self._enqueue(ticket)
+            self._register.enter(ticket)
         except BaseException:
             self._store.delete(ticket.id)
             raise
+        self._census.accept(ticket)
         return self.get(ticket.id)
 
     def get(self, job_id: str) -> Job:
         """Return a job as it stands now: the one place that decides its public state.
 
+        A job that has ended is answered without Redis.
+
         Raises:
             JobNotFound: there is none, or it is gone.
         """
         ticket = self._ticket(job_id)
-        record = self._record(job_id)
-        # Read after the record: a job that was published in between has succeeded.
-        result = self._store.result(job_id)
-        if result is not None:
-            return self._succeeded(ticket, result)
+        ending = self._store.ending(job_id)
+        record = None if ending else self._register.record(job_id)
         if record is None:
-            raise _not_found(job_id)
-        state = record.state_at(self._clock(), has_result=False)
-        waiting = state == "queued"
-        return Job(
-            id=job_id,
-            state=state,
-            model=_model(ticket),
-            created_at=ticket.created_at,
-            started_at=None if waiting else record.started_at,
-            ended_at=record.ended_at,
-            attempt=record.attempt,
-            queue_position=self._delivery.position(job_id, _model(ticket)) if waiting else None,
-            progress=None if waiting else record.progress,
-            request=ticket.request,
-            result=None,
-            error=record.error,
-        )
+            # Records go when their job has ended: that may have been in between.
+            ending = ending or self._store.ending(job_id)
+        if isinstance(ending, ExplainResult):
+            return self._succeeded(ticket, ending)
+        if ending is not None:
+            return _describe(ticket, **ending.model_dump())
+        return self._under_way(ticket, record or JobRecord())
 
     def page(
         self, *, state: JobState | None = None, limit: int = 50, cursor: str | None = None
@@ -136,7 +120,7 @@ class JobQueue:
         """
         jobs: list[Job] = []
         last = Place.parse(cursor) if cursor else None
-        places = self._list.newest_first(after=last)
+        places = self._register.list.newest_first(after=last)
         for last in islice(places, SCAN_LIMIT):
             job = self._get_or_none(last.job_id)
             if job and state in (None, job.state):
@@ -154,11 +138,11 @@ class JobQueue:
             JobEnded: it has succeeded or failed, or was canceled before.
         """
         job = self.get(job_id)
-        if job.state == "succeeded":
-            raise JobEnded("the job has succeeded")
-        if self._request_cancel(job_id).ended:
-            self._delivery.withdraw(job_id, job.model)
-            self._store.end_attempts(job_id)
+        if job.ended_at is not None:
+            raise JobEnded(f"the job is {job.state} already")
+        record = self._register.request_cancel(job_id)
+        if not record.is_alive(self._clock()):
+            self._end_canceled(job_id, job.model, record)
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
@@ -168,27 +152,28 @@ class JobQueue:
             JobNotFound: there is none.
         """
         ticket = self._ticket(job_id)
-        # The folder goes last: until then a deletion that broke off can be repeated.
-        with self._redis.pipeline() as pipe:
-            pipe.delete(job_key(job_id))
-            self._list.remove(job_id, pipe)
-            pipe.execute()
-        self._delivery.withdraw(job_id, _model(ticket))
         self._store.delete(job_id)
+        with suppress(RedisError):  # what stays there is removed by the `Reconciler`
+            self._register.strike(job_id, ticket.owner)
+            self._register.delivery.withdraw(job_id, ticket.model)
 
     def expire(self, job_id: str) -> None:
-        """Remove an old job's files if it has ended, and all of it if Redis has forgotten it."""
-        try:
-            if self.get(job_id).ended_at is not None:
-                self._store.expire(job_id)
-        except JobNotFound:
-            self._store.delete(job_id)
-        except ValidationError:
-            logger.warning("Job %s is not in a form that this version can read", job_id)
+        """Remove the files of an old job, unless it has not ended."""
+        if self._store.has_ended(job_id) and not self._store.has_expired(job_id):
+            self._store.expire(job_id)
+
+    def forget(self, job_id: str) -> None:
+        """Remove all that is kept of an expired job."""
+        if self._store.has_expired(job_id):
+            self.delete(job_id)
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now."""
         return self._fleet.served()
+
+    def ready_workers(self) -> dict[str, int]:
+        """Return how many workers are ready for each known model."""
+        return self._fleet.ready()
 
     def wait_seconds(self, job: Job) -> int:
         """Return after how long it is worth asking for a job again."""
@@ -199,37 +184,20 @@ class JobQueue:
         self._fleet.forget_stale()
 
     def _require_room(self, model: str) -> None:
-        waiting = self._delivery.waiting(model)
+        waiting = self._register.delivery.waiting(model)
         if waiting >= self._max_queued:
             raise QueueFull(
                 f"{waiting} jobs wait for {model}",
                 retry_after_seconds=self._fleet.wait_seconds(model, waiting),
             )
 
-    def _enqueue(self, ticket: Ticket) -> None:
-        """Make the job known to Redis, all at once: its record, its place, its delivery."""
-        with self._redis.pipeline() as pipe:
-            self._delivery.add(ticket.id, _model(ticket), pipe)
-            pipe.set(job_key(ticket.id), JobRecord().model_dump_json())
-            self._list.add(ticket, pipe)
-            pipe.execute()
-
-    def _request_cancel(self, job_id: str) -> JobRecord:
-        """Take the step in an optimistic transaction, as every step of a record is taken."""
-
-        def step(pipe: Pipeline) -> JobRecord:
-            text = pipe.get(job_key(job_id))
-            if text is None:
-                raise _not_found(job_id)
-            record = _parse(text).request_cancel(self._clock())
-            pipe.multi()
-            pipe.set(job_key(job_id), record.model_dump_json())
-            return record
-
-        return cast(
-            JobRecord,
-            self._redis.transaction(step, job_key(job_id), value_from_callable=True),  # type: ignore[arg-type]
-        )
+    def _end_canceled(self, job_id: str, model: str, record: JobRecord) -> None:
+        """End a job that no attempt runs, unless one that was taken for dead is quicker."""
+        self._store.end_attempts(job_id)
+        with suppress(AttemptLost):
+            self._store.end(job_id, record.ended("canceled", self._clock()))
+        self._register.close(job_id)
+        self._register.delivery.withdraw(job_id, model)
 
     def _get_or_none(self, job_id: str) -> Job | None:
         """Return a job unless it is gone, or was stored in a form that this version cannot read."""
@@ -244,23 +212,32 @@ class JobQueue:
             raise _not_found(job_id)
         return ticket
 
-    def _record(self, job_id: str) -> JobRecord | None:
-        text = self._redis.get(job_key(job_id))
-        return None if text is None else _parse(text)
+    def _under_way(self, ticket: Ticket, record: JobRecord) -> Job:
+        """Return a job that has not ended."""
+        if record.is_alive(self._clock()):
+            return _describe(
+                ticket,
+                state="running",
+                started_at=record.started_at,
+                attempt=record.attempt,
+                progress=record.progress,
+            )
+        return _describe(
+            ticket,
+            state="queued",
+            attempt=record.attempt,
+            queue_position=self._register.delivery.position(ticket.id, ticket.model),
+            waiting_for="turn" if self._fleet.ready().get(ticket.model) else "worker",
+        )
 
     def _succeeded(self, ticket: Ticket, result: ExplainResult) -> Job:
         """Return a job that has a result, from its files alone: Redis may have forgotten it."""
-        return Job(
-            id=ticket.id,
+        return _describe(
+            ticket,
             state="succeeded",
-            model=_model(ticket),
-            created_at=ticket.created_at,
             started_at=result.started_at,
             ended_at=result.ended_at,
             attempt=result.attempt,
-            queue_position=None,
-            progress=None,
-            request=ticket.request,
             result=JobResult(
                 predictions=result.predictions,
                 clips=result.clips,
@@ -268,7 +245,6 @@ class JobQueue:
                 artifacts=tuple(self._artifacts(ticket.id, result)),
                 timings_seconds=result.timings_seconds,
             ),
-            error=None,
         )
 
     def _artifacts(self, job_id: str, result: ExplainResult) -> Iterator[JobArtifact]:
@@ -285,10 +261,13 @@ def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}")
 
 
-def _model(ticket: Ticket) -> str:
-    """Return the model, which was filled in when the job was accepted."""
-    return cast(str, ticket.request.model)
-
-
-def _parse(text: object) -> JobRecord:
-    return JobRecord.model_validate_json(cast(bytes, text))
+def _describe(ticket: Ticket, **changing: Any) -> Job:
+    """Return a job; what is not said of it is null."""
+    unsaid = Job.model_fields.keys() - {"id", "model", "created_at", "request"}
+    return Job(
+        id=ticket.id,
+        model=ticket.model,
+        created_at=ticket.created_at,
+        request=ticket.request,
+        **(dict.fromkeys(unsaid) | changing),
+    )

@@ -1,32 +1,21 @@
-"""Clears away, every few minutes, what has outlived its use."""
-
-import asyncio
-import logging
-
-from starlette.concurrency import run_in_threadpool
+"""Clears away what has outlived its use."""
 
 from service.dependencies import Services
 
 SWEEP_SECONDS = 300.0
-STALE_UPLOAD_SECONDS = 24 * 3600.0
-"""No upload takes so long; what is older was left by a process that was killed."""
+STALE_UPLOAD_SECONDS = 600.0
+"""An upload that has not grown for so long was left by a process that was killed."""
 
-logger = logging.getLogger(__name__)
+REMEMBERED_TTLS = 4
+"""After so many times its time to live, nothing is left of a job."""
 
 
 def sweep(services: Services) -> None:
-    """Expire old jobs, and remove broken uploads and the announcements of workers long gone."""
-    for job_id in services.store.older_than(services.settings.result_ttl):
+    """Expire and forget old jobs, remove broken uploads, and what workers long gone have said."""
+    ttl = services.settings.result_ttl
+    for job_id in services.store.older_than(ttl):
         services.queue.expire(job_id)
+    for job_id in services.store.older_than(REMEMBERED_TTLS * ttl):
+        services.queue.forget(job_id)
     services.store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
     services.queue.forget_stale_workers()
-
-
-async def sweep_forever(services: Services) -> None:
-    """Sweep now and again; a sweep that fails is logged, and the next one tries again."""
-    while True:
-        try:
-            await run_in_threadpool(sweep, services)
-        except Exception:
-            logger.exception("The sweep failed")
-        await asyncio.sleep(SWEEP_SECONDS)

@@ -1,6 +1,7 @@
 """What clients are told: the JSON of every answer that is not an error."""
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -44,6 +45,9 @@ class Job(Frozen):
     ended_at: datetime | None
     attempt: int = Field(description="Attempts begun so far.")
     queue_position: int | None = Field(description="1 is next; null unless the job is waiting.")
+    waiting_for: Literal["turn", "worker"] | None = Field(
+        description="worker: no live one serves the model; null unless the job is waiting."
+    )
     progress: Progress | None
     request: ExplainRequest = Field(description="With its model filled in.")
     result: JobResult | None
@@ -86,4 +90,6 @@ class Readiness(Frozen):
     """Redis answers, and the store can be written."""
 
     status: str = "ready"
-    workers: dict[str, int] = Field(description="Model → workers that are ready to run a job.")
+    workers: dict[str, int] = Field(
+        description="Known model → workers that are ready to run a job; with 0, jobs only wait."
+    )

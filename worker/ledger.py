@@ -1,7 +1,8 @@
 """Jobs' records and workers' announcements, as they stand in Redis.
 
 Every change of a record is a step of `JobRecord` in an optimistic transaction. Steps that must
-not be lost wait for Redis to come back; a beat does not, for there will be another.
+not be lost wait for Redis to come back; a beat does not, for there will be another. How a job
+ends is not written here, but in the store.
 """
 
 import logging
@@ -16,8 +17,8 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rollout_core.contract import WORKERS_KEY, Announcement, JobError, Progress, job_key
-from rollout_core.errors import AttemptLost, JobEnded, RolloutError, WorkerCrashed
+from rollout_core.contract import WORKERS_KEY, Announcement, Progress, job_key
+from rollout_core.errors import AttemptLost
 from rollout_core.lifecycle import JobRecord
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
@@ -37,26 +38,26 @@ class Ledger:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def claim(self, job_id: str, *, max_attempts: int, cause: str) -> int | None:
-        """Begin the next attempt at a job and return its number; None if there is none left.
-
-        A job whose last attempt is used up fails, with `cause` as the detail.
+    def claim(self, job_id: str, *, max_attempts: int) -> JobRecord:
+        """Begin the next attempt at a job, or take it to end it; see `JobRecord.claim`.
 
         Raises:
             JobHeld: another attempt is alive.
+            AttemptLost: the job has ended, or is gone.
         """
 
         def step(record: JobRecord, now: datetime) -> JobRecord:
-            if record.attempt >= max_attempts and not record.cancel_requested:
-                error = WorkerCrashed(f"all {record.attempt} attempts ended early; last: {cause}")
-                return record.give_up(now, job_error(error))
-            return record.claim(now)
+            return record.claim(now, max_attempts=max_attempts)
 
-        try:
-            record = self._patiently(lambda: self._take(job_id, step))
-        except (JobEnded, AttemptLost):
-            return None
-        return record.attempt if record.stage == "running" else None
+        return self._patiently(lambda: self._take(job_id, step))
+
+    def require(self, job_id: str, attempt: int) -> None:
+        """Make sure that the job is this attempt's.
+
+        Raises:
+            AttemptLost: it is not.
+        """
+        self._patiently(lambda: self._take(job_id, lambda record, _: record.require(attempt)))
 
     def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
         """Renew an attempt's lease and say how far it is; return whether it shall stop.
@@ -71,15 +72,16 @@ class Ledger:
 
     def release(self, job_id: str, attempt: int) -> None:
         """Leave the job to the next attempt, unless it is no longer this attempt's."""
-        self._end(job_id, lambda record, _: record.release(attempt))
+        self._leave(job_id, lambda record, _: record.release(attempt))
 
-    def fail(self, job_id: str, attempt: int, error: JobError) -> None:
-        """End the job as failed, unless it is no longer this attempt's."""
-        self._end(job_id, lambda record, now: record.fail(attempt, now, error))
+    def hand_back(self, job_id: str, attempt: int) -> None:
+        """As `release`; the attempt does not count."""
+        self._leave(job_id, lambda record, _: record.hand_back(attempt))
 
-    def yield_cancel(self, job_id: str, attempt: int) -> None:
-        """End the job as canceled, unless it is no longer this attempt's."""
-        self._end(job_id, lambda record, now: record.yield_cancel(attempt, now))
+    def forget(self, job_id: str) -> None:
+        """Remove the record of a job that has ended; without Redis the service will."""
+        with suppress(*UNREACHABLE):
+            self._redis.delete(job_key(job_id))
 
     def announce(self, worker: str, announcement: Announcement) -> None:
         """Say what a worker serves."""
@@ -94,7 +96,7 @@ class Ledger:
         """Return once Redis answers."""
         self._patiently(self._redis.ping)
 
-    def _end(self, job_id: str, step: Step) -> None:
+    def _leave(self, job_id: str, step: Step) -> None:
         try:
             self._patiently(lambda: self._take(job_id, step))
         except AttemptLost as lost:
@@ -104,14 +106,14 @@ class Ledger:
         """Apply a step to a job's record, and return what it became.
 
         Raises:
-            AttemptLost: there is no such job any more.
+            AttemptLost: the job has ended, or is gone.
         """
         key = job_key(job_id)
 
         def apply(pipeline: Pipeline) -> JobRecord:
             text = cast("bytes | None", pipeline.get(key))
             if text is None:
-                raise AttemptLost("the job has been deleted")
+                raise AttemptLost("the job has ended, or is gone")
             record = step(JobRecord.model_validate_json(text), datetime.now(UTC))
             pipeline.multi()
             pipeline.set(key, record.model_dump_json(), keepttl=True)
@@ -130,8 +132,3 @@ class Ledger:
             except UNREACHABLE as error:
                 log.warning("Redis cannot be reached: %s", error)
                 time.sleep(RETRY_SECONDS)
-
-
-def job_error(error: RolloutError) -> JobError:
-    """Put a failure of the project into a job's record."""
-    return JobError(code=error.code, title=error.title, detail=str(error))

@@ -13,20 +13,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 
+from rollout_core.contract import JobError
 from rollout_core.errors import (
     AttemptLost,
     DeadlineExceeded,
     JobHeld,
     RolloutError,
-    StoreUnavailable,
+    WorkerCrashed,
 )
-from rollout_core.storage import ArtifactStore
+from rollout_core.lifecycle import Ended, JobRecord
+from rollout_core.storage import ArtifactStore, unavailable
 from worker.assignment import Assignment
 from worker.attempt import Attempt
 from worker.children import ChildFailure, ChildLost
 from worker.crew import Crew
-from worker.ledger import UNREACHABLE, Ledger, job_error
+from worker.ledger import UNREACHABLE, Ledger
 from worker.pulse import Canceled
 from worker.settings import Settings
 
@@ -69,67 +72,105 @@ class Runner:
     def run(self, job_id: str) -> None:
         """Bring a job to its end, or see it come to its end; return at once if it is gone."""
         cause = FORMER_DEATH
-        while (attempt := self._claim(job_id, cause)) is not None:
-            log.info("job %s: attempt %d", job_id, attempt)
+        while (record := self._claim(job_id)) is not None:
+            if record.over:
+                self._give_up(job_id, record, cause)
+                break
+            log.info("job %s: attempt %d", job_id, record.attempt)
             began = time.monotonic()
             self._crew.mend()
             try:
-                self._try(job_id, attempt)
+                self._try(job_id, record)
             except ChildLost as lost:
                 cause = str(lost)
-                log.warning("job %s: attempt %d: %s", job_id, attempt, cause)
-                self._ledger.release(job_id, attempt)
+                log.warning("job %s: attempt %d: %s", job_id, record.attempt, cause)
+                self._ledger.release(job_id, record.attempt)
             except Exception:
                 cause = "an internal error"
-                log.exception("job %s: attempt %d", job_id, attempt)
-                self._ledger.release(job_id, attempt)
+                log.exception("job %s: attempt %d", job_id, record.attempt)
+                self._ledger.release(job_id, record.attempt)
             finally:
                 self._latest_seconds.append(time.monotonic() - began)
         self._store.end_attempts(job_id)
         self._ledger.await_redis()
 
-    def _claim(self, job_id: str, cause: str) -> int | None:
-        """Begin the next attempt as soon as no other lives; return None once the job has ended."""
-        max_attempts = self._settings.max_attempts
-        while not self._store.has_result(job_id):
+    def _claim(self, job_id: str) -> JobRecord | None:
+        """Take the job as soon as no other attempt lives; return None once it has ended."""
+        while self._store.is_open(job_id):
             try:
-                return self._ledger.claim(job_id, max_attempts=max_attempts, cause=cause)
+                return self._ledger.claim(job_id, max_attempts=self._settings.max_attempts)
             except JobHeld:
-                time.sleep(WAIT_SECONDS)
-                with suppress(*UNREACHABLE):
-                    self._tend()
+                self._wait()
+            except AttemptLost:
+                break
         return None
 
-    def _try(self, job_id: str, attempt: int) -> None:
-        """Make one attempt and record how it ended, unless the next shall decide."""
+    def _try(self, job_id: str, record: JobRecord) -> None:
+        """Make one attempt, and end the job unless the next shall."""
         try:
             result = Attempt(
-                self._assignment(job_id, attempt), self._crew, self._ledger, self._tend
+                self._assignment(job_id, record.attempt), self._crew, self._ledger, self._tend
             ).run()
-            self._store.publish(job_id, attempt, result)
+            self._store.publish(job_id, record.attempt, result)
+            self._ledger.forget(job_id)
             log.info("job %s: succeeded", job_id)
         except AttemptLost as lost:
             log.info("job %s: dropped: %s", job_id, lost)
         except Canceled:
-            log.info("job %s: canceled", job_id)
-            self._ledger.yield_cancel(job_id, attempt)
+            self._end(job_id, record.ended("canceled", datetime.now(UTC)))
         except ChildFailure as failure:
-            log.info("job %s: failed: %s", job_id, failure)
-            self._ledger.fail(job_id, attempt, failure.error)
+            self._fail(job_id, record, failure.error)
         except RolloutError as error:
-            log.info("job %s: failed: %s", job_id, error)
-            self._ledger.fail(job_id, attempt, job_error(error))
+            self._fail(job_id, record, job_error(error))
             if isinstance(error, DeadlineExceeded) and self._crew.engine.busy:
                 self._crew.engine.kill()
         except OSError as error:
-            log.warning("job %s: failed: %s", job_id, error)
-            unavailable = StoreUnavailable(f"the result cannot be stored: {error.strerror}")
-            self._ledger.fail(job_id, attempt, job_error(unavailable))
+            detail = f"the result cannot be stored: {error.strerror}"
+            self._fail(job_id, record, job_error(unavailable(error, detail)))
+
+    def _give_up(self, job_id: str, record: JobRecord, cause: str) -> None:
+        """End a job that was to be canceled, or whose attempts are used up by such causes."""
+        if record.cancel_requested:
+            self._end(job_id, record.ended("canceled", datetime.now(UTC)))
+            return
+        error = WorkerCrashed(f"all {record.attempt} attempts ended early; last: {cause}")
+        self._end(job_id, record.ended("failed", datetime.now(UTC), job_error(error)))
+
+    def _fail(self, job_id: str, record: JobRecord, error: JobError) -> None:
+        """End a job as failed, unless a newer attempt has it."""
+        try:
+            self._ledger.require(job_id, record.attempt)
+        except AttemptLost as lost:
+            log.info("job %s: dropped: %s", job_id, lost)
+            return
+        self._end(job_id, record.ended("failed", datetime.now(UTC), error))
+
+    def _end(self, job_id: str, ended: Ended) -> None:
+        """End a job without a result, however long the disk takes to have room for that."""
+        self._store.end_attempts(job_id)
+        while True:
+            try:
+                self._store.end(job_id, ended)
+            except AttemptLost as lost:
+                log.info("job %s: %s", job_id, lost)
+            except OSError as error:
+                log.warning("job %s: its end cannot be stored: %s", job_id, error)
+                self._wait()
+                continue
+            break
+        self._ledger.forget(job_id)
+        log.info("job %s: %s: %s", job_id, ended.state, ended.error and ended.error.detail)
+
+    def _wait(self) -> None:
+        """Let some time pass, in which the worker's other duties are kept up."""
+        time.sleep(WAIT_SECONDS)
+        with suppress(*UNREACHABLE):
+            self._tend()
 
     def _assignment(self, job_id: str, attempt: int) -> Assignment:
         ticket = self._store.ticket(job_id)
         if ticket is None:
-            raise StoreUnavailable("the upload is not in the worker's store")
+            raise AttemptLost("the job has been deleted")
         return Assignment(
             id=job_id,
             attempt=attempt,
@@ -139,3 +180,8 @@ class Runner:
             deadline_seconds=self._settings.job_deadline_seconds,
             engine_timeout_seconds=self._settings.engine_timeout_seconds,
         )
+
+
+def job_error(error: RolloutError) -> JobError:
+    """Put a failure of the project into words for a client."""
+    return JobError(code=error.code, title=error.title, detail=str(error))

@@ -21,4 +21,4 @@ def get_liveness() -> Liveness:
 def get_readiness(services: Use) -> Readiness:
     """Say whether jobs can be taken: Redis answers, and the store can be written."""
     services.store.check_writable()
-    return Readiness(workers={model.name: model.ready for model in services.queue.models()})
+    return Readiness(workers=services.queue.ready_workers())

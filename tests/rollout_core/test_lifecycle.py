@@ -4,120 +4,105 @@ import pytest
 from pydantic import ValidationError
 
 from rollout_core.contract import JobError, Progress
-from rollout_core.errors import AttemptLost, JobEnded, JobHeld
-from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
+from rollout_core.errors import AttemptLost, JobHeld
+from rollout_core.lifecycle import LEASE_SECONDS, Ended, JobRecord
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=LEASE_SECONDS / 2)
 LATE = NOW + timedelta(seconds=LEASE_SECONDS * 1.2)
 ERROR = JobError(code="video_undecodable", title="t", detail="d")
 
+
+def claim(record: JobRecord, now: datetime, max_attempts: int = 3) -> JobRecord:
+    return record.claim(now, max_attempts=max_attempts)
+
+
 QUEUED = JobRecord()
-RUNNING = QUEUED.claim(NOW)
+RUNNING = claim(QUEUED, NOW)
 
 
-def test_a_new_job_is_queued():
-    assert QUEUED.state_at(NOW, has_result=False) == "queued"
-    assert QUEUED.attempt == 0
+def test_a_new_job_has_no_attempt():
+    assert not QUEUED.is_alive(NOW)
+    assert (QUEUED.attempt, QUEUED.over) == (0, False)
 
 
 def test_a_claim_begins_the_first_attempt():
-    assert RUNNING.state_at(SOON, has_result=False) == "running"
+    assert RUNNING.is_alive(SOON)
     assert (RUNNING.attempt, RUNNING.started_at) == (1, NOW)
 
 
-def test_an_attempt_that_stops_beating_leaves_the_job_queued():
-    assert RUNNING.state_at(LATE, has_result=False) == "queued"
-    beaten = RUNNING.beat(1, SOON, None)
-    assert beaten.state_at(LATE, has_result=False) == "running"
+def test_an_attempt_lives_as_long_as_it_beats():
+    assert not RUNNING.is_alive(LATE)
+    assert RUNNING.beat(1, SOON, None).is_alive(LATE)
 
 
 def test_a_second_claim_is_the_next_attempt():
-    again = RUNNING.beat(1, NOW, Progress(stage="decode", done=1, total=2)).claim(LATE)
+    again = claim(RUNNING.beat(1, NOW, Progress(stage="decode", done=1, total=2)), LATE)
     assert (again.attempt, again.started_at, again.progress) == (2, LATE, None)
 
 
 def test_a_live_attempt_keeps_the_job_until_it_releases_it():
     with pytest.raises(JobHeld, match="attempt 1"):
-        RUNNING.claim(SOON)
-    with pytest.raises(JobHeld, match="attempt 1"):
-        RUNNING.give_up(SOON, ERROR)
+        claim(RUNNING, SOON)
     released = RUNNING.release(1)
-    assert released.state_at(SOON, has_result=False) == "queued"
-    assert released.claim(SOON).attempt == 2
+    assert not released.is_alive(SOON)
+    assert claim(released, SOON).attempt == 2
 
 
-def test_a_job_that_is_given_up_has_failed():
-    given_up = RUNNING.give_up(LATE, ERROR)
-    assert (given_up.stage, given_up.error, given_up.attempt) == ("failed", ERROR, 1)
-    with pytest.raises(JobEnded):
-        given_up.give_up(LATE, ERROR)
+def test_an_attempt_that_is_handed_back_does_not_count():
+    handed_back = RUNNING.hand_back(1)
+    assert not handed_back.is_alive(SOON)
+    assert claim(handed_back, SOON).attempt == 1
 
 
-def test_a_claim_of_a_job_that_was_to_stop_cancels_it():
-    canceled = RUNNING.request_cancel(SOON).claim(LATE)
-    assert (canceled.stage, canceled.attempt, canceled.ended_at) == ("canceled", 1, LATE)
+@pytest.mark.parametrize(("record", "max_attempts"), [(RUNNING, 1), (RUNNING.request_cancel(), 3)])
+def test_a_job_that_no_attempt_shall_run_is_taken_to_be_ended(record, max_attempts):
+    with pytest.raises(JobHeld):
+        claim(record, SOON, max_attempts)
+    taken = claim(record, LATE, max_attempts)
+    assert (taken.over, taken.attempt, taken.started_at) == (True, 1, NOW)
+    assert taken.is_alive(LATE)
+    with pytest.raises(JobHeld):
+        claim(taken, LATE, max_attempts)
 
 
 @pytest.mark.parametrize(
     "step",
     [
+        lambda record: record.require(1),
         lambda record: record.beat(1, LATE, None),
         lambda record: record.release(1),
-        lambda record: record.fail(1, LATE, ERROR),
-        lambda record: record.yield_cancel(1, LATE),
+        lambda record: record.hand_back(1),
     ],
 )
 def test_an_attempt_that_lost_the_job_can_do_nothing(step):
-    with pytest.raises(AttemptLost, match="attempt 1: the job is running, attempt 2"):
-        step(RUNNING.claim(LATE))
-    with pytest.raises(AttemptLost, match="the job is canceled"):
-        step(RUNNING.yield_cancel(1, SOON))
-    with pytest.raises(AttemptLost, match="the job is queued"):
+    with pytest.raises(AttemptLost, match="attempt 1 no longer has the job; attempts: 2"):
+        step(claim(RUNNING, LATE))
+    with pytest.raises(AttemptLost):
+        step(claim(RUNNING, LATE, max_attempts=1))
+    with pytest.raises(AttemptLost):
+        step(RUNNING.release(1))
+    with pytest.raises(AttemptLost):
         step(QUEUED)
 
 
-def test_failure_is_final_and_says_why():
-    failed = RUNNING.fail(1, SOON, ERROR)
-    assert failed.state_at(LATE, has_result=False) == "failed"
-    assert (failed.error, failed.ended_at, failed.ended) == (ERROR, SOON, True)
-    with pytest.raises(JobEnded, match="the job has failed"):
-        failed.claim(LATE)
-    with pytest.raises(JobEnded):
-        failed.request_cancel(LATE)
-
-
-def test_cancel_of_a_queued_job_is_immediate_and_final():
-    canceled = QUEUED.request_cancel(NOW)
-    assert canceled.state_at(NOW, has_result=False) == "canceled"
-    assert canceled.ended_at == NOW
-    with pytest.raises(JobEnded, match="has been canceled"):
-        canceled.claim(SOON)
-
-
-def test_cancel_of_a_running_job_asks_its_attempt():
-    asked = RUNNING.request_cancel(SOON)
-    assert asked.cancel_requested
-    assert asked.state_at(SOON, has_result=False) == "running"
-    assert asked.yield_cancel(1, SOON).state_at(SOON, has_result=False) == "canceled"
-
-
-def test_cancel_of_a_job_whose_attempt_died_is_immediate():
-    assert RUNNING.request_cancel(LATE).state_at(LATE, has_result=False) == "canceled"
+def test_an_attempt_that_has_the_job_may_go_on():
+    assert RUNNING.require(1) == RUNNING
 
 
 def test_a_request_to_cancel_outlives_a_beat():
-    assert RUNNING.request_cancel(SOON).beat(1, SOON, None).cancel_requested
+    assert RUNNING.request_cancel().beat(1, SOON, None).cancel_requested
 
 
-@pytest.mark.parametrize(
-    "record", [QUEUED, RUNNING, RUNNING.fail(1, SOON, ERROR), QUEUED.request_cancel(NOW)]
-)
-def test_a_stored_result_decides_success(record: JobRecord):
-    assert record.state_at(LATE, has_result=True) == "succeeded"
+def test_an_end_says_what_was_tried_and_why_it_failed():
+    failed = RUNNING.ended("failed", SOON, ERROR)
+    assert failed == Ended(state="failed", attempt=1, started_at=NOW, ended_at=SOON, error=ERROR)
+    assert QUEUED.ended("canceled", SOON) == Ended(
+        state="canceled", attempt=0, started_at=None, ended_at=SOON
+    )
 
 
-@pytest.mark.parametrize("record", [QUEUED, RUNNING, RUNNING.fail(1, SOON, ERROR)])
+@pytest.mark.parametrize("record", [QUEUED, RUNNING, RUNNING.request_cancel()])
 def test_a_record_survives_the_wire(record: JobRecord):
     assert JobRecord.model_validate_json(record.model_dump_json()) == record
 

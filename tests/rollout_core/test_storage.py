@@ -1,14 +1,19 @@
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, ExplainResult, Ticket
+from rollout_core.contract import ExplainRequest, ExplainResult, JobError, Ticket
 from rollout_core.errors import AttemptLost, StoreUnavailable
-from rollout_core.storage import ArtifactStore, describe
+from rollout_core.lifecycle import Ended
+from rollout_core.storage import ArtifactStore, describe, unavailable
 
 JOB = "0123456789abcdef" * 2
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -69,7 +74,10 @@ def test_an_upload_that_is_not_accepted_leaves_nothing(store: ArtifactStore, tmp
 def test_an_unknown_job_has_nothing(store: ArtifactStore):
     assert store.ticket(JOB) is None
     assert store.result(JOB) is None
-    assert not store.has_result(JOB)
+    assert store.ending(JOB) is None
+    assert not store.exists(JOB)
+    assert not store.is_open(JOB)
+    assert not store.has_ended(JOB)
     assert store.artifact_path(JOB, "result.json") is None
     assert not store.delete(JOB)
 
@@ -78,10 +86,11 @@ def test_a_result_is_seen_only_when_it_is_published(store: ArtifactStore, job: s
     folder = store.begin_attempt(job, 1)
     (folder / "sheet.png").write_bytes(b"png")
     assert store.artifact_path(job, "sheet.png") is None
-    assert not store.has_result(job)
+    assert store.is_open(job)
     store.publish(job, 1, result(1))
-    assert store.has_result(job)
-    assert store.result(job) == result(1)
+    assert store.ending(job) == store.result(job) == result(1)
+    assert store.has_ended(job)
+    assert not store.is_open(job)
     path = store.artifact_path(job, "sheet.png")
     assert path is not None
     assert path.read_bytes() == b"png"
@@ -103,6 +112,82 @@ def test_only_one_attempt_publishes(store: ArtifactStore, job: str):
     with pytest.raises(AttemptLost):
         store.publish(job, 2, result(2))
     assert store.result(job) == result(1)
+
+
+FAILED = Ended(
+    state="failed",
+    attempt=1,
+    started_at=NOW,
+    ended_at=NOW,
+    error=JobError(code="c", title="t", detail="d"),
+)
+CANCELED = Ended(state="canceled", attempt=0, started_at=None, ended_at=NOW)
+
+
+def test_a_job_can_end_without_a_result(store: ArtifactStore, job: str):
+    store.end(job, FAILED)
+    assert store.ending(job) == FAILED
+    assert store.result(job) is None
+    assert store.has_ended(job)
+    assert not store.is_open(job)
+
+
+def test_a_job_ends_once(store: ArtifactStore, job: str, tmp_path: Path):
+    store.begin_attempt(job, 1)
+    store.end(job, FAILED)
+    with pytest.raises(AttemptLost):
+        store.end(job, CANCELED)
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    assert store.ending(job) == FAILED
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
+
+
+def test_of_many_ends_at_once_one_counts(store: ArtifactStore, job: str):
+    """Some fail it, some cancel it, and one attempt succeeds."""
+    store.begin_attempt(job, 1)
+    ways = [partial(store.end, job, end) for end in (FAILED, CANCELED) * 8]
+    ways.insert(8, partial(store.publish, job, 1, result(1)))
+    barrier = Barrier(len(ways))
+
+    def end(way) -> bool:
+        barrier.wait()
+        try:
+            way()
+        except AttemptLost:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(ways)) as pool:
+        counted = list(pool.map(end, ways))
+    assert counted.count(True) == 1
+    winner = ways[counted.index(True)]
+    assert store.ending(job) == winner.args[-1]
+
+
+def test_a_deleted_job_cannot_end(store: ArtifactStore, job: str, tmp_path: Path):
+    store.delete(job)
+    with pytest.raises(AttemptLost):
+        store.end(job, FAILED)
+    assert files_below(tmp_path) == []
+
+
+def test_an_end_that_cannot_be_stored_says_so(store: ArtifactStore, job: str, monkeypatch):
+    def fill(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", fill)
+        store.end(job, FAILED)
+    assert store.is_open(job)
+    store.end(job, FAILED)
+
+
+def test_a_full_disk_is_told_from_others():
+    full = unavailable(OSError(errno.ENOSPC, "No space left on device"), "d")
+    assert (full.code, str(full)) == ("store_full", "the disk is full")
+    broken = unavailable(OSError(errno.EIO, "Input/output error"), "d")
+    assert (broken.code, str(broken)) == ("store_unavailable", "d")
 
 
 def test_a_new_attempt_takes_the_old_one_s_files_away(
@@ -161,6 +246,38 @@ def test_an_expired_job_keeps_its_ticket_and_its_result(
     assert names == {"job.json", "result.json", "expired"}
 
 
+def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):
+    store.end(job, FAILED)
+    store.expire(job)
+    assert store.ending(job) == FAILED
+    assert not store.upload_path(job).exists()
+
+
+def test_every_job_is_told_and_when_it_changes(store: ArtifactStore, job: str):
+    ((name, before),) = store.jobs()
+    assert name == job
+    time.sleep(0.02)  # the kernel's clock for files is coarse
+    store.end(job, FAILED)
+    assert dict(store.jobs())[job] > before
+
+
+def test_a_job_s_bytes_are_all_that_is_kept_for_it(store: ArtifactStore, job: str):
+    before = store.bytes_of(job)
+    assert before > len(b"a video")
+    (store.begin_attempt(job, 1) / "overlay.mp4").write_bytes(bytes(5000))
+    assert 5000 <= store.bytes_of(job) - before < 10_000
+
+
+def test_an_upload_that_grows_is_not_stale(store: ArtifactStore, tmp_path: Path):
+    with store.receiving() as growing, store.receiving() as stalled:
+        for upload in (growing, stalled):
+            upload.write_bytes(b"half")
+            os.utime(upload.parent, (0, 0))
+        os.utime(stalled, (0, 0))
+        store.remove_stale_uploads(60)
+        assert (growing.exists(), stalled.parent.exists()) == (True, False)
+
+
 def test_jobs_are_old_by_the_time_they_were_accepted(
     store: ArtifactStore, job: str, tmp_path: Path
 ):
@@ -168,8 +285,6 @@ def test_jobs_are_old_by_the_time_they_were_accepted(
     ticket = tmp_path / "data" / "jobs" / job / "job.json"
     os.utime(ticket, (0, 0))
     assert list(store.older_than(60)) == [job]
-    store.expire(job)
-    assert list(store.older_than(60)) == []
 
 
 @pytest.mark.parametrize("name", ["../job.json", "..", "", ".", "../upload/video", "nothing"])

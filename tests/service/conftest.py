@@ -1,6 +1,7 @@
 """A real Valkey, the real app, and a hand that plays the worker."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from rollout_core.contract import (
     Progress,
     job_key,
 )
-from rollout_core.lifecycle import JobRecord
+from rollout_core.lifecycle import Ended, JobRecord
 from rollout_core.specs import ModelSpec
 from rollout_core.storage import ArtifactStore, describe
 from service.app import create_app
@@ -129,15 +130,18 @@ class Worker:
     def claim(self, job_id: str, *, age_seconds: float = 0) -> None:
         now = datetime.now(UTC) - timedelta(seconds=age_seconds)
         self._redis.delete(f"rq:queue:rollout-{self._store.ticket(job_id).request.model}")
-        self.write(job_id, self.record(job_id).claim(now))
+        self.write(job_id, self.record(job_id).claim(now, max_attempts=9))
 
     def beat(self, job_id: str, progress: Progress) -> None:
         record = self.record(job_id)
         self.write(job_id, record.beat(record.attempt, datetime.now(UTC), progress))
 
     def fail(self, job_id: str, error: JobError) -> None:
-        record = self.record(job_id)
-        self.write(job_id, record.fail(record.attempt, datetime.now(UTC), error))
+        self.end(job_id, self.record(job_id).ended("failed", datetime.now(UTC), error))
+
+    def end(self, job_id: str, ended: Ended) -> None:
+        self._store.end(job_id, ended)
+        self._redis.delete(job_key(job_id))
 
     def succeed(self, job_id: str) -> dict[str, bytes]:
         """Run the job from claim to publication; return the files that it made."""
@@ -167,6 +171,7 @@ class Worker:
             ended_at=now + timedelta(seconds=1),
         )
         self._store.publish(job_id, attempt, result)
+        self._redis.delete(job_key(job_id))
         return files
 
 
@@ -198,3 +203,16 @@ def new_job(client: TestClient, announce: Callable[..., Announcement]) -> Callab
 def leftovers(settings: Settings) -> Callable[[], list[Path]]:
     """List everything that is kept for jobs and uploads."""
     return lambda: list(settings.data_dir.rglob("*/*"))
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait until something holds."""
+
+    def wait(holds: Callable[[], object], seconds: float = 10) -> None:
+        give_up = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+    return wait

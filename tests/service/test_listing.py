@@ -43,7 +43,7 @@ def test_jobs_are_added_and_removed_with_a_transaction(jobs, redis):
     assert redis.zscore(JOBS_KEY, job_id(1)) == created.timestamp()
 
     with redis.pipeline() as pipe:
-        jobs.remove(job_id(1), pipe)
+        jobs.remove(job_id(1), None, pipe)
         pipe.execute()
     assert redis.zcard(JOBS_KEY) == 0
 
@@ -80,3 +80,24 @@ def test_a_cursor_whose_job_was_deleted_still_points(jobs, redis):
     redis.zadd(JOBS_KEY, {job_id(1): 1.0, job_id(3): 3.0})
 
     assert [place.created for place in jobs.newest_first(after=Place(2.0, job_id(2)))] == [1.0]
+
+
+def test_every_owner_has_a_list(jobs, redis):
+    created = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    owners = {job_id(1): None, job_id(2): "ann", job_id(3): "ben", job_id(4): "ann"}
+    with redis.pipeline() as pipe:
+        for name, owner in owners.items():
+            request = ExplainRequest(model="a")
+            jobs.add(
+                Ticket(id=name, request=request, created_at=created, upload_bytes=1, owner=owner),
+                pipe,
+            )
+        pipe.execute()
+
+    assert jobs.owners() == owners
+    assert [place.job_id for place in jobs.newest_first("ann")] == [job_id(4), job_id(2)]
+    assert [place.job_id for place in jobs.newest_first()] == [job_id(1)]
+    with redis.pipeline() as pipe:
+        jobs.remove(job_id(2), "ann", pipe)
+        pipe.execute()
+    assert [place.job_id for place in jobs.newest_first("ann")] == [job_id(4)]

@@ -1,12 +1,14 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
-from rollout_core.errors import InvalidRequest, JobEnded, StoreUnavailable, UnknownModel
-from rollout_core.lifecycle import LEASE_SECONDS
+from rollout_core.errors import InvalidRequest, JobEnded, StoreFull, UnknownModel
+from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
 from service import queue as queue_module
+from service.census import Census
 from service.errors import JobNotFound, QueueFull
 from service.listing import JOBS_KEY
 from service.queue import JobQueue
@@ -36,6 +38,7 @@ class TestSubmit:
         assert before <= job.created_at <= datetime.now(UTC)
         assert job.request == ExplainRequest(model="fake", clips="tile")
         assert job.started_at is job.ended_at is job.progress is job.result is job.error is None
+        assert job.waiting_for == "turn"
         assert store.upload_path(job.id).read_bytes() == b"video"
         assert store.ticket(job.id).upload_bytes == 5
 
@@ -96,7 +99,7 @@ class TestSubmit:
         def fail(*_):
             raise RedisConnectionError
 
-        monkeypatch.setattr(queue._delivery, "add", fail)
+        monkeypatch.setattr(queue._register.delivery, "add", fail)
 
         with pytest.raises(RedisConnectionError):
             submit()
@@ -104,14 +107,15 @@ class TestSubmit:
         assert leftovers() == []
         assert queue.page().jobs == ()
 
-    def test_a_store_that_fails_is_unavailable(self, store, submit, monkeypatch):
-        def fail(*_):
-            raise OSError(28, "No space left on device")
+    def test_an_upload_finds_room_or_is_refused(self, redis, store, submit):
+        census = Census(store, max_bytes=12)
+        queue = JobQueue(redis, store, census=census)
+        queue.require_room(12)
+        submit(queue)
 
-        monkeypatch.setattr(store, "accept", fail)
-
-        with pytest.raises(StoreUnavailable):
-            submit()
+        queue.require_room(7)
+        with pytest.raises(StoreFull, match="5 of the 12 bytes"):
+            queue.require_room(8)
 
 
 class TestGet:
@@ -125,7 +129,7 @@ class TestGet:
 
         assert (job.state, job.attempt, job.progress) == ("running", 1, progress)
         assert job.started_at >= job.created_at
-        assert job.queue_position is None
+        assert job.queue_position is job.waiting_for is None
 
     def test_a_job_whose_attempt_died_waits_again(self, queue, worker, submit):
         job_id = submit()
@@ -168,12 +172,50 @@ class TestGet:
 
         assert queue.get(job_id) == before
 
-    def test_without_record_and_result_there_is_no_job(self, queue, submit, redis):
+    def test_a_failure_outlives_redis(self, queue, worker, submit, redis):
         job_id = submit()
-        redis.delete(job_key(job_id))
+        worker.claim(job_id)
+        worker.fail(job_id, ERROR)
+        before = queue.get(job_id)
+        redis.flushdb()
 
-        with pytest.raises(JobNotFound):
-            queue.get(job_id)
+        assert queue.get(job_id) == before
+
+    def test_a_job_that_has_ended_is_answered_without_redis(self, store, worker, submit):
+        succeeded, canceled = submit(), submit()
+        worker.succeed(succeeded)
+        worker.end(canceled, JobRecord().ended("canceled", datetime.now(UTC)))
+        queue = JobQueue(Redis(unix_socket_path="/nonexistent/socket"), store)
+
+        assert queue.get(succeeded).state == "succeeded"
+        assert queue.get(canceled).state == "canceled"
+
+    def test_a_job_that_ends_while_it_is_looked_up_has_ended(self, queue, worker, submit):
+        job_id = submit()
+        record = queue._register.record
+
+        def end_first(job_id):
+            worker.succeed(job_id)
+            return record(job_id)
+
+        queue._register.record = end_first
+
+        assert queue.get(job_id).state == "succeeded"
+
+    def test_a_job_that_redis_has_forgotten_waits(self, queue, submit, redis):
+        job_id = submit()
+        redis.flushdb()
+
+        job = queue.get(job_id)
+
+        assert (job.state, job.queue_position, job.waiting_for) == ("queued", None, "worker")
+
+    @pytest.mark.parametrize("live", [{"age_seconds": 60}, {"ready": False}])
+    def test_a_job_says_when_there_is_no_worker_for_it(self, queue, submit, announce, live):
+        job_id = submit()
+        announce(**live)
+
+        assert queue.get(job_id).waiting_for == "worker"
 
     def test_an_unknown_id(self, queue):
         with pytest.raises(JobNotFound):
@@ -254,7 +296,27 @@ class TestCancel:
         assert (job.state, job.attempt) == ("canceled", 0)
         assert job.ended_at >= job.created_at
         assert queue.get(second).queue_position == 1
-        assert not redis.exists(f"rq:job:{first}")
+        assert not redis.exists(f"rq:job:{first}", job_key(first))
+
+    def test_a_job_that_redis_has_forgotten_is_canceled_at_once(self, queue, submit, redis):
+        job_id = submit()
+        redis.flushdb()
+
+        assert queue.cancel(job_id).state == "canceled"
+        assert not redis.exists(job_key(job_id))
+
+    def test_an_attempt_taken_for_dead_may_be_quicker(self, queue, worker, submit, store):
+        job_id = submit()
+        request_cancel = queue._register.request_cancel
+
+        def succeed_first(job_id):
+            record = request_cancel(job_id)
+            worker.succeed(job_id)
+            return record
+
+        queue._register.request_cancel = succeed_first
+
+        assert queue.cancel(job_id).state == "succeeded"
 
     def test_a_running_job_is_asked_to_stop(self, queue, worker, submit):
         job_id = submit()
@@ -262,10 +324,7 @@ class TestCancel:
 
         assert queue.cancel(job_id).state == "running"
 
-        record = worker.record(job_id)
-        assert record.cancel_requested
-        worker.write(job_id, record.yield_cancel(record.attempt, datetime.now(UTC)))
-        assert queue.get(job_id).state == "canceled"
+        assert worker.record(job_id).cancel_requested
 
     def test_a_job_whose_attempt_died_is_canceled_at_once(self, queue, store, worker, submit):
         job_id = submit()
@@ -292,20 +351,20 @@ class TestCancel:
 
         assert queue.get(job_id) == before
 
-    def test_a_step_of_the_worker_in_between_is_not_lost(self, redis, store, worker, submit):
+    def test_a_step_of_the_worker_in_between_is_not_lost(self, queue, worker, submit, monkeypatch):
         job_id = submit()
-        calls = []
+        request_cancel = JobRecord.request_cancel
 
-        def clock():
-            calls.append(None)
-            if len(calls) == 2:  # between reading the record and writing it
+        def claim_first(record):
+            if worker.record(job_id).attempt == 0:  # between reading the record and writing it
                 worker.claim(job_id)
-            return datetime.now(UTC)
+            return request_cancel(record)
 
-        job = JobQueue(redis, store, clock=clock).cancel(job_id)
+        monkeypatch.setattr(JobRecord, "request_cancel", claim_first)
+        job = queue.cancel(job_id)
 
         record = worker.record(job_id)
-        assert (record.stage, record.attempt, record.cancel_requested) == ("running", 1, True)
+        assert (record.attempt, record.cancel_requested) == (1, True)
         assert job.state == "running"
 
     def test_an_unknown_job(self, queue):
@@ -361,6 +420,13 @@ class TestDelete:
             queue.delete(job_id)
 
         queue.delete(job_id)
+        assert leftovers() == []
+
+    def test_bytes_are_removed_although_redis_is_away(self, store, submit, leftovers):
+        job_id = submit()
+
+        JobQueue(Redis(unix_socket_path="/nonexistent/socket"), store).delete(job_id)
+
         assert leftovers() == []
 
 

@@ -6,15 +6,14 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import WORKERS_KEY, Announcement, JobError, Progress, job_key
-from rollout_core.errors import AttemptLost, JobHeld, VideoTooLong
+from rollout_core.contract import WORKERS_KEY, Announcement, Progress, job_key
+from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.lifecycle import JobRecord
 from worker import ledger as ledger_module
 from worker.fake import SPECS
-from worker.ledger import Ledger, job_error
+from worker.ledger import Ledger
 
 JOB = "0" * 32
-ERROR = JobError(code="video_undecodable", title="t", detail="d")
 PROGRESS = Progress(stage="explain", done=1, total=4)
 
 
@@ -37,8 +36,8 @@ def record(redis, put):
     return lambda: JobRecord.model_validate_json(redis.get(job_key(JOB)))
 
 
-def claim(ledger: Ledger, max_attempts: int = 3, cause: str = "a reason") -> int | None:
-    return ledger.claim(JOB, max_attempts=max_attempts, cause=cause)
+def claim(ledger: Ledger, max_attempts: int = 3) -> JobRecord:
+    return ledger.claim(JOB, max_attempts=max_attempts)
 
 
 @pytest.fixture
@@ -48,10 +47,9 @@ def expire(put, record):
 
 
 def test_a_claim_begins_the_next_attempt(ledger, record):
-    assert claim(ledger) == 1
-    assert record().stage == "running"
+    assert claim(ledger).attempt == 1
     ledger.release(JOB, 1)
-    assert claim(ledger) == 2
+    assert claim(ledger) == record()
     assert record().attempt == 2
 
 
@@ -59,42 +57,32 @@ def test_a_job_that_a_live_attempt_has_is_not_taken_from_it(ledger, record, expi
     claim(ledger, 1)
     with pytest.raises(JobHeld):
         claim(ledger, 1)
-    assert (record().stage, record().attempt) == ("running", 1)
+    assert (record().attempt, record().over) == (1, False)
     expire()
-    assert claim(ledger, 1) is None
-    assert record().stage == "failed"
+    assert claim(ledger, 1).over
 
 
-def test_a_job_to_be_canceled_is_not_tried_again(ledger, record, put, expire):
-    claim(ledger, 1)
-    put(record().request_cancel(datetime.now(UTC)))
+def test_a_job_to_be_canceled_is_taken_to_be_ended(ledger, record, put, expire):
+    claim(ledger)
+    put(record().request_cancel())
     expire()
-    assert claim(ledger, 1) is None
-    assert (record().stage, record().error) == ("canceled", None)
+    assert claim(ledger).over
+    assert (record().over, record().attempt) == (True, 1)
 
 
-def test_when_the_attempts_are_used_up_the_job_fails(ledger, record, expire):
-    assert [(claim(ledger, 2), expire())[0] for _ in range(2)] == [1, 2]
-    assert claim(ledger, 2) is None
-    assert (record().stage, record().attempt) == ("failed", 2)
-    assert record().error.code == "worker_crashed"
-    assert record().error.detail == "all 2 attempts ended early; last: a reason"
-
-
-def test_a_job_that_is_gone_or_over_cannot_be_claimed(ledger, redis, put):
-    put(JobRecord().request_cancel(datetime.now(UTC)))
-    assert claim(ledger) is None
+def test_a_job_without_record_cannot_be_claimed(ledger, redis, put):
     redis.delete(job_key(JOB))
-    assert claim(ledger) is None
+    with pytest.raises(AttemptLost):
+        claim(ledger)
 
 
 def test_of_many_who_claim_at_once_one_gets_the_job(redis_url, record):
-    numbers: list[int | None] = []
+    numbers: list[int] = []
 
     def take() -> None:
         with Redis.from_url(redis_url) as own:
             try:
-                numbers.append(claim(Ledger(own), max_attempts=100))
+                numbers.append(claim(Ledger(own), max_attempts=100).attempt)
             except JobHeld:
                 numbers.append(0)
 
@@ -118,12 +106,13 @@ def test_a_beat_renews_the_lease_and_says_how_far(ledger, record):
 
 def test_a_beat_hears_that_the_job_shall_stop(ledger, put, record):
     claim(ledger)
-    put(record().request_cancel(datetime.now(UTC)))
+    put(record().request_cancel())
     assert ledger.beat(JOB, 1, PROGRESS) is True
 
 
 def test_a_beat_for_a_lost_job_says_so(ledger, redis):
-    with pytest.raises(AttemptLost, match="deleted"):
+    redis.delete(job_key(JOB))
+    with pytest.raises(AttemptLost, match="gone"):
         ledger.beat(JOB, 1, PROGRESS)
     redis.set(job_key(JOB), JobRecord().model_dump_json())
     claim(ledger)
@@ -133,25 +122,34 @@ def test_a_beat_for_a_lost_job_says_so(ledger, redis):
         ledger.beat(JOB, 1, PROGRESS)
 
 
-def test_an_attempt_ends_its_job(ledger, record, put):
+def test_an_attempt_asks_whether_it_has_the_job(ledger, put):
     claim(ledger)
-    ledger.fail(JOB, 1, ERROR)
-    assert (record().stage, record().error) == ("failed", ERROR)
-    put(JobRecord())
-    claim(ledger)
-    ledger.yield_cancel(JOB, 1)
-    assert (record().stage, record().error) == ("canceled", None)
+    ledger.require(JOB, 1)
+    ledger.release(JOB, 1)
+    with pytest.raises(AttemptLost):
+        ledger.require(JOB, 1)
 
 
-def test_an_attempt_cannot_end_a_job_that_it_has_lost(ledger, record):
+def test_an_attempt_that_is_handed_back_does_not_count(ledger, put):
+    claim(ledger)
+    ledger.hand_back(JOB, 1)
+    assert claim(ledger).attempt == 1
+
+
+def test_an_attempt_cannot_leave_a_job_that_it_has_lost(ledger, record):
     claim(ledger)
     ledger.release(JOB, 1)
     claim(ledger)
-    ledger.fail(JOB, 1, ERROR)
-    ledger.yield_cancel(JOB, 1)
     ledger.release(JOB, 1)
-    assert (record().stage, record().attempt) == ("running", 2)
+    ledger.hand_back(JOB, 1)
+    assert record().attempt == 2
     assert record().lease_until is not None
+
+
+def test_a_job_that_has_ended_is_forgotten(ledger, redis):
+    ledger.forget(JOB)
+    assert not redis.exists(job_key(JOB))
+    Ledger(Redis(unix_socket_path="/nonexistent/socket")).forget(JOB)
 
 
 def test_a_step_leaves_the_expiry_of_the_record_alone(ledger, redis, put):
@@ -203,10 +201,10 @@ def flaky(redis_url, put, monkeypatch):
 
 def test_what_must_not_be_lost_waits_for_redis(flaky, record):
     ledger = Ledger(flaky)
-    assert claim(ledger) == 1
+    assert claim(ledger).attempt == 1
     flaky.away = 2
-    ledger.fail(JOB, 1, ERROR)
-    assert record().stage == "failed"
+    ledger.release(JOB, 1)
+    assert record().lease_until is None
     flaky.away = 2
     ledger.await_redis()
     assert flaky.away == 0
@@ -223,12 +221,6 @@ def test_a_beat_does_not_wait_for_redis(flaky):
 
 def test_leaving_does_not_need_redis():
     Ledger(Redis(unix_socket_path="/nonexistent/socket")).withdraw("me")
-
-
-def test_an_error_keeps_its_code_and_its_words():
-    assert job_error(VideoTooLong("700 seconds")) == JobError(
-        code="video_too_long", title=VideoTooLong.title, detail="700 seconds"
-    )
 
 
 def test_a_lease_is_in_the_future(ledger, record):

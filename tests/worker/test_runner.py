@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,8 @@ from PIL import Image
 
 from rollout_core import archive
 from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
-from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
+from rollout_core.errors import AttemptLost
+from rollout_core.lifecycle import LEASE_SECONDS, Ended, JobRecord
 from rollout_core.storage import ArtifactStore
 from tests.worker.clips import make_video
 from worker import fake, fake_rollout
@@ -36,6 +37,18 @@ def ledger(redis) -> Ledger:
 @pytest.fixture
 def record(redis) -> Callable[[str], JobRecord]:
     return lambda job_id: JobRecord.model_validate_json(redis.get(job_key(job_id)))
+
+
+@pytest.fixture
+def failure(store) -> Callable[[str], Ended]:
+    """How a job ended that did not succeed."""
+
+    def failure(job_id: str) -> Ended:
+        ended = store.ending(job_id)
+        assert isinstance(ended, Ended)
+        return ended
+
+    return failure
 
 
 @contextmanager
@@ -107,44 +120,45 @@ def test_a_job_that_is_gone_or_has_ended_is_left_alone(
     store.delete(gone)
     runner.run(gone)
     canceled = submit()
-    ledger.claim(canceled, max_attempts=3, cause="")
-    ledger.yield_cancel(canceled, 1)
+    store.end(canceled, JobRecord().ended("canceled", datetime.now(UTC)))
     runner.run(canceled)
-    assert record(canceled).attempt == 1
+    assert record(canceled).attempt == 0
+    forgotten = submit()
+    redis.delete(job_key(forgotten))
+    runner.run(forgotten)
+    assert store.is_open(forgotten)
     assert runner.seconds_per_job is None
 
 
-def test_a_job_that_has_a_result_is_not_done_again(runner, store, submit, record):
+def test_a_job_that_has_a_result_is_not_done_again(runner, store, submit):
     job_id = submit(overlay=None)
     runner.run(job_id)
     before = store.artifact_path(job_id, "result.json").read_bytes()
     runner.run(job_id)
     assert store.artifact_path(job_id, "result.json").read_bytes() == before
-    assert record(job_id).attempt == 1
 
 
-def test_a_deliberate_failure_of_the_engine_is_final(settings, ledger, store, submit, record):
+def test_a_deliberate_failure_of_the_engine_is_final(settings, ledger, store, submit, failure):
     with running(settings, ledger, store, "fake-fail") as runner:
         job_id = submit()
         runner.run(job_id)
-    assert record(job_id).stage == "failed"
-    assert record(job_id).attempt == 1
-    assert record(job_id).error.code == "out_of_memory"
+    assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 1)
+    assert failure(job_id).error.code == "out_of_memory"
     assert attempts_left(store, job_id) == []
 
 
-def test_an_upload_that_is_no_video_fails_with_its_code(runner, store, submit, record):
+def test_an_upload_that_is_no_video_fails_with_its_code(runner, store, submit, failure):
     job_id = submit(b"\0\0\0\x18ftypmp42" + bytes(1000))
     runner.run(job_id)
-    assert record(job_id).stage == "failed"
-    assert record(job_id).error.code.startswith("video_")
+    assert failure(job_id).state == "failed"
+    assert failure(job_id).error.code.startswith("video_")
 
 
-def test_a_request_that_the_model_cannot_meet_fails_with_its_code(runner, submit, record):
+def test_a_request_that_the_model_cannot_meet_fails_with_its_code(runner, submit, failure):
     job_id = submit(start_layer=99)
     runner.run(job_id)
-    assert record(job_id).error.code == "invalid_request"
-    assert "99" in record(job_id).error.detail
+    assert failure(job_id).error.code == "invalid_request"
+    assert "99" in failure(job_id).error.detail
 
 
 def test_the_runner_serves_on_after_failures(runner, store, submit):
@@ -152,51 +166,51 @@ def test_the_runner_serves_on_after_failures(runner, store, submit):
         runner.run(submit(**request))
     job_id = submit(overlay=None)
     runner.run(job_id)
-    assert store.has_result(job_id)
+    assert store.result(job_id)
 
 
 def test_an_engine_that_dies_every_time_uses_up_the_attempts(
-    settings, ledger, store, submit, record
+    settings, ledger, store, submit, failure
 ):
     with running(settings, ledger, store, "fake-crash") as runner:
         job_id = submit()
         runner.run(job_id)
-    assert (record(job_id).stage, record(job_id).attempt) == ("failed", 3)
-    assert record(job_id).error.code == "worker_crashed"
-    assert f"the engine exited with status {fake.CRASH_STATUS}" in record(job_id).error.detail
+    assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 3)
+    assert failure(job_id).error.code == "worker_crashed"
+    assert f"the engine exited with status {fake.CRASH_STATUS}" in failure(job_id).error.detail
 
 
 def test_an_engine_that_hangs_every_time_uses_up_the_attempts(
-    settings, ledger, store, submit, record
+    settings, ledger, store, submit, failure
 ):
     settings = settings.model_copy(update={"engine_timeout_seconds": 0.5, "max_attempts": 2})
     with running(settings, ledger, store, "fake-hang") as runner:
         job_id = submit()
         runner.run(job_id)
-    assert record(job_id).attempt == 2
-    assert record(job_id).error.code == "worker_crashed"
-    assert "the engine did not answer within 0.5 seconds" in record(job_id).error.detail
+    assert failure(job_id).attempt == 2
+    assert failure(job_id).error.code == "worker_crashed"
+    assert "the engine did not answer within 0.5 seconds" in failure(job_id).error.detail
 
 
-def test_a_job_that_takes_too_long_fails_at_once(settings, ledger, store, submit, record):
+def test_a_job_that_takes_too_long_fails_at_once(settings, ledger, store, submit, failure):
     settings = settings.model_copy(update={"job_deadline_seconds": 1.5})
     with running(settings, ledger, store, "fake-hang") as runner:
         job_id = submit()
         runner.run(job_id)
-    assert record(job_id).attempt == 1
-    assert record(job_id).error.code == "deadline_exceeded"
+    assert failure(job_id).attempt == 1
+    assert failure(job_id).error.code == "deadline_exceeded"
 
 
-def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store, submit, record):
+def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store, submit, failure):
     job_id = submit()
     for attempt in (1, 2, 3):
-        ledger.claim(job_id, max_attempts=3, cause="")
+        ledger.claim(job_id, max_attempts=3)
         ledger.release(job_id, attempt)
     (store.begin_attempt(job_id, 3) / "overlay.mp4").write_bytes(b"half")
     runner.run(job_id)
-    assert (record(job_id).stage, record(job_id).attempt) == ("failed", 3)
-    assert record(job_id).error.code == "worker_crashed"
-    assert "the worker died" in record(job_id).error.detail
+    assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 3)
+    assert failure(job_id).error.code == "worker_crashed"
+    assert "the worker died" in failure(job_id).error.detail
     assert attempts_left(store, job_id) == []
 
 
@@ -216,7 +230,9 @@ def test_a_media_process_that_is_killed_costs_one_attempt(settings, ledger, stor
     assert store.result(job_id).attempt == 2
 
 
-def test_a_canceled_job_stops_at_a_clips_boundary(settings, ledger, store, redis, submit, record):
+def test_a_canceled_job_stops_at_a_clips_boundary(
+    settings, ledger, store, redis, submit, record, failure
+):
     def cancel() -> None:
         asked = record(job_id).model_copy(update={"cancel_requested": True})
         redis.set(job_key(job_id), asked.model_dump_json())
@@ -225,9 +241,9 @@ def test_a_canceled_job_stops_at_a_clips_boundary(settings, ledger, store, redis
         job_id = submit(clips="tile")
         began = time.monotonic()
         runner.run(job_id)
-    assert record(job_id).stage == "canceled"
+    assert failure(job_id).state == "canceled"
     assert time.monotonic() - began < 8
-    assert not store.has_result(job_id)
+    assert not store.result(job_id)
     assert attempts_left(store, job_id) == []
 
 
@@ -242,12 +258,12 @@ def test_a_job_deleted_while_it_runs_is_dropped(settings, ledger, store, redis, 
         runner.run(job_id)
         assert not store.upload_path(job_id).parents[1].exists()
         runner.run(following)
-    assert store.has_result(following)
+    assert store.result(following)
 
 
 @pytest.mark.parametrize("takes_folder", [True, False])
 def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
-    settings, ledger, store, submit, record, takes_folder
+    settings, ledger, store, submit, record, takes_folder, failure
 ):
     """It neither disturbs the newer attempt, nor leaves before that has ended."""
     ends_at = time.monotonic() + 4
@@ -255,25 +271,26 @@ def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
     def work_elsewhere() -> None:
         if record(job_id).attempt == 1:
             ledger.release(job_id, 1)
-            ledger.claim(job_id, max_attempts=9, cause="")
+            ledger.claim(job_id, max_attempts=9)
             if takes_folder:
                 store.begin_attempt(job_id, 2)
         elif time.monotonic() < ends_at:
             ledger.beat(job_id, 2, Progress(stage="render", done=0, total=1))
         else:
-            ledger.fail(job_id, 2, JobError(code="video_undecodable", title="t", detail="d"))
+            error = JobError(code="video_undecodable", title="t", detail="d")
+            store.end(job_id, record(job_id).ended("failed", datetime.now(UTC), error))
 
     with running(settings, ledger, store, "fake-slow", work_elsewhere) as runner:
         job_id = submit(clips="tile")
         runner.run(job_id)
     assert time.monotonic() > ends_at
-    assert (record(job_id).attempt, record(job_id).error.code) == (2, "video_undecodable")
-    assert not store.has_result(job_id)
+    assert (failure(job_id).attempt, failure(job_id).error.code) == (2, "video_undecodable")
+    assert not store.result(job_id)
 
 
 def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, ledger, store, submit):
     job_id = submit(overlay=None)
-    ledger.claim(job_id, max_attempts=1, cause="")
+    ledger.claim(job_id, max_attempts=1)
     runner._settings = runner._settings.model_copy(update={"max_attempts": 2})
     began = time.monotonic()
     runner.run(job_id)
@@ -282,12 +299,13 @@ def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, ledge
 
 
 def test_what_was_canceled_in_the_last_moment_is_not_published(
-    settings, ledger, store, redis, submit, record
+    settings, ledger, store, redis, submit, failure
 ):
     def cancel_at_the_end() -> None:
         if any(store.upload_path(job_id).parents[1].glob("attempts/1/rollout.npz")):
-            canceled = record(job_id).yield_cancel(1, datetime.now(UTC))
-            redis.set(job_key(job_id), canceled.model_dump_json())
+            canceled = JobRecord().ended("canceled", datetime.now(UTC))
+            with suppress(AttemptLost):
+                store.end(job_id, canceled)
 
     class LateLedger(Ledger):
         def beat(self, *arguments):
@@ -297,27 +315,81 @@ def test_what_was_canceled_in_the_last_moment_is_not_published(
     with running(settings, LateLedger(redis), store) as runner:
         job_id = submit(overlay=None)
         runner.run(job_id)
-    assert record(job_id).stage == "canceled"
-    assert not store.has_result(job_id)
+    assert failure(job_id).state == "canceled"
+    assert not store.result(job_id)
 
 
-def test_a_store_that_is_full_fails_the_job_with_its_code(runner, submit, record, monkeypatch):
+def test_a_store_that_is_full_fails_the_job_with_its_code(runner, submit, monkeypatch, failure):
     def full(path: Path, found: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(archive, "save", full)
     job_id = submit(overlay=None)
     runner.run(job_id)
-    assert (record(job_id).stage, record(job_id).attempt) == ("failed", 1)
-    assert record(job_id).error.code == "store_unavailable"
-    assert "No space left" in record(job_id).error.detail
+    assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 1)
+    assert failure(job_id).error.code == "store_full"
+    assert failure(job_id).error.detail == "the disk is full"
 
 
-def test_a_job_whose_upload_is_in_another_store_fails(settings, ledger, submit, record, tmp_path):
-    with running(settings, ledger, ArtifactStore(tmp_path / "elsewhere")) as runner:
+def test_an_end_waits_until_the_disk_has_room_for_it(runner, store, submit, failure, monkeypatch):
+    end, calls = store.end, []
+
+    def full_for_a_while(job_id: str, ended: Ended) -> None:
+        calls.append(None)
+        if len(calls) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        end(job_id, ended)
+
+    monkeypatch.setattr(store, "end", full_for_a_while)
+    job_id = submit(start_layer=99)
+    runner.run(job_id)
+    assert len(calls) == 4
+    assert failure(job_id).error.code == "invalid_request"
+
+
+def test_a_job_that_is_in_another_store_is_left_to_others(settings, ledger, store, submit, record):
+    with running(settings, ledger, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
         job_id = submit()
         runner.run(job_id)
-    assert record(job_id).error.code == "store_unavailable"
+    assert store.is_open(job_id)
+    assert record(job_id).attempt == 0
+
+
+def test_a_job_that_has_ended_is_forgotten_by_redis(runner, redis, submit):
+    succeeded, failed = submit(overlay=None), submit(start_layer=99)
+    for job_id in (succeeded, failed):
+        runner.run(job_id)
+        assert not redis.exists(job_key(job_id))
+
+
+def test_an_attempt_that_was_taken_for_dead_cannot_fail_the_job(
+    settings, ledger, store, redis, submit, record
+):
+    """It comes back, and fails, while the newer attempt runs; the first to end is the newer."""
+
+    class Sleepy(Ledger):
+        def require(self, job_id: str, attempt: int) -> None:
+            if attempt == 1:
+                self.release(job_id, 1)
+                self.claim(job_id, max_attempts=9)
+            super().require(job_id, attempt)
+            raise AssertionError("attempt 1 was believed")
+
+    with running(settings, Sleepy(redis), store) as runner:
+        job_id = submit(start_layer=99)
+        with pytest.raises(StopWaiting):
+            runner._wait = stop_waiting
+            runner.run(job_id)
+    assert store.is_open(job_id)
+    assert record(job_id).attempt == 2
+
+
+class StopWaiting(Exception):
+    """The runner waits for the other attempt."""
+
+
+def stop_waiting() -> None:
+    raise StopWaiting
 
 
 def test_beats_tell_how_far_the_job_is(settings, ledger, store, submit, record):
@@ -340,15 +412,15 @@ def test_beats_tell_how_far_the_job_is(settings, ledger, store, submit, record):
     assert explaining[-1].done > explaining[0].done
 
 
-def test_a_bug_of_ours_ends_the_attempt_not_the_worker(settings, ledger, store, submit, record):
+def test_a_bug_of_ours_ends_the_attempt_not_the_worker(settings, ledger, store, submit, failure):
     def stumble() -> None:
         raise ZeroDivisionError
 
     with running(settings, ledger, store, "fake", stumble) as runner:
         job_id = submit()
         runner.run(job_id)
-    assert record(job_id).error.code == "worker_crashed"
-    assert "internal error" in record(job_id).error.detail
+    assert failure(job_id).error.code == "worker_crashed"
+    assert "internal error" in failure(job_id).error.detail
 
 
 def test_an_engine_that_died_between_jobs_costs_no_attempt(settings, ledger, store, submit):

@@ -42,6 +42,7 @@ class TestCreate:
             "ended_at": None,
             "attempt": 0,
             "queue_position": 1,
+            "waiting_for": "turn",
             "progress": None,
             "request": {
                 "model": "fake",

@@ -1,0 +1,103 @@
+"""What the store holds: how many bytes, whose, and which jobs have not ended.
+
+Counted every few seconds, without looking twice at what no longer changes.
+"""
+
+import logging
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from rollout_core.contract import Ticket
+from rollout_core.errors import StoreFull
+from rollout_core.storage import ArtifactStore
+
+RESERVED_BYTES = 256 * 1024**2
+"""What must stay free on the disk, for the results of jobs that have been accepted."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A job as it was counted; `changed` tells whether that still holds."""
+
+    changed: int
+    bytes: int
+    ticket: Ticket | None
+    is_open: bool
+
+
+class Census:
+    """The latest count of a store, and what this process has accepted since."""
+
+    def __init__(self, store: ArtifactStore, *, max_bytes: int | None = None) -> None:
+        """Count nothing yet; `max_bytes` is what the store may hold, if that is limited."""
+        self._store = store
+        self._max_bytes = max_bytes
+        self._counted: dict[str, _Counted] = {}
+        self._accepted: Counter[str | None] = Counter()
+
+    @property
+    def jobs(self) -> frozenset[str]:
+        """Ids of all jobs."""
+        return frozenset(self._counted)
+
+    @property
+    def tickets(self) -> dict[str, Ticket]:
+        """The jobs that can be read, by their ids."""
+        return {job_id: job.ticket for job_id, job in self._counted.items() if job.ticket}
+
+    @property
+    def open(self) -> dict[str, Ticket]:
+        """Those of them that had not ended."""
+        return {
+            job_id: ticket
+            for job_id, ticket in self.tickets.items()
+            if self._counted[job_id].is_open
+        }
+
+    def take(self) -> None:
+        """Count."""
+        self._accepted = Counter()
+        known = self._counted
+        self._counted = {
+            job_id: self._count(job_id, changed, known.get(job_id))
+            for job_id, changed in self._store.jobs()
+        }
+
+    def accept(self, ticket: Ticket) -> None:
+        """Add a job that has just been accepted."""
+        self._accepted[ticket.owner] += ticket.upload_bytes
+
+    def bytes_of(self, owner: str | None) -> int:
+        """Return how many bytes are kept for the jobs of one owner."""
+        counted = (job for job in self._counted.values() if job.ticket)
+        kept = sum(job.bytes for job in counted if job.ticket and job.ticket.owner == owner)
+        return kept + self._accepted[owner]
+
+    def require_room(self, upload_bytes: int) -> None:
+        """Make sure that there is room for an upload.
+
+        Raises:
+            StoreFull: there is none.
+        """
+        held = sum(job.bytes for job in self._counted.values()) + self._accepted.total()
+        if self._max_bytes is not None and held + upload_bytes > self._max_bytes:
+            raise StoreFull(f"the store holds {held} of the {self._max_bytes} bytes that it may")
+        if shutil.disk_usage(self._store.root).free - upload_bytes < RESERVED_BYTES:
+            raise StoreFull("the disk is nearly full")
+
+    def _count(self, job_id: str, changed: int, known: _Counted | None) -> _Counted:
+        """Count one job, unless it has ended and not changed since."""
+        if known and known.changed == changed and not known.is_open:
+            return known
+        is_open = self._store.is_open(job_id)
+        try:
+            ticket = self._store.ticket(job_id)
+        except ValidationError:
+            logger.warning("Job %s is not in a form that this version can read", job_id)
+            ticket = None
+        return _Counted(changed, self._store.bytes_of(job_id), ticket, is_open)

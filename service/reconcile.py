@@ -1,0 +1,84 @@
+"""Keeps Redis in line with the store, which alone remembers every job.
+
+A job is there once its folder is, whatever Redis knows of it: the service may have died before it
+could say so, or Redis may have come back empty. What Redis should know it is told again here, and
+what it should have forgotten it is made to forget.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from rollout_core.contract import Ticket
+from rollout_core.storage import ArtifactStore
+from service.census import Census
+from service.clock import utc_now
+from service.register import Register
+
+RECONCILE_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Looks at all jobs, time and again."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        census: Census,
+        register: Register,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._store = store
+        self._census = census
+        self._register = register
+        self._clock = clock
+        self._astray: set[str] = set()
+
+    def reconcile(self) -> None:
+        """Count the store, and mend what differs in Redis."""
+        self._census.take()
+        self._mend_list()
+        self._queue_again()
+        self._close_others()
+
+    def _mend_list(self) -> None:
+        """List the jobs that are missing there, and drop those that are gone."""
+        listed = self._register.list.owners()
+        for job_id, ticket in self._census.tickets.items():
+            if job_id not in listed:
+                self._register.enlist(ticket)
+        for job_id in listed.keys() - self._census.jobs:
+            if not self._store.exists(job_id):
+                self._register.strike(job_id, listed[job_id])
+
+    def _queue_again(self) -> None:
+        """Queue open jobs that Redis does not know, or that nobody has had since the last time."""
+        open_jobs = self._census.open
+        entered = {id for id, ticket in open_jobs.items() if self._register.enter(ticket)}
+        astray = self._find_astray(open_jobs)
+        for job_id in astray & self._astray:
+            self._register.delivery.repeat(job_id, open_jobs[job_id].model)
+        for job_id in entered | astray & self._astray:
+            logger.warning("Job %s was lost by Redis or a worker, and is queued again", job_id)
+        self._astray = astray - self._astray
+
+    def _find_astray(self, open_jobs: dict[str, Ticket]) -> set[str]:
+        """Return the jobs that wait in no queue, and that no worker was seen to begin."""
+        models = {ticket.model for ticket in open_jobs.values()}
+        held = (self._register.delivery.held(model) for model in models)
+        return {job_id for job_id in open_jobs.keys() - set().union(*held) if self._waits(job_id)}
+
+    def _waits(self, job_id: str) -> bool:
+        """Whether a job has not ended, and no attempt lives."""
+        record = self._register.record(job_id)
+        alive = record is not None and record.is_alive(self._clock())
+        return self._store.is_open(job_id) and not alive
+
+    def _close_others(self) -> None:
+        """Forget the records of jobs that have ended, or are gone."""
+        for job_id in self._register.recorded():
+            if not self._store.is_open(job_id):
+                self._register.close(job_id)
