@@ -11,6 +11,7 @@ from pydantic_settings import CliApp
 
 from rollout_core.errors import RolloutError
 from rollout_core.storage import ArtifactStore
+from service.keys import KeyRing
 from service.server import serve
 from service.settings import Settings
 from service.standalone import standalone
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
         ArtifactStore(settings.data_dir).check_writable()
+        if settings.api_keys_file:
+            KeyRing(settings.api_keys_file)
         with standalone(settings) if settings.standalone else nullcontext(settings) as settings:
             serve(settings)
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """The application: routes, error answers, and what they share."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TypedDict
 
@@ -12,11 +12,17 @@ from redis import Redis
 
 from rollout_core.storage import ArtifactStore
 from service import openapi, problems
+from service.census import Census
+from service.chores import repeating
 from service.dependencies import Services
+from service.gate import Gate
+from service.keys import KeyRing
 from service.queue import JobQueue
+from service.reconcile import RECONCILE_SECONDS, Reconciler
+from service.register import Register
 from service.routes import artifacts, health, jobs, models
 from service.settings import Settings
-from service.sweep import sweep_forever
+from service.sweep import SWEEP_SECONDS, sweep
 
 REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -40,13 +46,14 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         services = _open_services(settings)
-        sweeper = asyncio.create_task(sweep_forever(services))
+        chores = (
+            (services.reconciler.reconcile, RECONCILE_SECONDS),
+            (partial(sweep, services), SWEEP_SECONDS),
+        )
         try:
-            yield {"services": services}
+            async with repeating(*chores):
+                yield {"services": services}
         finally:
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
             services.redis.close()
 
     app = FastAPI(
@@ -62,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for module in (jobs, artifacts, models, health):
         app.include_router(module.router)
+    app.add_middleware(Gate)
     problems.install(app)
     openapi.install(app)
     return app
@@ -74,10 +82,19 @@ def _open_services(settings: Settings) -> Services:
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )
     store = ArtifactStore(settings.data_dir)
+    census = Census(store, max_bytes=settings.max_store_bytes)
     queue = JobQueue(
-        redis, store, max_queued=settings.max_queued, default_model=settings.default_model
+        redis,
+        store,
+        census=census,
+        max_queued=settings.max_queued,
+        default_model=settings.default_model,
     )
-    return Services(settings=settings, redis=redis, store=store, queue=queue)
+    reconciler = Reconciler(store, census, Register(redis))
+    keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
+    return Services(
+        settings=settings, redis=redis, store=store, queue=queue, reconciler=reconciler, keys=keys
+    )
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -38,7 +38,7 @@ class Census:
         self._store = store
         self._max_bytes = max_bytes
         self._counted: dict[str, _Counted] = {}
-        self._accepted: Counter[str | None] = Counter()
+        self._bytes: Counter[str | None] = Counter()
 
     @property
     def jobs(self) -> frozenset[str]:
@@ -61,22 +61,23 @@ class Census:
 
     def take(self) -> None:
         """Count."""
-        self._accepted = Counter()
         known = self._counted
         self._counted = {
             job_id: self._count(job_id, changed, known.get(job_id))
             for job_id, changed in self._store.jobs()
         }
+        held: Counter[str | None] = Counter()
+        for job in self._counted.values():
+            held[job.ticket.owner if job.ticket else None] += job.bytes
+        self._bytes = held
 
     def accept(self, ticket: Ticket) -> None:
         """Add a job that has just been accepted."""
-        self._accepted[ticket.owner] += ticket.upload_bytes
+        self._bytes[ticket.owner] += ticket.upload_bytes
 
     def bytes_of(self, owner: str | None) -> int:
         """Return how many bytes are kept for the jobs of one owner."""
-        counted = (job for job in self._counted.values() if job.ticket)
-        kept = sum(job.bytes for job in counted if job.ticket and job.ticket.owner == owner)
-        return kept + self._accepted[owner]
+        return self._bytes[owner]
 
     def require_room(self, upload_bytes: int) -> None:
         """Make sure that there is room for an upload.
@@ -84,7 +85,7 @@ class Census:
         Raises:
             StoreFull: there is none.
         """
-        held = sum(job.bytes for job in self._counted.values()) + self._accepted.total()
+        held = self._bytes.total()
         if self._max_bytes is not None and held + upload_bytes > self._max_bytes:
             raise StoreFull(f"the store holds {held} of the {self._max_bytes} bytes that it may")
         if shutil.disk_usage(self._store.root).free - upload_bytes < RESERVED_BYTES:

@@ -10,7 +10,9 @@ from starlette.requests import Request
 
 from rollout_core.storage import ArtifactStore
 from service.errors import JobNotFound
+from service.keys import KeyRing, Owner
 from service.queue import JobQueue
+from service.reconcile import Reconciler
 from service.settings import Settings
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -24,10 +26,20 @@ class Services:
     redis: Redis
     store: ArtifactStore
     queue: JobQueue
+    reconciler: Reconciler
+    keys: KeyRing | None
 
 
 def _services(request: Request) -> Services:
     return cast(Services, request.state.services)
+
+
+def _owner(request: Request) -> Owner | None:
+    return cast(Owner | None, request.state.owner)
+
+
+def _owner_name(owner: Annotated[Owner | None, Depends(_owner)]) -> str | None:
+    return owner.name if owner else None
 
 
 def _job_id(
@@ -40,4 +52,6 @@ def _job_id(
 
 
 Use = Annotated[Services, Depends(_services)]
+Caller = Annotated[Owner | None, Depends(_owner)]
+CallerName = Annotated[str | None, Depends(_owner_name)]
 KnownId = Annotated[str, Depends(_job_id)]

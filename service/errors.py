@@ -1,6 +1,13 @@
 """Failures that only the HTTP side knows, beside those of `rollout_core.errors`."""
 
-from rollout_core.errors import InvalidRequest, RolloutError
+from rollout_core.errors import InvalidRequest, RolloutError, StoreFull
+
+
+class Unauthorized(RolloutError):
+    """The service wants an API key, and the request bears none that it knows."""
+
+    code = "unauthorized"
+    title = "An API key is needed"
 
 
 class JobNotFound(RolloutError):
@@ -77,6 +84,20 @@ class UploadTooLarge(RolloutError):
     title = "The upload is too large"
 
 
+class UploadTooSlow(RolloutError):
+    """The upload has stalled, or crawls."""
+
+    code = "upload_too_slow"
+    title = "The upload is too slow"
+
+
+class UploadEncoded(RolloutError):
+    """The body is compressed, or coded otherwise."""
+
+    code = "content_encoding_unsupported"
+    title = "The body must not be encoded"
+
+
 class RedisUnavailable(RolloutError):
     """Redis does not answer, or refuses to write."""
 
@@ -93,3 +114,17 @@ class QueueFull(RolloutError):
     def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(QueueFull):
+    """The key's owner has as many jobs under way as he may have."""
+
+    code = "quota_exceeded"
+    title = "Too many of your jobs have not ended"
+
+
+class StorageQuotaExceeded(StoreFull):
+    """The key's owner stores as much as he may."""
+
+    code = "storage_quota_exceeded"
+    title = "You store as much as you may"

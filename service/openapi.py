@@ -8,10 +8,22 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from rollout_core.errors import RolloutError
+from service import gate
+from service.errors import Unauthorized
 from service.problems import MEDIA_TYPE, Problem, status_of
 from service.uploads import REQUEST_PART, VIDEO_PART
 
 _SCHEMAS = "#/components/schemas/"
+
+VIDEO_TYPES = (
+    "video/mp4",
+    "video/quicktime",
+    "video/matroska",
+    "video/webm",
+    "video/vnd.avi",
+    "video/mp2t",
+)
+"""Of the containers that are taken. What a client says of its file counts for nothing."""
 
 UPLOAD_FORM: dict[str, Any] = {
     "required": True,
@@ -30,21 +42,36 @@ UPLOAD_FORM: dict[str, Any] = {
                     REQUEST_PART: {"$ref": f"{_SCHEMAS}ExplainRequest"},
                 },
             },
-            "encoding": {REQUEST_PART: {"contentType": "application/json"}},
+            "encoding": {
+                VIDEO_PART: {"contentType": ", ".join(VIDEO_TYPES)},
+                REQUEST_PART: {"contentType": "application/json"},
+            },
         }
     },
 }
 """The body of `POST /v1/jobs`, which the route reads from the raw stream."""
 
 
+KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key. A service that was started without a file of keys asks for none.",
+}
+
 HEADERS = {
     "Location": "Where to follow the job.",
     "Retry-After": "Seconds after which it is worth asking again.",
     "ETag": "The SHA-256 of the file; strong.",
+    "WWW-Authenticate": "The scheme to use: Bearer.",
     "Content-Range": "Which bytes of how many; of several parts, each says so for itself.",
 }
 
-_HEADERS_OF_PROBLEMS = {416: ("Content-Range",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_HEADERS_OF_PROBLEMS = {
+    401: ("WWW-Authenticate",),
+    416: ("Content-Range",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
 
 
 def headers(*names: str) -> dict[str, Any]:
@@ -92,7 +119,19 @@ def _build(app: FastAPI) -> dict[str, Any]:
     schema = Problem.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
     definitions = schema.pop("$defs")
     document["components"]["schemas"].update({**definitions, "Problem": schema})
+    _guard(document)
     return document
+
+
+def _guard(document: dict[str, Any]) -> None:
+    """Describe that the calls behind the gate want a key."""
+    document["components"]["securitySchemes"] = {"key": KEY_SCHEME}
+    refused = problems(Unauthorized)["401"]
+    for path, operations in document["paths"].items():
+        if path.startswith(gate.PREFIX):
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+                operation["responses"]["401"] = refused
 
 
 def _problem(description: str, *names: str) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from rollout_core.errors import (
     InvalidRequest,
     JobEnded,
     RolloutError,
+    StoreFull,
     StoreUnavailable,
     UnsupportedContainer,
 )
+from rollout_core.storage import unavailable
 from service.errors import (
     ArtifactExpired,
     ArtifactNotFound,
@@ -33,24 +35,32 @@ from service.errors import (
     QueueFull,
     RangeNotSatisfiable,
     RedisUnavailable,
+    StorageQuotaExceeded,
+    Unauthorized,
+    UploadEncoded,
     UploadTooLarge,
+    UploadTooSlow,
 )
 
 STATUS: Mapping[type[RolloutError], HTTPStatus] = {
     MalformedUpload: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
     JobNotFound: HTTPStatus.NOT_FOUND,
     ArtifactNotFound: HTTPStatus.NOT_FOUND,
+    UploadTooSlow: HTTPStatus.REQUEST_TIMEOUT,
     JobNotFinished: HTTPStatus.CONFLICT,
     JobWithoutResult: HTTPStatus.CONFLICT,
     JobEnded: HTTPStatus.CONFLICT,
     ArtifactExpired: HTTPStatus.GONE,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotMultipart: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UploadEncoded: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UnsupportedContainer: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     RedisUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     RolloutError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
@@ -61,6 +71,7 @@ RETRY_AFTER_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
 MAX_FIELD_LENGTH = 100
+BUG = "the service met an error of its own"
 PREFACE = "Value error, "
 """What pydantic puts before words of our own."""
 
@@ -129,16 +140,26 @@ def status_of(error: type[RolloutError]) -> HTTPStatus:
     return next(STATUS[ancestor] for ancestor in error.__mro__ if ancestor in STATUS)
 
 
-def _on_rollout_error(_: Request, error: RolloutError) -> Response:
+def problem_of(error: RolloutError) -> ProblemResponse:
+    """Return the answer to a request that met a deliberate failure."""
     status = status_of(type(error))
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, StorageQuotaExceeded):
         logger.error("%s: %s: %s", error.code, error, error.__cause__)
-    return ProblemResponse(
-        status, error.code, error.title, str(error), headers=_headers(error, status)
-    )
+    detail = BUG if status == HTTPStatus.INTERNAL_SERVER_ERROR else str(error)
+    return ProblemResponse(status, error.code, error.title, detail, headers=_headers(error, status))
+
+
+def _on_rollout_error(_: Request, error: RolloutError) -> Response:
+    return problem_of(error)
 
 
 def _headers(error: RolloutError, status: HTTPStatus) -> dict[str, str]:
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, UploadTooSlow):
+        return {"Connection": "close"}
+    if isinstance(error, UploadEncoded):
+        return {"Accept-Encoding": "identity"}
     if isinstance(error, RangeNotSatisfiable):
         return {"Content-Range": f"bytes */{error.size_bytes}"}
     if isinstance(error, QueueFull):
@@ -180,21 +201,21 @@ def _allowed_methods(request: Request) -> Iterator[str]:
             yield method
 
 
-def _on_disconnect(request: Request, _: ClientDisconnect) -> Response:
+def _on_disconnect(_: Request, __: ClientDisconnect) -> Response:
     """Answer a client that is most likely gone."""
-    return _on_rollout_error(request, MalformedUpload("the body ends too early"))
+    return problem_of(MalformedUpload("the body ends too early"))
 
 
-def _on_redis_down(request: Request, error: RedisError) -> Response:
+def _on_redis_down(_: Request, error: RedisError) -> Response:
     unavailable = RedisUnavailable("the job queue does not answer; try again")
     unavailable.__cause__ = error
-    return _on_rollout_error(request, unavailable)
+    return problem_of(unavailable)
 
 
-def _on_store_down(request: Request, error: OSError) -> Response:
-    unavailable = StoreUnavailable("the artifact store cannot be used; try again")
-    unavailable.__cause__ = error
-    return _on_rollout_error(request, unavailable)
+def _on_store_down(_: Request, error: OSError) -> Response:
+    failure = unavailable(error, "the artifact store cannot be used; try again")
+    failure.__cause__ = error
+    return problem_of(failure)
 
 
 def _on_bug(_: Request, __: Exception) -> Response:
@@ -203,5 +224,5 @@ def _on_bug(_: Request, __: Exception) -> Response:
         HTTPStatus.INTERNAL_SERVER_ERROR,
         RolloutError.code,
         RolloutError.title,
-        "the service met an error of its own",
+        BUG,
     )

@@ -23,9 +23,11 @@ from rollout_core.requests import check_request
 from rollout_core.storage import ArtifactStore, describe
 from service.census import Census
 from service.clock import utc_now
-from service.errors import JobNotFound, QueueFull
+from service.errors import JobNotFound, QueueFull, QuotaExceeded
 from service.fleet import Fleet
+from service.keys import Owner
 from service.listing import Place
+from service.quota import Quotas
 from service.register import Register
 from service.views import Job, JobArtifact, JobPage, JobResult, ServedModel
 
@@ -34,7 +36,10 @@ SCAN_LIMIT = 2000
 
 
 class JobQueue:
-    """The jobs of one store and one Redis."""
+    """The jobs of one store and one Redis.
+
+    A job belongs to whose key it came with, or to nobody; to all others there is no such job.
+    """
 
     def __init__(
         self,
@@ -54,22 +59,27 @@ class JobQueue:
         self._clock = clock
         self._fleet = Fleet(redis, clock=clock)
         self._register = Register(redis)
+        self._quotas = Quotas(self._register.open, store, self._census)
 
-    def require_room(self, upload_bytes: int) -> None:
+    def require_room(self, upload_bytes: int, *, owner: Owner | None = None) -> None:
         """Make sure that the store has room for an upload.
 
         Raises:
             StoreFull: it has not.
+            StorageQuotaExceeded: the owner may not store so much.
         """
         self._census.require_room(upload_bytes)
+        self._quotas.require_bytes(owner, upload_bytes)
 
-    def submit(self, request: ExplainRequest, upload: Path, *, owner: str | None = None) -> Job:
+    def submit(self, request: ExplainRequest, upload: Path, *, owner: Owner | None = None) -> Job:
         """Store a received upload as a new job, and queue it for its model.
 
         Raises:
             UnknownModel: see `Fleet.choose`.
             InvalidRequest: the model cannot do what is asked.
             QueueFull: as many jobs wait as may wait.
+            QuotaExceeded: as many of the owner's jobs have not ended as he may have.
+            StorageQuotaExceeded: the owner may not store so much.
         """
         spec = self._fleet.choose(request.model, default=self._default_model)
         check_request(request, spec)
@@ -79,26 +89,30 @@ class JobQueue:
             request=request.model_copy(update={"model": spec.name}),
             created_at=self._clock(),
             upload_bytes=upload.stat().st_size,
-            owner=owner,
+            owner=owner.name if owner else None,
         )
-        self._store.accept(ticket, upload)
+        self._quotas.require_bytes(owner, ticket.upload_bytes)
+        self._take_place(ticket, owner)
         try:
+            self._store.accept(ticket, upload)
             self._register.enter(ticket)
         except BaseException:
             self._store.delete(ticket.id)
+            with suppress(RedisError):  # then its place is free after a while
+                self._quotas.give_back(ticket.id, owner)
             raise
         self._census.accept(ticket)
-        return self.get(ticket.id)
+        return self.get(ticket.id, owner=ticket.owner)
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return a job as it stands now: the one place that decides its public state.
 
         A job that has ended is answered without Redis.
 
         Raises:
-            JobNotFound: there is none, or it is gone.
+            JobNotFound: there is none, or it is gone, or another's.
         """
-        ticket = self._ticket(job_id)
+        ticket = self._ticket(job_id, owner)
         ending = self._store.ending(job_id)
         record = None if ending else self._register.record(job_id)
         if record is None:
@@ -111,18 +125,23 @@ class JobQueue:
         return self._under_way(ticket, record or JobRecord())
 
     def page(
-        self, *, state: JobState | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        *,
+        state: JobState | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        owner: str | None = None,
     ) -> JobPage:
-        """Return up to `limit` jobs in `state`, newest first, from where `cursor` points on.
+        """Return up to `limit` of the owner's jobs in `state`, newest first, from `cursor` on.
 
         Raises:
             InvalidRequest: the cursor is not one of ours.
         """
         jobs: list[Job] = []
         last = Place.parse(cursor) if cursor else None
-        places = self._register.list.newest_first(after=last)
+        places = self._register.list.newest_first(owner, after=last)
         for last in islice(places, SCAN_LIMIT):
-            job = self._get_or_none(last.job_id)
+            job = self._get_or_none(last.job_id, owner)
             if job and state in (None, job.state):
                 jobs.append(job)
             if len(jobs) == limit:
@@ -130,32 +149,28 @@ class JobQueue:
         more = next(places, None) is not None
         return JobPage(jobs=tuple(jobs), next_cursor=str(last) if more else None)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a waiting job at once; ask the attempt that runs it to stop.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: there is none, or it is another's.
             JobEnded: it has succeeded or failed, or was canceled before.
         """
-        job = self.get(job_id)
+        job = self.get(job_id, owner=owner)
         if job.ended_at is not None:
             raise JobEnded(f"the job is {job.state} already")
         record = self._register.request_cancel(job_id)
         if not record.is_alive(self._clock()):
             self._end_canceled(job_id, job.model, record)
-        return self.get(job_id)
+        return self.get(job_id, owner=owner)
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, *, owner: str | None = None) -> None:
         """Remove every byte kept for a job. An attempt that runs it finds it gone, and stops.
 
         Raises:
-            JobNotFound: there is none.
+            JobNotFound: there is none, or it is another's.
         """
-        ticket = self._ticket(job_id)
-        self._store.delete(job_id)
-        with suppress(RedisError):  # what stays there is removed by the `Reconciler`
-            self._register.strike(job_id, ticket.owner)
-            self._register.delivery.withdraw(job_id, ticket.model)
+        self._remove(self._ticket(job_id, owner))
 
     def expire(self, job_id: str) -> None:
         """Remove the files of an old job, unless it has not ended."""
@@ -164,8 +179,8 @@ class JobQueue:
 
     def forget(self, job_id: str) -> None:
         """Remove all that is kept of an expired job."""
-        if self._store.has_expired(job_id):
-            self.delete(job_id)
+        if self._store.has_expired(job_id) and (ticket := self._store.ticket(job_id)):
+            self._remove(ticket)
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now."""
@@ -191,6 +206,19 @@ class JobQueue:
                 retry_after_seconds=self._fleet.wait_seconds(model, waiting),
             )
 
+    def _take_place(self, ticket: Ticket, owner: Owner | None) -> None:
+        if not self._quotas.take_place(ticket.id, owner):
+            raise QuotaExceeded(
+                "you have as many jobs that have not ended as you may",
+                retry_after_seconds=self._fleet.wait_seconds(ticket.model, 1),
+            )
+
+    def _remove(self, ticket: Ticket) -> None:
+        self._store.delete(ticket.id)
+        with suppress(RedisError):  # what stays there is removed by the `Reconciler`
+            self._register.strike(ticket.id, ticket.owner)
+            self._register.delivery.withdraw(ticket.id, ticket.model)
+
     def _end_canceled(self, job_id: str, model: str, record: JobRecord) -> None:
         """End a job that no attempt runs, unless one that was taken for dead is quicker."""
         self._store.end_attempts(job_id)
@@ -199,16 +227,16 @@ class JobQueue:
         self._register.close(job_id)
         self._register.delivery.withdraw(job_id, model)
 
-    def _get_or_none(self, job_id: str) -> Job | None:
+    def _get_or_none(self, job_id: str, owner: str | None) -> Job | None:
         """Return a job unless it is gone, or was stored in a form that this version cannot read."""
         try:
-            return self.get(job_id)
+            return self.get(job_id, owner=owner)
         except (JobNotFound, ValidationError):
             return None
 
-    def _ticket(self, job_id: str) -> Ticket:
+    def _ticket(self, job_id: str, owner: str | None) -> Ticket:
         ticket = self._store.ticket(job_id)
-        if ticket is None:
+        if ticket is None or ticket.owner != owner:
             raise _not_found(job_id)
         return ticket
 

@@ -10,6 +10,7 @@ from rollout_core.contract import Ticket, job_key
 from rollout_core.lifecycle import JobRecord
 from service.delivery import Delivery
 from service.listing import JobList
+from service.quota import OpenJobs
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ class Register:
         self._redis = redis
         self.list = JobList(redis)
         self.delivery = Delivery(redis)
+        self.open = OpenJobs(redis)
 
     def enter(self, ticket: Ticket) -> bool:
         """Queue a job, all at once, unless it is known; return whether it was not."""
@@ -33,6 +35,7 @@ class Register:
             self.delivery.add(ticket.id, ticket.model, pipe)
             pipe.set(key, JobRecord().model_dump_json())
             self.list.add(ticket, pipe)
+            self.open.add(ticket, pipe)
             return True
 
         return self._transact(step, key)
@@ -72,6 +75,7 @@ class Register:
         with self._redis.pipeline() as pipe:
             pipe.delete(job_key(job_id))
             self.list.remove(job_id, owner, pipe)
+            self.open.remove(job_id, owner, pipe)
             pipe.execute()
 
     def recorded(self) -> Iterator[str]:

@@ -1,54 +1,95 @@
-"""Runs the app under uvicorn, and says where it listens."""
+"""Runs the app under uvicorn, and says where it listens and to whom."""
 
+import asyncio
 import socket
 import sys
+from ipaddress import ip_address
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app import create_app
-from service.problems import ProblemResponse
+from service.connections import GuardedProtocol, allow_connections
+from service.problems import RETRY_AFTER_SECONDS, ProblemResponse
 from service.settings import Settings
-
-GRACE_SECONDS = 10
-"""How long requests may go on after the service was told to stop."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM; then accept no more, and let transfers end."""
+    allow_connections(settings.max_connections)
+    make_server(settings).run()
+
+
+def make_server(settings: Settings) -> uvicorn.Server:
+    """Return the server, which does nothing before it runs."""
     config = uvicorn.Config(
-        create_app(settings),
+        _Farewell(create_app(settings)),
         host=settings.host,
         port=settings.port,
-        http=_Protocol,
+        http=GuardedProtocol,
+        ws="none",
         lifespan="on",
         server_header=False,
         access_log=False,
         log_level="warning",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=settings.drain_seconds,
     )
-    _Server(config).run()
+    return _Server(config, has_keys=settings.api_keys_file is not None)
+
+
+class _Farewell:
+    """Ends in order what is cancelled because the service stops and will not wait any longer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if scope["type"] == "http" and not begun:
+                await _shutting_down()(scope, receive, send)
 
 
 class _Server(uvicorn.Server):
     """Prints one line, whose last word is its URL, as soon as it listens."""
 
+    def __init__(self, config: uvicorn.Config, *, has_keys: bool) -> None:
+        super().__init__(config)
+        self._has_keys = has_keys
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         host, port, *_ = self.servers[0].sockets[0].getsockname()
+        if not self._has_keys:
+            sys.stderr.write(_say_who_may_call(host))
         host = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"rollout-service listens on http://{host}:{port}\n")
         sys.stdout.flush()
 
 
-class _Protocol(H11Protocol):
-    """Answers with a problem document even what is not HTTP."""
+def _shutting_down() -> ProblemResponse:
+    return ProblemResponse(
+        503,
+        "shutting_down",
+        "The service is stopping",
+        "the transfer did not end before the service had to; try again",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Connection": "close"},
+    )
 
-    def send_400_response(self, msg: str) -> None:
-        problem = ProblemResponse(400, "bad_request", "Bad Request", msg)
-        headers = [*problem.raw_headers, (b"connection", b"close")]
-        head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-        for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event))
-        self.transport.close()
+
+def _say_who_may_call(host: str) -> str:
+    if ip_address(host).is_loopback:
+        return "rollout-service: no API keys are set; it listens to this machine alone\n"
+    return (
+        f"rollout-service: WARNING: it listens on {host} and NO API KEYS are set: whoever reaches "
+        "it may run jobs, and see and delete everyone's; set ROLLOUT_API_KEYS_FILE\n"
+    )

@@ -35,12 +35,28 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     max_upload_bytes: int = Field(512 * 1024**2, ge=1, description="Largest body of an upload.")
+    upload_idle_seconds: float = Field(
+        30, gt=0, le=60, description="An upload must bring another 128 KiB, or its end, in so long."
+    )
+    max_connections: int = Field(
+        1000, ge=1, description="Connections served at a time; what is more is told to come back."
+    )
+    drain_seconds: int = Field(
+        30, ge=0, description="How long transfers may go on when the service is told to stop."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="TOML file of API keys, see service/keys.py; default: no key is asked for.",
+    )
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
     default_model: ModelName | None = Field(
         None, description="For requests that name none; default: the only one announced."
     )
     result_ttl: float = Field(
         7 * 24 * 3600, gt=0, description="Seconds until the files of an ended job are removed."
+    )
+    max_store_bytes: int | None = Field(
+        None, ge=1, description="Bytes of jobs that may be kept; default: what the disk has."
     )
     standalone: bool = Field(
         False, description="Also start a private Valkey server and one worker."

@@ -34,6 +34,9 @@ START_SECONDS = 60.0
 GRACE_SECONDS = 10.0
 """How long a process may take to stop before it is killed."""
 
+WORKER_DRAIN_SECONDS = GRACE_SECONDS / 2
+"""How long a stopped worker's job may still take; it goes on when the service is started again."""
+
 RESTART_SECONDS = 1.0
 POLL_SECONDS = 0.2
 STDERR = 2
@@ -97,6 +100,7 @@ def worker_command(settings: Settings) -> list[str]:
     command = [sys.executable, "-m", "worker", "--redis-url", settings.redis_url]
     command += ["--data-dir", str(settings.data_dir.resolve())]
     command += ["--engine", settings.engine, "--device", settings.device]
+    command += ["--drain-seconds", str(WORKER_DRAIN_SECONDS)]
     return command + (["--model", settings.model] if settings.model else [])
 
 

@@ -4,6 +4,7 @@ Starlette's own form parser would spool the file to a second place and knows no 
 stream is fed to python-multipart's parser here. Memory holds no more than about `FLUSH_BYTES`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,22 +17,39 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import StoreUnavailable, UnsupportedContainer
+from rollout_core.errors import UnsupportedContainer
+from rollout_core.storage import unavailable
 from service.containers import HEAD_BYTES, is_video_container
-from service.errors import InvalidForm, MalformedUpload, NotMultipart, UploadTooLarge
+from service.errors import (
+    InvalidForm,
+    MalformedUpload,
+    NotMultipart,
+    UploadEncoded,
+    UploadTooLarge,
+    UploadTooSlow,
+)
 
 VIDEO_PART = "video"
 REQUEST_PART = "request"
 MAX_REQUEST_BYTES = 64 * 1024
 FLUSH_BYTES = 1024**2
 
+STEP_BYTES = 128 * 1024
+"""What must arrive in each `idle_seconds`, or the body's end. One rule for clients that fall silent
+and for those that crawl: it bounds the time of any upload by its size, and at 30 s leaves room for
+every line of 35 kbit/s."""
 
-async def receive(request: Request, path: Path, *, max_bytes: int) -> ExplainRequest:
+
+async def receive(
+    request: Request, path: Path, *, max_bytes: int, idle_seconds: float
+) -> ExplainRequest:
     """Write the form's video to `path`, and return what is asked of it.
 
     Raises:
         NotMultipart, MalformedUpload, InvalidForm: the body is not the form we expect.
+        UploadEncoded: the body is compressed.
         UploadTooLarge: the body has more than `max_bytes`.
+        UploadTooSlow: `idle_seconds` went by without `STEP_BYTES` or the end.
         UnsupportedContainer: the video does not begin like one.
         RequestValidationError: the request part is not a valid `ExplainRequest`.
         StoreUnavailable: `path` cannot be written.
@@ -40,13 +58,13 @@ async def receive(request: Request, path: Path, *, max_bytes: int) -> ExplainReq
     form = _Form(_boundary(request))
     try:
         with path.open("wb") as file:
-            async for chunk in _limited(request, max_bytes):
+            async for chunk in _limited(request, max_bytes, idle_seconds):
                 form.feed(chunk)
                 await _flush(form, file, at_least=FLUSH_BYTES)
             form.finish()
             await _flush(form, file, at_least=1)
     except OSError as error:
-        raise StoreUnavailable("the upload cannot be written") from error
+        raise unavailable(error, "the upload cannot be written") from error
     return _parse_request(form.request)
 
 
@@ -154,6 +172,8 @@ class _Form:
 
 
 def _boundary(request: Request) -> bytes:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UploadEncoded("send the form as it is, without Content-Encoding")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise NotMultipart("the body must be multipart/form-data")
@@ -163,16 +183,43 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives, and stop where it grows too large or says that it will."""
+def announced_bytes(request: Request) -> int:
+    """Return how large the body says it is, 0 if it does not."""
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > max_bytes:
+    return int(announced) if announced.isdecimal() else 0
+
+
+async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives; stop where it is too slow or, by its own word, too large."""
+    announced = announced_bytes(request)
+    if announced > max_bytes:
         raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are taken")
     received = 0
-    async for chunk in request.stream():
+    async for chunk in _paced(request.stream(), idle_seconds):
         received += len(chunk)
         if received > max_bytes:
             raise UploadTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+        yield chunk
+
+
+async def _paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
+    """Yield what arrives while there is progress; what we do with it does not count as idle."""
+    left, step = idle_seconds, 0
+    clock = asyncio.get_running_loop().time
+    while True:
+        asked_at = clock()
+        try:
+            async with asyncio.timeout(left):
+                chunk = await anext(stream, None)
+        except TimeoutError as error:
+            raise UploadTooSlow(
+                f"fewer than {STEP_BYTES} bytes have arrived in {idle_seconds:g} s"
+            ) from error
+        if chunk is None:
+            return
+        left, step = left - (clock() - asked_at), step + len(chunk)
+        if step >= STEP_BYTES:
+            left, step = idle_seconds, 0
         yield chunk
 
 

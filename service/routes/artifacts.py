@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Response
 from rollout_core.contract import ExplainResult
 from service import openapi
 from service.artifacts import ArtifactResponse, find, not_modified
-from service.dependencies import KnownId, Use
+from service.dependencies import CallerName, KnownId, Use
 from service.errors import (
     ArtifactExpired,
     ArtifactNotFound,
@@ -59,13 +59,14 @@ def get_artifact(
     job_id: KnownId,
     name: str,
     services: Use,
+    caller: CallerName,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Fetch `result.json`, `rollout.npz`, `sheet.png`, `overlay.mp4` or `faithfulness.png`.
 
     The ETag is the file's SHA-256.
     """
-    path, artifact = find(services.store, services.queue.get(job_id), name)
+    path, artifact = find(services.store, services.queue.get(job_id, owner=caller), name)
     response = ArtifactResponse(path, artifact, job_id=job_id)
     if if_none_match and not_modified(if_none_match, response.headers["etag"]):
         return response.without_body()

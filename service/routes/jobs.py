@@ -9,22 +9,28 @@ from starlette.requests import Request
 from rollout_core.errors import (
     InvalidRequest,
     JobEnded,
+    StoreFull,
     StoreUnavailable,
     UnknownModel,
     UnsupportedContainer,
 )
 from rollout_core.lifecycle import JobState
 from service import openapi, uploads
-from service.dependencies import KnownId, Use
+from service.dependencies import Caller, CallerName, KnownId, Use
 from service.errors import (
     InvalidForm,
     JobNotFound,
     MalformedUpload,
     NotMultipart,
     QueueFull,
+    QuotaExceeded,
     RedisUnavailable,
+    StorageQuotaExceeded,
+    UploadEncoded,
     UploadTooLarge,
+    UploadTooSlow,
 )
+from service.listing import CURSOR
 from service.views import Job, JobPage
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -43,20 +49,31 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
             InvalidRequest,
             UnknownModel,
             UploadTooLarge,
+            UploadTooSlow,
+            UploadEncoded,
             UnsupportedContainer,
             QueueFull,
+            QuotaExceeded,
             RedisUnavailable,
+            StoreFull,
+            StorageQuotaExceeded,
             StoreUnavailable,
         ),
     },
 )
-async def create_job(request: Request, response: Response, services: Use) -> Job:
+async def create_job(request: Request, response: Response, services: Use, caller: Caller) -> Job:
     """Upload a video and queue a job for it. `Location` tells where to follow the job."""
     queue = services.queue
+    queue.require_room(uploads.announced_bytes(request), owner=caller)
     # Entered on the event loop, not in a thread: the removal at its end must not be cancelled.
     with services.store.receiving() as path:
-        wanted = await uploads.receive(request, path, max_bytes=services.settings.max_upload_bytes)
-        job = await run_in_threadpool(queue.submit, wanted, path)
+        wanted = await uploads.receive(
+            request,
+            path,
+            max_bytes=services.settings.max_upload_bytes,
+            idle_seconds=services.settings.upload_idle_seconds,
+        )
+        job = await run_in_threadpool(queue.submit, wanted, path, owner=caller)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = str(await run_in_threadpool(queue.wait_seconds, job))
     return job
@@ -65,26 +82,27 @@ async def create_job(request: Request, response: Response, services: Use) -> Job
 @router.get("", responses=openapi.problems(InvalidRequest))
 def list_jobs(
     services: Use,
+    caller: CallerName,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
-        str | None, Query(max_length=200, description="`next_cursor` of the page before.")
+        str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")
     ] = None,
 ) -> JobPage:
     """List jobs, newest first. With `state` a page may be short although more follow."""
-    return services.queue.page(state=state, limit=limit, cursor=cursor)
+    return services.queue.page(state=state, limit=limit, cursor=cursor, owner=caller)
 
 
 @router.get("/{job_id}", responses=openapi.problems(JobNotFound))
-def get_job(job_id: KnownId, services: Use) -> Job:
+def get_job(job_id: KnownId, services: Use, caller: CallerName) -> Job:
     """Return a job as it stands now."""
-    return services.queue.get(job_id)
+    return services.queue.get(job_id, owner=caller)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=openapi.problems(JobNotFound, JobEnded))
-def cancel_job(job_id: KnownId, services: Use) -> Job:
+def cancel_job(job_id: KnownId, services: Use, caller: CallerName) -> Job:
     """Cancel a job: at once if it waits, at the next clip if it runs."""
-    return services.queue.cancel(job_id)
+    return services.queue.cancel(job_id, owner=caller)
 
 
 @router.delete(
@@ -93,6 +111,6 @@ def cancel_job(job_id: KnownId, services: Use) -> Job:
     response_class=Response,
     responses=openapi.problems(JobNotFound),
 )
-def delete_job(job_id: KnownId, services: Use) -> None:
+def delete_job(job_id: KnownId, services: Use, caller: CallerName) -> None:
     """Remove every byte kept for a job; cancel it if need be."""
-    services.queue.delete(job_id)
+    services.queue.delete(job_id, owner=caller)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import httpx2
@@ -62,7 +63,30 @@ def test_it_says_where_it_listens_and_ends_in_order(tmp_path, valkey_url, number
     assert url.startswith("http://127.0.0.1:")
     assert response.status_code == 200
     assert "server" not in response.headers
-    assert (out, errors, process.returncode) == ("", "", 0)
+    assert (out, process.returncode) == ("", 0)
+    assert errors == "rollout-service: no API keys are set; it listens to this machine alone\n"
+
+
+def test_it_warns_where_anybody_may_reach_it(tmp_path, valkey_url):
+    with running("--redis-url", valkey_url, "--host", "0.0.0.0", cwd=tmp_path) as process:
+        process.stdout.readline()
+        line = process.stderr.readline()
+
+    assert "WARNING: it listens on 0.0.0.0 and NO API KEYS are set" in line
+
+
+def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, valkey_url):
+    (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{sha256(b"key").hexdigest()}"\n')
+    flags = ("--redis-url", valkey_url, "--host", "0.0.0.0", "--api-keys-file", "keys.toml")
+    with running(*flags, cwd=tmp_path) as process:
+        url = process.stdout.readline().split()[-1]
+        refused = httpx2.get(f"{url}/v1/models")
+        allowed = httpx2.get(f"{url}/v1/models", headers={"Authorization": "Bearer key"})
+        process.terminate()
+        _, errors = process.communicate(timeout=15)
+
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    assert errors == ""
 
 
 @pytest.mark.parametrize(
@@ -145,6 +169,7 @@ def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):
         (["--data-dir", "/proc/nowhere", "--standalone"], "cannot start: "),
         (["--data-dir", "/proc/nowhere"], "cannot start: "),
         (["--redis-url", "http://nowhere"], "redis_url: "),
+        (["--api-keys-file", "/proc/nowhere/keys.toml"], "cannot start: /proc/nowhere/keys.toml"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypatch):

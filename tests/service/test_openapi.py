@@ -70,10 +70,19 @@ def test_every_error_is_a_problem_document(document):
             }, name
 
 
+def test_calls_behind_the_gate_want_a_key_and_no_others(document):
+    (name,) = document["components"]["securitySchemes"]
+    assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
+    for call, operation in operations(document):
+        guarded = " /v1/" in call
+        assert operation.get("security") == ([{name: []}] if guarded else None), call
+        assert ("401" in operation["responses"]) == guarded, call
+
+
 def test_the_errors_worth_naming_are_named(document):
     responses = document["paths"]["/v1/jobs"]["post"]["responses"]
 
-    assert {"202", "400", "413", "415", "422", "429"} <= responses.keys()
+    assert {"202", "400", "408", "413", "415", "422", "429", "507"} <= responses.keys()
     assert "unknown_model" in responses["422"]["description"]
 
 
@@ -83,6 +92,7 @@ def test_the_errors_worth_naming_are_named(document):
         ("/v1/jobs", "post", "202", {"Location", "Retry-After"}),
         ("/v1/jobs", "post", "429", {"Retry-After"}),
         ("/v1/jobs", "post", "503", {"Retry-After"}),
+        ("/v1/jobs", "get", "401", {"WWW-Authenticate"}),
         ("/v1/jobs/{job_id}/artifacts/{name}", "get", "200", {"ETag"}),
         ("/v1/jobs/{job_id}/artifacts/{name}", "get", "206", {"ETag", "Content-Range"}),
         ("/v1/jobs/{job_id}/artifacts/{name}", "get", "304", {"ETag"}),
@@ -102,7 +112,8 @@ def test_the_upload_is_a_form_of_a_file_and_json(document):
     assert form["schema"]["required"] == ["video"]
     assert form["schema"]["properties"]["video"]["format"] == "binary"
     assert form["schema"]["properties"]["request"]["$ref"].endswith("/ExplainRequest")
-    assert form["encoding"] == {"request": {"contentType": "application/json"}}
+    assert form["encoding"]["request"] == {"contentType": "application/json"}
+    assert form["encoding"]["video"]["contentType"].startswith("video/mp4, ")
 
 
 def test_every_reference_leads_somewhere(document):

@@ -9,6 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rollout_core import errors as core_errors
 from rollout_core.errors import RolloutError
 from service import errors as service_errors
+from service.keys import KeyRing
 from service.problems import MEDIA_TYPE, STATUS, status_of
 from service.queue import JobQueue
 
@@ -72,7 +73,7 @@ def test_redis_that_is_down(open_client, tmp_path, mp4, leftovers):
 
 
 def test_redis_that_goes_down_in_the_middle(client, new_job, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RedisConnectionError("Error 111 connecting to 10.0.0.1:6379")
 
     monkeypatch.setattr(JobQueue, "get", fail)
@@ -149,6 +150,60 @@ def test_a_bug_is_logged_and_not_shown(open_client, monkeypatch):
     assert "Zero" not in str(document)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/jobs"),
+        ("GET", "/v1/jobs"),
+        ("GET", f"/v1/jobs/{'0' * 32}"),
+        ("POST", f"/v1/jobs/{'0' * 32}/cancel"),
+        ("DELETE", f"/v1/jobs/{'0' * 32}"),
+        ("GET", f"/v1/jobs/{'0' * 32}/artifacts/sheet.png"),
+        ("GET", "/v1/models"),
+        ("GET", "/readyz"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RuntimeError("/srv/secret/module.py, line 1"), 500),
+        (RolloutError("/srv/secret/module.py"), 500),
+        (OSError(5, "Input/output error", "/srv/secret"), 503),
+        (RedisConnectionError("/srv/secret.sock"), 503),
+        (RecursionError("/srv/secret"), 500),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_call_shows_where_it_broke(open_client, mp4, monkeypatch, method, path, error, status):
+    def fail(*_, **__):
+        raise error
+
+    for name in ("submit", "page", "get", "cancel", "delete", "models", "ready_workers"):
+        monkeypatch.setattr(JobQueue, name, fail)
+    client = open_client(raise_server_exceptions=False)
+    files = {"video": ("v.mp4", mp4)} if (method, path) == ("POST", "/v1/jobs") else None
+
+    response = client.request(method, path, files=files)
+
+    problem(response, status, response.json()["code"])
+    assert "secret" not in response.text + str(response.headers)
+    assert "Traceback" not in response.text
+
+
+def test_a_bug_before_the_call_is_not_shown_either(open_client, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("/srv/secret/module.py")
+
+    (tmp_path / "keys.toml").touch()
+    monkeypatch.setattr(KeyRing, "owner", fail)
+    client = open_client(raise_server_exceptions=False, api_keys_file=tmp_path / "keys.toml")
+
+    response = client.get("/v1/jobs", headers={"Authorization": "Bearer a"})
+
+    problem(response, 500, "internal")
+    assert "secret" not in response.text
+
+
 def test_an_unavailable_service_is_logged_with_its_cause(client, monkeypatch, caplog):
     def fail(*_):
         raise RedisConnectionError("refused")
@@ -167,7 +222,7 @@ def classes(module):
 
 @pytest.mark.parametrize("error", classes(service_errors), ids=lambda error: error.__name__)
 def test_every_failure_of_the_service_has_a_status_of_its_own(error):
-    assert status_of(error) < 500 or error is RolloutError or status_of(error) == 503
+    assert status_of(error) < 500 or error is RolloutError or status_of(error) in (503, 507)
 
 
 @pytest.mark.parametrize("error", classes(core_errors), ids=lambda error: error.__name__)

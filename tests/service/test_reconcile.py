@@ -59,7 +59,7 @@ def waiting(redis) -> list[str]:
 def test_a_job_that_was_stored_but_not_queued_is_queued(reconciler, stored, queue, redis):
     reconciler.reconcile()
 
-    job = queue.get(stored.id)
+    job = queue.get(stored.id, owner="ann")
     assert (job.state, job.queue_position) == ("queued", 1)
     assert redis.zrange(f"{JOBS_KEY}:ann", 0, -1) == [stored.id.encode()]
     reconciler.reconcile()
@@ -169,4 +169,4 @@ def test_two_services_that_look_at_once_queue_a_job_once(store, redis, stored):
 def test_the_app_reconciles_while_it_runs(stored, open_client, queue, until):
     open_client()
 
-    until(lambda: queue.get(stored.id).queue_position == 1)
+    until(lambda: queue.get(stored.id, owner="ann").queue_position == 1)

@@ -56,7 +56,16 @@ def test_settings_do_not_change():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "70000"), ("MAX_UPLOAD_BYTES", "0"), ("RESULT_TTL", "-1"), ("DEFAULT_MODEL", "A/b")],
+    [
+        ("PORT", "70000"),
+        ("MAX_UPLOAD_BYTES", "0"),
+        ("RESULT_TTL", "-1"),
+        ("DEFAULT_MODEL", "A/b"),
+        ("UPLOAD_IDLE_SECONDS", "0"),
+        ("UPLOAD_IDLE_SECONDS", "61"),
+        ("MAX_CONNECTIONS", "0"),
+        ("DRAIN_SECONDS", "-1"),
+    ],
 )
 def test_values_that_make_no_sense_are_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"ROLLOUT_{name}", value)

@@ -16,6 +16,8 @@ from redis.exceptions import RedisError
 from service import standalone as standalone_module
 from service.settings import Settings
 from service.standalone import (
+    GRACE_SECONDS,
+    WORKER_DRAIN_SECONDS,
     Keeper,
     StandaloneError,
     private_valkey,
@@ -213,9 +215,11 @@ class TestWorkerCommand:
 
         command = worker_command(settings)
 
+        assert WORKER_DRAIN_SECONDS < GRACE_SECONDS
         assert command[1:] == [
             *("-m", "worker", "--redis-url", "unix:///s", "--data-dir", str(tmp_path / "d")),
-            *("--engine", "fake", "--device", "cpu", "--model", "fake-slow"),
+            *("--engine", "fake", "--device", "cpu"),
+            *("--drain-seconds", str(WORKER_DRAIN_SECONDS), "--model", "fake-slow"),
         ]
 
     def test_the_worker_chooses_its_own_model(self):

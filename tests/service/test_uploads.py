@@ -6,7 +6,9 @@ import tracemalloc
 
 import pytest
 
-from service.uploads import FLUSH_BYTES, MAX_REQUEST_BYTES
+from service.settings import Settings
+from service.sweep import STALE_UPLOAD_SECONDS
+from service.uploads import FLUSH_BYTES, MAX_REQUEST_BYTES, STEP_BYTES
 
 TYPE = "multipart/form-data; boundary=cut"
 
@@ -247,6 +249,12 @@ class TestSize:
         size = store.upload_path(json.loads(answer["body"])["id"]).stat().st_size
         assert size == len(mp4) + chunks * len(chunk)
         assert peak < 8 * FLUSH_BYTES
+
+
+def test_no_upload_that_is_let_live_is_swept_away():
+    slowest = Settings(upload_idle_seconds=60).upload_idle_seconds
+
+    assert FLUSH_BYTES / STEP_BYTES * slowest < STALE_UPLOAD_SECONDS
 
 
 def test_a_client_that_goes_away_leaves_nothing(client, announce, mp4, redis, leftovers):

@@ -21,6 +21,13 @@ def test_ready(client, announce):
     assert response.json() == {"status": "ready", "workers": {"a": 2, "b": 0}}
 
 
+def test_ready_although_nobody_serves_a_known_model(client, announce):
+    """Its jobs are accepted, and wait: whoever watches should know."""
+    announce("a", age_seconds=60)
+
+    assert client.get("/readyz").json() == {"status": "ready", "workers": {"a": 0}}
+
+
 def test_ready_without_workers(client):
     assert client.get("/readyz").json()["workers"] == {}
 

@@ -1,0 +1,191 @@
+import logging
+import os
+import subprocess
+import sys
+import tomllib
+from hashlib import sha256
+
+import pytest
+
+from service import keys as keys_module
+from service.keys import CHECK_SECONDS, KeyRing, KeysFileError, Owner, main
+
+
+def digest(key):
+    return sha256(key.encode()).hexdigest()
+
+
+def table(name, *keys, **limits):
+    """A name's table, as the file has it."""
+    lines = [f"[{name}]", f"sha256 = {[digest(key) for key in keys]}"]
+    return "\n".join([*lines, *(f"{limit} = {value}" for limit, value in limits.items()), ""])
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text(table("alice", "a") + table("bob", "b", max_queued_jobs=2, max_stored_bytes=9))
+    return path
+
+
+@pytest.fixture
+def now():
+    return [0.0]
+
+
+@pytest.fixture
+def ring(path, now):
+    return KeyRing(path, clock=lambda: now[0])
+
+
+class TestOwner:
+    def test_a_key_says_whose_it_is_and_what_may_be_used(self, ring):
+        assert ring.owner("a") == Owner(name="alice")
+        assert ring.owner("b") == Owner(name="bob", max_queued_jobs=2, max_stored_bytes=9)
+
+    @pytest.mark.parametrize("key", ["", "A", "a ", "aa", "c", "\xff", "a\0", digest("a"), "alice"])
+    def test_anything_else_is_nobodys(self, ring, key):
+        assert ring.owner(key) is None
+
+    def test_a_name_may_have_two_keys(self, path):
+        path.write_text(table("alice", "old", "new"))
+        ring = KeyRing(path)
+
+        assert ring.owner("old") == ring.owner("new") == Owner(name="alice")
+
+    def test_a_single_digest_needs_no_list(self, path):
+        path.write_text(f'[alice]\nsha256 = "{digest("a")}"\n')
+
+        assert KeyRing(path).owner("a") == Owner(name="alice")
+
+    def test_nobody_may_be_named(self, path):
+        path.write_text("")
+
+        assert KeyRing(path).owner("a") is None
+
+    @pytest.mark.parametrize("key", ["a", "b", "c"])
+    def test_every_digest_is_compared_in_constant_time(self, ring, key, monkeypatch):
+        compared = []
+        compare = keys_module.hmac.compare_digest
+
+        def watch(known, given):
+            compared.append((known, given))
+            return compare(known, given)
+
+        monkeypatch.setattr(keys_module.hmac, "compare_digest", watch)
+        ring.owner(key)
+
+        assert compared == [(digest("a"), digest(key)), (digest("b"), digest(key))]
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("[alice", "cannot be read"),
+            ("\0", "cannot be read"),
+            ("alice = 1", "alice"),
+            ("[alice]", "alice.sha256"),
+            ("[alice]\nsha256 = []", "alice.sha256"),
+            ('[alice]\nsha256 = "short"', "alice.sha256"),
+            (f'[alice]\nsha256 = "{"A" * 64}"', "alice.sha256"),
+            (f"['../alice']\nsha256 = '{'a' * 64}'", "../alice"),
+            (table("alice", "a", max_queued_jobs=-1), "alice.max_queued_jobs"),
+            (table("alice", "a", max_queued_jobs="true"), "alice.max_queued_jobs"),
+            (table("alice", "a", max_stored_bytes="'1'"), "alice.max_stored_bytes"),
+            (table("alice", "a", max_jobs=1), "alice.max_jobs"),
+            (table("alice", "a") + table("alice", "b"), "cannot be read"),
+            (table("alice", "a") + table("bob", "a"), "one key twice"),
+        ],
+    )
+    def test_one_that_cannot_be_used_is_refused(self, path, text, words):
+        path.write_text(text)
+
+        with pytest.raises(KeysFileError, match=r"keys\.toml") as caught:
+            KeyRing(path)
+
+        assert words in str(caught.value)
+
+    def test_one_that_is_not_there_is_refused(self, tmp_path):
+        with pytest.raises(KeysFileError):
+            KeyRing(tmp_path / "none.toml")
+
+
+class TestReload:
+    def test_a_changed_file_counts_within_a_second(self, ring, path, now):
+        path.write_text(table("carol", "c"))
+
+        now[0] = CHECK_SECONDS / 2
+        assert ring.owner("c") is None
+        now[0] = CHECK_SECONDS
+        assert ring.owner("c") == Owner(name="carol")
+        assert ring.owner("a") is None
+
+    def test_a_file_put_in_its_place_counts_even_with_the_same_time_and_size(self, ring, path, now):
+        status = path.stat()
+        other = path.with_name("other")
+        other.write_text(path.read_text().replace(digest("a"), digest("c")))
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other.replace(path)
+
+        now[0] = CHECK_SECONDS
+
+        assert path.stat().st_size == status.st_size
+        assert ring.owner("c") == Owner(name="alice")
+
+    @pytest.mark.parametrize(
+        "spoil", [lambda path: path.write_text("["), lambda path: path.unlink()]
+    )
+    def test_a_broken_file_leaves_the_keys_and_is_logged_once(self, ring, path, now, caplog, spoil):
+        spoil(path)
+
+        with caplog.at_level(logging.ERROR):
+            for second in range(1, 5):
+                now[0] = second * CHECK_SECONDS
+                assert ring.owner("a") == Owner(name="alice")
+
+        assert len(caplog.records) == 1
+        assert "stay as they are" in caplog.text
+
+    def test_a_mended_file_counts_again(self, ring, path, now):
+        for second, text in ((1, "["), (2, table("carol", "c"))):
+            path.write_text(text)
+            now[0] = second * CHECK_SECONDS
+            ring.owner("")
+
+        assert ring.owner("c") == Owner(name="carol")
+
+    def test_an_unchanged_file_is_not_read_again(self, ring, now, monkeypatch):
+        monkeypatch.setattr(keys_module, "_read", None)
+
+        now[0] = CHECK_SECONDS
+
+        assert ring.owner("a") == Owner(name="alice")
+
+
+class TestCommand:
+    def test_it_makes_a_key_and_the_table_that_knows_it(self, path):
+        made = [
+            subprocess.run(
+                [sys.executable, "-m", "service.keys", "carol"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            for _ in range(2)
+        ]
+
+        keys = [process.stderr.split()[-1] for process in made]
+        assert len(set(keys)) == 2
+        assert all(len(key) >= 43 for key in keys)
+        path.write_text(path.read_text() + made[0].stdout)
+        assert KeyRing(path).owner(keys[0]) == Owner(name="carol")
+        assert list(tomllib.loads(made[0].stdout)) == ["carol"]
+        assert keys[0] not in made[0].stdout
+
+    @pytest.mark.parametrize("names", [[], ["a", "b"], ["a b"], ["../a"], ["]\n[b"], ["x" * 65]])
+    def test_a_name_that_cannot_be_used(self, names, capsys):
+        with pytest.raises(SystemExit, match="usage: "):
+            main(names)
+
+        assert capsys.readouterr().out == ""
