@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
+from stat import S_ISREG
 
 from rollout_core.contract import RESULT_NAME, Artifact, ExplainResult, Ticket
 from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable
@@ -182,7 +183,7 @@ class ArtifactStore:
                     yield folder.name, folder.stat().st_mtime_ns
 
     def bytes_of(self, job_id: str) -> int:
-        """Return how many bytes are kept for a job."""
+        """Return how many bytes the files of a job have."""
         return sum(_size(path) for path in self._job(job_id).rglob("*"))
 
     def older_than(self, age_seconds: float) -> Iterator[str]:
@@ -263,11 +264,12 @@ def _written_at(*paths: Path) -> float:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file, 0 for what has just gone."""
+    """Return the size of a file, 0 for a folder or what has just gone."""
     try:
-        return path.lstat().st_size
+        status = path.lstat()
     except FileNotFoundError:
         return 0
+    return status.st_size if S_ISREG(status.st_mode) else 0
 
 
 def _sync(*paths: Path) -> None:
