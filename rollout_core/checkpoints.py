@@ -1,9 +1,8 @@
 """Checkpoints → models that are ready to run, and back."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rollout_core.errors import CheckpointError
-from rollout_core.formats import Checkpoint, read_checkpoint
+from rollout_core.formats import Checkpoint, digest_of, read_checkpoint
 from rollout_core.specs import MOVING_SHAPES, SAMPLING_RATE_HZ, SPECS, ModelSpec
 from rollout_core.timesformer import TimeSformer
 
@@ -54,6 +53,7 @@ def open_model(
     name: str,
     source: str | Path | None = None,
     *,
+    sha256: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> LoadedModel:
@@ -63,15 +63,16 @@ def open_model(
 
     Args:
         source: as for `load_model`; may be left out for "moving-shapes", which is built in.
+        sha256: what `LoadedModel.sha256` must be; nothing of any other file is parsed.
     Raises:
-        CheckpointError: as `load_model`, or the spec is of another number of classes, or of a
-            size that the patches do not fill.
+        CheckpointError: as `load_model`, or the source is not the one with that digest, or the
+            spec is of another number of classes, or of a size that the patches do not fill.
     """
     if source is None:
         if name != MOVING_SHAPES.name:
             raise CheckpointError(f"{name} needs a checkpoint: {name}=PATH")
         source = MOVING_SHAPES_PATH
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, sha256=sha256)
     spec = _spec(name, checkpoint)
     if spec.classes != checkpoint.architecture.classes:
         raise CheckpointError(
@@ -83,7 +84,7 @@ def open_model(
             f"{spec.patch_width}×{spec.patch_height} do not fill"
         )
     return LoadedModel(
-        model=_build(checkpoint, device, dtype), spec=spec, sha256=_digest(checkpoint.files)
+        model=_build(checkpoint, device, dtype), spec=spec, sha256=digest_of(checkpoint.files)
     )
 
 
@@ -168,13 +169,3 @@ def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
         "licence": "unknown",
     }
     return ModelSpec.model_validate(own | dict(checkpoint.spec) | structure | {"name": name})
-
-
-def _digest(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of the files, one after the other."""
-    digest = sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -8,9 +8,10 @@ Three formats are read:
 - Ours: safetensors, with the architecture and the spec in the metadata.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -78,26 +79,63 @@ class Checkpoint:
     spec: Mapping[str, Any]
 
 
-def read_checkpoint(source: str | Path, num_heads: int | None = None) -> Checkpoint:
+def read_checkpoint(
+    source: str | Path, num_heads: int | None = None, *, sha256: str | None = None
+) -> Checkpoint:
     """Read a source; see `checkpoints.load_model` for what it may be.
 
+    Args:
+        sha256: of its weight files, see `digest_of`; nothing of any others is parsed.
     Raises:
-        CheckpointError: it cannot be read, or does not tell what model it is of.
+        CheckpointError: it cannot be read, is not the one of that digest, or does not tell what
+            model it is of.
     """
-    path = Path(source)
     try:
+        path = _fetch(source)
+        if sha256 is not None:
+            _require_digest(source, _weight_files(path), sha256)
         if path.is_dir():
             return _read_hugging_face(path, num_heads)
         if path.suffix == ".safetensors":
             return _read_ours(path, num_heads)
-        if path.is_file():
-            return _read_published(path, num_heads)
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            folder = snapshot_download(str(source), allow_patterns=_HUB_PATTERNS)
-            return _read_hugging_face(Path(folder), num_heads)
+        return _read_published(path, num_heads)
     except _READ_ERRORS as error:
         raise CheckpointError(f"{source}: {error}") from error
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of the files, one after the other."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _fetch(source: str | Path) -> Path:
+    """Return the file or folder of a source; one of the hub's is fetched first."""
+    path = Path(source)
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".safetensors":
+        return Path(snapshot_download(str(source), allow_patterns=_HUB_PATTERNS))
     raise CheckpointError(f"{source} is no file, no folder and no hub id")
+
+
+def _require_digest(source: str | Path, files: Iterable[Path], sha256: str) -> None:
+    found = digest_of(files)
+    if found != sha256:
+        raise CheckpointError(f"{source} has the SHA-256 {found}, but {sha256} is pinned")
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that hold the parameters, in their order."""
+    if not path.is_dir():
+        return (path,)
+    return tuple(sorted(path.glob("*.safetensors"))) or tuple(
+        sorted(path.glob("pytorch_model*.bin"))
+    )
 
 
 def _read_published(path: Path, num_heads: int | None) -> Checkpoint:
@@ -134,9 +172,7 @@ def _read_hugging_face(folder: Path, num_heads: int | None) -> Checkpoint:
         raise CheckpointError(f"{folder} holds a {config.get('model_type')!r}, not a timesformer")
     if config.get("hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{folder}: activation {config['hidden_act']!r} is not supported")
-    files = tuple(sorted(folder.glob("*.safetensors"))) or tuple(
-        sorted(folder.glob("pytorch_model*.bin"))
-    )
+    files = _weight_files(folder)
     if not files:
         raise CheckpointError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
     state_dict: StateDict = {}

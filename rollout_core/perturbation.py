@@ -13,7 +13,14 @@ FORWARD_TOKENS = 16_384
 
 @torch.inference_mode()
 def perturbed_probabilities(
-    model: TimeSformer, clip: Tensor, order: Tensor, *, fill: Fill, target: int, steps: int
+    model: TimeSformer,
+    clip: Tensor,
+    order: Tensor,
+    *,
+    fill: Fill,
+    target: int,
+    steps: int,
+    batch_clips: int | None = None,
 ) -> Tensor:
     """Replace a clip's patches in the given order, and watch the probability of a class.
 
@@ -23,6 +30,7 @@ def perturbed_probabilities(
         fill: what stands where a patch was; see `fill_of`.
         target: index of the class.
         steps: equal shares of the patches, to within one patch, that go one after the other.
+        batch_clips: how many a forward may hold; default: see `forward_clips`.
     Returns:
         float32 `steps+1`, on the CPU: the probability with 0, 1/steps … all of the patches
         replaced.
@@ -36,10 +44,16 @@ def perturbed_probabilities(
     patch = a.patch_height, a.patch_width
     replacement = fill_of(clip, fill, patch)
     probabilities = []
-    for batch in _batches(counts, rank.numel()):
+    most = batch_clips or forward_clips(rank.numel())
+    for batch in counts.chunk(-(-len(counts) // most)):
         logits = model(torch.where(_missing(rank, batch, patch), replacement, clip))
         probabilities.append(logits.float().softmax(dim=1)[:, target])
     return torch.cat(probabilities).cpu()
+
+
+def forward_clips(tokens: int) -> int:
+    """Return how many clips of so many patches one forward may hold."""
+    return max(1, FORWARD_TOKENS // tokens)
 
 
 def fill_of(clips: Tensor, fill: Fill, patch: tuple[int, int]) -> Tensor:
@@ -87,9 +101,3 @@ def _missing(rank: Tensor, counts: Tensor, patch: tuple[int, int]) -> Tensor:
     """Return which pixels are replaced when `counts`, `s`, patches are gone: `s 1 t H W`."""
     gone = rank < rearrange(counts, "s -> s 1 1 1")
     return repeat(gone, "s t h w -> s 1 t (h y) (w x)", y=patch[0], x=patch[1])
-
-
-def _batches(counts: Tensor, tokens: int) -> tuple[Tensor, ...]:
-    """Cut the steps of a clip of so many tokens into even batches that one forward can hold."""
-    clips = max(1, FORWARD_TOKENS // tokens)
-    return counts.chunk(-(-len(counts) // clips))

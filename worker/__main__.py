@@ -9,16 +9,16 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from rollout_core.storage import ArtifactStore
+from worker.connection import connect
 from worker.crew import Crew
+from worker.departure import Departure
 from worker.ledger import UNREACHABLE, Ledger
-from worker.messages import EngineOptions, MediaOptions
+from worker.messages import Confinement, EngineOptions, MediaOptions
 from worker.settings import Settings
 from worker.supervisor import EngineUnusable, Supervisor
+from worker.trial import try_confinement
 
 LEDGER_TIMEOUT_SECONDS = 2.0
 """A beat must not wait longer for Redis: the job goes on meanwhile."""
@@ -37,7 +37,7 @@ def main() -> None:
         first = error.errors()[0]
         sys.exit(f"rollout-worker: {'.'.join(map(str, first['loc']))}: {first['msg']}")
     signal.signal(signal.SIGTERM, _leave)
-    crew = _crew(settings)
+    crew = _crew(settings, _confinement(settings))
     try:
         _serve(settings, crew)
     except (EngineUnusable, OSError, *UNREACHABLE) as error:
@@ -48,15 +48,15 @@ def main() -> None:
 
 def _serve(settings: Settings, crew: Crew) -> None:
     """Wait for the engine, then take jobs until a signal comes."""
-    quick = Redis.from_url(
+    quick = connect(
         settings.redis_url,
         socket_timeout=LEDGER_TIMEOUT_SECONDS,
         socket_connect_timeout=LEDGER_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 1),
     )
-    ledger = Ledger(quick)
+    departure = Departure(settings.drain_seconds)
+    ledger = Ledger(quick, departure.require_stay)
     store = ArtifactStore(settings.data_dir)
-    supervisor = Supervisor(settings, crew, ledger, store, Redis.from_url(settings.redis_url))
+    supervisor = Supervisor(settings, crew, ledger, store, departure)
     try:
         supervisor.await_engine()
         log.info("ready: %s on %s", settings.model_name, crew.engine.require_model().device)
@@ -67,16 +67,28 @@ def _serve(settings: Settings, crew: Crew) -> None:
         supervisor.leave()
 
 
-def _crew(settings: Settings) -> Crew:
+def _confinement(settings: Settings) -> Confinement:
+    """Find out what shuts media in, and say so; leave if that is less than what must be."""
+    found = try_confinement()
+    log.info("media is confined: %s", found)
+    if settings.require_confinement and not found.complete:
+        sys.exit(f"rollout-worker: media is not confined enough: {found}")
+    return found
+
+
+def _crew(settings: Settings, confinement: Confinement) -> Crew:
     return Crew(
         settings.engine,
         EngineOptions(
             model=settings.model_name,
             checkpoint=settings.checkpoint,
+            checkpoint_sha256=settings.checkpoint_sha256,
+            batch_clips=settings.batch_clips,
             device=settings.device,
             dtype=settings.dtype,
         ),
         MediaOptions(
+            confinement=confinement,
             cpu_seconds=int(settings.job_deadline_seconds) * (os.cpu_count() or 1),
             max_video_seconds=settings.max_video_seconds,
             max_video_pixels=settings.max_video_pixels,

@@ -33,21 +33,21 @@ def is_clip(arrays: Arrays, spec: ModelSpec) -> bool:
     )
 
 
-def is_explanation(arrays: Arrays, run: Run) -> bool:
-    """Whether these are the arrays of one clip's `Explained`."""
+def is_explanation(arrays: Arrays, run: Run, clips: int) -> bool:
+    """Whether these are the arrays of an `Explained` of so many clips."""
     request, spec, grid = run.request, run.spec, run.spec.grid
     tokens = 1 + prod(grid)
     expected: dict[str, Described] = {
-        "logits": ("float32", (1, spec.classes)),
-        "query_relevance": ("float32", (1, len(run.queries), *grid)),
-        "temporal_rollout": ("float32", (1, spec.frames, spec.frames)),
+        "logits": ("float32", (clips, spec.classes)),
+        "query_relevance": ("float32", (clips, len(run.queries), *grid)),
+        "temporal_rollout": ("float32", (clips, spec.frames, spec.frames)),
     }
     if request.method == "gradient_rollout":
-        expected["targets"] = ("int64", (1,))
+        expected["targets"] = ("int64", (clips,))
     if request.per_layer:
-        expected["layer_relevance"] = ("float32", (1, spec.depth, *grid))
+        expected["layer_relevance"] = ("float32", (clips, spec.depth, *grid))
     if request.full_rollout:
-        expected["full_rollout"] = ("float16", (1, tokens, tokens))
+        expected["full_rollout"] = ("float16", (clips, tokens, tokens))
     return _are(arrays, **expected)
 
 

@@ -13,7 +13,9 @@ class Assignment:
     Attributes:
         upload: the video.
         folder: of the attempt; every file of the result is made there.
-        engine_timeout_seconds: how long the engine may be silent, for each clip it was asked about.
+        engine_timeout_seconds: how long the engine may be silent, for each clip it was asked
+            about; None for what its warm-up suggests.
+        media_timeout_seconds: how long the media process may be silent when it is waited for.
     """
 
     id: str
@@ -22,4 +24,5 @@ class Assignment:
     upload: Path
     folder: Path
     deadline_seconds: float
-    engine_timeout_seconds: float
+    engine_timeout_seconds: float | None
+    media_timeout_seconds: float

@@ -4,11 +4,12 @@ The attempt is a plain sequence of steps that asks its two children for one thin
 Whenever it waits for them, its `Pulse` runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from rollout_core.run import Run
 from rollout_core.specs import ModelSpec
 from worker.answers import is_clip, is_curve, is_explanation, is_plan
 from worker.assignment import Assignment
-from worker.children import TICK_SECONDS, ChildFailure, Media, next_message
+from worker.children import TICK_SECONDS, Child, ChildFailure, Media, next_message
 from worker.crew import Crew
 from worker.ledger import Ledger
 from worker.messages import (
@@ -38,8 +39,18 @@ from worker.messages import (
     Ready,
     Render,
     Rendered,
+    Working,
 )
 from worker.pulse import Pulse
+from worker.wire import Arrays
+
+M = TypeVar("M", bound=AnyMessage)
+
+MAX_BATCH_BYTES = 1 << 28
+"""Frames that are sent to the engine at once. As many more wait here meanwhile."""
+
+MEDIA_START_SECONDS = 30.0
+"""A media process that was started just now has to import its libraries first."""
 
 
 class Attempt:
@@ -69,7 +80,7 @@ class Attempt:
         media = self._crew.take_media()
         try:
             run, clips = self._open(media, model)
-            findings, frames = self._explain(media, clips, run)
+            findings, frames = self._explain(media, clips, run, model.batch_clips)
             found = findings.archive(run)
             measured = self._measure(frames, found, run) if run.request.faithfulness else None
             self._render(media, found, measured)
@@ -104,8 +115,11 @@ class Attempt:
     def _open(self, media: Media, model: Ready) -> tuple[Run, int]:
         """Have the upload probed and its clips planned; return what to run, and how many clips."""
         upload, request, spec = str(self._job.upload), self._job.request, model.spec
-        media.send(Open(upload=upload, request=request, spec=spec))
-        opened, arrays = next_message(media, Opened, self._pulse)
+        folder = str(self._job.folder)
+        media.send(Open(upload=upload, folder=folder, request=request, spec=spec))
+        media.expect(MEDIA_START_SECONDS)
+        next_message(media, Working, self._pulse)
+        opened, arrays = self._hear(media, Opened)
         if not is_plan(arrays, opened, spec):
             raise media.lost("sent a plan that is none")
         self._timings["decode"] += opened.seconds
@@ -121,26 +135,36 @@ class Attempt:
         )
         return run, opened.clips
 
-    def _explain(self, media: Media, clips: int, run: Run) -> tuple[Findings, NDArray[Any]]:
-        """Lead every clip from media to the engine; while one is explained, decode the next.
+    def _explain(
+        self, media: Media, clips: int, run: Run, batch_clips: int
+    ) -> tuple[Findings, NDArray[Any]]:
+        """Lead the clips from media to the engine; while a batch is explained, decode the next.
 
         Returns:
-            What was found, and the frames of the last clip, `t H W c`.
+            What was found, and the frames of the last batch, `b t H W c`.
         """
         findings = Findings()
-        frames = self._next_clip(media, run.spec, findings)
-        for done in range(clips):
+        most = max(1, min(batch_clips, MAX_BATCH_BYTES // _clip_bytes(run.spec)))
+        frames = self._next_batch(media, min(most, clips), run.spec, findings)
+        for done in range(0, clips, most):
             self._pulse.advance("explain", done, clips)
             self._pulse()
             self._order_explanation(frames, done, run)
-            if done + 1 < clips:
-                frames = self._next_clip(media, run.spec, findings)
-            self._take_explanation(run, findings)
+            asked = len(frames)
+            if left := clips - done - asked:
+                frames = self._next_batch(media, min(most, left), run.spec, findings)
+            self._take_explanation(run, asked, findings)
         return findings, frames
+
+    def _next_batch(
+        self, media: Media, clips: int, spec: ModelSpec, findings: Findings
+    ) -> NDArray[Any]:
+        """Receive clips from media; note their times, and return their frames, `b t H W c`."""
+        return np.stack([self._next_clip(media, spec, findings) for _ in range(clips)])
 
     def _next_clip(self, media: Media, spec: ModelSpec, findings: Findings) -> NDArray[Any]:
         """Receive a clip from media; note its times, and return its frames, `t H W c`."""
-        clip, arrays = next_message(media, Clip, self._pulse, others=[self._crew.engine])
+        clip, arrays = self._hear(media, Clip, others=[self._crew.engine])
         if not is_clip(arrays, spec):
             raise media.lost("sent a clip that is none")
         self._timings["decode"] += clip.seconds
@@ -148,32 +172,32 @@ class Attempt:
         findings.add(**{name: array[np.newaxis] for name, array in arrays.items()})
         return frames
 
-    def _order_explanation(self, frames: NDArray[Any], clip: int, run: Run) -> None:
-        """Ask the engine to explain the frames, `t H W c`, of a clip."""
+    def _order_explanation(self, frames: NDArray[Any], first_clip: int, run: Run) -> None:
+        """Ask the engine to explain the frames, `b t H W c`, of clips."""
         question = Explain.of(
             run.request,
             target=explained_class(run.request, run.spec),
             queries=run.queries,
-            first_clip=clip,
+            first_clip=first_clip,
         )
-        self._ask_engine(question, frames=frames[np.newaxis])
+        self._ask_engine(question, len(frames), frames=frames)
 
-    def _take_explanation(self, run: Run, findings: Findings) -> None:
+    def _take_explanation(self, run: Run, clips: int, findings: Findings) -> None:
         explained, arrays = next_message(self._crew.engine, Explained, self._pulse)
-        if not is_explanation(arrays, run):
+        if not is_explanation(arrays, run, clips):
             raise self._crew.engine.lost("sent an explanation that is none")
         self._timings["explain"] += explained.seconds
         findings.add(**arrays)
 
     def _measure(self, frames: NDArray[Any], found: Archive, run: Run) -> Faithfulness:
-        """Have the engine follow the class along each curve, for the one clip, `t H W c`."""
+        """Have the engine follow the class along each curve, for the one clip, `1 t H W c`."""
         target = target_to_follow(run.request, found.logits, run.spec)
         steps = faithfulness.STEPS
 
         def follow(fill: Fill, order: NDArray[np.int64]) -> NDArray[Any]:
             self._pulse()
             question = Perturb(fill=fill, target=target.index, steps=steps)
-            self._ask_engine(question, steps + 1, frames=frames[np.newaxis], order=order)
+            self._ask_engine(question, steps + 1, frames=frames, order=order)
             perturbed, arrays = next_message(self._crew.engine, Perturbed, self._pulse)
             if not is_curve(arrays, steps):
                 raise self._crew.engine.lost("sent a curve that is none")
@@ -184,20 +208,19 @@ class Attempt:
         progress = partial(self._pulse.advance, "faithfulness")
         return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
 
-    def _ask_engine(
-        self, question: Explain | Perturb, clips: int = 1, **arrays: NDArray[Any]
-    ) -> None:
+    def _ask_engine(self, question: Explain | Perturb, clips: int, **arrays: NDArray[Any]) -> None:
         """Ask what the engine must run the model on so many clips to answer."""
         self._crew.engine.send(question, **arrays)
-        self._crew.engine.expect(clips * self._job.engine_timeout_seconds)
+        self._crew.engine.expect_work(clips, self._job.engine_timeout_seconds)
+
+    def _hear(self, media: Media, kind: type[M], others: Iterable[Child] = ()) -> tuple[M, Arrays]:
+        """Wait for media's next message; it must show life all the while."""
+        media.expect(self._job.media_timeout_seconds)
+        return next_message(media, kind, self._pulse, others)
 
     def _render(self, media: Media, found: Archive, measured: Faithfulness | None) -> None:
         """Have the pictures drawn into the attempt's folder."""
-        order = Render(
-            folder=str(self._job.folder),
-            overlay=self._job.request.overlay,
-            faithfulness=measured,
-        )
+        order = Render(overlay=self._job.request.overlay, faithfulness=measured)
         media.send(
             order,
             relevance=found.relevance,
@@ -207,7 +230,7 @@ class Attempt:
         self._pulse.advance("render", 0, 1)
         finished = False
         while not finished:
-            rendered, _ = next_message(media, Rendered, self._pulse)
+            rendered, _ = self._hear(media, Rendered)
             self._pulse.advance("render", rendered.done, rendered.total)
             self._timings["render"], finished = rendered.seconds, rendered.finished
 
@@ -219,3 +242,8 @@ class Attempt:
                 self._pulse()
                 wait([saving], TICK_SECONDS)
         saving.result()
+
+
+def _clip_bytes(spec: ModelSpec) -> int:
+    """Return the size of a clip's frames as they cross the wire, `t H W c`."""
+    return prod((spec.frames, spec.height, spec.width, 3))

@@ -4,6 +4,7 @@ A child is `python -m worker.child`, with one end of a socket pair. It is spawne
 and dies with the supervisor. However it fails, the supervisor gets one exception, `ChildLost`.
 """
 
+import logging
 import socket
 import struct
 import subprocess
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 
 from rollout_core.contract import Frozen, JobError
 from worker import wire
-from worker.messages import AnyMessage, EngineOptions, Failed, MediaOptions, Message, Ready
+from worker.messages import (
+    AnyMessage,
+    EngineOptions,
+    Failed,
+    MediaOptions,
+    Message,
+    Ready,
+    Working,
+)
 from worker.wire import Arrays, WireError
 
 M = TypeVar("M", bound=AnyMessage)
@@ -34,12 +43,24 @@ Less than a lease: nothing can beat meanwhile.
 EXIT_SECONDS = 2.0
 """How long a child may take to leave after its socket was closed."""
 
+CLIP_ALLOWANCE = 20
+"""A clip may take so many times what it took at the warm-up.
+
+The slowest of methods takes 5 times as long, with everything that can be asked for; see the README.
+"""
+
+LEAST_ENGINE_SECONDS = 10.0
+"""However fast the engine is, it may be silent for so long."""
+
 MEDIA_ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of the limited address space
     "OPENBLAS_NUM_THREADS": "1",  # so does each of its threads
 }
 """All that a media process knows of our environment: no addresses, no secrets."""
+
+
+log = logging.getLogger(__name__)
 
 
 class ChildLost(Exception):
@@ -58,15 +79,27 @@ class Child:
     """One child process and the supervisor's end of its socket."""
 
     def __init__(
-        self, name: str, kind: str, options: Frozen, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        kind: str,
+        options: Frozen,
+        environment: Mapping[str, str] | None = None,
+        *,
+        output: int | None = None,
     ) -> None:
-        """Start `worker.child` as `kind`; it inherits our environment unless one is given."""
+        """Start `worker.child` as `kind`; it inherits our environment unless one is given.
+
+        Its output is ours, or a pipe: that is read once it has ended, so one that writes much comes
+        to a stop, and is taken for hung.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = [kind, str(theirs.fileno()), options.model_dump_json()]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.child", *arguments],
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
                 pass_fds=[theirs.fileno()],
                 env=environment,
             )
@@ -95,6 +128,10 @@ class Child:
         """Take the child for hung if it says nothing for so long from now on."""
         self._allowed_seconds = within_seconds
         self._due = time.monotonic() + within_seconds
+
+    def expect_as_before(self) -> None:
+        """Give the child as long again as it had for what it said last."""
+        self.expect(self._allowed_seconds)
 
     def send(self, message: Message, **arrays: NDArray[Any]) -> None:
         """Send a message, with the arrays that go with it.
@@ -145,6 +182,7 @@ class Child:
         self._process.kill()
         self._process.wait()
         self._due = None
+        self._log_output()
 
     def stop(self) -> None:
         """Let the process leave by itself, and end it if it does not."""
@@ -153,6 +191,14 @@ class Child:
             self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def _log_output(self) -> None:
+        """Log what the child wrote, if it wrote to us; no more than a pipe holds."""
+        if self._process.stdout and not self._process.stdout.closed:
+            with self._process.stdout as pipe:
+                output = pipe.read().decode(errors="replace").strip()
+            if output:
+                log.warning("%s wrote: %s", self.name, output)
 
     def _last_words(self) -> str:
         try:
@@ -179,6 +225,18 @@ class Engine(Child):
             self.model = message
         return message, arrays
 
+    def expect_work(self, clips: int, clip_seconds: float | None) -> None:
+        """Take the engine for hung if running the model on so many clips takes far too long.
+
+        Args:
+            clip_seconds: what one clip may take; default: as the warm-up suggests.
+        """
+        if clip_seconds is not None:
+            self.expect(clips * clip_seconds)
+            return
+        measured = self.require_model().clip_seconds
+        self.expect(max(LEAST_ENGINE_SECONDS, clips * CLIP_ALLOWANCE * measured))
+
     def require_model(self) -> Ready:
         """Return what the engine said of its model."""
         if self.model is None:
@@ -190,7 +248,9 @@ class Media(Child):
     """The child that decodes and renders one job's video."""
 
     def __init__(self, options: MediaOptions) -> None:
-        super().__init__("the media process", "media", options, MEDIA_ENVIRONMENT)
+        super().__init__(
+            "the media process", "media", options, MEDIA_ENVIRONMENT, output=subprocess.PIPE
+        )
 
 
 def next_message(
@@ -209,6 +269,9 @@ def next_message(
         pulse()
         if wait([child.connection], TICK_SECONDS):
             message, arrays = child.receive()
+            if isinstance(message, Working) and kind is not Working:
+                child.expect_as_before()
+                continue
             if isinstance(message, Failed):
                 raise ChildFailure(message)
             if not isinstance(message, kind):

@@ -1,7 +1,7 @@
 """The engine that holds a TimeSformer. Only its own process ever imports this."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
+from math import prod
 
 import numpy as np
 import torch
@@ -9,82 +9,116 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout_core.checkpoints import LoadedModel, open_model
-from rollout_core.errors import OutOfMemory
 from rollout_core.explain import explain_clips, prepare_clips
-from rollout_core.perturbation import perturbed_probabilities
+from rollout_core.perturbation import forward_clips, perturbed_probabilities
+from worker.batches import Batches
+from worker.engines import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
+BATCH_CLIPS = {"cuda": 8}
+"""How many clips to ask for at once, by the kind of device; on any other, one."""
+
 
 class TorchEngine:
-    """A loaded `LoadedEngine` that runs the real model."""
+    """A loaded `LoadedEngine` that runs the real model, warm."""
 
-    def __init__(self, loaded: LoadedModel, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_clips: int | None = None,
+    ) -> None:
+        """Warm up. `batch_clips` is how many clips to ask for; default: see `BATCH_CLIPS`.
+
+        Raises:
+            OutOfMemory: there is no room for a single clip.
+        """
         self._model = loaded.model.eval()
         self._spec = loaded.spec
         self._device = device
         self._dtype = dtype
+        self._batches = Batches(f"one clip of {loaded.spec.frames} frames does not fit on {device}")
         self.ready = Ready(
-            spec=loaded.spec, checkpoint_sha256=loaded.sha256, device=_describe(device)
+            spec=loaded.spec,
+            checkpoint_sha256=loaded.sha256,
+            device=_describe(device),
+            batch_clips=batch_clips or BATCH_CLIPS.get(device.type, 1),
+            clip_seconds=warm_up(self.explain, loaded.spec),
         )
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         """Return the arrays of `Explained` for frames `b t H W c`."""
-        with self._clips(frames) as clips:
-            explanation = explain_clips(
-                self._model,
-                clips,
-                method=request.method,
-                weighting=request.weighting,
-                head_fusion=request.head_fusion,
-                discard_ratio=request.discard_ratio,
-                start_layer=request.start_layer,
-                layer=request.layer,
-                target=request.target,
-                queries=request.queries,
-                first_clip=request.first_clip,
-                per_layer=request.per_layer,
-                full_rollout=request.full_rollout,
-            )
-        return explanation.arrays()
+        explain = partial(self._explain_by, frames, request)
+        return self._batches.fit(request.method, len(frames), explain)
 
     def perturb(
         self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
     ) -> NDArray[np.float32]:
         """Return the probabilities of `Perturbed` for frames `1 t H W c` and patches `p`."""
-        with self._clips(frames) as clip:
-            probabilities = perturbed_probabilities(
+        most = min(request.steps + 1, forward_clips(prod(self._spec.grid)))
+
+        def perturb(batch_clips: int) -> Tensor:
+            return perturbed_probabilities(
                 self._model,
-                clip,
+                self._prepare(frames),
                 torch.from_numpy(order),
                 fill=request.fill,
                 target=request.target,
                 steps=request.steps,
+                batch_clips=batch_clips,
             )
-        return np.asarray(probabilities.numpy(), np.float32)
 
-    @contextmanager
-    def _clips(self, frames: NDArray[np.uint8]) -> Iterator[Tensor]:
-        """Yield what the model sees of frames `b t H W c`, for work that may not fit."""
-        try:
-            yield prepare_clips(frames, self._spec, device=self._device, dtype=self._dtype)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"{len(frames)} clip of {frames.shape[1]} frames does not fit on {self._device}"
-            ) from error
+        return np.asarray(self._batches.fit(request.kind, most, perturb).numpy(), np.float32)
+
+    def _explain_by(self, frames: NDArray[np.uint8], request: Explain, batch_clips: int) -> Arrays:
+        """Explain so many clips at once, and put together what was found."""
+        parts = [
+            self._explain(frames[first : first + batch_clips], request, request.first_clip + first)
+            for first in range(0, len(frames), batch_clips)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _explain(self, frames: NDArray[np.uint8], request: Explain, first_clip: int) -> Arrays:
+        explanation = explain_clips(
+            self._model,
+            self._prepare(frames),
+            method=request.method,
+            weighting=request.weighting,
+            head_fusion=request.head_fusion,
+            discard_ratio=request.discard_ratio,
+            start_layer=request.start_layer,
+            layer=request.layer,
+            target=request.target,
+            queries=request.queries,
+            first_clip=first_clip,
+            per_layer=request.per_layer,
+            full_rollout=request.full_rollout,
+        )
+        return explanation.arrays()
+
+    def _prepare(self, frames: NDArray[np.uint8]) -> Tensor:
+        return prepare_clips(frames, self._spec, device=self._device, dtype=self._dtype)
 
 
 def load(options: EngineOptions) -> TorchEngine:
     """Load the model that the options name.
 
     Raises:
-        CheckpointError: the checkpoint is not what it should be.
+        CheckpointError: the checkpoint is not what it should be, or not the one that is pinned.
         UnknownModel: nobody knows the name, and no checkpoint was given.
     """
     device = _choose(options.device)
     dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
-    loaded = open_model(options.model, options.checkpoint, device=device, dtype=dtype)
-    return TorchEngine(loaded, device, dtype)
+    loaded = open_model(
+        options.model,
+        options.checkpoint,
+        sha256=options.checkpoint_sha256,
+        device=device,
+        dtype=dtype,
+    )
+    return TorchEngine(loaded, device, dtype, options.batch_clips)
 
 
 def _choose(device: str) -> torch.device:

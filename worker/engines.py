@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core.errors import CheckpointError, RolloutError
+from rollout_core.specs import ModelSpec
 from worker import wire
 from worker.messages import (
     Explain,
@@ -39,6 +40,15 @@ class LoadedEngine(Protocol):
         self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
     ) -> NDArray[np.float32]:
         """Return the probabilities of `Perturbed` for frames `1 t H W c` and patches `p`."""
+
+
+def warm_up(explain: Callable[[NDArray[np.uint8], Explain], object], spec: ModelSpec) -> float:
+    """Explain a blank clip twice; return how many seconds the second took, without start-up."""
+    frames = np.zeros((1, spec.frames, spec.height, spec.width, 3), np.uint8)
+    explain(frames, Explain())
+    began = time.monotonic()
+    explain(frames, Explain())
+    return time.monotonic() - began
 
 
 def serve(connection: Connection, load: Callable[[], LoadedEngine]) -> None:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from rollout_core.errors import InvalidRequest, OutOfMemory, UnknownModel
 from rollout_core.specs import ModelSpec
 from worker import fake_rollout
+from worker.engines import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
 SLOW_SECONDS = 0.5
-"""What `fake-slow` takes for a clip."""
+"""What `fake-slow` takes for a clip, or for a curve of any number of them."""
 
 CRASH_STATUS = 70
 """Exit status of `fake-crash`."""
@@ -46,16 +47,22 @@ SPECS: dict[str, ModelSpec] = {
 class FakeEngine:
     """A loaded `LoadedEngine` that follows the script of its name."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, batch_clips: int = 1) -> None:
         self._spec = spec
-        self.ready = Ready(spec=spec, checkpoint_sha256=None, device="none")
+        self.ready = Ready(
+            spec=spec,
+            checkpoint_sha256=None,
+            device="none",
+            batch_clips=batch_clips,
+            clip_seconds=warm_up(self._explain, spec),
+        )
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         """Return the arrays of `Explained` for frames `b t H W c`, or do what the script says."""
         self._require_layer("start_layer", request.start_layer)
         self._require_layer("layer", request.layer or 0)
-        self._act()
-        return fake_rollout.explain(frames, request, self._spec)
+        self._act(clips=len(frames))
+        return self._explain(frames, request)
 
     def perturb(
         self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
@@ -64,15 +71,18 @@ class FakeEngine:
         self._act()
         return fake_rollout.perturb(frames, order, request, self._spec)
 
+    def _explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
+        return fake_rollout.explain(frames, request, self._spec)
+
     def _require_layer(self, name: str, layer: int) -> None:
         depth = self._spec.depth
         if layer >= depth:
             raise InvalidRequest(f"{name} is {layer}, but the model has {depth} layers")
 
-    def _act(self) -> None:
+    def _act(self, clips: int = 1) -> None:
         match self._spec.name:
             case "fake-slow":
-                time.sleep(SLOW_SECONDS)
+                time.sleep(clips * SLOW_SECONDS)
             case "fake-fail":
                 raise OutOfMemory("fake-fail always runs out of memory")
             case "fake-crash":
@@ -89,7 +99,7 @@ def load(options: EngineOptions) -> FakeEngine:
     """
     if options.model not in SPECS:
         raise UnknownModel(f"no fake is called {options.model!r}; there are {', '.join(SPECS)}")
-    return FakeEngine(SPECS[options.model])
+    return FakeEngine(SPECS[options.model], options.batch_clips or 1)
 
 
 def _hang() -> NoReturn:

@@ -1,31 +1,38 @@
 """Says by its exit status whether this host's worker beats: `python -m worker.health`.
 
-For the health checks of containers, where the host is the container. A worker beats idle and
-busy, from when its engine has loaded.
+For the health checks of containers, where the host is the container. A worker announces itself
+idle and busy, from when it begins to load a model that it knows.
 """
 
 import socket
 import sys
+import uuid
 from datetime import UTC, datetime
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Worker
 
-from rollout_core.contract import LIVE_SECONDS
+from rollout_core.contract import LIVE_SECONDS, WORKERS_KEY, Announcement
 from worker.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
 
 
+def new_name(hostname: str) -> str:
+    """Return a name for a worker that starts on `hostname`."""
+    return f"{hostname}.{uuid.uuid4().hex}"
+
+
 def is_beating(redis: Redis, hostname: str, now: datetime) -> bool:
-    """Whether a worker on `hostname` has beaten lately."""
+    """Whether a worker on `hostname` has announced itself lately."""
+    announced = cast("dict[bytes, bytes]", redis.hgetall(WORKERS_KEY))
     beats = (
-        worker.last_heartbeat
-        for worker in Worker.all(connection=redis)
-        if worker.hostname == hostname
+        Announcement.model_validate_json(text).beat_at
+        for name, text in announced.items()
+        if name.decode().rpartition(".")[0] == hostname
     )
-    return any(beat and (now - beat).total_seconds() < LIVE_SECONDS for beat in beats)
+    return any((now - beat).total_seconds() < LIVE_SECONDS for beat in beats)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from rollout_core.errors import AttemptLost
 from rollout_core.lifecycle import JobRecord
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
-"""What redis-py raises while the server cannot be reached."""
+"""What redis-py raises while the server cannot be reached, or is ill: see `worker.connection`."""
 
 RETRY_SECONDS = 1.0
 
@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 class Ledger:
     """The worker's side of what Redis holds."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, require_stay: Callable[[], None] = lambda: None) -> None:
+        """Use a client that does not wait; `require_stay` raises when we shall not, either."""
         self._redis = redis
+        self._require_stay = require_stay
 
     def claim(self, job_id: str, *, max_attempts: int) -> JobRecord:
         """Begin the next attempt at a job, or take it to end it; see `JobRecord.claim`.
@@ -66,9 +68,12 @@ class Ledger:
             AttemptLost: the job is no longer this attempt's.
             UNREACHABLE: Redis does not answer.
         """
-        return self._take(
-            job_id, lambda record, now: record.beat(attempt, now, progress)
-        ).cancel_requested
+        try:
+            record = self._take(job_id, lambda record, now: record.beat(attempt, now, progress))
+        except UNREACHABLE:
+            self._require_stay()
+            raise
+        return record.cancel_requested
 
     def release(self, job_id: str, attempt: int) -> None:
         """Leave the job to the next attempt, unless it is no longer this attempt's."""
@@ -130,5 +135,6 @@ class Ledger:
             try:
                 return call()
             except UNREACHABLE as error:
-                log.warning("Redis cannot be reached: %s", error)
+                log.warning("Redis cannot be used: %s", error)
+                self._require_stay()
                 time.sleep(RETRY_SECONDS)

@@ -36,17 +36,52 @@ MAX_DETAIL = 10_000
 
 
 class EngineOptions(Frozen):
-    """Which model an engine loads, and where."""
+    """Which model an engine loads, and where.
+
+    Attributes:
+        checkpoint_sha256: of the only checkpoint that may be loaded.
+        batch_clips: how many clips to ask for at once; default: the engine's own choice.
+    """
 
     model: str
     checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    batch_clips: int | None = None
     device: str = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-class MediaOptions(Frozen):
-    """What a media process may use; see `worker.confine` and `rollout_core.video.Limits`."""
+class Confinement(Frozen):
+    """What shuts a media process in, beside its limits.
 
+    Attributes:
+        landlock_abi: of the kernel's Landlock, or None if files are not restricted.
+        seccomp: whether system calls are.
+    """
+
+    landlock_abi: int | None
+    seccomp: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether no layer is missing."""
+        return self.landlock_abi is not None and self.seccomp
+
+    def __str__(self) -> str:
+        abi = self.landlock_abi
+        files = "no Landlock here" if abi is None else f"files by Landlock ABI {abi}"
+        calls = "system calls by seccomp" if self.seccomp else "no seccomp here"
+        return f"memory and time by limits, {files}, {calls}"
+
+
+class MediaOptions(Frozen):
+    """What a media process may use; see `worker.confine` and `rollout_core.video.Limits`.
+
+    Attributes:
+        confinement: what must be in force, or None for whatever the machine has.
+    """
+
+    confinement: Confinement | None = None
     memory_bytes: int = 4 * 2**30
     file_bytes: int = 4 * 2**30
     cpu_seconds: int = 3600
@@ -61,12 +96,19 @@ class AnyMessage(Frozen):
 
 
 class Ready(AnyMessage):
-    """The engine has loaded its model. Its first message."""
+    """The engine has loaded its model. Its first message.
+
+    Attributes:
+        batch_clips: how many clips it wants to be asked about at once.
+        clip_seconds: how long it takes, once warm, to explain one clip by the plain rollout.
+    """
 
     kind: Literal["ready"] = "ready"
     spec: ModelSpec
     checkpoint_sha256: str | None
     device: str
+    batch_clips: int = Field(ge=1)
+    clip_seconds: Seconds
 
 
 class Explain(AnyMessage):
@@ -139,12 +181,23 @@ class Perturbed(AnyMessage):
 
 
 class Open(AnyMessage):
-    """Open an upload and plan its clips. Answered by `Opened`, then by one `Clip` a clip."""
+    """Open an upload and plan its clips. Answered by `Opened`, then by one `Clip` a clip.
+
+    Attributes:
+        folder: of the attempt; the only one in which anything may be written.
+    """
 
     kind: Literal["open"] = "open"
     upload: str
+    folder: str
     request: ExplainRequest
     spec: ModelSpec
+
+
+class Working(AnyMessage):
+    """Media is not hung: sent on `Open`, before a byte is read, and then at least once a second."""
+
+    kind: Literal["working"] = "working"
 
 
 class Opened(AnyMessage):
@@ -177,7 +230,6 @@ class Render(AnyMessage):
     """
 
     kind: Literal["render"] = "render"
-    folder: str
     overlay: Overlay | None
     faithfulness: Faithfulness | None = None
 
@@ -213,6 +265,7 @@ Message = Annotated[
     | Perturb
     | Perturbed
     | Open
+    | Working
     | Opened
     | Clip
     | Render

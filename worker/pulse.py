@@ -12,6 +12,9 @@ from worker.ledger import UNREACHABLE, Ledger
 
 BEAT_SECONDS = 1.0
 
+CANCEL_GRACE_SECONDS = 10.0
+"""How long the engine may still take for what it was asked, once the job is canceled."""
+
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +36,7 @@ class Pulse:
         self._began = time.monotonic()
         self._next_beat = self._began
         self._progress = Progress(stage="decode", done=0, total=1)
-        self._cancel_requested = False
+        self._cancel_heard_at: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -49,28 +52,39 @@ class Pulse:
     def __call__(self) -> None:
         """Beat if it is time to; give up on a job that is lost, or has taken too long.
 
-        A canceled one goes on until the engine has answered: it can be used at once for the next.
+        A canceled one goes on until the engine has answered, so that it can be used at once for the
+        next; but not for long.
 
         Raises:
             AttemptLost: the job is no longer ours.
             Canceled: it shall stop.
             DeadlineExceeded: it has taken too long.
+            Leaving: the worker goes.
         """
         if self.seconds > self._job.deadline_seconds:
             raise DeadlineExceeded(f"not done after {self._job.deadline_seconds:g} seconds")
         now = time.monotonic()
         if now >= self._next_beat:
-            self._next_beat = now + BEAT_SECONDS
             self._beat()
-        if self._cancel_requested and not self._crew.engine.busy:
-            raise Canceled
+            self._next_beat = time.monotonic() + BEAT_SECONDS  # Redis may hang, not the job
+        if self._cancel_heard_at is not None:
+            self._cancel(now - self._cancel_heard_at)
+
+    def _cancel(self, seconds: float) -> None:
+        """Stop for a request that was heard so long ago, unless the engine is to answer first."""
+        engine = self._crew.engine
+        if engine.busy and engine.model is not None:  # it has its own time to load
+            if seconds < CANCEL_GRACE_SECONDS:
+                return
+            engine.kill()
+        raise Canceled
 
     def _beat(self) -> None:
         """Say that we live, and hear whether the job shall stop."""
         try:
-            self._cancel_requested |= self._ledger.beat(
-                self._job.id, self._job.attempt, self._progress
-            )
+            asked = self._ledger.beat(self._job.id, self._job.attempt, self._progress)
+            if asked and self._cancel_heard_at is None:
+                self._cancel_heard_at = time.monotonic()
             self._tend()
         except UNREACHABLE as error:
             log.warning("job %s: missed a beat: %s", self._job.id, error)

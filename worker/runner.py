@@ -29,6 +29,7 @@ from worker.assignment import Assignment
 from worker.attempt import Attempt
 from worker.children import ChildFailure, ChildLost
 from worker.crew import Crew
+from worker.departure import Leaving
 from worker.ledger import UNREACHABLE, Ledger
 from worker.pulse import Canceled
 from worker.settings import Settings
@@ -70,7 +71,11 @@ class Runner:
         return sum(latest) / len(latest) if latest else None
 
     def run(self, job_id: str) -> None:
-        """Bring a job to its end, or see it come to its end; return at once if it is gone."""
+        """Bring a job to its end, or see it come to its end; return at once if it is gone.
+
+        Raises:
+            Leaving: the worker goes. The job is as if this attempt had never begun.
+        """
         cause = FORMER_DEATH
         while (record := self._claim(job_id)) is not None:
             if record.over:
@@ -81,6 +86,10 @@ class Runner:
             self._crew.mend()
             try:
                 self._try(job_id, record)
+            except Leaving:
+                log.info("job %s: attempt %d: handed back", job_id, record.attempt)
+                self._ledger.hand_back(job_id, record.attempt)
+                raise
             except ChildLost as lost:
                 cause = str(lost)
                 log.warning("job %s: attempt %d: %s", job_id, record.attempt, cause)
@@ -91,7 +100,10 @@ class Runner:
                 self._ledger.release(job_id, record.attempt)
             finally:
                 self._latest_seconds.append(time.monotonic() - began)
-        self._store.end_attempts(job_id)
+        if self._store.has_ended(job_id):
+            self._store.end_attempts(job_id)
+        elif not self._store.exists(job_id):
+            log.warning("job %s is not in this store: deleted, or the service has another", job_id)
         self._ledger.await_redis()
 
     def _claim(self, job_id: str) -> JobRecord | None:
@@ -179,6 +191,7 @@ class Runner:
             folder=self._store.begin_attempt(job_id, attempt).resolve(),
             deadline_seconds=self._settings.job_deadline_seconds,
             engine_timeout_seconds=self._settings.engine_timeout_seconds,
+            media_timeout_seconds=self._settings.media_timeout_seconds,
         )
 
 

@@ -28,16 +28,31 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(=.+)?$",
         description="NAME or NAME=CHECKPOINT; default: moving-shapes, or fake.",
     )
+    checkpoint_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Of the only checkpoint that may be loaded."
+    )
     device: str = Field("auto", description="auto takes the GPU if there is one.")
     dtype: Literal["float32", "bfloat16"] = "float32"
     redis_url: str = "redis://127.0.0.1:6379/0"
     data_dir: Path = Field(Path("rollout-data"), description="The store; shared with the service.")
     max_attempts: int = Field(3, ge=1, description="How often a job is tried.")
     job_deadline_seconds: float = Field(900, gt=0, description="How long an attempt may take.")
-    engine_timeout_seconds: float = Field(120, gt=0, description="How long a clip may take.")
+    batch_clips: int | None = Field(
+        None, ge=1, le=64, description="Clips explained at once; default: 8 on CUDA, else 1."
+    )
+    engine_timeout_seconds: float | None = Field(
+        None, gt=0, description="How long a clip may take; default: 20 times the warm-up's."
+    )
+    media_timeout_seconds: float = Field(10, gt=0, description="How long decoding may be silent.")
+    drain_seconds: float = Field(
+        60, ge=0, description="How long a running job may go on when the worker is stopped."
+    )
     engine_load_seconds: float = Field(600, gt=0, description="How long loading may take.")
     max_video_seconds: float = Field(600, gt=0)
     max_video_pixels: int = Field(4096 * 2304, gt=0, description="Of one frame.")
+    require_confinement: bool = Field(
+        False, description="Refuse to start where decoding cannot be confined wholly."
+    )
 
     @property
     def model_name(self) -> str:

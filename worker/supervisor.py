@@ -5,15 +5,17 @@ its record and the store. While a job runs here, `tend` does what RQ's own loop 
 jobs, once a second: it renews the lease, requeues what dead workers left, and announces us.
 """
 
+import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
 
-from redis import Redis
 from redis.client import Pipeline
 from rq import Queue, SimpleWorker
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -23,7 +25,10 @@ from rollout_core.specs import SPECS, ModelSpec
 from rollout_core.storage import ArtifactStore
 from worker import fake, task
 from worker.children import ChildFailure, ChildLost, next_message
+from worker.connection import connect
 from worker.crew import Crew
+from worker.departure import Departure, Leaving
+from worker.health import new_name
 from worker.ledger import UNREACHABLE, Ledger
 from worker.messages import Ready
 from worker.runner import Runner
@@ -37,6 +42,9 @@ MAINTENANCE_SECONDS = 5
 
 WORKER_TTL_SECONDS = 17
 """RQ waits for a job 15 seconds less than this, so an idle worker beats every 2 seconds."""
+
+ANSWER_SECONDS = 3
+"""A running job waits so long for a Redis that hangs."""
 
 ANNOUNCE_SECONDS = 3.0
 
@@ -65,12 +73,15 @@ class Supervisor(SimpleWorker):
         crew: Crew,
         ledger: Ledger,
         store: ArtifactStore,
-        connection: Redis,
+        departure: Departure,
     ) -> None:
         """Listen for `settings.model_name`'s jobs; the crew may still be loading."""
+        self._departure = departure
+        self._serving = self._busy = False
         super().__init__(
             [queue_name(settings.model_name)],
-            connection=connection,
+            name=new_name(socket.gethostname()),
+            connection=connect(settings.redis_url, self._may_wait),
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_SECONDS,
             maintenance_interval=MAINTENANCE_SECONDS,
@@ -83,6 +94,7 @@ class Supervisor(SimpleWorker):
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
         self._leaving = False
+        self._handed_back = False
 
     def await_engine(self) -> None:
         """Wait until the engine has loaded its model, announcing that it is about to.
@@ -102,7 +114,7 @@ class Supervisor(SimpleWorker):
     @property
     def told_to_leave(self) -> bool:
         """Whether a signal has come; RQ's loop also ends for what it does not expect."""
-        return self._shutdown_requested_date is not None
+        return self._departure.told
 
     def leave(self) -> None:
         """Announce that we take no more jobs. A model that we have served stays known.
@@ -116,39 +128,66 @@ class Supervisor(SimpleWorker):
         with suppress(*UNREACHABLE):
             self._announce()
 
+    def work(self, *arguments: Any, **options: Any) -> bool:
+        """Take jobs until told to leave, or until an error that RQ does not expect."""
+        self._serving = True
+        return super().work(*arguments, **options)
+
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Let RQ call the task, which hands the job to our runner."""
+        """Let RQ call the task, which hands the job to us."""
         self._running = job, execution
-        token = task.runner.set(self._runner.run)
+        token = task.runner.set(self._carry_out)
         try:
             return super().perform_job(job, queue, execution)
         finally:
             task.runner.reset(token)
             self._running = None
 
+    def _carry_out(self, job_id: str) -> None:
+        """Run a job; one that we leave undone is handed back, see `handle_job_success`."""
+        self._busy = True
+        try:
+            self._runner.run(job_id)
+        except Leaving:
+            self._handed_back = True
+        finally:
+            self._busy = False
+
     def handle_job_success(
         self,
         job: Job,
-        queue: Queue,  # noqa: ARG002
+        queue: Queue,
         started_job_registry: StartedJobRegistry,  # noqa: ARG002
         execution: Execution,
     ) -> None:
-        """Forget a delivery whose job has ended.
+        """Forget a delivery whose job has ended; put one that was handed back first in its queue.
 
-        RQ would look for every other execution first, and fail where a worker died lately.
+        RQ would look for every other execution first, and fail where a worker died lately. What
+        Redis has forgotten of a delivery cannot be put back: the service makes another.
         """
+        is_whole = bool(self.connection.hexists(job.key, "data"))
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
-            pipeline.delete(job.key, job.execution_registry.key)
+            if self._handed_back and is_whole:
+                job.set_status(JobStatus.QUEUED, pipeline=pipeline)
+                queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+            else:
+                pipeline.delete(job.key, job.execution_registry.key)
             pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Carry a job out, and take no other before the engine is fit for it."""
         super().execute_job(job, queue)
-        self.await_engine()
+        if not self.told_to_leave:
+            self.await_engine()
 
     def tend(self) -> None:
-        """Keep up the worker's other duties while a job runs."""
+        """Keep up the worker's other duties while a job runs.
+
+        Raises:
+            Leaving: there is no more time for it.
+        """
+        self._departure.require_stay()
         if self._running:
             self.maintain_heartbeats(*self._running)
         if self.should_run_maintenance_tasks:
@@ -163,11 +202,34 @@ class Supervisor(SimpleWorker):
         """Return how long RQ leaves a job to us without a beat."""
         return LEASE_SECONDS
 
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds that a call may take beside the longest wait for a job: RQ has 10."""
+        return self.dequeue_timeout + ANSWER_SECONDS
+
     def subscribe(self) -> None:
         """Take no commands over pub/sub: jobs are canceled through their records."""
 
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Leave now, or give the job that runs its time."""
+        self._departure.tell()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Give the job that runs no more time: told twice."""
+        self._departure.tell()
+
+    def teardown(self) -> None:
+        """Sign off, if there is a Redis to hear it."""
+        with suppress(*UNREACHABLE):
+            super().teardown()  # type: ignore[no-untyped-call]
+
     def set_shutdown_requested_date(self) -> None:
         """Leave Redis alone: this is called inside a signal handler, and nobody reads it."""
+
+    def _may_wait(self) -> bool:
+        """Whether RQ shall wait for Redis; a job that runs goes on without."""
+        return self._serving and not self._busy and not self.told_to_leave
 
     def _announce_if_due(self) -> None:
         if time.monotonic() >= self._next_announcement:
@@ -184,11 +246,15 @@ class Supervisor(SimpleWorker):
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
             engine=self._settings.engine,
             device=model.device if model else self._settings.device,
-            ready=self._crew.ready and not self._leaving,
+            ready=self._crew.ready and not self._leaving and not self.told_to_leave,
             seconds_per_job=self._runner.seconds_per_job,
             beat_at=datetime.now(UTC),
         )
-        self._ledger.announce(self.name, announcement)
+        try:
+            self._ledger.announce(self.name, announcement)
+        except UNREACHABLE:
+            if not self._serving:
+                raise
 
     def _expected_spec(self) -> ModelSpec | None:
         """Return what the tables say of the model while it loads."""

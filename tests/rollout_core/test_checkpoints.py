@@ -386,6 +386,28 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path):
     assert open_model("x", path).sha256 == sha256(path.read_bytes()).hexdigest()
 
 
+def test_a_pinned_checkpoint_is_loaded_and_no_other(tmp_path: Path):
+    _, path = saved(tmp_path)
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert open_model("x", path, sha256=digest).sha256 == digest
+    path.write_bytes(path.read_bytes() + b" ")
+    other = sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(CheckpointError, match=f"the SHA-256 {other}, but {digest} is pinned"):
+        open_model("x", path, sha256=digest)
+
+
+def test_what_is_not_pinned_is_not_even_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("parsed")
+
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path / "folder")
+    monkeypatch.setattr(torch, "load", parse)
+    monkeypatch.setattr("rollout_core.formats.load_file", parse)
+    for source in (DIVIDED, tmp_path / "folder"):
+        with pytest.raises(CheckpointError, match="is pinned"):
+            open_model("x", source, sha256="0" * 64)
+
+
 def test_metadata_holds_the_architecture(tmp_path: Path):
     model, path = saved(tmp_path)
     with safe_open(path, framework="pt") as file:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML, SafeConstructor
 
-from service.server import GRACE_SECONDS
 from service.settings import Settings as ServiceSettings
 from worker.settings import Settings as WorkerSettings
 
@@ -108,6 +107,7 @@ def test_every_service_is_hardened(compose):
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+        assert 0 < service["pids_limit"] <= 1024
         assert service["tmpfs"] == ["/tmp"]
         assert not service.get("privileged")
     for name in OURS:
@@ -159,7 +159,7 @@ def test_redis_keeps_what_it_is_told(compose):
 )
 def test_environment_is_settings_that_exist_and_are_valid(compose, name, settings):
     environment = {
-        key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)
+        key: re.sub(r"\$\{\w+:[-+](.*?)\}", r"\1", value)
         for key, value in compose["services"][name]["environment"].items()
     }
     fields = {key.removeprefix("ROLLOUT_").lower(): value for key, value in environment.items()}
@@ -169,15 +169,23 @@ def test_environment_is_settings_that_exist_and_are_valid(compose, name, setting
 
 
 def test_a_worker_may_end_its_job_when_it_is_stopped(compose):
-    deadline = WorkerSettings.model_fields["job_deadline_seconds"].default
+    drain_seconds = WorkerSettings.model_fields["drain_seconds"].default
     for name in WORKERS:
-        minutes = compose["services"][name]["stop_grace_period"].removesuffix("m")
-        assert int(minutes) * 60 > deadline
+        seconds = compose["services"][name]["stop_grace_period"].removesuffix("s")
+        assert int(seconds) >= drain_seconds + 15  # to hand it back and to end its children
 
 
 def test_the_api_may_end_its_requests_when_it_is_stopped(compose):
     seconds = compose["services"]["api"]["stop_grace_period"].removesuffix("s")
-    assert int(seconds) > GRACE_SECONDS
+    assert int(seconds) > ServiceSettings.model_fields["drain_seconds"].default
+
+
+def test_the_keys_are_a_secret_of_the_api_and_asked_for_only_where_there_is_a_file(compose):
+    where = compose["services"]["api"]["environment"]["ROLLOUT_API_KEYS_FILE"]
+    assert where == "${ROLLOUT_API_KEYS:+/run/secrets/api_keys}"
+    assert compose["secrets"] == {"api_keys": {"file": "${ROLLOUT_API_KEYS:-/dev/null}"}}
+    for name, service in compose["services"].items():
+        assert service.get("secrets", []) == (["api_keys"] if name == "api" else [])
 
 
 def test_api_is_published_on_this_machine_alone(compose):

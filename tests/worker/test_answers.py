@@ -10,7 +10,7 @@ from worker.answers import is_curve, is_explanation, is_plan
 from worker.messages import Explain, Opened
 
 SPEC = fake.SPECS["fake"]
-FRAMES = np.random.default_rng(0).integers(0, 256, (1, 8, 64, 64, 3), np.uint8)
+FRAMES = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 64, 3), np.uint8)
 PATCH = PatchQuery(frame=1, row=2, column=3)
 WHOLE = {"method": "gradient_rollout", "per_layer": True, "full_rollout": True}
 OPENED = Opened(
@@ -42,17 +42,18 @@ def answer(**request: object) -> dict[str, np.ndarray]:
 )
 def test_what_was_asked_for_is_an_explanation_and_only_that(request_):
     wanted = answer(**request_)
-    assert is_explanation(wanted, run(**request_))
-    assert not is_explanation(wanted | {"more": np.zeros(1)}, run(**request_))
+    assert is_explanation(wanted, run(**request_), 2)
+    assert not is_explanation(wanted, run(**request_), 1)
+    assert not is_explanation(wanted | {"more": np.zeros(1)}, run(**request_), 2)
     for name in wanted:
         less = {other: array for other, array in wanted.items() if other != name}
-        assert not is_explanation(less, run(**request_))
+        assert not is_explanation(less, run(**request_), 2)
 
 
 def test_what_answers_another_request_is_no_explanation():
-    assert not is_explanation(answer(), run(**WHOLE))
-    assert not is_explanation(answer(**WHOLE), run())
-    assert not is_explanation(answer(), run(query=("cls", PATCH)))
+    assert not is_explanation(answer(), run(**WHOLE), 2)
+    assert not is_explanation(answer(**WHOLE), run(), 2)
+    assert not is_explanation(answer(), run(query=("cls", PATCH)), 2)
 
 
 @pytest.mark.parametrize("name", ["logits", "query_relevance", "layer_relevance", "full_rollout"])
@@ -60,7 +61,7 @@ def test_an_explanation_has_numbers_of_the_right_type_and_shape(name):
     wanted, asked = answer(**WHOLE), run(**WHOLE)
     array = wanted[name]
     for bad in (array.astype(np.float64), array[..., 1:], np.full_like(array, np.inf)):
-        assert not is_explanation(wanted | {name: bad}, asked)
+        assert not is_explanation(wanted | {name: bad}, asked, 2)
 
 
 def test_a_curve_has_a_number_for_each_step():

@@ -1,10 +1,14 @@
 """What an attempt does with children that do not keep to the script."""
 
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -15,11 +19,13 @@ from rollout_core.archive import Archive
 from rollout_core.contract import ExplainRequest, PatchQuery, Target
 from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
 from rollout_core.faithfulness import FILLS, STEPS
-from worker import wire
+from worker import attempt as attempt_module
+from worker import fake_rollout, wire
 from worker.assignment import Assignment
 from worker.attempt import Attempt
 from worker.children import ChildLost, Media, next_message
 from worker.crew import Crew
+from worker.fake import SPECS
 from worker.messages import (
     Clip,
     EngineOptions,
@@ -31,6 +37,7 @@ from worker.messages import (
     Ready,
     Render,
     Rendered,
+    Working,
 )
 from worker.pulse import Canceled
 
@@ -62,9 +69,11 @@ class Ledger:
 class ScriptedCrew(Crew):
     """A crew with a real engine, whose media process says what the test has put on the wire."""
 
-    def __init__(self, model: str = "fake") -> None:
-        super().__init__("fake", EngineOptions(model=model), MediaOptions(), load_seconds=30)
+    def __init__(self, model: str = "fake", batch_clips: int | None = None) -> None:
+        options = EngineOptions(model=model, batch_clips=batch_clips)
+        super().__init__("fake", options, MediaOptions(), load_seconds=30)
         ours, self.script = Pipe()
+        wire.send(self.script, Working())
         self._scripted = Media(MediaOptions())
         self._scripted.connection.close()
         self._scripted.connection = ours
@@ -92,7 +101,13 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def prepare(crew, ledger, tmp_path):
-    def prepare(deadline_seconds: float = 20.0, crew: Crew = crew, **request: object) -> Attempt:
+    def prepare(
+        deadline_seconds: float = 20.0,
+        crew: Crew = crew,
+        engine_timeout_seconds: float | None = 10.0,
+        media_timeout_seconds: float = 10.0,
+        **request: object,
+    ) -> Attempt:
         job = Assignment(
             id="1" * 32,
             attempt=2,
@@ -100,7 +115,8 @@ def prepare(crew, ledger, tmp_path):
             upload=tmp_path / "video",
             folder=tmp_path,
             deadline_seconds=deadline_seconds,
-            engine_timeout_seconds=10.0,
+            engine_timeout_seconds=engine_timeout_seconds,
+            media_timeout_seconds=media_timeout_seconds,
         )
         return Attempt(job, crew, ledger, lambda: None)
 
@@ -117,6 +133,23 @@ def draw(script: Connection, folder: Path, *names: str) -> None:
     for name in ("sheet.png", *names):
         (folder / name).write_bytes(b"picture")
     wire.send(script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+
+
+@contextmanager
+def playing(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> Iterator[None]:
+    """Play more clips, each `t H W c`, than the socket holds."""
+
+    def run() -> None:
+        times = np.arange(8.0 * len(films)).reshape(-1, 8)
+        wire.send(script, OPENED.model_copy(update={"clips": len(films)}), times_seconds=times)
+        for frames in films:
+            wire.send(script, Clip(seconds=0.5), **(CLIP | {"frames": frames}))
+        draw(script, folder)
+
+    player = Thread(target=run, daemon=True)
+    player.start()
+    yield
+    player.join(10)
 
 
 def test_a_script_that_is_kept_to_gives_a_result(prepare, crew, tmp_path):
@@ -172,7 +205,7 @@ def test_answers_out_of_turn_are_an_offence(prepare, crew):
         prepare().run()
 
 
-def test_media_is_told_what_was_found_in_order(prepare, crew):
+def test_media_is_told_what_was_found_in_order(prepare, crew, tmp_path):
     wire.send(crew.script, OPENED, times_seconds=TIMES)
     wire.send(crew.script, Clip(seconds=0.5), **CLIP)
     second = CLIP | {
@@ -184,6 +217,7 @@ def test_media_is_told_what_was_found_in_order(prepare, crew):
     with pytest.raises(FileNotFoundError):  # nobody has drawn sheet.png
         prepare().run()
     opened, _ = wire.receive(crew.script)
+    assert opened.folder == str(tmp_path)
     assert opened.request == ExplainRequest(model="fake", overlay=None)
     order, arrays = wire.receive(crew.script)
     assert isinstance(order, Render)
@@ -201,11 +235,57 @@ def test_the_first_beat_is_at_once_and_each_stage_is_told(prepare, crew, ledger)
 
 
 def test_a_cancellation_stops_it_before_the_next_clip(prepare, crew, ledger):
+    next_message(crew.engine, Ready, lambda: None)
     ledger.answer = True
     play(crew.script)
     with pytest.raises(Canceled):
         prepare().run()
     assert not crew.engine.busy
+
+
+def test_a_cancellation_ends_an_engine_that_goes_on_for_too_long(
+    prepare, ledger, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("worker.pulse.CANCEL_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+    crew = ScriptedCrew("fake-hang")
+    play(crew.script, 1)
+    attempt = prepare(crew=crew)
+    asked_at = []
+
+    def cancel_once_it_explains(job_id: str, number: int, progress) -> bool:
+        if crew.engine.busy and progress.stage == "explain":
+            asked_at.append(time.monotonic())
+        return bool(asked_at)
+
+    ledger.beat = cancel_once_it_explains
+    try:
+        with pytest.raises(Canceled):
+            attempt.run()
+        assert not crew.engine.alive
+        assert 0.5 <= time.monotonic() - asked_at[0] < 3
+        crew.mend()
+        assert isinstance(next_message(crew.engine, Ready, lambda: None)[0], Ready)
+    finally:
+        crew.close()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGSTOP, None])
+def test_the_deadline_ends_an_engine_in_the_middle_of_a_call(prepare, ledger, sign):
+    """`fake-hang` sleeps in C; a stopped one does not even get signals."""
+    crew = ScriptedCrew("fake-hang")
+    play(crew.script, 1)
+    next_message(crew.engine, Ready, lambda: None)
+    if sign is not None:
+        os.kill(crew.engine.pid, sign)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            prepare(crew=crew, deadline_seconds=1.0).run()
+        assert crew.engine.busy
+        crew.engine.kill()
+        assert not crew.engine.alive
+    finally:
+        crew.close()
 
 
 def test_a_lost_job_stops_it(prepare, crew, ledger):
@@ -297,6 +377,79 @@ def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, crew, tmp_path):
     with np.load(tmp_path / "rollout.npz") as found:
         assert not found["relevance"][0].any()
         assert found["relevance"][1].argmax() == 3 * 8 + 3
+
+
+@pytest.mark.parametrize("batch_clips", [1, 2, 3, 8])
+def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
+    prepare, ledger, tmp_path, batch_clips
+):
+    crew = ScriptedCrew(batch_clips=batch_clips)
+    asked, send = [], crew.engine.send
+
+    def remember(question: Explain, **arrays: np.ndarray) -> None:
+        asked.append((question.first_clip, len(arrays["frames"])))
+        send(question, **arrays)
+
+    crew.engine.send = remember
+    random = np.random.default_rng(7)
+    films = random.integers(0, 256, (5, 8, 64, 64, 3), np.uint8)
+    try:
+        with playing(crew.script, tmp_path, films):
+            assert prepare(crew=crew, clips="tile").run().clips == 5
+    finally:
+        crew.close()
+    expected = {1: [1] * 5, 2: [2, 2, 1], 3: [3, 2], 8: [5]}[batch_clips]
+    assert [count for _, count in asked] == expected
+    assert [first for first, _ in asked] == [sum(expected[:i]) for i in range(len(expected))]
+    with np.load(tmp_path / "rollout.npz") as found:
+        alone = fake_rollout.explain(films, Explain(), SPECS["fake"])
+        np.testing.assert_allclose(found["relevance"], alone["query_relevance"][:, 0], rtol=1e-6)
+        np.testing.assert_array_equal(found["logits"], alone["logits"])
+
+
+def test_a_batch_is_no_larger_than_a_message_may_be(prepare, ledger, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt_module, "MAX_BATCH_BYTES", 2 * CLIP["frames"].nbytes + 1)
+    crew = ScriptedCrew(batch_clips=8)
+    sizes, send = [], crew.engine.send
+    crew.engine.send = lambda *question, frames: (
+        sizes.append(len(frames)) or send(*question, frames=frames)
+    )
+    try:
+        with playing(crew.script, tmp_path, [CLIP["frames"]] * 3):
+            prepare(crew=crew, clips="tile").run()
+    finally:
+        crew.close()
+    assert sizes == [2, 1]
+
+
+def test_media_that_falls_silent_is_lost(prepare, crew, monkeypatch):
+    wire.send(crew.script, OPENED, times_seconds=TIMES)
+    wire.send(crew.script, Clip(seconds=0.5), **CLIP)
+    began = time.monotonic()
+    with pytest.raises(ChildLost, match=r"the media process did not answer within 0\.7 seconds"):
+        prepare(media_timeout_seconds=0.7).run()
+    assert 0.5 < time.monotonic() - began < 10
+
+
+def test_media_that_works_for_long_is_not_lost(prepare, crew, tmp_path):
+    """It says that it works, for longer than it may be silent."""
+
+    def work() -> None:
+        for message in (OPENED, Clip(seconds=0.5), Clip(seconds=0.5)):
+            for _ in range(4):
+                time.sleep(0.25)
+                wire.send(crew.script, Working())
+            arrays = CLIP if isinstance(message, Clip) else {"times_seconds": TIMES}
+            wire.send(crew.script, message, **arrays)
+        wire.send(crew.script, Working())
+        draw(crew.script, tmp_path)
+
+    script = Thread(target=work)
+    script.start()
+    try:
+        assert prepare(media_timeout_seconds=0.7).run().clips == 2
+    finally:
+        script.join()
 
 
 def garble(monkeypatch, crew: ScriptedCrew, kind: type, **changes: np.ndarray) -> None:
@@ -397,6 +550,27 @@ class TestFaithfulness:
         with pytest.raises(Canceled):
             attempt.run()
         assert not crew.engine.busy
+
+    def test_a_cancellation_ends_a_curve_that_takes_too_long(
+        self, prepare, crew, ledger, monkeypatch
+    ):
+        monkeypatch.setattr("worker.pulse.CANCEL_GRACE_SECONDS", 0.5)
+        play(crew.script, 1, **MOVING)
+        attempt = prepare(faithfulness=True)
+
+        def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
+            if progress.stage == "faithfulness" and not stopped:
+                os.kill(crew.engine.pid, signal.SIGSTOP)
+                stopped.append(time.monotonic())
+            return bool(stopped)
+
+        stopped: list[float] = []
+        ledger.beat = cancel_once_it_measures
+        monkeypatch.setattr(crew.engine, "expect_work", lambda *_: crew.engine.expect(30))
+        monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+        with pytest.raises(Canceled):
+            attempt.run()
+        assert time.monotonic() - stopped[0] < 3
 
     def test_the_engine_has_its_time_for_each_forward(self, prepare, crew, tmp_path, monkeypatch):
         allowed, expect = [], crew.engine.expect

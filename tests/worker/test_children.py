@@ -118,6 +118,28 @@ def test_a_child_that_does_not_answer_in_time_is_lost_and_ended(ready):
     assert is_gone(engine.pid)
 
 
+def test_the_engine_has_time_by_what_its_warm_up_took(ready, monkeypatch):
+    engine, allowed = ready(), []
+    monkeypatch.setattr(engine, "expect", allowed.append)
+    engine.expect_work(3, None)
+    engine.model = engine.model.model_copy(update={"clip_seconds": 0.5})
+    engine.expect_work(1, None)
+    engine.expect_work(3, None)
+    engine.expect_work(3, 1.5)
+    assert allowed == [children.LEAST_ENGINE_SECONDS, 10.0, 30.0, 4.5]
+
+
+def test_a_stopped_child_is_noticed_in_the_middle_of_its_work(ready):
+    """As one that hangs in C, it runs no Python code and handles no signal."""
+    engine = ready("fake-slow")
+    engine.send(ORDER, frames=FRAMES)
+    engine.expect(0.8)
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(ChildLost, match=r"did not answer within 0\.8 seconds"):
+        next_message(engine, Explained, idle)
+    assert is_gone(engine.pid)
+
+
 def test_a_child_that_stops_reading_is_lost(start, monkeypatch):
     monkeypatch.setattr(children, "STALL_SECONDS", 1)
     engine = start("fake-hang")

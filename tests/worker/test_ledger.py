@@ -10,8 +10,10 @@ from rollout_core.contract import WORKERS_KEY, Announcement, Progress, job_key
 from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.lifecycle import JobRecord
 from worker import ledger as ledger_module
+from worker.connection import connect
+from worker.departure import Leaving
 from worker.fake import SPECS
-from worker.ledger import Ledger
+from worker.ledger import UNREACHABLE, Ledger
 
 JOB = "0" * 32
 PROGRESS = Progress(stage="explain", done=1, total=4)
@@ -217,6 +219,36 @@ def test_a_beat_does_not_wait_for_redis(flaky):
     with pytest.raises(RedisConnectionError):
         ledger.beat(JOB, 1, PROGRESS)
     assert ledger.beat(JOB, 1, PROGRESS) is False
+
+
+def test_who_must_leave_does_not_wait_for_redis(flaky):
+    def leave() -> None:
+        raise Leaving
+
+    flaky.away = 2
+    with pytest.raises(Leaving):
+        Ledger(flaky, leave).claim(JOB, max_attempts=3)
+    with pytest.raises(Leaving):
+        Ledger(flaky, leave).beat(JOB, 1, PROGRESS)
+    assert Ledger(flaky, leave).claim(JOB, max_attempts=3).attempt == 1
+
+
+def test_an_ill_redis_is_waited_for(redis_url, redis, put, record):
+    with connect(redis_url) as client:
+        ledger = Ledger(client)
+        ledger.claim(JOB, max_attempts=3)
+        release = threading.Thread(target=ledger.release, args=(JOB, 1), daemon=True)
+        redis.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(UNREACHABLE):
+                ledger.beat(JOB, 1, PROGRESS)
+            release.start()
+            release.join(0.5)
+            assert release.is_alive()
+        finally:
+            redis.config_set("maxmemory", 0)
+        release.join(5)
+    assert record().lease_until is None
 
 
 def test_leaving_does_not_need_redis():

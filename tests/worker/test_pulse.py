@@ -9,7 +9,7 @@ from rollout_core.contract import ExplainRequest, Progress
 from rollout_core.errors import AttemptLost, DeadlineExceeded
 from worker import pulse as pulse_module
 from worker.assignment import Assignment
-from worker.pulse import BEAT_SECONDS, Canceled, Pulse
+from worker.pulse import BEAT_SECONDS, CANCEL_GRACE_SECONDS, Canceled, Pulse
 
 JOB = Assignment(
     id="1" * 32,
@@ -19,6 +19,7 @@ JOB = Assignment(
     folder=Path("folder"),
     deadline_seconds=60,
     engine_timeout_seconds=10,
+    media_timeout_seconds=10,
 )
 
 
@@ -30,13 +31,17 @@ class Scene:
         self.beats: list[tuple[str, int, Progress]] = []
         self.tended = 0
         self.answer: bool | Exception = False
-        self.engine = SimpleNamespace(busy=False)
+        self.engine = SimpleNamespace(busy=False, model="a model", kill=self.kill)
+        self.killed = False
 
     def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
         self.beats.append((job_id, attempt, progress))
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def kill(self) -> None:
+        self.killed = True
 
     def tend(self) -> None:
         self.tended += 1
@@ -82,6 +87,27 @@ def test_a_cancellation_waits_for_the_engine(scene, pulse):
     scene.engine.busy = False
     with pytest.raises(Canceled):
         pulse()
+    assert not scene.killed
+
+
+def test_a_cancellation_does_not_wait_for_long(scene, pulse):
+    scene.answer, scene.engine.busy = True, True
+    pulse()
+    for _ in range(int(CANCEL_GRACE_SECONDS) - 1):
+        scene.now += 1
+        pulse()
+    assert not scene.killed
+    scene.now += 1
+    with pytest.raises(Canceled):
+        pulse()
+    assert scene.killed
+
+
+def test_a_cancellation_neither_waits_for_a_model_to_load_nor_ends_that(scene, pulse):
+    scene.answer, scene.engine.busy, scene.engine.model = True, True, None
+    with pytest.raises(Canceled):
+        pulse()
+    assert not scene.killed
 
 
 def test_a_lost_job_is_not_kept_up(scene, pulse):
@@ -99,6 +125,16 @@ def test_redis_being_away_is_one_missed_beat(scene, pulse, caplog):
     scene.answer, scene.now = False, scene.now + BEAT_SECONDS
     pulse()
     assert (len(scene.beats), scene.tended) == (2, 1)
+
+
+def test_other_duties_may_fail_for_want_of_redis_too(scene, monkeypatch, caplog):
+    def away() -> None:
+        raise RedisConnectionError("away")
+
+    with caplog.at_level(logging.WARNING):
+        Pulse(JOB, scene, scene, away)()
+    assert len(scene.beats) == 1
+    assert "missed a beat: away" in caplog.text
 
 
 def test_the_deadline_counts_from_the_beginning(scene, pulse):

@@ -24,6 +24,7 @@ from rollout_core.storage import ArtifactStore
 from tests.worker.clips import make_video
 from worker import fake, fake_rollout
 from worker.crew import Crew
+from worker.departure import Leaving
 from worker.ledger import Ledger
 from worker.messages import EngineOptions, MediaOptions
 from worker.runner import Runner
@@ -214,20 +215,67 @@ def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store
     assert attempts_left(store, job_id) == []
 
 
-def test_a_media_process_that_is_killed_costs_one_attempt(settings, ledger, store, submit, record):
-    killed = []
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("stage", ["explain", "render"])
+def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
+    settings, ledger, store, submit, record, sign, stage
+):
+    settings = settings.model_copy(update={"media_timeout_seconds": 2.0})
+    struck = []
 
-    def kill_media_once() -> None:
-        if not killed and record(job_id).progress.stage == "explain":
+    def strike_media_once() -> None:
+        if not struck and record(job_id).progress.stage == stage:
             (media,) = media_processes_of(runner)
-            os.kill(media, signal.SIGKILL)
-            killed.append(media)
+            os.kill(media, sign)
+            struck.append(media)
 
-    with running(settings, ledger, store, "fake-slow", kill_media_once) as runner:
+    with running(settings, ledger, store, "fake-slow", strike_media_once) as runner:
         job_id = submit(clips="tile")
         runner.run(job_id)
-    assert killed
+    assert struck
     assert store.result(job_id).attempt == 2
+
+
+def test_an_engine_that_hangs_once_costs_one_attempt_and_little_time(
+    settings, ledger, store, submit, record
+):
+    """With nothing set, it is noticed by what the warm-up took."""
+    stopped = []
+
+    def stop_engine_once() -> None:
+        if not stopped and record(job_id).progress.stage == "explain":
+            os.kill(runner._crew.engine.pid, signal.SIGSTOP)
+            stopped.append(time.monotonic())
+
+    def note_the_next() -> None:
+        stop_engine_once()
+        if len(stopped) == 1 and record(job_id).attempt == 2:
+            stopped.append(time.monotonic())
+
+    with running(settings, ledger, store, "fake-slow", note_the_next) as runner:
+        job_id = submit(clips="tile", overlay=None)
+        runner.run(job_id)
+    assert store.result(job_id).attempt == 2
+    assert stopped[1] - stopped[0] < 15
+
+
+def test_a_job_is_handed_back_as_if_its_attempt_had_never_begun(
+    settings, ledger, store, submit, record
+):
+    def leave() -> None:
+        if record(job_id).progress.stage == "explain":
+            raise Leaving
+
+    with running(settings, ledger, store, "fake-slow", leave) as runner:
+        job_id = submit(clips="tile", overlay=None)
+        with pytest.raises(Leaving):
+            runner.run(job_id)
+        assert not media_processes_of(runner)
+    assert store.is_open(job_id)
+    assert (record(job_id).attempt, record(job_id).lease_until) == (0, None)
+    with running(settings, ledger, store) as runner:
+        runner.run(job_id)
+    assert store.result(job_id).attempt == 1
 
 
 def test_a_canceled_job_stops_at_a_clips_boundary(
@@ -347,12 +395,24 @@ def test_an_end_waits_until_the_disk_has_room_for_it(runner, store, submit, fail
     assert failure(job_id).error.code == "invalid_request"
 
 
-def test_a_job_that_is_in_another_store_is_left_to_others(settings, ledger, store, submit, record):
+def test_a_job_that_is_in_another_store_is_left_to_others(
+    settings, ledger, store, submit, record, caplog
+):
     with running(settings, ledger, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
         job_id = submit()
         runner.run(job_id)
     assert store.is_open(job_id)
     assert record(job_id).attempt == 0
+    assert f"{job_id} is not in this store" in caplog.text
+
+
+def test_a_job_that_redis_forgot_is_left_as_it_is(runner, store, redis, submit):
+    """Another worker may have begun it anew by now."""
+    job_id = submit()
+    folder = store.begin_attempt(job_id, 1)
+    redis.delete(job_key(job_id))
+    runner.run(job_id)
+    assert folder.exists()
 
 
 def test_a_job_that_has_ended_is_forgotten_by_redis(runner, redis, submit):

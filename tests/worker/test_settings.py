@@ -53,12 +53,28 @@ def test_the_environment_counts_and_flags_outrank_it(monkeypatch):
     assert parse("--model", "fake-hang").model_name == "fake-hang"
 
 
+def test_timeouts_and_batches_are_worked_out_unless_set(monkeypatch):
+    assert (parse().batch_clips, parse().engine_timeout_seconds) == (None, None)
+    assert parse().media_timeout_seconds == 10
+    monkeypatch.setenv("ROLLOUT_BATCH_CLIPS", "4")
+    assert parse().batch_clips == 4
+
+
+def test_a_pin_is_a_whole_digest():
+    assert parse("--checkpoint-sha256", "0f" * 32).checkpoint_sha256 == "0f" * 32
+    for digest in ("0f", "0F" * 32, "0f" * 33):
+        with pytest.raises(ValidationError, match="checkpoint_sha256"):
+            Settings(checkpoint_sha256=digest)
+
+
 def test_settings_of_the_service_are_not_our_concern(monkeypatch):
     monkeypatch.setenv("ROLLOUT_MAX_UPLOAD_BYTES", "1")
     assert not hasattr(parse(), "max_upload_bytes")
 
 
-@pytest.mark.parametrize("name", ["max_attempts", "job_deadline_seconds", "max_video_pixels"])
+@pytest.mark.parametrize(
+    "name", ["max_attempts", "job_deadline_seconds", "max_video_pixels", "batch_clips"]
+)
 def test_nonsense_is_refused(name):
     with pytest.raises(ValidationError):
         Settings(**{name: 0})

