@@ -5,7 +5,7 @@ no other file, what headers claim is checked before anything is decoded, and eve
 counted again while decoding. None of this bounds time: only a process that can be killed does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -31,6 +31,9 @@ FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts")
 CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "mpeg4")
 """Names of FFmpeg's decoders."""
 
+MAX_STREAMS = 200
+"""To open a thousand takes seconds; fonts in a Matroska file count, too."""
+
 DECODER_THREADS = 2
 CODED_SIZE_FACTOR = 2
 """Codecs pad a frame up to whole blocks, and FFmpeg's own limit counts the padding."""
@@ -46,6 +49,13 @@ DEFAULT_RATE_HZ = Fraction(25)
 av.logging.set_level(None)
 
 DecodingError = (av.FFmpegError, IndexError)
+
+Pulse = Callable[[], None]
+"""Called for every packet that is read, whether or not a frame comes of it."""
+
+
+def no_pulse() -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +102,13 @@ class Frame:
 class Decoder:
     """The video stream of an open container."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, limits: Limits) -> None:
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, limits: Limits, pulse: Pulse
+    ) -> None:
         self._container = container
         self._stream = stream
         self._limits = limits
+        self._pulse = pulse
         self.rate_hz = stream.average_rate or stream.guessed_rate or DEFAULT_RATE_HZ
         self.time_base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.period_ticks = max(1, round(1 / (self.rate_hz * self.time_base)))
@@ -113,6 +126,7 @@ class Decoder:
         jump = BACKWARD_JUMP_SECONDS / self.time_base
         try:
             for packet in self._container.demux(self._stream):
+                self._pulse()
                 if packet.size == 0:
                     continue
                 if packet.dts is not None:
@@ -200,7 +214,7 @@ class Decoder:
 
 
 @contextmanager
-def open_video(path: Path, limits: Limits) -> Iterator[Decoder]:
+def open_video(path: Path, limits: Limits, pulse: Pulse = no_pulse) -> Iterator[Decoder]:
     """Open a video for one pass.
 
     Raises:
@@ -214,7 +228,7 @@ def open_video(path: Path, limits: Limits) -> Iterator[Decoder]:
         context.options = _codec_options(limits)
         context.thread_type = "SLICE"
         context.thread_count = DECODER_THREADS
-        decoder = Decoder(container, stream, limits)
+        decoder = Decoder(container, stream, limits, pulse)
         decoder.check_claims()
         yield decoder
     finally:
@@ -225,6 +239,7 @@ def _open_container(path: Path, limits: Limits) -> InputContainer:
     options = {
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "file",
+        "max_streams": str(MAX_STREAMS),
         **_codec_options(limits),  # for the decoders with which FFmpeg finds out the parameters
     }
     try:

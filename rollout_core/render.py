@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core.contract import OVERLAY_NAME, SHEET_NAME, Overlay
-from rollout_core.decoder import Decoder, Frame, Limits, open_video
+from rollout_core.decoder import Decoder, Frame, Limits, Pulse, no_pulse, open_video
 from rollout_core.heat import HeatTrack, heat_track
 from rollout_core.overlay import write_overlay
 from rollout_core.sheet import Column, HeatMap, choose_columns, draw_sheet, thumbnail_size
@@ -28,6 +28,7 @@ def render(
     limits: Limits,
     frames: int,
     progress: Callable[[int, int], None],
+    pulse: Pulse = no_pulse,
 ) -> None:
     """Draw a video's relevance into `folder`: `sheet.png`, and `overlay.mp4` unless it is None.
 
@@ -44,7 +45,7 @@ def render(
     last = int(track.frame_index[-1])
     total = last + 1 if overlay is None else frames
     collector = _Collector([track], crop)
-    with open_video(source, limits) as decoder:
+    with open_video(source, limits, pulse) as decoder:
         decoded = decoder.frames()
         first = next(decoded)
         with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:

@@ -291,6 +291,20 @@ def test_max_pixels_is_an_option_that_bites(plain_film, monkeypatch):
         frames_of(plain_film, Limits(max_pixels=100))
 
 
+@pytest.mark.parametrize(("most", "kept"), [(200, 3), (2, 2)])
+def test_max_streams_is_an_option_that_bites(tmp_path, monkeypatch, most, kept):
+    """Each costs a decoder, before we can choose one: a thousand took seconds to open."""
+    path = tmp_path / "film.mkv"
+    with av.open(path, "w") as output:
+        streams = [output.add_stream("libx264", rate=25, width=64, height=48) for _ in range(3)]
+        for stream in streams:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(films.grey(0, 64, 48))))
+            output.mux(stream.encode(None))
+    monkeypatch.setattr(decoder, "MAX_STREAMS", most)
+    with decoder._open_container(path, LIMITS) as container:
+        assert len(container.streams) == kept
+
+
 def test_a_frame_padded_to_blocks_is_within_its_own_size(film):
     path = film(width=66, height=50)  # coded as 80×64
     assert len(frames_of(path, Limits(max_pixels=66 * 50))) == 10
@@ -415,6 +429,24 @@ def test_a_video_without_any_decodable_frame_is_refused(film):
     path.write_bytes(content)
     with pytest.raises(VideoUndecodable, match="no frame"):
         frames_of(path)
+
+
+def test_the_pulse_is_felt_even_where_nothing_can_be_decoded(film):
+    """Whoever watches a process must not take one that works in vain for one that hangs."""
+    path = film("film.mkv")
+    with av.open(path) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    content = path.read_bytes()
+    for packet in packets:
+        content = content.replace(packet, b"\xff" * len(packet))
+    path.write_bytes(content)
+    beats = []
+    with (
+        pytest.raises(VideoUndecodable),
+        open_video(path, LIMITS, lambda: beats.append(0)) as video,
+    ):
+        next(video.frames())
+    assert len(beats) >= len(packets)
 
 
 def test_containers_are_closed(plain_film, monkeypatch):

@@ -120,6 +120,23 @@ def test_probe_leaves_out_what_comes_before_the_first_decodable_frame(film):
     assert found.frame_rate_hz == pytest.approx(25)
 
 
+def test_probing_and_reading_have_a_pulse(plain_film):
+    beats = []
+    probe(plain_film, LIMITS, lambda: beats.append("probe"))
+    assert beats.count("probe") > 10
+    clips = read_clips(
+        plain_film,
+        plan_of([0.0, 0.1, 0.2, 0.39]),
+        WHOLE,
+        height=8,
+        width=12,
+        limits=LIMITS,
+        pulse=lambda: beats.append("read"),
+    )
+    assert len([*clips]) == 1
+    assert beats.count("read") >= 10
+
+
 @pytest.mark.parametrize("name", ["film.avi", "film.mp4"])
 def test_probe_measures_reordered_frames(film, name):
     path = film(name, options={"preset": "medium", "bf": "3", "b-adapt": "0"})

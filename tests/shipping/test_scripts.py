@@ -6,7 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-BASH_SCRIPTS = ("scripts/environment", "scripts/demo", "scripts/test", ".ci/run")
+BASH_SCRIPTS = (
+    "scripts/chaos",
+    "scripts/environment",
+    "scripts/demo",
+    "scripts/fuzz",
+    "scripts/load",
+    "scripts/test",
+    ".ci/run",
+)
 
 PYTHON = """#!/bin/bash
 # A python3.11 that makes environments of copies of itself, and notes what pip is told.

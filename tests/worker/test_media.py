@@ -1,5 +1,8 @@
 """The media process over the wire, with real files."""
 
+import sys
+import threading
+import time
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -8,15 +11,29 @@ import pytest
 from PIL import Image
 
 from rollout_core.contract import ExplainRequest, Overlay, Target
+from rollout_core.errors import VideoUndecodable
 from rollout_core.faithfulness import FILLS, summarize
+from tests.hostile.maker import Maker
+from tests.rollout_core import films
 from tests.worker.clips import make_video
 from worker import media as media_module
 from worker import wire
 from worker.children import ChildFailure, ChildLost, Media, next_message
 from worker.fake import SPECS
-from worker.messages import Clip, Explain, MediaOptions, Open, Opened, Render, Rendered
+from worker.messages import (
+    Clip,
+    Confinement,
+    Explain,
+    MediaOptions,
+    Open,
+    Opened,
+    Render,
+    Rendered,
+    Working,
+)
 
 SPEC = SPECS["fake"]
+NOT_CONFINED = Confinement(landlock_abi=None, seccomp=False)
 
 
 def idle() -> None:
@@ -41,9 +58,10 @@ def media(start) -> Media:
     return start()
 
 
-def opened(media: Media, upload: Path, **request: object) -> Opened:
+def opened(media: Media, upload: Path, folder: Path | None = None, **request: object) -> Opened:
     wanted = ExplainRequest.model_validate(request)
-    media.send(Open(upload=str(upload), request=wanted, spec=SPEC))
+    folder = folder or upload.parent
+    media.send(Open(upload=str(upload), folder=str(folder), request=wanted, spec=SPEC))
     return next_message(media, Opened, idle)[0]
 
 
@@ -65,7 +83,14 @@ def test_it_says_how_the_video_will_be_sampled(media, video):
 
 
 def test_it_says_which_moments_will_be_sampled(media, video):
-    media.send(Open(upload=str(video), request=ExplainRequest(clips="tile"), spec=SPEC))
+    media.send(
+        Open(
+            upload=str(video),
+            folder=str(video.parent),
+            request=ExplainRequest(clips="tile"),
+            spec=SPEC,
+        )
+    )
     _, arrays = next_message(media, Opened, idle)
     assert arrays.keys() == {"times_seconds"}
     np.testing.assert_allclose(arrays["times_seconds"][2], 2 + (np.arange(8) + 0.5) / 8, atol=0.01)
@@ -93,7 +118,7 @@ def test_its_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
         media = start()
         path = make_video(tmp_path / f"{seconds}.mp4", seconds=seconds, width=64, height=64)
         wanted = ExplainRequest(clips="tile")
-        media.send(Open(upload=str(path), request=wanted, spec=spec))
+        media.send(Open(upload=str(path), folder=str(tmp_path), request=wanted, spec=spec))
         assert next_message(media, Opened, idle)[0].clips == seconds
         assert len(clips_of(media, seconds)) == seconds
         peaks.append(peak_bytes(media.pid))
@@ -102,11 +127,11 @@ def test_its_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
 
 @pytest.mark.parametrize("overlay", [None, Overlay(layout="side_by_side")])
 def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, overlay):
-    answer = opened(media, video)
+    answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     relevance = np.random.default_rng(0).random((1, 8, 8, 8), np.float32)
     media.send(
-        Render(folder=str(tmp_path), overlay=overlay),
+        Render(overlay=overlay),
         relevance=relevance,
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
@@ -127,10 +152,10 @@ def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, o
 def test_it_plots_the_faithfulness_and_leaves_nothing_else(media, video, tmp_path):
     curves = np.linspace(0.9, 0.1, 33).repeat(7 * len(FILLS)).reshape(33, -1, 7).transpose(1, 2, 0)
     measured = summarize(curves, Target(label="still", index=0))
-    answer = opened(media, video)
+    answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     media.send(
-        Render(folder=str(tmp_path), overlay=None, faithfulness=measured),
+        Render(overlay=None, faithfulness=measured),
         relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
@@ -148,10 +173,10 @@ def test_it_refuses_an_unknown_colormap_before_any_work(media, video):
 
 
 def test_it_leaves_when_its_job_is_done(media, video, tmp_path):
-    answer = opened(media, video)
+    answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     media.send(
-        Render(folder=str(tmp_path), overlay=None),
+        Render(overlay=None),
         relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
@@ -201,12 +226,58 @@ def test_the_limits_of_the_kernel_are_in_force_before_anything_is_read(start, vi
     assert limits["Max core file size"] == ["0"] * 2
 
 
+def test_it_shows_life_all_the_while_that_it_decodes(media, tmp_path):
+    """Its only clip lies at the end of a long video, and nothing else is said before that."""
+    path = tmp_path / "video"
+    recipe = {"width": 640, "height": 480, "picture": films.corner}
+    path.write_bytes(Maker(tmp_path).repeated("long.mkv", 15_000, **recipe))
+    opened(media, path, start_seconds=149.0)
+    heard = []
+    while not heard or isinstance(heard[-1][1], Working):
+        message, _ = media.receive()
+        heard.append((time.monotonic(), message))
+    assert isinstance(heard[-1][1], Clip)
+    moments = [moment for moment, _ in heard]
+    assert len(moments) > 2
+    assert max(np.diff(moments)) < 1.0
+
+
+def test_while_it_hangs_it_says_nothing(monkeypatch, video):
+    """A sign of life from a thread of its own would go on."""
+    hanging, over = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        hanging.set()
+        over.wait()
+        raise VideoUndecodable("at last")
+
+    monkeypatch.setattr(media_module, "limit", lambda options: None)
+    monkeypatch.setattr(media_module, "confine", lambda upload, folder: NOT_CONFINED)
+    monkeypatch.setattr(media_module.video, "probe", hang)
+    monkeypatch.chdir(video.parent)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        order = Open(
+            upload=str(video), folder=str(video.parent), request=ExplainRequest(), spec=SPEC
+        )
+        wire.send(ours, order)
+        serving = threading.Thread(target=media_module.serve, args=(theirs, MediaOptions()))
+        serving.start()
+        try:
+            assert hanging.wait(10)
+            assert isinstance(wire.receive(ours)[0], Working)
+            assert not ours.poll(3 * media_module.SIGN_SECONDS)
+        finally:
+            over.set()
+            serving.join()
+
+
 def test_a_file_that_grows_too_large_ends_the_process(start, video, tmp_path):
     media = start(file_bytes=1000)
-    answer = opened(media, video)
+    answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     media.send(
-        Render(folder=str(tmp_path), overlay=Overlay()),
+        Render(overlay=Overlay()),
         relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
@@ -230,16 +301,44 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+def test_what_it_writes_is_logged_when_it_has_ended(media, caplog):
+    media.send(Explain())
+    with pytest.raises(ChildLost):
+        next_message(media, Opened, idle)
+    (words,) = caplog.messages
+    assert words.startswith("the media process wrote: Traceback")
+    assert words.endswith("WireError: expected Open, not 'explain'")
+
+
+def test_it_cannot_fill_the_log(monkeypatch, caplog, tmp_path):
+    """It writes into a pipe that nobody reads while it lives, so it comes to a stop."""
+    flood = tmp_path / "flood"
+    flood.write_text("#!/bin/sh\nexec yes\n")
+    flood.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(flood))
+    media = Media(MediaOptions())
+    media.expect(1.0)
+    with pytest.raises(ChildLost, match="did not answer within 1 seconds"):
+        next_message(media, Opened, idle)
+    (words,) = caplog.messages
+    assert 1000 < len(words) < 100_000
+
+
 def test_a_video_that_takes_too_much_memory_fails_with_its_code(monkeypatch, video):
     def exhaust(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(media_module, "confine", lambda options: None)
+    monkeypatch.setattr(media_module, "limit", lambda options: None)
+    monkeypatch.setattr(media_module, "confine", lambda upload, folder: NOT_CONFINED)
     monkeypatch.setattr(media_module.video, "probe", exhaust)
     monkeypatch.chdir(video.parent)
     ours, theirs = Pipe()
     with ours, theirs:
-        wire.send(ours, Open(upload=str(video), request=ExplainRequest(), spec=SPEC))
+        wire.send(
+            ours,
+            Open(upload=str(video), folder=str(video.parent), request=ExplainRequest(), spec=SPEC),
+        )
         media_module.serve(theirs, MediaOptions())
+        assert isinstance(wire.receive(ours)[0], Working)
         answer, _ = wire.receive(ours)
     assert answer.code == "video_too_many_pixels"

@@ -1,0 +1,23 @@
+"""How a job with a hostile file may end."""
+
+from rollout_core.errors import (
+    DeadlineExceeded,
+    NoVideoStream,
+    UnsupportedContainer,
+    VideoTooLarge,
+    VideoTooLong,
+    VideoUndecodable,
+)
+
+OK = "succeeded"
+CONTAINER = UnsupportedContainer.code
+NO_STREAM = NoVideoStream.code
+BROKEN = VideoUndecodable.code
+LONG = VideoTooLong.code
+LARGE = VideoTooLarge.code
+DEADLINE = DeadlineExceeded.code
+
+VIDEO_CODES = {CONTAINER, NO_STREAM, BROKEN, LONG, LARGE}
+
+Entry = tuple[str, bytes, str]
+"""Of the corpus: a name, the file, and the code with which its job has to end."""

@@ -1,0 +1,49 @@
+"""Files that were made to read, reach, fill or stop something, and how each has to end.
+
+A file whose only fault is a false claim may well succeed: the claim is not believed. Most codes
+are FFmpeg's choice between two right ones; a new version of it may choose otherwise.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from tests.hostile import claims, damage, impostors
+from tests.hostile.codes import Entry
+from tests.hostile.maker import Maker
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A file, and the code with which its job has to end."""
+
+    name: str
+    content: bytes
+    code: str
+
+
+def make_corpus(folder: Path, secret: Path) -> Iterator[Hostile]:
+    """Make every file, in `folder`; those that name another file name `secret`, a film."""
+    maker = Maker(folder)
+    entries: Iterator[Entry] = chain(
+        impostors.texts(secret),
+        impostors.pictures(),
+        impostors.other_files(),
+        impostors.other_containers(maker),
+        claims.references(maker, secret),
+        claims.sizes(maker),
+        claims.lengths(maker),
+        claims.streams(maker),
+        claims.bombs(maker),
+        claims.changes(maker),
+        damage.boxes_that_lie(maker),
+        damage.tables_that_lie(maker),
+        damage.elements_that_lie(maker),
+        damage.chunks_that_lie(maker),
+        damage.packets_out_of_place(maker),
+        damage.cut_files(maker),
+        damage.flipped_bits(maker),
+    )
+    for name, content, code in entries:
+        yield Hostile(name, content, code)

@@ -1,0 +1,239 @@
+"""Every hostile file goes through a real worker's runner and media process, one after another."""
+
+import io
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import av
+import pytest
+from redis import Redis
+
+from rollout_core.contract import ExplainRequest, Ticket, job_key
+from rollout_core.lifecycle import Ended, JobRecord
+from rollout_core.storage import ArtifactStore
+from service.containers import HEAD_BYTES, is_video_container
+from tests.hostile.claims import alias, refer
+from tests.hostile.codes import CONTAINER
+from tests.hostile.corpus import Hostile, make_corpus
+from tests.hostile.impostors import texts
+from tests.hostile.maker import Maker
+from tests.rollout_core import films
+from worker.children import Media
+from worker.crew import Crew
+from worker.ledger import Ledger
+from worker.messages import EngineOptions, MediaOptions
+from worker.runner import Runner
+from worker.settings import Settings
+
+TOKEN = b"token-of-the-neighbour"
+DEADLINE_SECONDS = 8.0
+MOST_SECONDS = 20.0
+MOST_BYTES = 1 << 29
+
+
+class WatchedCrew(Crew):
+    """A crew that remembers how much memory its media processes took."""
+
+    def __init__(self) -> None:
+        super().__init__("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
+        self.peak_bytes = 0
+
+    def take_media(self) -> Media:
+        media = super().take_media()
+        kill = media.kill
+
+        def note_and_kill() -> None:
+            self.peak_bytes = max(self.peak_bytes, peak_bytes(media.pid))
+            kill()
+
+        media.kill = note_and_kill  # type: ignore[method-assign]
+        return media
+
+
+def peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job with a hostile file ended, and what it left."""
+
+    code: str
+    detail: str
+    attempt: int
+    seconds: float
+    outputs: bytes
+
+
+class House:
+    """A store with a neighbour's film in it, and a runner that does one job after another."""
+
+    def __init__(self, folder: Path, redis: Redis, crew: WatchedCrew) -> None:
+        settings = Settings(
+            engine="fake", data_dir=folder / "data", job_deadline_seconds=DEADLINE_SECONDS
+        )
+        self.crew = crew
+        self._redis = redis
+        self._store = ArtifactStore(settings.data_dir)
+        self._runner = Runner(settings, crew, Ledger(redis), self._store, lambda: None)
+        film = films.encode(folder / "secret.mp4", metadata={"title": TOKEN.decode()})
+        self.secret = self._store.upload_path(self._submit(film.read_bytes()))
+        self.secret.with_name("secret.txt").write_bytes(TOKEN)
+
+    def run(self, upload: bytes) -> Outcome:
+        """Do a job, and remove it."""
+        job_id = self._submit(upload)
+        began = time.monotonic()
+        self._runner.run(job_id)
+        seconds = time.monotonic() - began
+        end = self._store.ending(job_id)
+        assert end is not None
+        outputs = contents(self._store.upload_path(job_id).parents[1] / "result")
+        self._store.delete(job_id)
+        if isinstance(end, Ended):
+            assert end.error is not None
+            return Outcome(end.error.code, end.error.detail, end.attempt, seconds, outputs)
+        return Outcome("succeeded", "", end.attempt, seconds, outputs)
+
+    def _submit(self, upload: bytes) -> str:
+        ticket = Ticket(
+            id=uuid.uuid4().hex,
+            request=ExplainRequest(model="fake"),
+            created_at=datetime.now(UTC),
+            upload_bytes=len(upload),
+        )
+        with self._store.receiving() as path:
+            path.write_bytes(upload)
+            self._store.accept(ticket, path)
+        self._redis.set(job_key(ticket.id), JobRecord().model_dump_json())
+        return ticket.id
+
+
+def contents(folder: Path) -> bytes:
+    """Return all that a job's files hold, unpacked."""
+    found = []
+    for path in folder.iterdir():
+        found.append(path.read_bytes())
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                found += [archive.read(name) for name in archive.namelist()]
+    return b"\n".join(found)
+
+
+@contextmanager
+def furnished(folder: Path, redis_url: str) -> Iterator[House]:
+    crew = WatchedCrew()
+    with Redis.from_url(redis_url) as redis:
+        try:
+            yield House(folder, redis, crew)
+        finally:
+            crew.close()
+
+
+@pytest.fixture(scope="module")
+def house(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with furnished(tmp_path_factory.mktemp("house"), redis_url) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def corpus(house: House, tmp_path_factory: pytest.TempPathFactory) -> list[Hostile]:
+    return [*make_corpus(tmp_path_factory.mktemp("corpus"), house.secret)]
+
+
+@pytest.fixture(scope="module")
+def engine(house: House) -> int:
+    """Return the engine's process id before any hostile file has come."""
+    return house.crew.engine.pid
+
+
+@pytest.fixture(scope="module")
+def outcomes(house: House, corpus: list[Hostile], engine: int) -> dict[str, Outcome]:
+    return {hostile.name: house.run(hostile.content) for hostile in corpus}
+
+
+def test_the_corpus_is_large_and_no_file_is_in_it_twice(corpus):
+    assert len({hostile.name for hostile in corpus}) == len(corpus) > 200
+    assert len({hostile.content for hostile in corpus}) == len(corpus)
+
+
+def test_every_job_ends_with_the_right_code(corpus, outcomes):
+    expected = {hostile.name: hostile.code for hostile in corpus}
+    assert {name: outcome.code for name, outcome in outcomes.items()} == expected
+
+
+def test_no_job_is_tried_again(outcomes):
+    """So no media process died of a file, though that would be no harm."""
+    assert {outcome.attempt for outcome in outcomes.values()} == {1}
+
+
+def test_every_job_ends_in_time(outcomes):
+    assert max(outcome.seconds for outcome in outcomes.values()) < MOST_SECONDS
+
+
+def test_no_job_takes_much_memory(outcomes, house):
+    assert 0 < house.crew.peak_bytes < MOST_BYTES
+
+
+def test_nothing_of_a_neighbour_is_in_any_output(outcomes):
+    leaks = [name for name, outcome in outcomes.items() if TOKEN in outcome.outputs]
+    assert leaks == []
+
+
+def test_no_answer_tells_a_path_or_a_traceback(outcomes):
+    for outcome in outcomes.values():
+        assert "/" not in outcome.detail
+        assert "Traceback" not in outcome.detail
+
+
+def test_the_worker_is_alive_and_well_afterwards(house, outcomes, engine):
+    assert house.crew.engine.pid == engine
+    outcome = house.run(house.secret.read_bytes())
+    assert (outcome.code, outcome.attempt) == ("succeeded", 1)
+    assert house.crew.engine.alive
+
+
+def test_what_the_service_refuses_at_once_the_worker_would_refuse_too(corpus):
+    refused = [
+        hostile.code for hostile in corpus if not is_video_container(hostile.content[:HEAD_BYTES])
+    ]
+    assert len(refused) > 40
+    assert set(refused) == {CONTAINER}
+
+
+# The dangers are real
+
+
+def test_the_neighbours_token_would_be_seen(house, tmp_path):
+    """A film's own names do not reach its outputs, so a token in them has come from elsewhere."""
+    (tmp_path / "stolen").write_bytes(house.secret.read_bytes())
+    assert TOKEN in contents(tmp_path)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("stolen", TOKEN * 99)
+    (tmp_path / "stolen").write_bytes(packed.getvalue())
+    assert TOKEN in contents(tmp_path)
+
+
+def test_ffmpeg_follows_a_list_to_a_neighbours_film(house, tmp_path):
+    lists = {name: content for name, content, _ in texts(house.secret)}
+    upload = tmp_path / "upload"
+    upload.write_bytes(lists["text-concat-absolute"])
+    with av.open(f"file:{upload}", options={"safe": "0"}) as container:
+        assert len([*container.decode(video=0)]) == 10
+
+
+def test_ffmpeg_follows_an_alias_to_a_neighbours_film(house, tmp_path):
+    maker = Maker(tmp_path)
+    upload = tmp_path / "upload"
+    upload.write_bytes(refer(maker.mp4, b"alis", alias(house.secret, levels=0)))
+    options = {"enable_drefs": "1", "use_absolute_path": "1"}
+    with av.open(f"file:{upload}", options=options) as container:
+        assert len([*container.decode(video=0)]) == 10
