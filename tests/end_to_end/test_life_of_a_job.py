@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.conftest import is_alive
+from tests.house.processes import is_alive
 
 
 def fetch(house, job_id: str, name: str) -> bytes:
@@ -216,7 +216,7 @@ def fleeting(house):
     started = []
 
     def start(*flags: str):
-        started.append(house.worker(*flags))
+        started.append(house.worker(*flags, kept=False))
         return started[-1]
 
     yield start

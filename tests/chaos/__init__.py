@@ -1,0 +1,1 @@
+"""What becomes of jobs when anything dies at any moment."""

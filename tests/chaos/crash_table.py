@@ -1,0 +1,109 @@
+"""The crash table: every window of a job's life in which something may die, and what follows.
+
+    python -m tests.chaos.crash_table [--at-once N] [NAME …]
+
+plays the scenes (all, or those named), N at a time, and prints the table with measured times.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+from tests.chaos.scenes import SCENES, Scene
+from tests.house.house import House, open_house, wait_until
+
+CLEAN_SECONDS = 30.0
+"""How long Redis may still hold something about a job that has ended."""
+
+HEAD = """\
+| what dies, and when | what a client sees | new attempt after | ended after |
+|---|---|---|---|"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a scene has shown.
+
+    Times count from the disaster, or from its end where it lasts.
+
+    Attributes:
+        seen: the states, with the attempt where it is not the first.
+        again_seconds: to the next attempt; None if none was needed.
+        ended_seconds: to the end of the job.
+    """
+
+    window: str
+    seen: tuple[str, ...]
+    again_seconds: float | None
+    ended_seconds: float
+
+    def __str__(self) -> str:
+        again = "–" if self.again_seconds is None else f"{self.again_seconds:.1f} s"
+        seen = " → ".join(self.seen)
+        return f"| {self.window} | {seen} | {again} | {self.ended_seconds:.1f} s |"
+
+
+def play(scene: Scene) -> Row:
+    """Play a scene in a house of its own, and check what it leaves behind.
+
+    Raises:
+        AssertionError: something did not become what it must.
+    """
+    with open_house() as house:
+        watch = scene.play(house)
+        assert watch.job_id is not None
+        require_one_end(house, watch.job_id)
+        require_clean_redis(house)
+    return Row(scene.window, watch.seen, watch.again_seconds, watch.ended_seconds)
+
+
+@contextmanager
+def playing(scenes: Iterable[Scene], at_once: int) -> Iterator[dict[Scene, Future[Row]]]:
+    """Play scenes side by side, and yield their rows to come."""
+    with ThreadPoolExecutor(at_once) as pool:
+        yield {scene: pool.submit(play, scene) for scene in scenes}
+
+
+def require_one_end(house: House, job_id: str) -> None:
+    """Check that the store holds exactly one end of a job, and no attempt at it."""
+    folder = house.data_dir / "jobs" / job_id
+    ends = {path.name for path in (folder / "result").iterdir()} & {"result.json", "ended.json"}
+    assert len(ends) == 1, ends
+    wait_until(lambda: not list(folder.glob("attempts/*")), CLEAN_SECONDS, "attempts to go")
+
+
+def require_clean_redis(house: House) -> None:
+    """Check that Redis soon holds nothing more about jobs, once all have ended."""
+
+    def is_clean() -> bool:
+        with house.redis as redis:
+            kept = redis.scan_iter("rollout:job:*"), redis.scan_iter("rq:job:*")
+            queues = redis.scan_iter("rq:queue:*", _type="list"), redis.scan_iter("rq:wip:*")
+            return not list(chain(*kept, *queues))
+
+    wait_until(is_clean, CLEAN_SECONDS, "Redis to be clean")
+
+
+def main() -> int:
+    """Print the table; return 1 if a scene went wrong."""
+    parser = argparse.ArgumentParser(description="Play disasters and print the crash table.")
+    parser.add_argument("--at-once", type=int, default=2, help="Scenes played side by side.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Scenes; default: all.")
+    options = parser.parse_args()
+    scenes = [scene for scene in SCENES if not options.names or scene.name in options.names]
+    wrong = 0
+    print(HEAD, flush=True)
+    with playing(scenes, options.at_once) as rows:
+        for scene, row in rows.items():
+            error = row.exception()
+            wrong += error is not None
+            print(f"| {scene.window} | WRONG: {error} | | |" if error else row.result(), flush=True)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

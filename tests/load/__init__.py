@@ -1,0 +1,1 @@
+"""How the service bears many clients at once."""

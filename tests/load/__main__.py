@@ -1,0 +1,197 @@
+"""Many clients at once: what they wait, and what the service holds at the start and at the end.
+
+    python -m tests.load [--clients N] [--minutes N] [--workers N]
+
+starts a service with workers of the fake engine, lets Locust play the clients, and prints what it
+measured as Markdown. Ends with status 1 if a call failed, memory grew or a file stayed open.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.house.house import House, open_house, wait_until
+from tests.house.processes import Process, open_files
+from tests.load.film import make_film
+from tests.load.gauge import Gauge
+
+CLIENTS_PER_SECOND = 25
+"""How fast the clients come."""
+
+WARM_UP_SHARE, PART_SHARE = 0.2, 0.1
+"""Memory is compared between a tenth of the run, after its first fifth, and its last tenth."""
+
+MAX_GROWTH = 0.05
+UNDER_WAY = ("queued", "running")
+CANCEL_SECONDS = 120.0
+LEAVE_SECONDS = 10.0
+"""How long files may stay open after the clients have gone: connections are kept a while."""
+
+Memory = tuple[float, float]
+"""Bytes after the warm-up and at the end."""
+
+Files = tuple[int, int]
+"""Open before the clients came, and after they had gone."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was measured.
+
+    Attributes:
+        calls: by what the client wanted: `count`, `failures` and `milliseconds` by percentile.
+        jobs: state → how many ended so.
+        connections: to Valkey, of all processes together. They are pooled: more of them stay open
+            after many clients, but no more than the API has threads.
+    """
+
+    clients: int
+    seconds: float
+    calls: dict[str, dict[str, Any]]
+    failures: list[str]
+    jobs: dict[str, int]
+    memory: dict[str, Memory]
+    files: dict[str, Files]
+    connections: Files
+
+    @property
+    def is_borne(self) -> bool:
+        """Whether no call failed, every job succeeded, and nothing grew or stayed open."""
+        grown = (end / start - 1 for start, end in self.memory.values())
+        succeeded = set(self.jobs) == {"succeeded"}
+        return not (self.failures or self.files_kept) and succeeded and max(grown) < MAX_GROWTH
+
+    @property
+    def files_kept(self) -> int:
+        """How many more files are open than before, connections to Valkey left out."""
+        before, after = (sum(column) for column in zip(*self.files.values(), strict=True))
+        return int((after - self.connections[1]) - (before - self.connections[0]))
+
+    def __str__(self) -> str:
+        """Return two tables and a sum, as Markdown."""
+        return "\n".join([*self._call_table(), "", *self._process_table(), "", *self._sum()])
+
+    def _call_table(self) -> Iterator[str]:
+        yield "| call | count | failed | p50 | p95 | p99 |"
+        yield "|---|---|---|---|---|---|"
+        for name, call in sorted(self.calls.items()):
+            times = " | ".join(f"{ms:.0f} ms" for ms in call["milliseconds"].values())
+            yield f"| {name} | {call['count']} | {call['failures']} | {times} |"
+
+    def _process_table(self) -> Iterator[str]:
+        yield "| process | memory after warm-up | at the end | grown by | files before | after |"
+        yield "|---|---|---|---|---|---|"
+        for name, (start, end) in self.memory.items():
+            before, after = self.files[name]
+            sizes = f"{start / 2**20:.1f} MiB | {end / 2**20:.1f} MiB | {end / start - 1:+.1%}"
+            yield f"| {name} | {sizes} | {before} | {after} |"
+
+    def _sum(self) -> Iterator[str]:
+        ended = sum(self.jobs.values())
+        states = ", ".join(f"{count} {state}" for state, count in self.jobs.items())
+        rate = f"{ended / self.seconds:.2f} jobs/s"
+        yield f"{self.clients} clients for {self.seconds:.0f} s: {states}; {rate}."
+        before, after = self.connections
+        yield f"Connections to Valkey: {before} before, {after} after."
+        yield f"Files kept beside these: {self.files_kept}."
+        yield from self.failures
+
+
+def measure(*, clients: int, seconds: float, workers: int) -> Load:
+    """Let so many clients work for so long."""
+    with open_house() as house, TemporaryDirectory() as folder:
+        parts = _furnish(house, workers)
+        gauge = Gauge(parts)
+        files, connections = _open_files(parts), _connections(house)
+        began = time.monotonic()
+        with gauge.watching():
+            measured = _run_locust(house, Path(folder), clients, seconds)
+        ended = time.monotonic()
+        _cancel_all(house)
+        time.sleep(LEAVE_SECONDS)
+        left = _open_files(parts)
+        return Load(
+            clients=clients,
+            memory={name: _memory(gauge, name, began, ended) for name in parts},
+            files={name: (files[name], left[name]) for name in parts},
+            connections=(connections, _connections(house)),
+            **measured,
+        )
+
+
+def _memory(gauge: Gauge, name: str, began: float, ended: float) -> Memory:
+    """Return what a process held after the warm-up and at the end of a run."""
+    warm = began + WARM_UP_SHARE * (ended - began)
+    part = PART_SHARE * (ended - began)
+    return (
+        gauge.resident_bytes(name, since=warm, until=warm + part),
+        gauge.resident_bytes(name, since=ended - part, until=ended),
+    )
+
+
+def _furnish(house: House, workers: int) -> dict[str, Process]:
+    """Start an API and workers, bring each to its first job, and return them by name."""
+    parts = {"API": house.api()}
+    for number in range(1, workers + 1):
+        parts[f"supervisor {number}"] = house.worker(model="fake")
+    house.await_models("fake")
+    return parts
+
+
+def _run_locust(house: House, folder: Path, clients: int, seconds: float) -> dict[str, Any]:
+    report = folder / "report.json"
+    command = [sys.executable, "-m", "locust", "--headless", "--only-summary"]
+    command += ["--locustfile", "tests/load/clients.py", "--host", str(house.client.base_url)]
+    command += ["--users", str(clients), "--spawn-rate", str(CLIENTS_PER_SECOND)]
+    command += ["--run-time", f"{seconds:.0f}s", "--exit-code-on-error", "0"]
+    command += ["--film", str(make_film(folder / "film.mp4")), "--report", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not report.exists():
+        raise RuntimeError(done.stderr)
+    measured: dict[str, Any] = json.loads(report.read_text())
+    return measured
+
+
+def _cancel_all(house: House) -> None:
+    """Cancel what the clients have left behind, and wait until the workers are idle."""
+
+    def none_left() -> bool:
+        pages = (house.client.get("/v1/jobs", params={"state": state}) for state in UNDER_WAY)
+        left = [job["id"] for page in pages for job in page.json()["jobs"]]
+        for job_id in left:
+            house.client.post(f"/v1/jobs/{job_id}/cancel")
+        return not left
+
+    wait_until(none_left, CANCEL_SECONDS, "all jobs to be canceled")
+
+
+def _open_files(parts: dict[str, Process]) -> dict[str, int]:
+    return {name: open_files(process.pid) for name, process in parts.items()}
+
+
+def _connections(house: House) -> int:
+    with house.redis as redis:
+        return len(redis.client_list()) - 1
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="scripts/load", description="Many clients at once.")
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    load = measure(clients=options.clients, seconds=60 * options.minutes, workers=options.workers)
+    print(load)
+    return 0 if load.is_borne else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
