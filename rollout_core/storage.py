@@ -91,12 +91,18 @@ class ArtifactStore:
             AttemptLost: the job has been deleted.
         """
         folder = self._attempt(job_id, attempt)
-        self.end_attempts(job_id)
+        for number in self._attempts(job_id):
+            if number <= attempt:  # one that begins late leaves those that have overtaken it alone
+                self._bury(self._attempt(job_id, number))
         try:
             folder.mkdir()
         except FileNotFoundError as error:
             raise AttemptLost("the job has been deleted") from error
         return folder
+
+    def latest_attempt(self, job_id: str) -> int:
+        """Return the number of the latest attempt that has left something, or 0."""
+        return max(self._attempts(job_id), default=0)
 
     def end_attempts(self, job_id: str) -> None:
         """Take away what every attempt has left; one that still runs cannot publish."""
@@ -112,7 +118,7 @@ class ArtifactStore:
         folder = self._attempt(job_id, attempt)
         try:
             _write(folder / RESULT_NAME, result.model_dump_json(indent=2))
-            _sync(*folder.iterdir(), folder)
+            settle(folder)
         except FileNotFoundError as error:
             raise AttemptLost(f"attempt {attempt} no longer has the job") from error
         self._end(job_id, folder)
@@ -155,7 +161,8 @@ class ArtifactStore:
     def artifact_path(self, job_id: str, name: str) -> Path | None:
         """Return the path of a published file, or None if there is none of that name."""
         path = self._job(job_id) / "result" / name
-        return path if path.parent.name == "result" and path.is_file() else None
+        is_ours = path.parent.name == "result" and not path.is_symlink()
+        return path if is_ours and path.is_file() else None
 
     def delete(self, job_id: str) -> bool:
         """Remove every byte kept for a job; say whether there was one."""
@@ -166,14 +173,18 @@ class ArtifactStore:
         return (self._job(job_id) / "expired").exists()
 
     def expire(self, job_id: str) -> None:
-        """Remove a job's files for their age; its ticket and how it ended stay."""
+        """Remove a job's files for their age; its ticket and how it ended stay.
+
+        The upload goes last: while it is there, this is not done.
+        """
         folder = self._job(job_id)
-        (folder / "expired").touch()
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            (folder / "expired").touch()
         self.end_attempts(job_id)
-        shutil.rmtree(folder / "upload", ignore_errors=True)
         for path in (folder / "result").glob("*"):
             if path.name not in (RESULT_NAME, ENDED_NAME):
                 path.unlink(missing_ok=True)
+        shutil.rmtree(folder / "upload", ignore_errors=True)
 
     def jobs(self) -> Iterator[tuple[str, int]]:
         """Yield the id of every job, and a number that changes with what lies in its folder."""
@@ -205,6 +216,10 @@ class ArtifactStore:
 
     def _attempt(self, job_id: str, attempt: int) -> Path:
         return self._job(job_id) / "attempts" / str(attempt)
+
+    def _attempts(self, job_id: str) -> list[int]:
+        folders = (self._job(job_id) / "attempts").glob("*")
+        return [int(folder.name) for folder in folders if folder.name.isdecimal()]
 
     def _end(self, job_id: str, folder: Path) -> None:
         """Make a folder the job's end, unless it has one."""
@@ -242,6 +257,11 @@ class ArtifactStore:
         return True
 
 
+def settle(folder: Path) -> None:
+    """Have the disk take the files of a folder: a busy one needs longer for that than a lease."""
+    _sync(*folder.iterdir(), folder)
+
+
 def unavailable(error: OSError, detail: str) -> StoreUnavailable:
     """Return what the project calls a failure of the store's disk."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -249,10 +269,17 @@ def unavailable(error: OSError, detail: str) -> StoreUnavailable:
 
 
 def describe(path: Path) -> Artifact:
-    """Return a file's name, size and digest."""
+    """Return a file's name, size and digest.
+
+    Raises:
+        OSError: it is a link, or no plain file: nobody waits for a pipe.
+    """
+    status = path.lstat()
+    if not S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a plain file", path.name)
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    return Artifact(name=path.name, bytes=path.stat().st_size, sha256=digest)
+    return Artifact(name=path.name, bytes=status.st_size, sha256=digest)
 
 
 def _written_at(*paths: Path) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -123,6 +124,23 @@ class GuardedProtocol(H11Protocol):
         for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
         self.transport.close()
+
+
+class Unambiguous:
+    """Refuses a body of two lengths: who passes it on to us may go by the other (RFC 9112, 6.1)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        app = self._app
+        names = {name for name, _ in scope.get("headers", ())}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            detail = "a request has a Content-Length or a Transfer-Encoding, not both"
+            close = {"Connection": "close"}
+            app = ProblemResponse(400, "bad_request", "Bad Request", detail, headers=close)
+        await app(scope, receive, send)
 
 
 class _Timer:

@@ -50,10 +50,14 @@ class Delivery:
         return {*queue.get_job_ids(), *queue.started_job_registry.get_job_ids(cleanup=False)}
 
     def repeat(self, job_id: str, model: str) -> None:
-        """Queue a job again that nobody holds."""
-        self._queue(model).intermediate_queue.remove(job_id)
+        """Queue a job again that nobody holds, unless another service has just done so."""
+        if self.position(job_id, model) is not None:
+            return
+        taken = self._queue(model).intermediate_queue
+        taken.remove(job_id)
         with self._redis.pipeline() as pipe:
             self.add(job_id, model, pipe)
+            pipe.delete(taken.get_first_seen_key(job_id))  # of the next time, RQ would think it old
             pipe.execute()
 
     def waiting(self, model: str) -> int:

@@ -68,10 +68,17 @@ class Fleet:
         return max(1, math.ceil(jobs * UNMEASURED_SECONDS_PER_JOB))
 
     def forget_stale(self) -> None:
-        """Remove the announcements that no longer make a model known."""
+        """Remove the announcements that no longer make a model known.
+
+        Of dead workers the latest does. Others are left by a worker that is restarted time and
+        again, thousands a day, and each would be read whenever a job is looked up.
+        """
+        latest = {item.model.name: item for item in self._heard_within(KNOWN_SECONDS)}
         for name, text in self._texts().items():
-            announcement = _parse(text)
-            if announcement is None or self._age_seconds(announcement) > KNOWN_SECONDS:
+            item = _parse(text)
+            if item is None or (
+                self._age_seconds(item) > LIVE_SECONDS and item != latest.get(item.model.name)
+            ):
                 self._redis.hdel(WORKERS_KEY, name)
 
     def _heard_within(self, seconds: float) -> list[Announcement]:

@@ -160,7 +160,7 @@ class JobQueue:
         if job.ended_at is not None:
             raise JobEnded(f"the job is {job.state} already")
         record = self._register.request_cancel(job_id)
-        if not record.is_alive(self._clock()):
+        if not self._register.is_alive(record):
             self._end_canceled(job_id, job.model, record)
         return self.get(job_id, owner=owner)
 
@@ -174,7 +174,7 @@ class JobQueue:
 
     def expire(self, job_id: str) -> None:
         """Remove the files of an old job, unless it has not ended."""
-        if self._store.has_ended(job_id) and not self._store.has_expired(job_id):
+        if self._store.has_ended(job_id) and self._store.upload_path(job_id).parent.exists():
             self._store.expire(job_id)
 
     def forget(self, job_id: str) -> None:
@@ -242,7 +242,7 @@ class JobQueue:
 
     def _under_way(self, ticket: Ticket, record: JobRecord) -> Job:
         """Return a job that has not ended."""
-        if record.is_alive(self._clock()):
+        if self._register.is_alive(record):
             return _describe(
                 ticket,
                 state="running",

@@ -6,13 +6,10 @@ what it should have forgotten it is made to forget.
 """
 
 import logging
-from collections.abc import Callable
-from datetime import datetime
 
 from rollout_core.contract import Ticket
 from rollout_core.storage import ArtifactStore
 from service.census import Census
-from service.clock import utc_now
 from service.register import Register
 
 RECONCILE_SECONDS = 5.0
@@ -23,18 +20,10 @@ logger = logging.getLogger(__name__)
 class Reconciler:
     """Looks at all jobs, time and again."""
 
-    def __init__(
-        self,
-        store: ArtifactStore,
-        census: Census,
-        register: Register,
-        *,
-        clock: Callable[[], datetime] = utc_now,
-    ) -> None:
+    def __init__(self, store: ArtifactStore, census: Census, register: Register) -> None:
         self._store = store
         self._census = census
         self._register = register
-        self._clock = clock
         self._astray: set[str] = set()
 
     def reconcile(self) -> None:
@@ -57,13 +46,21 @@ class Reconciler:
     def _queue_again(self) -> None:
         """Queue open jobs that Redis does not know, or that nobody has had since the last time."""
         open_jobs = self._census.open
-        entered = {id for id, ticket in open_jobs.items() if self._register.enter(ticket)}
+        entered = {id for id, ticket in open_jobs.items() if self._enter(ticket)}
         astray = self._find_astray(open_jobs)
         for job_id in astray & self._astray:
             self._register.delivery.repeat(job_id, open_jobs[job_id].model)
         for job_id in entered | astray & self._astray:
             logger.warning("Job %s was lost by Redis or a worker, and is queued again", job_id)
         self._astray = astray - self._astray
+
+    def _enter(self, ticket: Ticket) -> bool:
+        """Queue a job unless Redis knows it.
+
+        An attempt that Redis has forgotten may still run: the next must not have its number.
+        """
+        is_open = self._store.is_open(ticket.id)
+        return is_open and self._register.enter(ticket, self._store.latest_attempt(ticket.id))
 
     def _find_astray(self, open_jobs: dict[str, Ticket]) -> set[str]:
         """Return the jobs that wait in no queue, and that no worker was seen to begin."""
@@ -74,7 +71,7 @@ class Reconciler:
     def _waits(self, job_id: str) -> bool:
         """Whether a job has not ended, and no attempt lives."""
         record = self._register.record(job_id)
-        alive = record is not None and record.is_alive(self._clock())
+        alive = record is not None and self._register.is_alive(record)
         return self._store.is_open(job_id) and not alive
 
     def _close_others(self) -> None:

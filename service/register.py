@@ -1,6 +1,7 @@
 """What Redis knows of a job: its place in the list and, until it has ended, record and delivery."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TypeVar, cast
 
 from redis import Redis
@@ -24,8 +25,12 @@ class Register:
         self.delivery = Delivery(redis)
         self.open = OpenJobs(redis)
 
-    def enter(self, ticket: Ticket) -> bool:
-        """Queue a job, all at once, unless it is known; return whether it was not."""
+    def enter(self, ticket: Ticket, attempt: int = 0) -> bool:
+        """Queue a job, all at once, unless it is known; return whether it was not.
+
+        Args:
+            attempt: the latest that was begun before Redis forgot the job.
+        """
         key = job_key(ticket.id)
 
         def step(pipe: Pipeline) -> bool:
@@ -33,7 +38,7 @@ class Register:
                 return False
             pipe.multi()
             self.delivery.add(ticket.id, ticket.model, pipe)
-            pipe.set(key, JobRecord().model_dump_json())
+            pipe.set(key, JobRecord(attempt=attempt).model_dump_json())
             self.list.add(ticket, pipe)
             self.open.add(ticket, pipe)
             return True
@@ -50,6 +55,12 @@ class Register:
         """Return the record of a job that is under way."""
         text = self._redis.get(job_key(job_id))
         return None if text is None else _parse(text)
+
+    def is_alive(self, record: JobRecord) -> bool:
+        """Whether an attempt runs the job now, by the clock that its lease was written by."""
+        seconds, microseconds = self._redis.time()
+        moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+        return record.is_alive(moment)
 
     def request_cancel(self, job_id: str) -> JobRecord:
         """Ask whoever has the job, or takes it next, to cancel it; return its record."""

@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app import create_app
-from service.connections import GuardedProtocol, allow_connections
+from service.connections import GuardedProtocol, Unambiguous, allow_connections
 from service.problems import RETRY_AFTER_SECONDS, ProblemResponse
 from service.settings import Settings
 
@@ -23,7 +23,7 @@ def serve(settings: Settings) -> None:
 def make_server(settings: Settings) -> uvicorn.Server:
     """Return the server, which does nothing before it runs."""
     config = uvicorn.Config(
-        _Farewell(create_app(settings)),
+        _Farewell(Unambiguous(create_app(settings))),
         host=settings.host,
         port=settings.port,
         http=GuardedProtocol,

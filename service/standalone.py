@@ -77,7 +77,7 @@ def private_valkey(folder: Path) -> Iterator[str]:
     Raises:
         StandaloneError: another service uses the folder, or the server does not start.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder / "lock"), _plain_name(folder) as name:
         url = f"unix://{name}/valkey.sock"
         _end_orphan(url)

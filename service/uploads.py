@@ -183,17 +183,22 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-def announced_bytes(request: Request) -> int:
-    """Return how large the body says it is, 0 if it does not."""
-    announced = request.headers.get("content-length", "0")
-    return int(announced) if announced.isdecimal() else 0
+def announced_bytes(request: Request, max_bytes: int) -> int:
+    """Return how large the body says it is, 0 if it does not.
+
+    Raises:
+        UploadTooLarge: it says that it is too large.
+    """
+    header = request.headers.get("content-length", "0")
+    announced = int(header) if header.isdecimal() else 0
+    if announced > max_bytes:
+        raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are taken")
+    return announced
 
 
 async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; stop where it is too slow or, by its own word, too large."""
-    announced = announced_bytes(request)
-    if announced > max_bytes:
-        raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are taken")
+    announced_bytes(request, max_bytes)
     received = 0
     async for chunk in _paced(request.stream(), idle_seconds):
         received += len(chunk)

@@ -26,11 +26,20 @@ LEDGER_TIMEOUT_SECONDS = 2.0
 log = logging.getLogger("worker")
 
 
+class LineFormatter(logging.Formatter):
+    """Keeps a message on its line, and tame: some repeat what a video or its process has said."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Format a message, with escapes for all that a terminal would not just print."""
+        message = super().formatMessage(record)
+        return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
+
+
 def main() -> None:
     """Serve jobs until told to stop."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:])
     except ValidationError as error:

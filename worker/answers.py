@@ -8,6 +8,8 @@ from math import prod
 
 import numpy as np
 
+from rollout_core import sampling
+from rollout_core.contract import ExplainRequest
 from rollout_core.run import Run
 from rollout_core.specs import ModelSpec
 from worker.messages import Opened
@@ -17,10 +19,20 @@ Described = tuple[str, tuple[int, ...]]
 """Type and shape of an array."""
 
 
-def is_plan(arrays: Arrays, opened: Opened, spec: ModelSpec) -> bool:
-    """Whether this is a plan: media processes can be led astray by what they read."""
-    is_span = opened.start_seconds < opened.end_seconds
-    return is_span and _are(arrays, times_seconds=("float64", (opened.clips, spec.frames)))
+def is_plan(
+    arrays: Arrays, opened: Opened, request: ExplainRequest, spec: ModelSpec, *, max_seconds: float
+) -> bool:
+    """Whether this can be the plan of the request: media can be led astray by what it reads.
+
+    How long the video is, nobody else knows; how many clips it may have, follows from that. They
+    decide what a job costs, and how much the supervisor keeps of it.
+    """
+    start, end = request.start_seconds or 0.0, opened.end_seconds
+    if not start == opened.start_seconds < end <= max_seconds:
+        return False
+    most = len(sampling.plan(end, request, spec).times_seconds)
+    times: Described = "float64", (opened.clips, spec.frames)
+    return opened.clips <= most and _are(arrays, times_seconds=times)
 
 
 def is_clip(arrays: Arrays, spec: ModelSpec) -> bool:

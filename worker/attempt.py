@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import partial
 from math import prod
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +20,10 @@ from rollout_core.archive import Archive
 from rollout_core.contract import ARCHIVE_NAME, ExplainResult, Faithfulness, Fill
 from rollout_core.predictions import target_to_follow
 from rollout_core.requests import check_request, explained_class
-from rollout_core.results import Findings, describe_result
+from rollout_core.results import Findings, artifact_names, describe_result
 from rollout_core.run import Run
 from rollout_core.specs import ModelSpec
+from rollout_core.storage import settle
 from worker.answers import is_clip, is_curve, is_explanation, is_plan
 from worker.assignment import Assignment
 from worker.children import TICK_SECONDS, Child, ChildFailure, Media, next_message
@@ -86,6 +88,7 @@ class Attempt:
             self._render(media, found, measured)
         finally:
             media.kill()
+        self._tidy()
         self._save(found)
         self._pulse.advance("publish", 0, 1)
         self._timings["total"] = self._pulse.seconds
@@ -120,7 +123,8 @@ class Attempt:
         media.expect(MEDIA_START_SECONDS)
         next_message(media, Working, self._pulse)
         opened, arrays = self._hear(media, Opened)
-        if not is_plan(arrays, opened, spec):
+        longest = media.options.max_video_seconds
+        if not is_plan(arrays, opened, request, spec, max_seconds=longest):
             raise media.lost("sent a plan that is none")
         self._timings["decode"] += opened.seconds
         run = Run.resolve(
@@ -214,9 +218,14 @@ class Attempt:
         self._crew.engine.expect_work(clips, self._job.engine_timeout_seconds)
 
     def _hear(self, media: Media, kind: type[M], others: Iterable[Child] = ()) -> tuple[M, Arrays]:
-        """Wait for media's next message; it must show life all the while."""
+        """Wait for media's next message; it must show life, and measure, all the while."""
+
+        def pulse() -> None:
+            self._pulse()
+            media.require_modest(self._job.folder)
+
         media.expect(self._job.media_timeout_seconds)
-        return next_message(media, kind, self._pulse, others)
+        return next_message(media, kind, pulse, others)
 
     def _render(self, media: Media, found: Archive, measured: Faithfulness | None) -> None:
         """Have the pictures drawn into the attempt's folder."""
@@ -234,10 +243,22 @@ class Attempt:
             self._pulse.advance("render", rendered.done, rendered.total)
             self._timings["render"], finished = rendered.seconds, rendered.finished
 
+    def _tidy(self) -> None:
+        """Remove what media has left beside the pictures that were asked for; links are none."""
+        pictures = {*artifact_names(self._job.request)} - {ARCHIVE_NAME}
+        for path in self._job.folder.iterdir():
+            if path.name not in pictures or not S_ISREG(path.lstat().st_mode):
+                path.unlink()
+
     def _save(self, found: Archive) -> None:
         """Write the archive: to compress many queries of many clips takes longer than a lease."""
+
+        def save() -> None:
+            archive.save(self._job.folder / ARCHIVE_NAME, found)
+            settle(self._job.folder)
+
         with ThreadPoolExecutor(1) as writer:
-            saving = writer.submit(archive.save, self._job.folder / ARCHIVE_NAME, found)
+            saving = writer.submit(save)
             while not saving.done():
                 self._pulse()
                 wait([saving], TICK_SECONDS)

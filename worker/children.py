@@ -5,14 +5,18 @@ and dies with the supervisor. However it fails, the supervisor gets one exceptio
 """
 
 import logging
+import os
 import socket
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from pathlib import Path
+from stat import S_ISREG
+from threading import Timer
+from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
 
@@ -35,13 +39,16 @@ TICK_SECONDS = 0.25
 """How often a wait for children looks at the clock."""
 
 STALL_SECONDS = 4
-"""A child that stops in the middle of a message for so long is taken for hung.
+"""A child that takes longer over one message, however steadily, is taken for hung.
 
 Less than a lease: nothing can beat meanwhile.
 """
 
 EXIT_SECONDS = 2.0
 """How long a child may take to leave after its socket was closed."""
+
+GONE_SECONDS = 1.0
+"""How long after its socket a child may be gone; with a stall before, still less than a lease."""
 
 CLIP_ALLOWANCE = 20
 """A clip may take so many times what it took at the warm-up.
@@ -63,6 +70,19 @@ MEDIA_ENVIRONMENT = {
 log = logging.getLogger(__name__)
 
 
+MAX_OUTPUT_BYTES = 1 << 16
+"""What is read of a child's output; a pipe holds as much."""
+
+MAX_OUTPUT_LINES = 50
+"""What is logged of it: the last."""
+
+MAX_MEDIA_FILES = 64
+"""Media may have so many files at a time."""
+
+BLOCK_BYTES = 512
+"""Unit of `st_blocks`."""
+
+
 class ChildLost(Exception):
     """A child died, hung or spoke nonsense; it has been killed."""
 
@@ -77,6 +97,8 @@ class ChildFailure(Exception):
 
 class Child:
     """One child process and the supervisor's end of its socket."""
+
+    max_message_bytes: ClassVar[int] = wire.MAX_MESSAGE_BYTES
 
     def __init__(
         self,
@@ -103,7 +125,6 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 env=environment,
             )
-        _bound_stalls(ours)
         self.name = name
         self.connection = Connection(ours.detach())
         self._due: float | None = None
@@ -140,7 +161,8 @@ class Child:
             ChildLost: it does not read, or is no more.
         """
         try:
-            wire.send(self.connection, message, **arrays)
+            with self._in_time():
+                wire.send(self.connection, message, **arrays)
         except OSError as error:
             raise self.lost() from error
 
@@ -151,7 +173,8 @@ class Child:
             ChildLost: it is no more, stopped in the middle, or sent something else.
         """
         try:
-            received = wire.receive(self.connection)
+            with self._in_time():
+                received = wire.receive(self.connection, max_bytes=self.max_message_bytes)
         except WireError as error:
             raise self.lost(str(error)) from error
         except (EOFError, OSError) as error:
@@ -192,18 +215,34 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Cut the line if one message takes too long: `pulse` must go on.
+
+        A limit on each read would not do: a byte now and then would never reach it.
+        """
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as line:
+            cut = Timer(STALL_SECONDS, line.shutdown, [socket.SHUT_RDWR])
+            cut.start()
+            try:
+                yield
+            finally:
+                cut.cancel()
+                cut.join()
+
     def _log_output(self) -> None:
-        """Log what the child wrote, if it wrote to us; no more than a pipe holds."""
+        """Log what the child wrote, if it wrote to us, without waiting for more."""
         if self._process.stdout and not self._process.stdout.closed:
             with self._process.stdout as pipe:
-                output = pipe.read().decode(errors="replace").strip()
-            if output:
-                log.warning("%s wrote: %s", self.name, output)
+                os.set_blocking(pipe.fileno(), False)  # a child of the child may still hold it
+                output = (pipe.read(MAX_OUTPUT_BYTES) or b"").decode(errors="replace").strip()
+            for line in output.splitlines()[-MAX_OUTPUT_LINES:]:
+                log.warning("%s wrote: %s", self.name, line)
 
     def _last_words(self) -> str:
         try:
             # The socket closes a moment before the process is gone.
-            status = self._process.wait(EXIT_SECONDS)
+            status = self._process.wait(GONE_SECONDS)
         except subprocess.TimeoutExpired:
             return "stopped in the middle of a message"
         return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
@@ -245,12 +284,24 @@ class Engine(Child):
 
 
 class Media(Child):
-    """The child that decodes and renders one job's video."""
+    """The child that decodes and renders one job's video, and may have fallen to it."""
+
+    max_message_bytes = 1 << 28
 
     def __init__(self, options: MediaOptions) -> None:
+        self.options = options
         super().__init__(
             "the media process", "media", options, MEDIA_ENVIRONMENT, output=subprocess.PIPE
         )
+
+    def require_modest(self, folder: Path) -> None:
+        """Raise `ChildLost` if it has too many files, or more in them than one may hold.
+
+        The kernel bounds each file. Those that it has removed but not closed count, too.
+        """
+        sizes = [*_sizes_of(folder), *_sizes_of(Path(f"/proc/{self.pid}/fd"), removed=True)]
+        if len(sizes) > MAX_MEDIA_FILES or sum(sizes) > self.options.file_bytes:
+            raise self.lost("filled its folder")
 
 
 def next_message(
@@ -282,8 +333,11 @@ def next_message(
             other.require_alive()
 
 
-def _bound_stalls(ours: socket.socket) -> None:
-    """Let the kernel end reads and writes that make no progress; `pulse` must go on."""
-    limit = struct.pack("ll", STALL_SECONDS, 0)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+def _sizes_of(folder: Path, *, removed: bool = False) -> Iterator[int]:
+    """Yield how much each file takes; of descriptors, each file that no folder has any more."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # it has just gone
+                status = path.stat(follow_symlinks=removed)
+                if not removed or (S_ISREG(status.st_mode) and status.st_nlink == 0):
+                    yield max(status.st_size, BLOCK_BYTES * status.st_blocks)

@@ -52,7 +52,8 @@ def limit(options: MediaOptions) -> None:
 def confine(upload: Path, folder: Path) -> Confinement:
     """Let this process read its upload's folder and write its attempt's; return what is in force.
 
-    Of other files it can read what the interpreter and its libraries need, and write none.
+    Of other files it can read what the interpreter and its libraries need, and write none. Folders
+    it cannot make, for a deep tree of them is hard to remove.
 
     Raises:
         NotConfined: it has more threads than this one, which Landlock would not hold.
@@ -76,13 +77,12 @@ def _restrict_files(upload: Path, folder: Path) -> int | None:
         return None
     read_file = FSAccess.READ_FILE
     read = read_file | FSAccess.READ_DIR
-    write = FSAccess.WRITE_FILE | FSAccess.MAKE_REG | FSAccess.MAKE_DIR
-    remove = FSAccess.REMOVE_FILE | FSAccess.REMOVE_DIR
+    write = FSAccess.WRITE_FILE | FSAccess.MAKE_REG | FSAccess.REMOVE_FILE
     files = Ruleset()
     for path in _readable():
         files.allow(path, rules=read if path.is_dir() else read_file)
     files.allow(upload.parent, rules=read)
-    files.allow(folder, rules=read | write | remove | FSAccess.TRUNCATE & FSAccess.all())
+    files.allow(folder, rules=read | write | FSAccess.TRUNCATE & FSAccess.all())
     files.apply()
     return int(abi)
 

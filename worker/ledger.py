@@ -1,8 +1,9 @@
 """Jobs' records and workers' announcements, as they stand in Redis.
 
-Every change of a record is a step of `JobRecord` in an optimistic transaction. Steps that must
-not be lost wait for Redis to come back; a beat does not, for there will be another. How a job
-ends is not written here, but in the store.
+Every change of a record is a step of `JobRecord` in an optimistic transaction, at a moment that
+Redis tells: the clocks of workers' hosts may differ by more than a lease. Steps that must not be
+lost wait for Redis to come back; a beat does not, for there will be another. How a job ends is
+not written here, but in the store.
 """
 
 import logging
@@ -119,7 +120,7 @@ class Ledger:
             text = cast("bytes | None", pipeline.get(key))
             if text is None:
                 raise AttemptLost("the job has ended, or is gone")
-            record = step(JobRecord.model_validate_json(text), datetime.now(UTC))
+            record = step(JobRecord.model_validate_json(text), _now(pipeline))
             pipeline.multi()
             pipeline.set(key, record.model_dump_json(), keepttl=True)
             return record
@@ -138,3 +139,8 @@ class Ledger:
                 log.warning("Redis cannot be used: %s", error)
                 self._require_stay()
                 time.sleep(RETRY_SECONDS)
+
+
+def _now(redis: Redis) -> datetime:
+    seconds, microseconds = redis.time()
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)

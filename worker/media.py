@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rollout_core import sampling, video
 from rollout_core.colormap import check_colormap
 from rollout_core.contract import FAITHFULNESS_NAME, Faithfulness
-from rollout_core.errors import RolloutError, StoreUnavailable, VideoTooLarge
+from rollout_core.errors import RolloutError, VideoTooLarge
 from rollout_core.render import render
 from rollout_core.sampling import Plan
+from rollout_core.storage import unavailable
 from rollout_core.video import Crop, Limits, VideoInfo
 from worker import wire
 from worker.confine import NotConfined, confine, limit
@@ -159,16 +159,16 @@ class _Job:
         except FileNotFoundError:
             raise  # The attempt's folder was taken away: it has lost the job.
         except OSError as error:
-            raise StoreUnavailable(f"the pictures cannot be stored: {error.strerror}") from error
+            detail = f"the pictures cannot be stored: {error.strerror}"
+            raise unavailable(error, detail) from error
         wire.send(self._connection, rendered(1, 1, finished=True))
 
     def _plot(self, faithfulness: Faithfulness) -> None:
-        """Draw the curves; whatever matplotlib wants to keep goes with the attempt's folder."""
-        with TemporaryDirectory(dir=self._folder) as own:
-            os.environ["MPLCONFIGDIR"] = own
-            from rollout_core.plot import plot_faithfulness  # slow to load, and seldom wanted
+        """Draw the curves. What matplotlib keeps beside them, the supervisor removes."""
+        os.environ["MPLCONFIGDIR"] = str(self._folder)
+        from rollout_core.plot import plot_faithfulness  # slow to load, and seldom wanted
 
-            plot_faithfulness(faithfulness, self._folder / FAITHFULNESS_NAME)
+        plot_faithfulness(faithfulness, self._folder / FAITHFULNESS_NAME)
 
 
 def _timed(clips: Iterator[video.Clip]) -> Iterator[tuple[video.Clip, float]]:

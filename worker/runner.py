@@ -4,8 +4,8 @@
                   ▲         │
                   ╰─────────╯ a child was lost, something of ours broke, or another has the job
 
-However an attempt ends, its folder is gone or published, and the next finds a whole crew. A
-delivery ends only with its job: while another worker's attempt lives, this one waits for it.
+However an attempt ends, its folder is gone or published, and the next finds a whole crew. While
+another worker's attempt lives, a delivery waits for it; not for ever, for that has its own.
 """
 
 import logging
@@ -23,7 +23,7 @@ from rollout_core.errors import (
     RolloutError,
     WorkerCrashed,
 )
-from rollout_core.lifecycle import Ended, JobRecord
+from rollout_core.lifecycle import LEASE_SECONDS, Ended, JobRecord
 from rollout_core.storage import ArtifactStore, unavailable
 from worker.assignment import Assignment
 from worker.attempt import Attempt
@@ -41,6 +41,9 @@ REMEMBERED_ATTEMPTS = 20
 
 WAIT_SECONDS = 0.5
 """How often to ask whether another worker's attempt still lives."""
+
+HELD_SECONDS = 2 * LEASE_SECONDS
+"""An attempt that still beats after so long is well, and who waits for it could serve others."""
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Runner:
         """Bring a job to its end, or see it come to its end; return at once if it is gone.
 
         Raises:
+            JobHeld: another worker has it, and will bring it to its end.
             Leaving: the worker goes. The job is as if this attempt had never begun.
         """
         cause = FORMER_DEATH
@@ -107,11 +111,18 @@ class Runner:
         self._ledger.await_redis()
 
     def _claim(self, job_id: str) -> JobRecord | None:
-        """Take the job as soon as no other attempt lives; return None once it has ended."""
+        """Take the job as soon as no other attempt lives; return None once it has ended.
+
+        Raises:
+            JobHeld: the other attempt goes on and on.
+        """
+        give_up = time.monotonic() + HELD_SECONDS
         while self._store.is_open(job_id):
             try:
                 return self._ledger.claim(job_id, max_attempts=self._settings.max_attempts)
             except JobHeld:
+                if time.monotonic() > give_up:
+                    raise
                 self._wait()
             except AttemptLost:
                 break

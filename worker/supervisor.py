@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 
 from rollout_core import lifecycle
 from rollout_core.contract import Announcement, queue_name
+from rollout_core.errors import JobHeld
 from rollout_core.specs import SPECS, ModelSpec
 from rollout_core.storage import ArtifactStore
 from worker import fake, task
@@ -94,7 +95,7 @@ class Supervisor(SimpleWorker):
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
         self._leaving = False
-        self._handed_back = False
+        self._undone: JobHeld | Leaving | None = None
 
     def await_engine(self) -> None:
         """Wait until the engine has loaded its model, announcing that it is about to.
@@ -144,12 +145,12 @@ class Supervisor(SimpleWorker):
             self._running = None
 
     def _carry_out(self, job_id: str) -> None:
-        """Run a job; one that we leave undone is handed back, see `handle_job_success`."""
-        self._busy = True
+        """Run a job; for one that we leave undone see `handle_job_success`."""
+        self._busy, self._undone = True, None
         try:
             self._runner.run(job_id)
-        except Leaving:
-            self._handed_back = True
+        except (JobHeld, Leaving) as reason:
+            self._undone = reason
         finally:
             self._busy = False
 
@@ -162,17 +163,18 @@ class Supervisor(SimpleWorker):
     ) -> None:
         """Forget a delivery whose job has ended; put one that was handed back first in its queue.
 
-        RQ would look for every other execution first, and fail where a worker died lately. What
-        Redis has forgotten of a delivery cannot be put back: the service makes another.
+        That of a job which another worker has is left to that one. RQ would look for every other
+        execution first, and fail where a worker died lately. What Redis has forgotten of a
+        delivery cannot be put back: the service makes another.
         """
         is_whole = bool(self.connection.hexists(job.key, "data"))
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
-            if self._handed_back and is_whole:
+            if self._undone is None or not is_whole:
+                pipeline.delete(job.key, job.execution_registry.key)
+            elif isinstance(self._undone, Leaving):
                 job.set_status(JobStatus.QUEUED, pipeline=pipeline)
                 queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
-            else:
-                pipeline.delete(job.key, job.execution_registry.key)
             pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:

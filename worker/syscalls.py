@@ -31,9 +31,8 @@ DESCRIPTORS = """
     select sendfile write writev
 """
 PATHS = """
-    access chdir creat faccessat faccessat2 fchdir getcwd getdents getdents64 lstat mkdir mkdirat
-    newfstatat open openat readlink readlinkat rename renameat renameat2 rmdir stat statfs statx
-    unlink unlinkat
+    access chdir creat faccessat faccessat2 fchdir getcwd getdents getdents64 lstat newfstatat open
+    openat readlink readlinkat rename renameat renameat2 stat statfs statx unlink unlinkat
 """
 OURSELVES = """
     getegid geteuid getgid getpgid getpgrp getpid getppid getrandom getresgid getresuid getrlimit

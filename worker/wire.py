@@ -17,7 +17,7 @@ from rollout_core.contract import Frozen
 from worker.messages import AnyMessage, Message
 
 MAX_HEADER_BYTES = 1 << 20
-MAX_ARRAY_BYTES = 1 << 30
+MAX_MESSAGE_BYTES = 1 << 30
 
 Arrays = dict[str, NDArray[Any]]
 M = TypeVar("M", bound=AnyMessage)
@@ -53,8 +53,10 @@ def send(connection: Connection, message: Message, **arrays: NDArray[Any]) -> No
         connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def receive(connection: Connection) -> tuple[Message, Arrays]:
-    """Receive a message and the arrays that go with it.
+def receive(
+    connection: Connection, *, max_bytes: int = MAX_MESSAGE_BYTES
+) -> tuple[Message, Arrays]:
+    """Receive a message and the arrays that go with it, all together of up to `max_bytes`.
 
     Raises:
         EOFError: the other side has closed.
@@ -64,7 +66,10 @@ def receive(connection: Connection) -> tuple[Message, Arrays]:
     try:
         header = _Header.model_validate_json(connection.recv_bytes(MAX_HEADER_BYTES))
     except ValidationError as error:
-        raise WireError(f"not a header: {error}") from error
+        # No more of it: what was sent may be in there, at any length.
+        raise WireError(f"sent no header: {error.errors()[0]['type']}") from error
+    if sum(array.nbytes for array in header.arrays.values()) > max_bytes:
+        raise WireError(f"sent more than {max_bytes} bytes at once")
     arrays = {name: _receive_array(connection, claim) for name, claim in header.arrays.items()}
     return header.message, arrays
 
@@ -82,8 +87,8 @@ def receive_order(connection: Connection, *kinds: type[M]) -> tuple[M, Arrays] |
 
 
 def _receive_array(connection: Connection, claim: _Array) -> NDArray[Any]:
-    largest = max(claim.nbytes, math.prod(size or 1 for size in claim.shape))
-    if largest > MAX_ARRAY_BYTES:  # numpy bounds sizes beside a 0, too
+    if math.prod(size or 1 for size in claim.shape) > MAX_MESSAGE_BYTES:
+        # numpy bounds sizes beside a 0, too
         raise WireError(f"an array of {claim.dtype} {claim.shape} is not acceptable")
     data = connection.recv_bytes(claim.nbytes)
     if len(data) != claim.nbytes:

@@ -63,14 +63,14 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 )
 async def create_job(request: Request, response: Response, services: Use, caller: Caller) -> Job:
     """Upload a video and queue a job for it. `Location` tells where to follow the job."""
-    queue = services.queue
-    queue.require_room(uploads.announced_bytes(request), owner=caller)
+    queue, max_bytes = services.queue, services.settings.max_upload_bytes
+    queue.require_room(uploads.announced_bytes(request, max_bytes), owner=caller)
     # Entered on the event loop, not in a thread: the removal at its end must not be cancelled.
     with services.store.receiving() as path:
         wanted = await uploads.receive(
             request,
             path,
-            max_bytes=services.settings.max_upload_bytes,
+            max_bytes=max_bytes,
             idle_seconds=services.settings.upload_idle_seconds,
         )
         job = await run_in_threadpool(queue.submit, wanted, path, owner=caller)

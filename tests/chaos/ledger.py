@@ -22,6 +22,7 @@ End = tuple[Any, ...]
 class Entry:
     """One accepted job; times as `time.monotonic` has them."""
 
+    model: str
     to_be_deleted: bool = False
     deleted_at: float | None = None
     end: End | None = None
@@ -41,10 +42,10 @@ class Ledger:
         self._lock = RLock()
         self.remarks: list[str] = []
 
-    def accept(self, job_id: str) -> None:
+    def accept(self, job_id: str, model: str) -> None:
         """Enter a job that was answered with 202."""
         with self._lock:
-            if self._entries.setdefault(job_id, entry := Entry()) is not entry:
+            if self._entries.setdefault(job_id, entry := Entry(model)) is not entry:
                 self._blame(job_id, "double", "its id was given twice")
 
     def see(self, job: dict[str, Any], asked_at: float) -> None:
@@ -90,6 +91,10 @@ class Ledger:
     def open(self) -> list[str]:
         """Ids of the jobs that are to end yet."""
         return self._ids(lambda entry: entry.is_open)
+
+    def count_open(self, model: str) -> int:
+        """Return how many jobs of a model are to end yet."""
+        return len(self._ids(lambda entry: entry.is_open and entry.model == model))
 
     @property
     def codes(self) -> Counter[str]:

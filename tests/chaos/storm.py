@@ -25,8 +25,8 @@ from tests.chaos.staging import is_ready, video
 from tests.house.house import House, open_house, upload, wait_until
 
 CLIENTS = 3
-OPEN_JOBS = 40
-"""As many jobs may be open at once, so that the calm need not be long."""
+OPEN_JOBS = 10
+"""As many jobs of a model may be open at once, so that one worker ends them within the calm."""
 
 LATE_SECONDS = 600.0
 """By how much a storm may outlast its time to come to its number of jobs."""
@@ -158,17 +158,17 @@ class Storm:
         wishes: list[tuple[float, str, str]] = []
         while not (self._over.is_set() and not wishes):
             time.sleep(PAUSE_SECONDS)
-            if not self._over.is_set() and len(self.ledger.open) < OPEN_JOBS:
-                job_id = self._submit(rng, film)
+            (model,) = rng.choices(list(MODELS), list(MODELS.values()))
+            if not self._over.is_set() and self.ledger.count_open(model) < OPEN_JOBS:
+                job_id = self._submit(rng, film, model)
                 (wish,) = rng.choices(list(WISHES), list(WISHES.values()))
                 due = time.monotonic() + rng.uniform(0, WISH_SECONDS)
                 if job_id and wish != "wait":
                     wishes.append((due, wish, job_id))
             wishes = [wish for wish in wishes if not self._fulfil(rng, *wish)]
 
-    def _submit(self, rng: random.Random, film: bytes) -> str | None:
+    def _submit(self, rng: random.Random, film: bytes, model: str) -> str | None:
         """Upload a video; return the id of its job if it was accepted."""
-        (model,) = rng.choices(list(MODELS), list(MODELS.values()))
         if rng.random() < BROKEN_SHARE:
             film = film[: len(film) // 3] + bytes(2000)
         form = upload(film, model, overlay=None)
@@ -177,7 +177,7 @@ class Storm:
             self.refusals[_reason(response)] += 1
             return None
         job_id = str(response.json()["id"])
-        self.ledger.accept(job_id)
+        self.ledger.accept(job_id, model)
         return job_id
 
     def _fulfil(self, rng: random.Random, due: float, wish: str, job_id: str) -> bool:
@@ -249,6 +249,8 @@ class Storm:
                     self.ledger.miss(job_id)
                 else:
                     self.ledger.see(response.json(), asked_at)
+        for job_id in self.ledger.open:
+            self.litter.append(f"stuck: {self._house.clients[0].get(f'/v1/jobs/{job_id}').text}")
         for job_id in self.ledger.deleted:
             if list(self._house.data_dir.glob(f"*/{job_id}")):
                 self.litter.append(f"{job_id} was deleted, but has files")

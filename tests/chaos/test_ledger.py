@@ -20,7 +20,7 @@ def job(state: str, **changes):
 @pytest.fixture
 def ledger() -> Ledger:
     ledger = Ledger()
-    ledger.accept("a")
+    ledger.accept("a", "fake")
     return ledger
 
 
@@ -72,7 +72,7 @@ def test_an_end_that_changes_is_double(ledger, state, changes):
 
 
 def test_an_id_that_is_given_twice_is_double(ledger):
-    ledger.accept("a")
+    ledger.accept("a", "fake")
     assert account(ledger)["double"] == 1
 
 
@@ -106,3 +106,11 @@ def test_a_job_that_comes_back_after_its_deletion_is_double(ledger):
 def test_failures_are_counted_by_their_code(ledger):
     see(ledger, "failed", error={"code": "worker_crashed"})
     assert ledger.codes == {"worker_crashed": 1}
+
+
+def test_open_jobs_are_counted_by_their_model(ledger):
+    ledger.accept("b", "fake-slow")
+    ledger.accept("c", "fake-slow")
+    assert (ledger.count_open("fake"), ledger.count_open("fake-slow")) == (1, 2)
+    see(ledger, "succeeded")
+    assert ledger.count_open("fake") == 0

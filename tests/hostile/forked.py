@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from unittest.mock import patch
 
-from worker import children, media
+from worker import media
 from worker.children import MEDIA_ENVIRONMENT, Media
 from worker.messages import MediaOptions
 
@@ -25,8 +25,8 @@ class ForkedMedia(Media):
     """A media process for the supervisor's code; see there."""
 
     def __init__(self, options: MediaOptions) -> None:
+        self.options = options
         ours, theirs = socket.socketpair()
-        children._bound_stalls(ours)
         with Connection(theirs.detach()) as connection:
             process = CONTEXT.Process(target=_serve, args=(connection, options), daemon=True)
             with patch.dict(os.environ, MEDIA_ENVIRONMENT):

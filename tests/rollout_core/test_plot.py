@@ -11,11 +11,12 @@ from rollout_core.faithfulness import FILLS, STEPS, summarize
 from rollout_core.plot import LEAST, MOST, RANDOM, plot_faithfulness
 
 BARE_PROCESS = """
-from worker.confine import confine
-from worker.messages import MediaOptions
-confine(MediaOptions())
 import sys
 from pathlib import Path
+from worker.confine import confine, limit
+from worker.messages import MediaOptions
+limit(MediaOptions())
+confine(Path(sys.argv[2]), Path(sys.argv[2]).parent)
 from rollout_core.contract import Faithfulness
 from rollout_core.plot import plot_faithfulness
 plot_faithfulness(Faithfulness.model_validate_json(sys.argv[1]), Path(sys.argv[2]))

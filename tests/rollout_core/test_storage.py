@@ -201,6 +201,26 @@ def test_a_new_attempt_takes_the_old_one_s_files_away(
     assert not any("overlay" in name for name in files_below(tmp_path))
 
 
+def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactStore, job: str):
+    """Its worker slept between the claim and the folder."""
+    newer = store.begin_attempt(job, 2)
+    store.begin_attempt(job, 1)
+    assert newer.exists()
+    store.publish(job, 2, result(2))
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    assert store.result(job) == result(2)
+
+
+def test_the_latest_attempt_is_known_by_what_it_left(store: ArtifactStore, job: str):
+    assert store.latest_attempt(job) == 0
+    store.begin_attempt(job, 9)
+    store.begin_attempt(job, 10)
+    (store.upload_path(job).parents[1] / "attempts" / ".nfs01").touch()
+    assert store.latest_attempt(job) == 10
+    assert store.latest_attempt("f" * 32) == 0
+
+
 def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
     folder = store.begin_attempt(job, 1)
     (folder / "overlay.mp4").write_bytes(b"half")
@@ -229,6 +249,12 @@ def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
     with pytest.raises(AttemptLost):
         store.begin_attempt(job, 2)
     assert files_below(tmp_path) == []
+
+
+def test_what_is_deleted_while_it_expires_does_not_come_back(store: ArtifactStore, job: str):
+    store.delete(job)
+    store.expire(job)
+    assert not store.exists(job)
 
 
 def test_an_expired_job_keeps_its_ticket_and_its_result(
@@ -340,3 +366,21 @@ def test_a_file_is_described_by_its_size_and_digest(tmp_path: Path):
     artifact = describe(path)
     assert (artifact.name, artifact.bytes) == ("rollout.npz", 3)
     assert artifact.sha256 == sha256(b"abc").hexdigest()
+
+
+def test_no_link_is_handed_out(store, job, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    folder = store.begin_attempt(job, 1)
+    (folder / "overlay.mp4").symlink_to(secret)
+    (folder / "sheet.png").write_bytes(b"picture")
+    store.publish(job, 1, result(1))
+    assert store.artifact_path(job, "overlay.mp4") is None
+    assert store.artifact_path(job, "sheet.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(__file__)])
+def test_only_a_plain_file_is_described(tmp_path, plant):
+    plant(tmp_path / "sheet.png")
+    with pytest.raises(OSError, match="plain file"):
+        describe(tmp_path / "sheet.png")

@@ -278,6 +278,13 @@ class TestUpload:
             assert is_closed(client)
         assert door.is_as_before()
 
+    def test_two_lengths_are_refused_and_nothing_after_them_is_read(self, door):
+        with door.connection() as client:
+            head = post("Content-Length: 5", "Transfer-Encoding: chunked")
+            client.sendall(head + b"0\r\n\r\n" + get("/livez"))
+            check(client, 400, "bad_request")
+            assert is_closed(client)
+
     def test_a_length_beyond_the_limit_is_refused_before_the_body(self, door):
         head = post(f"Content-Length: {MAX_BYTES + 1}", "Expect: 100-continue")
         with door.connection(head) as client:

@@ -78,3 +78,14 @@ def test_a_job_that_a_worker_holds_is_left_to_it(delivery, redis):
     delivery.withdraw(IDS[0], "fake")
 
     assert redis.exists(RqJob.key_for(IDS[0]))
+
+
+def test_a_job_that_two_services_find_lost_is_queued_once(delivery, redis):
+    add(delivery, redis, IDS[0])
+    redis.lmove("rq:queue:rollout-fake", "rq:queue:rollout-fake:intermediate")
+
+    for _ in range(2):
+        delivery.repeat(IDS[0], "fake")
+
+    assert delivery.waiting("fake") == 1
+    assert redis.llen("rq:queue:rollout-fake:intermediate") == 0

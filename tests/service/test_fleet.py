@@ -108,6 +108,19 @@ def test_stale_announcements_are_removed(fleet, announce, redis):
     assert redis.hkeys(WORKERS_KEY) == [b"young"]
 
 
+def test_of_dead_workers_only_the_latest_makes_a_model_known(fleet, announce, redis):
+    """One that cannot live is restarted thousands of times a day, each time by a new name."""
+    for age_seconds in range(100, 110):
+        announce("a", worker=f"died-{age_seconds}", age_seconds=age_seconds)
+    announce("b", worker="lives", age_seconds=LIVE_SECONDS - 5)
+    announce("b", worker="lives-too")
+
+    fleet.forget_stale()
+
+    assert sorted(redis.hkeys(WORKERS_KEY)) == [b"died-100", b"lives", b"lives-too"]
+    assert fleet.choose("a").name == "a"
+
+
 def test_an_announcement_of_another_version_is_passed_over(fleet, announce, redis):
     announce("a")
     redis.hset(WORKERS_KEY, "strange", '{"model": 1}')

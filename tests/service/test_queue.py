@@ -435,3 +435,14 @@ def test_the_time_to_ask_again_grows_with_the_queue(queue, submit, announce):
     ids = [submit() for _ in range(3)]
 
     assert [queue.wait_seconds(queue.get(job_id)) for job_id in ids] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("seconds", [-60, 60])
+def test_a_service_whose_clock_is_wrong_knows_what_runs(redis, store, new_job, worker, seconds):
+    running, dead = new_job(), new_job()
+    worker.claim(running)
+    worker.claim(dead, age_seconds=LEASE_SECONDS + 1)
+    queue = JobQueue(redis, store, clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+
+    assert queue.cancel(running).state == "running"
+    assert queue.cancel(dead).state == "canceled"

@@ -84,17 +84,44 @@ def test_a_redis_that_comes_back_empty_is_told_all(reconciler, submit, queue, wo
     assert sorted(waiting(redis)) == sorted([ids[1], ids[3]])
 
 
+def test_an_attempt_that_redis_forgot_keeps_its_number(reconciler, submit, worker, store, redis):
+    """It may still run; were the next one to have its number, it would beat and end for it."""
+    job_id = submit()
+    worker.claim(job_id)
+    store.begin_attempt(job_id, 1)
+    redis.flushdb()
+
+    reconciler.reconcile()
+
+    assert worker.record(job_id).lease_until is None
+    worker.claim(job_id)
+    assert worker.record(job_id).attempt == 2
+
+
+def test_a_job_that_ends_while_jobs_are_counted_is_not_queued_again(
+    reconciler, submit, worker, redis, monkeypatch, caplog
+):
+    job_id = submit()
+    monkeypatch.setattr(reconciler, "_mend_list", lambda: worker.succeed(job_id))
+
+    reconciler.reconcile()
+
+    assert waiting(redis) == []
+    assert not caplog.records
+
+
 def test_a_job_that_a_worker_took_and_lost_is_queued_again(reconciler, submit, redis):
     """RQ keeps it in a list of its own, and looks there after a minute."""
     job_id = submit()
     redis.lmove(QUEUE_KEY, f"{QUEUE_KEY}:intermediate")
+    redis.set(f"{QUEUE_KEY}:intermediate:first_seen:{job_id}", 1)
 
     reconciler.reconcile()
     assert waiting(redis) == []
     reconciler.reconcile()
 
     assert waiting(redis) == [job_id]
-    assert redis.llen(f"{QUEUE_KEY}:intermediate") == 0
+    assert list(redis.scan_iter(f"{QUEUE_KEY}:intermediate*")) == []
     reconciler.reconcile()
     assert waiting(redis) == [job_id]
 

@@ -33,6 +33,12 @@ def test_a_job_is_entered_once(register, ticket):
     assert list(register.recorded()) == [ticket.id]
 
 
+def test_a_job_is_entered_after_the_attempts_that_it_has_seen(register, ticket):
+    register.enter(ticket, 2)
+
+    assert register.record(ticket.id) == JobRecord(attempt=2)
+
+
 def test_of_two_who_enter_a_job_at_once_one_does(register, ticket, monkeypatch):
     add = register.delivery.add
 

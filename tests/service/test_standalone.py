@@ -57,6 +57,7 @@ class TestPrivateValkey:
                 assert redis.get("key") == expected
                 assert redis.config_get("appendonly") == {"appendonly": "yes"}
                 assert redis.config_get("port") == {"port": "0"}
+                assert folder.stat().st_mode & 0o077 == 0
                 redis.set("key", "kept")
 
         assert (folder / "appendonlydir").is_dir()

@@ -42,6 +42,30 @@ def test_an_old_result_expires(services, new_job, worker, make_old, store):
     assert services.queue.get(old).state == "succeeded"
 
 
+def test_what_a_killed_service_has_left_half_expired_is_removed(
+    services, new_job, worker, make_old, store, monkeypatch
+):
+    class Killed(Exception):
+        pass
+
+    def die(*_, **__):
+        raise Killed
+
+    job_id = new_job()
+    worker.succeed(job_id)
+    make_old(job_id)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("pathlib.Path.unlink", die)
+        sweep(services)
+    assert store.has_expired(job_id)
+    assert store.artifact_path(job_id, "overlay.mp4")
+
+    sweep(services)
+
+    assert not store.upload_path(job_id).exists()
+    assert store.artifact_path(job_id, "overlay.mp4") is None
+
+
 def test_an_old_job_that_failed_or_was_canceled_loses_its_upload(
     services, new_job, worker, make_old, store
 ):

@@ -62,6 +62,7 @@ class Criminal:
             "write to a neighbour": lambda: self.neighbour.open("ab").close(),
             "write to the upload": lambda: self.upload.open("ab").close(),
             "write to libraries": lambda: Path(os.__file__).open("ab").close(),
+            "make a folder": lambda: (self.folder / "inner").mkdir(),
             "make a folder elsewhere": lambda: (self.neighbour.parent / "made").mkdir(),
             "remove elsewhere": lambda: (self.neighbour.parent / "victim").unlink(),
             "move elsewhere": lambda: own.rename(self.neighbour.parent / "moved"),
@@ -98,8 +99,6 @@ class Criminal:
             "write it anew": lambda: made.write_bytes(b""),
             "move a file": lambda: made.rename(self.folder / "moved"),
             "remove a file": lambda: (self.folder / "moved").unlink(),
-            "make a folder": lambda: (self.folder / "inner").mkdir(),
-            "remove a folder": lambda: (self.folder / "inner").rmdir(),
             "start a thread": self._start_thread,
         }
 

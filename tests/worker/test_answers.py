@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rollout_core import sampling
 from rollout_core.contract import ExplainRequest, PatchQuery
 from rollout_core.run import Run
 from worker import fake, fake_rollout
@@ -72,7 +73,39 @@ def test_a_curve_has_a_number_for_each_step():
     assert not is_curve({}, 4)
 
 
-def test_a_span_that_ends_before_it_begins_is_no_plan():
-    times = {"times_seconds": np.linspace(1, 2, 8)[None]}
-    assert is_plan(times, OPENED, SPEC)
-    assert not is_plan(times, OPENED.model_copy(update={"end_seconds": 1.0}), SPEC)
+class TestPlan:
+    """Of a video of 9 seconds, from the first on; such a video may have 10."""
+
+    @staticmethod
+    def believes(
+        asked: str = "one", times: np.ndarray | None = None, **lies: object
+    ) -> tuple[bool, int]:
+        """Return whether a plan is believed, and how many clips the true one has."""
+        request = ExplainRequest(start_seconds=1, clips=asked)
+        plan = sampling.plan(9.0, request, SPEC)
+        told = {"clips": len(plan.times_seconds), "start_seconds": 1.0, "end_seconds": 9.0}
+        opened = OPENED.model_copy(update=told | lies)
+        arrays = {"times_seconds": plan.times_seconds if times is None else times}
+        return is_plan(arrays, opened, request, SPEC, max_seconds=10.0), len(plan.times_seconds)
+
+    def test_the_true_one_is_believed(self):
+        assert self.believes() == (True, 1)
+        is_believed, clips = self.believes("tile")
+        assert is_believed
+        assert clips > 1
+
+    @pytest.mark.parametrize(
+        "lies",
+        [
+            {"end_seconds": 1.0},
+            {"end_seconds": 10.1},
+            {"end_seconds": 1e300},
+            {"start_seconds": 0.0},
+            {"clips": 100_000},
+            {"clips": 2, "times": np.linspace(1, 9, 16).reshape(2, 8)},
+            {"times": np.full((1, 8), np.nan)},
+            {"times": np.ones(8)},
+        ],
+    )
+    def test_another_is_not(self, lies):
+        assert not self.believes(**lies)[0]

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.contract import ExplainRequest, PatchQuery, Target
+from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, PatchQuery, Target
 from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
 from rollout_core.faithfulness import FILLS, STEPS
 from worker import attempt as attempt_module
@@ -108,10 +108,12 @@ def prepare(crew, ledger, tmp_path):
         media_timeout_seconds: float = 10.0,
         **request: object,
     ) -> Attempt:
+        is_of_one = request.keys() & {"faithfulness", "full_rollout"}
+        asked = {"clips": "one" if is_of_one else "tile"} | request
         job = Assignment(
             id="1" * 32,
             attempt=2,
-            request=ExplainRequest(model="fake", overlay=None, **request),
+            request=ExplainRequest(model="fake", overlay=None, **asked),
             upload=tmp_path / "video",
             folder=tmp_path,
             deadline_seconds=deadline_seconds,
@@ -199,6 +201,42 @@ def test_a_plan_that_is_not_one_is_an_offence(prepare, crew, arrays):
         prepare().run()
 
 
+def test_more_clips_than_were_asked_for_are_an_offence(prepare, crew):
+    """Of one clip, far more may be asked and kept."""
+    play(crew.script, 2)
+    with pytest.raises(ChildLost, match="the media process sent a plan that is none"):
+        prepare(full_rollout=True).run()
+
+
+def test_media_that_fills_its_folder_is_lost(prepare, crew, tmp_path):
+    with (tmp_path / "filler").open("wb") as file:
+        file.truncate(crew._media_options.file_bytes + 1)
+    play(crew.script)
+    with pytest.raises(ChildLost, match="the media process filled its folder"):
+        prepare().run()
+
+
+def test_what_media_leaves_beside_the_pictures_is_removed(prepare, crew, tmp_path):
+    """Nor does anything of ours follow a link that lies where it writes."""
+    victim = tmp_path.with_name("victim")
+    victim.write_bytes(b"victim")
+    (tmp_path / ".rollout.npz.part").symlink_to(victim)
+    play(crew.script)
+    draw(crew.script, tmp_path, "overlay.mp4", "result.json", "ended.json", ".font")
+    prepare().run()
+    assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "rollout.npz"}
+    assert victim.read_bytes() == b"victim"
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(__file__)])
+def test_a_picture_that_is_no_plain_file_is_not_taken(prepare, crew, tmp_path, plant):
+    plant(tmp_path / "sheet.png")
+    play(crew.script)
+    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    with pytest.raises(OSError, match=r"No such file|directory"):
+        prepare().run()
+
+
 def test_answers_out_of_turn_are_an_offence(prepare, crew):
     wire.send(crew.script, Rendered(done=1, total=1, seconds=1, finished=True))
     with pytest.raises(ChildLost, match="sent 'rendered'"):
@@ -218,7 +256,7 @@ def test_media_is_told_what_was_found_in_order(prepare, crew, tmp_path):
         prepare().run()
     opened, _ = wire.receive(crew.script)
     assert opened.folder == str(tmp_path)
-    assert opened.request == ExplainRequest(model="fake", overlay=None)
+    assert opened.request == ExplainRequest(model="fake", overlay=None, clips="tile")
     order, arrays = wire.receive(crew.script)
     assert isinstance(order, Render)
     assert arrays["frame_index"].tolist() == [list(range(8)), list(range(8, 16))]
@@ -482,6 +520,23 @@ def test_it_beats_while_the_archive_is_written(prepare, crew, ledger, tmp_path, 
 
     save = archive.save
     monkeypatch.setattr(archive, "save", save_slowly)
+    monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+    play(crew.script, 1)
+    draw(crew.script, tmp_path)
+    assert prepare().run().clips == 1
+    assert beats_meanwhile
+
+
+def test_it_beats_while_a_slow_disk_takes_its_files(prepare, crew, ledger, tmp_path, monkeypatch):
+    beats_meanwhile = []
+
+    def settle_slowly(folder: Path) -> None:
+        assert (folder / ARCHIVE_NAME).exists()
+        before = len(ledger.beats)
+        time.sleep(0.5)
+        beats_meanwhile.extend(ledger.beats[before:])
+
+    monkeypatch.setattr("worker.attempt.settle", settle_slowly)
     monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
     play(crew.script, 1)
     draw(crew.script, tmp_path)

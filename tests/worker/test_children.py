@@ -1,11 +1,15 @@
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -148,6 +152,86 @@ def test_a_child_that_stops_reading_is_lost(start, monkeypatch):
         for _ in range(50):
             engine.send(ORDER, frames=FRAMES)
     assert is_gone(engine.pid)
+
+
+@pytest.fixture
+def media(tmp_path) -> Iterator[tuple[Media, socket.socket]]:
+    """A media process with limits, and a socket on which we speak in its place."""
+    media = Media(MediaOptions(file_bytes=10_000))
+    ours, theirs = socket.socketpair()
+    with ours:
+        media.connection.close()
+        media.connection = Connection(theirs.detach())
+        yield media, ours
+        media.kill()
+
+
+def test_a_child_that_sends_one_message_byte_by_byte_is_lost(media, monkeypatch):
+    monkeypatch.setattr(children, "STALL_SECONDS", 0.5)
+    media, other_end = media
+    other_end.sendall((1000).to_bytes(4, "big"))
+    over = Event()
+
+    def trickle() -> None:
+        with suppress(OSError):
+            while not over.wait(0.05):
+                other_end.send(b" ")
+
+    trickling = Thread(target=trickle)
+    trickling.start()
+    began = time.monotonic()
+    with pytest.raises(ChildLost):
+        media.receive()
+    assert time.monotonic() - began < 0.5 + children.EXIT_SECONDS + 2
+    over.set()
+    trickling.join()
+
+
+def test_media_may_not_send_as_much_as_an_engine(media):
+    assert Media.max_message_bytes < Engine.max_message_bytes
+    media, other_end = media
+    claim = {"dtype": "uint8", "shape": [Media.max_message_bytes + 1]}
+    head = json.dumps({"message": {"kind": "clip", "seconds": 0}, "arrays": {"frames": claim}})
+    other_end.sendall(len(head).to_bytes(4, "big") + head.encode())
+    with pytest.raises(ChildLost, match="sent more than"):
+        media.receive()
+
+
+@pytest.mark.parametrize("files", [{"a": 9000}, {"a": 5000, "b": 4999}, dict.fromkeys("abc", 0)])
+def test_modest_files_are_no_offence(media, tmp_path, files):
+    for name, size in files.items():
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    media[0].require_modest(tmp_path)
+    media[0].require_modest(tmp_path / "gone")
+    assert media[0].alive
+
+
+@pytest.mark.parametrize("sizes", [[5001, 5000], [10_001], [0] * 65])
+def test_files_that_take_too_much_together_are_an_offence(media, tmp_path, sizes):
+    for index, size in enumerate(sizes):
+        with (tmp_path / str(index)).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(ChildLost, match="filled its folder"):
+        media[0].require_modest(tmp_path)
+    assert is_gone(media[0].pid)
+
+
+def test_removed_files_that_are_still_open_count(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(10_001)
+        (tmp_path / "file").unlink()
+        assert 10_001 in children._sizes_of(Path("/proc/self/fd"), removed=True)
+    assert 10_001 not in children._sizes_of(Path("/proc/self/fd"), removed=True)
+
+
+def test_output_is_not_waited_for_while_somebody_else_holds_it():
+    """Where a child can start processes, one may outlive it."""
+    media = Media(MediaOptions())
+    with (Path(f"/proc/{media.pid}/fd/1")).open("wb"):  # as such a process would
+        began = time.monotonic()
+        media.kill()
+    assert time.monotonic() - began < 5
 
 
 def test_an_unexpected_message_is_an_offence(start):

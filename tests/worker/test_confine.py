@@ -88,6 +88,7 @@ BY_FILES = {
     "write to a neighbour",
     "write to the upload",
     "write to libraries",
+    "make a folder",
     "make a folder elsewhere",
     "remove elsewhere",
     "move elsewhere",
@@ -101,6 +102,7 @@ BY_FILES = {
 CRIMES = crimes.Criminal(Path("x"), 0, "").crimes()
 RIGHTS = crimes.Criminal(Path("x"), 0, "").rights()
 BY_BOTH = {"link a neighbour", "link symbolically", "make a pipe", "start a program"}
+BY_BOTH |= {"make a folder", "make a folder elsewhere"}
 BY_CALLS = CRIMES.keys() - BY_FILES | BY_BOTH
 """What seccomp stops by itself."""
 

@@ -258,3 +258,17 @@ def test_leaving_does_not_need_redis():
 def test_a_lease_is_in_the_future(ledger, record):
     claim(ledger)
     assert record().lease_until - datetime.now(UTC) > timedelta(seconds=3)
+
+
+def test_a_host_whose_clock_is_ahead_takes_no_job_from_a_live_worker(ledger, put, monkeypatch):
+    put(JobRecord())
+    ledger.claim(JOB, max_attempts=3)
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) + timedelta(seconds=10)
+
+    monkeypatch.setattr("worker.ledger.datetime", Ahead)
+    with pytest.raises(JobHeld):
+        ledger.claim(JOB, max_attempts=3)

@@ -32,6 +32,13 @@ def test_a_worker_that_must_confine_media_wholly_leaves_where_it_cannot(monkeypa
     assert confinement(monkeypatch, WHOLE, require_confinement=True) == WHOLE
 
 
+def test_a_message_can_neither_forge_a_line_of_the_log_nor_command_a_terminal():
+    said = "job 1: é\r\n12:00:00 worker: forged \x1b[2J\x9b\u202e\u2028"
+    record = logging.LogRecord("worker", logging.INFO, "", 0, "%s", (said,), None)
+    line = main_module.LineFormatter("%(name)s: %(message)s").format(record)
+    assert line == r"worker: job 1: é\r\n12:00:00 worker: forged \x1b[2J\x9b\u202e\u2028"
+
+
 def test_media_is_held_to_what_was_found():
     crew = main_module._crew(Settings(engine="fake"), WHOLE)
     try:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from rollout_core import archive
 from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
-from rollout_core.errors import AttemptLost
+from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.lifecycle import LEASE_SECONDS, Ended, JobRecord
 from rollout_core.storage import ArtifactStore
 from tests.worker.clips import make_video
@@ -344,6 +344,28 @@ def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, ledge
     runner.run(job_id)
     assert store.result(job_id).attempt == 2
     assert time.monotonic() - began > LEASE_SECONDS - 1
+
+
+def test_a_job_whose_worker_goes_on_and_on_is_left_to_it(
+    settings, ledger, store, submit, record, monkeypatch
+):
+    """A second delivery must not keep this worker from others for as long as that one lasts."""
+    monkeypatch.setattr("worker.runner.HELD_SECONDS", 1.0)
+
+    def beat_elsewhere() -> None:
+        ledger.beat(job_id, 1, Progress(stage="render", done=0, total=1))
+
+    with running(settings, ledger, store, tend=beat_elsewhere) as runner:
+        job_id = submit()
+        ledger.claim(job_id, max_attempts=9)
+        with pytest.raises(JobHeld):
+            runner.run(job_id)
+        following = submit(overlay=None)
+        runner._tend = lambda: None
+        runner.run(following)
+    assert store.is_open(job_id)
+    assert (record(job_id).attempt, record(job_id).lease_until is None) == (1, False)
+    assert store.result(following)
 
 
 def test_what_was_canceled_in_the_last_moment_is_not_published(

@@ -268,6 +268,23 @@ def test_an_old_attempt_that_wakes_up_does_not_disturb_the_newer_one(start, redi
     assert old.poll() is None
 
 
+def test_a_second_delivery_leaves_the_first_to_its_worker(start, redis, store, submit):
+    """The other delivery, by which the job comes back should that worker die, is still whole."""
+    job_id, following = submit(), submit(overlay=None)
+    first = start("--engine", "fake", "--model", "fake-hang", "--engine-timeout-seconds", "60")
+    deliver(redis, job_id, "fake-hang")
+    until(lambda: record_of(redis, job_id).lease_until is not None)
+    redis.lpush(f"rq:queue:{queue_name('fake-hang')}", job_id)
+    start("--engine", "fake", "--model", "fake-hang")
+    deliver(redis, following, "fake-hang")
+    until(lambda: record_of(redis, following).lease_until is not None)
+    assert record_of(redis, job_id).attempt == 1
+    (held,) = Job.fetch_many([job_id], redis, JSONSerializer)
+    assert len(held.get_executions()) == 1
+    first.kill()
+    until(lambda: job_id in queued(redis, "fake-hang"), 15)
+
+
 def queued(redis: Redis, model: str) -> list[str]:
     return [job_id.decode() for job_id in redis.lrange(f"rq:queue:{queue_name(model)}", 0, -1)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from worker import wire
 from worker.messages import Clip, Explain, Explained, Open, Render, Rendered
-from worker.wire import MAX_ARRAY_BYTES, MAX_HEADER_BYTES, WireError
+from worker.wire import MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, WireError
 
 EXPLAINED = Explained(seconds=0.5)
 
@@ -80,7 +80,7 @@ def test_a_type_that_is_not_listed_is_not_sent(pair):
         {"dtype": "object", "shape": [1]},
         {"dtype": "uint8", "shape": [-1]},
         {"dtype": "uint8", "shape": [-4, -4]},
-        {"dtype": "uint8", "shape": [MAX_ARRAY_BYTES + 1]},
+        {"dtype": "uint8", "shape": [MAX_MESSAGE_BYTES + 1]},
         {"dtype": "float64", "shape": [1 << 40, 1 << 40]},
         {"dtype": "uint8", "shape": [0, 1 << 40]},
         {"dtype": "uint8", "shape": [0, 1 << 30, 1 << 30, 1 << 30]},
@@ -94,6 +94,23 @@ def test_an_array_that_claims_the_impossible_is_refused_before_it_is_read(pair, 
     left.send_bytes(header(arrays={"array": claim}))
     with pytest.raises(WireError):
         wire.receive(right)
+
+
+def test_arrays_count_together(pair):
+    left, right = pair
+    half = {"dtype": "uint8", "shape": [51]}
+    left.send_bytes(header(arrays={"one": half, "other": half}))
+    with pytest.raises(WireError, match="more than 100 bytes"):
+        wire.receive(right, max_bytes=100)
+
+
+def test_what_was_sent_is_not_in_the_words_of_the_error(pair):
+    left, right = pair
+    left.send_bytes(header({"kind": "explained"} | {f"a\n{i}": "secret" for i in range(9999)}))
+    with pytest.raises(WireError) as caught:
+        wire.receive(right)
+    assert len(str(caught.value)) < 100
+    assert "secret" not in str(caught.value)
 
 
 def test_fewer_bytes_than_claimed_are_refused(pair):
