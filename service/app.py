@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
 
 from rollout_core.storage import ArtifactStore
 from service import openapi, problems
@@ -25,6 +25,9 @@ from service.settings import Settings
 from service.sweep import SWEEP_SECONDS, sweep
 
 REDIS_TIMEOUT_SECONDS = 5.0
+
+REDIS_CONNECTIONS = 8
+"""Calls are short, so a few connections serve all threads; more would stay open after a rush."""
 
 TAGS = [
     {"name": "jobs", "description": "Upload a video, follow the job, end it."},
@@ -76,11 +79,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _open_services(settings: Settings) -> Services:
-    redis = Redis.from_url(
+    connections = BlockingConnectionPool.from_url(
         settings.redis_url,
+        max_connections=REDIS_CONNECTIONS,
+        timeout=REDIS_TIMEOUT_SECONDS,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )
+    redis = Redis.from_pool(connections)
     store = ArtifactStore(settings.data_dir)
     census = Census(store, max_bytes=settings.max_store_bytes)
     queue = JobQueue(

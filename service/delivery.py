@@ -70,4 +70,8 @@ class Delivery:
         return None if index is None else index + 1
 
     def _queue(self, model: str) -> Queue:
-        return Queue(queue_name(model), connection=self._redis, serializer=JSONSerializer)
+        queue = Queue(queue_name(model), connection=self._redis, serializer=JSONSerializer)
+        # Of each client RQ asks this once, else in the middle of a transaction: that would hold
+        # one of a few connections while it waits for another.
+        queue.get_redis_server_version()
+        return queue

@@ -49,7 +49,7 @@ class Load:
         calls: by what the client wanted: `count`, `failures` and `milliseconds` by percentile.
         jobs: state → how many ended so.
         connections: to Valkey, of all processes together. They are pooled: more of them stay open
-            after many clients, but no more than the API has threads.
+            after many clients, up to the API's `REDIS_CONNECTIONS`.
     """
 
     clients: int

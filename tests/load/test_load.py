@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from service.app import REDIS_CONNECTIONS
 from tests.load.__main__ import Load, measure
 
 CALM = Load(
@@ -29,6 +30,7 @@ def test_every_client_is_served_and_nothing_stays_open(load):
     assert set(load.jobs) == {"succeeded"}
     assert load.jobs["succeeded"] >= 2
     assert load.files_kept <= 0
+    assert load.connections[1] <= load.connections[0] + REDIS_CONNECTIONS
     for call in ("submit", "poll", "fetch result"):
         assert load.calls[call]["count"] >= 2
         times = list(load.calls[call]["milliseconds"].values())

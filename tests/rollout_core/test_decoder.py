@@ -419,14 +419,20 @@ def test_what_a_cut_file_still_holds_is_decoded(film):
     assert len(found) <= 7
 
 
-def test_a_video_without_any_decodable_frame_is_refused(film):
-    path = film("film.mkv")
+def spoil_packets(path) -> int:
+    """Overwrite every packet of a video; return how many there were."""
     with av.open(path) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     content = path.read_bytes()
     for packet in packets:
         content = content.replace(packet, b"\xff" * len(packet))
     path.write_bytes(content)
+    return len(packets)
+
+
+def test_a_video_without_any_decodable_frame_is_refused(film):
+    path = film("film.mkv")
+    spoil_packets(path)
     with pytest.raises(VideoUndecodable, match="no frame"):
         frames_of(path)
 
@@ -434,19 +440,14 @@ def test_a_video_without_any_decodable_frame_is_refused(film):
 def test_the_pulse_is_felt_even_where_nothing_can_be_decoded(film):
     """Whoever watches a process must not take one that works in vain for one that hangs."""
     path = film("film.mkv")
-    with av.open(path) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    content = path.read_bytes()
-    for packet in packets:
-        content = content.replace(packet, b"\xff" * len(packet))
-    path.write_bytes(content)
+    packets = spoil_packets(path)
     beats = []
     with (
         pytest.raises(VideoUndecodable),
         open_video(path, LIMITS, lambda: beats.append(0)) as video,
     ):
         next(video.frames())
-    assert len(beats) >= len(packets)
+    assert len(beats) >= packets
 
 
 def test_containers_are_closed(plain_film, monkeypatch):

@@ -218,9 +218,10 @@ def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("stage", ["explain", "render"])
 def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
-    settings, ledger, store, submit, record, sign, stage
+    settings, ledger, store, submit, record, tmp_path, sign, stage
 ):
     settings = settings.model_copy(update={"media_timeout_seconds": 2.0})
+    large = make_video(tmp_path / "large.mp4", width=1280, height=720)  # takes a while to render
     struck = []
 
     def strike_media_once() -> None:
@@ -230,7 +231,7 @@ def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
             struck.append(media)
 
     with running(settings, ledger, store, "fake-slow", strike_media_once) as runner:
-        job_id = submit(clips="tile")
+        job_id = submit(large.read_bytes(), clips="tile")
         runner.run(job_id)
     assert struck
     assert store.result(job_id).attempt == 2
