@@ -43,6 +43,8 @@ def demo(root, tmp_path_factory):
 
     settings = {"ROLLOUT_ENGINE": "fake", "TMPDIR": str(folder / "t")}
     processes = []
+    # A shell's background job ignores it, and so would the demo; nobody presses Ctrl-C there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*arguments, model="fake", **environment):
         process = subprocess.Popen(
@@ -66,6 +68,7 @@ def demo(root, tmp_path_factory):
         if process.poll() is None:
             process.terminate()
             process.communicate(timeout=60)
+    signal.signal(signal.SIGINT, before)
     assert list((folder / "t").iterdir()) == []
     assert processes_that_name(folder) == []
 
