@@ -106,7 +106,7 @@ class ArtifactStore:
 
     def end_attempts(self, job_id: str) -> None:
         """Take away what every attempt has left; one that still runs cannot publish."""
-        for folder in (self._job(job_id) / "attempts").glob("*"):
+        for folder in _listed(self._job(job_id) / "attempts"):
             self._bury(folder)
 
     def publish(self, job_id: str, attempt: int, result: ExplainResult) -> None:
@@ -161,12 +161,15 @@ class ArtifactStore:
     def artifact_path(self, job_id: str, name: str) -> Path | None:
         """Return the path of a published file, or None if there is none of that name."""
         path = self._job(job_id) / "result" / name
-        is_ours = path.parent.name == "result" and not path.is_symlink()
-        return path if is_ours and path.is_file() else None
+        return path if path.parent.name == "result" and is_plain(path) else None
 
     def delete(self, job_id: str) -> bool:
         """Remove every byte kept for a job; say whether there was one."""
         return self._bury(self._job(job_id))
+
+    def keeps_upload(self, job_id: str) -> bool:
+        """Whether a job's upload is kept: until it has expired to the end."""
+        return self.upload_path(job_id).parent.exists()
 
     def has_expired(self, job_id: str) -> bool:
         """Whether the job's files were removed because of their age."""
@@ -181,7 +184,7 @@ class ArtifactStore:
         with suppress(FileNotFoundError):  # deleted meanwhile
             (folder / "expired").touch()
         self.end_attempts(job_id)
-        for path in (folder / "result").glob("*"):
+        for path in _listed(folder / "result"):
             if path.name not in (RESULT_NAME, ENDED_NAME):
                 path.unlink(missing_ok=True)
         shutil.rmtree(folder / "upload", ignore_errors=True)
@@ -195,7 +198,8 @@ class ArtifactStore:
 
     def bytes_of(self, job_id: str) -> int:
         """Return how many bytes the files of a job have."""
-        return sum(_size(path) for path in self._job(job_id).rglob("*"))
+        below = os.walk(self._job(job_id))  # unlike a glob's, its folders may go meanwhile
+        return sum(_size(Path(folder, name)) for folder, _, names in below for name in names)
 
     def older_than(self, age_seconds: float) -> Iterator[str]:
         """Yield the ids of jobs that were accepted so long ago."""
@@ -208,7 +212,7 @@ class ArtifactStore:
         """Remove what a killed process has left half received, or half deleted, so long ago."""
         limit = time.time() - age_seconds
         for folder in self._incoming.iterdir():
-            if _written_at(folder, *folder.glob("*")) < limit:
+            if _written_at(folder, *_listed(folder)) < limit:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _job(self, job_id: str) -> Path:
@@ -218,7 +222,7 @@ class ArtifactStore:
         return self._job(job_id) / "attempts" / str(attempt)
 
     def _attempts(self, job_id: str) -> list[int]:
-        folders = (self._job(job_id) / "attempts").glob("*")
+        folders = _listed(self._job(job_id) / "attempts")
         return [int(folder.name) for folder in folders if folder.name.isdecimal()]
 
     def _end(self, job_id: str, folder: Path) -> None:
@@ -257,6 +261,11 @@ class ArtifactStore:
         return True
 
 
+def is_plain(path: Path) -> bool:
+    """Whether this is a plain file; a link to one is not."""
+    return path.is_file() and not path.is_symlink()
+
+
 def settle(folder: Path) -> None:
     """Have the disk take the files of a folder: a busy one needs longer for that than a lease."""
     _sync(*folder.iterdir(), folder)
@@ -280,6 +289,14 @@ def describe(path: Path) -> Artifact:
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     return Artifact(name=path.name, bytes=status.st_size, sha256=digest)
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Return what lies in a folder, nothing if it has just gone or is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _written_at(*paths: Path) -> float:

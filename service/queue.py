@@ -174,7 +174,7 @@ class JobQueue:
 
     def expire(self, job_id: str) -> None:
         """Remove the files of an old job, unless it has not ended."""
-        if self._store.has_ended(job_id) and self._store.upload_path(job_id).parent.exists():
+        if self._store.has_ended(job_id) and self._store.keeps_upload(job_id):
             self._store.expire(job_id)
 
     def forget(self, job_id: str) -> None:

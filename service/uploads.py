@@ -197,8 +197,7 @@ def announced_bytes(request: Request, max_bytes: int) -> int:
 
 
 async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives; stop where it is too slow or, by its own word, too large."""
-    announced_bytes(request, max_bytes)
+    """Yield the body as it arrives; stop where it is too slow or too large."""
     received = 0
     async for chunk in _paced(request.stream(), idle_seconds):
         received += len(chunk)

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import partial
 from math import prod
-from stat import S_ISREG
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ from rollout_core.requests import check_request, explained_class
 from rollout_core.results import Findings, artifact_names, describe_result
 from rollout_core.run import Run
 from rollout_core.specs import ModelSpec
-from rollout_core.storage import settle
+from rollout_core.storage import is_plain, settle
 from worker.answers import is_clip, is_curve, is_explanation, is_plan
 from worker.assignment import Assignment
 from worker.children import TICK_SECONDS, Child, ChildFailure, Media, next_message
@@ -247,11 +246,11 @@ class Attempt:
         """Remove what media has left beside the pictures that were asked for; links are none."""
         pictures = {*artifact_names(self._job.request)} - {ARCHIVE_NAME}
         for path in self._job.folder.iterdir():
-            if path.name not in pictures or not S_ISREG(path.lstat().st_mode):
+            if path.name not in pictures or not is_plain(path):
                 path.unlink()
 
     def _save(self, found: Archive) -> None:
-        """Write the archive: to compress many queries of many clips takes longer than a lease."""
+        """Write the archive, and have the disk take it: both may take longer than a lease."""
 
         def save() -> None:
             archive.save(self._job.folder / ARCHIVE_NAME, found)

@@ -66,10 +66,6 @@ MEDIA_ENVIRONMENT = {
 }
 """All that a media process knows of our environment: no addresses, no secrets."""
 
-
-log = logging.getLogger(__name__)
-
-
 MAX_OUTPUT_BYTES = 1 << 16
 """What is read of a child's output; a pipe holds as much."""
 
@@ -81,6 +77,8 @@ MAX_MEDIA_FILES = 64
 
 BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
+
+log = logging.getLogger(__name__)
 
 
 class ChildLost(Exception):
@@ -286,7 +284,7 @@ class Engine(Child):
 class Media(Child):
     """The child that decodes and renders one job's video, and may have fallen to it."""
 
-    max_message_bytes = 1 << 28
+    max_message_bytes = 1 << 28  # a clip of 96 frames of 224×224 has 14 MiB
 
     def __init__(self, options: MediaOptions) -> None:
         self.options = options

@@ -33,7 +33,7 @@ from worker.settings import Settings
 
 TOKEN = b"token-of-the-neighbour"
 DEADLINE_SECONDS = 8.0
-MOST_SECONDS = 60.0
+MOST_SECONDS = 20.0
 MOST_BYTES = 1 << 29
 
 
@@ -174,9 +174,11 @@ def test_no_job_is_tried_again(outcomes):
     assert {outcome.attempt for outcome in outcomes.values()} == {1}
 
 
-def test_every_job_ends_in_time(outcomes):
-    took = {name: outcome.seconds for name, outcome in outcomes.items()}
-    assert {name: seconds for name, seconds in took.items() if seconds > MOST_SECONDS} == {}
+def test_every_job_ends_in_time(corpus, outcomes, house):
+    """One that does not is tried once more: the machine can stand still, a file is as it was."""
+    late = [hostile for hostile in corpus if outcomes[hostile.name].seconds >= MOST_SECONDS]
+    again = {hostile.name: house.run(hostile.content).seconds for hostile in late}
+    assert max(again.values(), default=0) < MOST_SECONDS, again
 
 
 def test_no_job_takes_much_memory(outcomes, house):

@@ -16,9 +16,9 @@ MAX_CHECKPOINT_BYTES = 8 * 2**20
 
 
 def test_the_demo_model_knows_the_motions():
-    report = evaluate.evaluate(load_model(MOVING_SHAPES_PATH), clips=100)
+    report = evaluate.evaluate(load_model(MOVING_SHAPES_PATH), clips=200)
     assert report.top1 >= 0.95
-    assert int(report.confusion.sum()) == 100
+    assert int(report.confusion.sum()) == 200
     chance_hits, chance_share = report.pointing["chance"]
     for name in evaluate.MAPS:
         hits, share = report.pointing[name]

@@ -1,12 +1,14 @@
 import errno
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -318,6 +320,59 @@ def test_names_do_not_lead_out_of_the_result(store: ArtifactStore, job: str, nam
     store.begin_attempt(job, 1)
     store.publish(job, 1, result(1))
     assert store.artifact_path(job, name) is None
+
+
+@pytest.fixture
+def gone_at_a_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Have a folder be there when it is asked for, and gone when it is listed."""
+
+    def set_up(folder: Path) -> None:
+        for name in ("listdir", "scandir"):
+            look = getattr(os, name)
+
+            def late(path: Path, look: Callable[[Path], Any] = look) -> Any:
+                if Path(path).is_relative_to(folder) and folder.exists():
+                    folder.rename(folder.with_name("gone"))
+                return look(path)
+
+            monkeypatch.setattr(os, name, late)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        ArtifactStore.bytes_of,
+        ArtifactStore.latest_attempt,
+        ArtifactStore.end_attempts,
+        ArtifactStore.expire,
+    ],
+)
+def test_a_job_that_goes_while_it_is_looked_at_has_nothing(
+    store: ArtifactStore, job: str, gone_at_a_look: Callable[[Path], None], look: Callable[..., Any]
+):
+    store.begin_attempt(job, 1)
+    gone_at_a_look(store.upload_path(job).parents[1])
+    assert not look(store, job)
+    assert not store.exists(job)
+
+
+def test_no_attempt_begins_at_a_job_that_just_goes(
+    store: ArtifactStore, job: str, gone_at_a_look: Callable[[Path], None]
+):
+    gone_at_a_look(store.upload_path(job).parents[1])
+    with pytest.raises(AttemptLost):
+        store.begin_attempt(job, 1)
+
+
+def test_an_upload_that_ends_while_stale_ones_are_sought_is_passed_over(
+    store: ArtifactStore, tmp_path: Path, gone_at_a_look: Callable[[Path], None]
+):
+    with store.receiving() as upload:
+        gone_at_a_look(upload.parent)
+        store.remove_stale_uploads(60)
+        assert (tmp_path / "data" / "incoming" / "gone").exists()
 
 
 def test_what_goes_while_it_is_looked_at_is_passed_over(

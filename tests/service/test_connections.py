@@ -42,7 +42,7 @@ class Door:
         """Connections, tasks, sockets, open files and what lies where uploads arrive."""
         state = self._server.server_state
         tasks = len(asyncio.all_tasks(self._loop))
-        left = list((self._store / "incoming").rglob("*"))
+        left = list(os.walk(self._store / "incoming"))  # a glob may not lose a folder meanwhile
         open_ = self._sockets(), self._files()
         return len(state.connections), len(state.tasks), tasks, open_, left
 

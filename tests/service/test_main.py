@@ -1,7 +1,6 @@
 """The command itself, as a process of its own."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import httpx2
 import pytest
 
 from service.__main__ import main
+from tests.house.processes import is_alive
 
 
 @contextmanager
@@ -41,14 +41,6 @@ def children(pid):
         for child in task.read_text().split():
             found += [int(child), *children(int(child))]
     return found
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -25,6 +25,7 @@ from service.standalone import (
     valkey_command,
     worker_command,
 )
+from tests.house.processes import is_alive
 
 
 def wait_for(condition, seconds=10):
@@ -32,13 +33,6 @@ def wait_for(condition, seconds=10):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager
@@ -65,9 +59,9 @@ class TestPrivateValkey:
     def test_it_is_gone_afterwards(self, tmp_path):
         with private_valkey(tmp_path) as url, connected(url) as redis:
             pid = redis.info("server")["process_id"]
-            assert is_running(pid)
+            assert is_alive(pid)
 
-        assert not is_running(pid)
+        assert not is_alive(pid)
         with connected(url) as redis, pytest.raises(RedisConnectionError):
             redis.ping()
 
@@ -81,7 +75,7 @@ class TestPrivateValkey:
 
         with pytest.raises(ZeroDivisionError):
             run()
-        assert not is_running(pids[0])
+        assert not is_alive(pids[0])
 
     def test_only_one_service_may_use_a_folder(self, tmp_path):
         with (
@@ -143,10 +137,10 @@ class TestKeeper:
         with Keeper("process", self.command(tmp_path)):
             wait_for(lambda: list(tmp_path.iterdir()))
             (pid,) = [int(path.name) for path in tmp_path.iterdir()]
-            assert is_running(pid)
+            assert is_alive(pid)
             assert os.getsid(pid) == pid  # out of the terminal's reach
 
-        assert not is_running(pid)
+        assert not is_alive(pid)
 
     def test_it_starts_a_process_again_that_ended(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 0.05)
@@ -156,7 +150,7 @@ class TestKeeper:
             wait_for(lambda: len(list(tmp_path.iterdir())) >= 3)
 
         assert "ended with 3" in caplog.text
-        assert not any(is_running(int(path.name)) for path in tmp_path.iterdir())
+        assert not any(is_alive(int(path.name)) for path in tmp_path.iterdir())
 
     def test_it_kills_a_process_that_does_not_stop(self, tmp_path, monkeypatch):
         monkeypatch.setattr(standalone_module, "GRACE_SECONDS", 0.2)
@@ -166,7 +160,7 @@ class TestKeeper:
             wait_for((tmp_path / "deaf").exists)
 
         pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
-        assert not is_running(pids[0])
+        assert not is_alive(pids[0])
 
     def test_it_does_not_wait_out_the_pause_before_a_restart(self, tmp_path, monkeypatch):
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 60)
@@ -188,7 +182,7 @@ class TestKeeper:
         subprocess.run([sys.executable, "-c", code], check=False)
 
         (pid,) = [int(path.name) for path in tmp_path.iterdir()]
-        wait_for(lambda: not is_running(pid))
+        wait_for(lambda: not is_alive(pid))
 
 
 class TestStandalone:

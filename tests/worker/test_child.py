@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.house.processes import is_alive
 from worker import wire
 from worker.messages import EngineOptions, MediaOptions, Ready
 
@@ -63,16 +64,9 @@ def test_the_kernel_is_asked_to_end_it_with_its_parent():
         assert Path(f"/proc/{child}").exists()
         shell.communicate("go\n")
         give_up = time.monotonic() + 10
-        while is_running(child) and time.monotonic() < give_up:
+        while is_alive(child) and time.monotonic() < give_up:
             time.sleep(0.05)
-        assert not is_running(child)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
+        assert not is_alive(child)
 
 
 def test_an_engine_process_never_loads_torch_for_the_fake():

@@ -14,6 +14,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
+from tests.house.processes import is_alive
 from worker import children
 from worker.children import Child, ChildFailure, ChildLost, Engine, Media, next_message
 from worker.fake import CRASH_STATUS, SPECS
@@ -57,6 +58,7 @@ def ask(engine: Engine, within_seconds: float = 20.0) -> np.ndarray:
 
 
 def is_gone(pid: int) -> bool:
+    """Whether a process has ended, and was waited for."""
     return not Path(f"/proc/{pid}").exists()
 
 
@@ -301,12 +303,12 @@ def test_signals_to_the_group_are_the_supervisors_to_answer(ready, number):
     assert ask(engine).shape == (1, 5)
 
 
-def open_files(pid: int) -> list[str]:
+def open_files(pid: int) -> dict[str, str]:
     """Return what a process has open; it may close some of it meanwhile, as importing does."""
-    links = []
+    links = {}
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            links.append(str(link.readlink()))
+            links[link.name] = str(link.readlink())
     return links
 
 
@@ -321,13 +323,15 @@ def test_media_inherits_no_environment_and_no_files(monkeypatch):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             environment = Path(f"/proc/{media.pid}/environ").read_bytes()
-            links = open_files(media.pid)
+            files = open_files(media.pid)
         finally:
             media.kill()
     assert b"secret" not in environment
     names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
     assert names == {name.encode() for name in children.MEDIA_ENVIRONMENT}
-    assert __file__ not in links
+    assert (files["0"], files["1"]) == ("/dev/null", files["2"])
+    assert [name.split(":")[0] for name in files.values()].count("socket") == 1
+    assert __file__ not in files.values()
 
 
 def test_an_unknown_kind_of_child_ends_at_once():
@@ -345,9 +349,9 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         child = int(supervisor.stdout.readline())
-        assert not is_gone(child)
+        assert is_alive(child)
         supervisor.kill()
     deadline = time.monotonic() + 5
-    while not is_gone(child) and time.monotonic() < deadline:
+    while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert is_gone(child) or ") Z" in Path(f"/proc/{child}/stat").read_text()
+    assert not is_alive(child)

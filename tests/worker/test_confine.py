@@ -1,7 +1,6 @@
 """Confinement is put in force in processes of their own: it cannot be undone."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -185,29 +184,6 @@ def test_behind_both_layers_no_crime_is_left():
 @pytest.mark.parametrize("right", RIGHTS)
 def test_what_media_needs_is_allowed(deeds, right):
     assert {ends[right] for ends in deeds.values()} == {"done"}
-
-
-def test_a_media_process_inherits_neither_secrets_nor_files(monkeypatch, tmp_path):
-    monkeypatch.setenv("ROLLOUT_REDIS_URL", "redis://:password@redis")
-    with (tmp_path / "open").open("w") as file:
-        os.set_inheritable(file.fileno(), True)
-        media = Media(MediaOptions())
-        try:
-            descriptors = {
-                int(path.name): str(path.readlink())
-                for path in Path(f"/proc/{media.pid}/fd").iterdir()
-            }
-            environment = Path(f"/proc/{media.pid}/environ").read_bytes()
-        finally:
-            media.kill()
-    assert {line.split(b"=")[0].decode() for line in environment.split(b"\0") if line} <= {
-        *MEDIA_ENVIRONMENT,
-        "LC_CTYPE",
-    }
-    assert descriptors.pop(0) == "/dev/null"
-    assert descriptors.pop(1) == descriptors.pop(2)
-    assert len([path for path in descriptors.values() if path.startswith("socket:")]) == 1
-    assert str(tmp_path / "open") not in descriptors.values()
 
 
 def test_a_process_with_threads_is_not_confined(tmp_path):
