@@ -208,7 +208,7 @@ def bombs(maker: Maker) -> Iterator[Entry]:
     lace = element("a3", b"\x81\0\0\x02\xff" + b"\xff" * 60_000)
     yield "bomb-laces", _matroska(b"", lace * 20), BROKEN
     moov = maker.mp4.index(b"moov") - 4
-    yield "bomb-boxes", maker.mp4[:moov] + box(b"free") * 400_000 + maker.mp4[moov:], OK
+    yield "bomb-boxes", maker.mp4[:moov] + box(b"free") * 100_000 + maker.mp4[moov:], OK
     voids = element("ec", b"") * 200_000
     yield "bomb-elements", MATROSKA + element(SEGMENT, voids), CONTAINER
     tags = element("7373", element("67c8", element("45a3", b"N" * 4096))) * 2000
