@@ -110,29 +110,25 @@ def measure(*, clients: int, seconds: float, workers: int) -> Load:
         parts = _furnish(house, workers)
         gauge = Gauge(parts)
         files, connections = _open_files(parts), _connections(house)
-        began = time.monotonic()
         with gauge.watching():
             measured = _run_locust(house, Path(folder), clients, seconds)
-        ended = time.monotonic()
         _cancel_all(house)
         time.sleep(LEAVE_SECONDS)
         left = _open_files(parts)
         return Load(
             clients=clients,
-            memory={name: _memory(gauge, name, began, ended) for name in parts},
+            memory={name: _memory(gauge, name) for name in parts},
             files={name: (files[name], left[name]) for name in parts},
             connections=(connections, _connections(house)),
             **measured,
         )
 
 
-def _memory(gauge: Gauge, name: str, began: float, ended: float) -> Memory:
+def _memory(gauge: Gauge, name: str) -> Memory:
     """Return what a process held after the warm-up and at the end of a run."""
-    warm = began + WARM_UP_SHARE * (ended - began)
-    part = PART_SHARE * (ended - began)
     return (
-        gauge.resident_bytes(name, since=warm, until=warm + part),
-        gauge.resident_bytes(name, since=ended - part, until=ended),
+        gauge.resident_bytes(name, WARM_UP_SHARE, WARM_UP_SHARE + PART_SHARE),
+        gauge.resident_bytes(name, 1 - PART_SHARE, 1),
     )
 
 

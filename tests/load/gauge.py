@@ -1,42 +1,27 @@
-"""Memory and open files of processes, sampled all the time."""
+"""Memory of processes, sampled all the time."""
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from statistics import median
 from threading import Event, Thread
 
-from tests.house.processes import Process, open_files, resident_bytes
+from tests.house.processes import Process, resident_bytes
 
 SAMPLE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What a process held at a moment of `time.monotonic`."""
-
-    at: float
-    resident_bytes: int
-    open_files: int
-
-    @classmethod
-    def of(cls, process: Process) -> "Sample":
-        """Take one now."""
-        return cls(time.monotonic(), resident_bytes(process.pid), open_files(process.pid))
-
-
 class Gauge:
-    """The samples of some processes, by the processes' names."""
+    """Samples of the resident bytes of some processes, by the processes' names."""
 
     def __init__(self, processes: Mapping[str, Process]) -> None:
-        self.samples: dict[str, list[Sample]] = {name: [] for name in processes}
+        self.samples: dict[str, list[int]] = {name: [] for name in processes}
         self._processes = processes
         self._left = Event()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Take samples meanwhile."""
+        """Take samples meanwhile, the first at once."""
+        self._sample()
         thread = Thread(target=self._watch, name="gauge")
         thread.start()
         try:
@@ -45,11 +30,21 @@ class Gauge:
             self._left.set()
             thread.join()
 
-    def resident_bytes(self, name: str, *, since: float, until: float) -> float:
-        """Return the median over a span of `time.monotonic`: single requests come and go."""
-        return median(s.resident_bytes for s in self.samples[name] if since <= s.at <= until)
+    def resident_bytes(self, name: str, begin: float, end: float) -> float:
+        """Return the median over a part of the samples: single requests come and go.
+
+        Args:
+            begin: which share of the samples comes before the part; at least one is in it.
+            end: which share comes before its end.
+        """
+        samples = self.samples[name]
+        first, last = int(begin * len(samples)), int(end * len(samples))
+        return median(samples[first : max(first + 1, last)])
 
     def _watch(self) -> None:
         while not self._left.wait(SAMPLE_SECONDS):
-            for name, process in self._processes.items():
-                self.samples[name].append(Sample.of(process))
+            self._sample()
+
+    def _sample(self) -> None:
+        for name, process in self._processes.items():
+            self.samples[name].append(resident_bytes(process.pid))
