@@ -308,7 +308,7 @@ def _written_at(*paths: Path) -> float:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file, 0 for a folder or what has just gone."""
+    """Return the size of a file, 0 for a link or what has just gone."""
     try:
         status = path.lstat()
     except FileNotFoundError:

@@ -146,9 +146,13 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def open_files(pid: int) -> int:
-    """Number of a process's file descriptors."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def open_files(pid: int) -> dict[int, str]:
+    """What a process has open, by descriptor; it may close some of it meanwhile."""
+    names = {}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            names[int(descriptor.name)] = str(descriptor.readlink())
+    return names
 
 
 def _command_line(pid: int) -> list[str]:

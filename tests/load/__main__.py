@@ -169,7 +169,7 @@ def _cancel_all(house: House) -> None:
 
 
 def _open_files(parts: dict[str, Process]) -> dict[str, int]:
-    return {name: open_files(process.pid) for name, process in parts.items()}
+    return {name: len(open_files(process.pid)) for name, process in parts.items()}
 
 
 def _connections(house: House) -> int:

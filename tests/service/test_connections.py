@@ -17,6 +17,7 @@ import pytest
 from service import connections, uploads
 from service.connections import allow_connections
 from service.server import make_server
+from tests.house.processes import open_files
 from tests.service.test_uploads import END, TYPE, part
 
 LIMIT_SECONDS = 0.6
@@ -56,10 +57,7 @@ class Door:
 
     def _files(self):
         """Count the open files of the store."""
-        names = []
-        for descriptor in Path("/proc/self/fd").iterdir():
-            with suppress(FileNotFoundError):
-                names.append(str(descriptor.readlink()))
+        names = open_files(os.getpid()).values()
         return sum(name.startswith(str(self._store)) for name in names)
 
     @contextmanager

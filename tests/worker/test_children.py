@@ -14,7 +14,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from tests.house.processes import is_alive
+from tests.house.processes import is_alive, open_files
 from worker import children
 from worker.children import Child, ChildFailure, ChildLost, Engine, Media, next_message
 from worker.fake import CRASH_STATUS, SPECS
@@ -303,15 +303,6 @@ def test_signals_to_the_group_are_the_supervisors_to_answer(ready, number):
     assert ask(engine).shape == (1, 5)
 
 
-def open_files(pid: int) -> dict[str, str]:
-    """Return what a process has open; it may close some of it meanwhile, as importing does."""
-    links = {}
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            links[link.name] = str(link.readlink())
-    return links
-
-
 def test_media_inherits_no_environment_and_no_files(monkeypatch):
     monkeypatch.setenv("ROLLOUT_REDIS_URL", "redis://:secret@host")
     with Path(__file__).open() as other:
@@ -329,7 +320,7 @@ def test_media_inherits_no_environment_and_no_files(monkeypatch):
     assert b"secret" not in environment
     names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
     assert names == {name.encode() for name in children.MEDIA_ENVIRONMENT}
-    assert (files["0"], files["1"]) == ("/dev/null", files["2"])
+    assert (files[0], files[1]) == ("/dev/null", files[2])
     assert [name.split(":")[0] for name in files.values()].count("socket") == 1
     assert __file__ not in files.values()
 
