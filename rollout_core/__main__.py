@@ -10,11 +10,11 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator, mode
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
 from tqdm import tqdm
 
-from rollout_core.checkpoints import open_model
 from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Queries, Stage
 from rollout_core.errors import RolloutError
+from rollout_core.model.checkpoints import open_model
+from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.pipeline import compare_methods, explain_video
-from rollout_core.specs import MOVING_SHAPES
 
 PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\d+)")
 POINT = re.compile(r"(?P<x>[\d.]+):(?P<y>[\d.]+)@(?P<seconds>[\d.]+)")

@@ -3,8 +3,12 @@
 Everything is frozen, and refuses fields it does not know. Times are RFC 3339 in UTC.
 """
 
+import errno
 from datetime import datetime
-from typing import Annotated, Literal, Self, cast
+from hashlib import file_digest
+from pathlib import Path
+from stat import S_ISREG
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from rollout_core.specs import ModelSpec, Sampling
+from rollout_core.model.specs import Sampling
 
 Method = Literal["rollout", "attention", "gradient_rollout", "contribution_rollout"]
 HeadFusion = Literal["mean", "max", "min"]
@@ -26,24 +30,12 @@ Layout = Literal["overlay", "side_by_side"]
 Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
 ClassIndex = Annotated[StrictInt, Field(ge=0, lt=1 << 31)]
 ClassLabel = Annotated[str, Field(min_length=1, max_length=256)]
 
-TASK = "worker.task.explain"
-"""Import path of the function that a worker runs for a job; its one argument is the job's id."""
-
-WORKERS_KEY = "rollout:workers"
-"""A Redis hash: name of a worker → its last `Announcement`."""
-
-KNOWN_SECONDS = 24 * 3600
-"""How long a model stays known after the last beat of a worker that serves it."""
-
-LIVE_SECONDS = 15
-"""How long after its last beat a worker counts as alive."""
 
 RESULT_NAME = "result.json"
 ARCHIVE_NAME = "rollout.npz"
@@ -63,16 +55,6 @@ METHOD_OPTIONS: dict[Method, tuple[str, ...]] = {
 
 FULL_ROLLOUT_TOKENS = 4096
 """Tokens of a clip, up to which its full rollout may be asked for: 32 MiB in half precision."""
-
-
-def queue_name(model: str) -> str:
-    """Return the name of the one queue on which `model`'s workers listen."""
-    return f"rollout-{model}"
-
-
-def job_key(job_id: str) -> str:
-    """Return the Redis key of a job's `JobRecord`."""
-    return f"rollout:job:{job_id}"
 
 
 class Frozen(BaseModel):
@@ -254,14 +236,6 @@ def check_method(
             raise ValueError(f"{name} is for {', '.join(takers)}, not for {method}")
 
 
-class Progress(Frozen):
-    """How far an attempt is: `done` of `total` steps of its present stage."""
-
-    stage: Stage
-    done: int = Field(ge=0)
-    total: int = Field(ge=0)
-
-
 class Prediction(Frozen):
     """One class and the probability that the model gives it, averaged over clips."""
 
@@ -344,36 +318,15 @@ class ExplainResult(Frozen):
     ended_at: datetime
 
 
-class JobError(Frozen):
-    """Why a job failed."""
+def describe(path: Path) -> Artifact:
+    """Return a file's name, size and digest.
 
-    code: str
-    title: str
-    detail: str
-
-
-class Ticket(Frozen):
-    """What is fixed about a job when it is accepted; `job.json` in its folder."""
-
-    id: JobId
-    request: ExplainRequest = Field(description="With its model filled in.")
-    created_at: datetime
-    upload_bytes: int
-    owner: str | None = Field(None, description="Name of the API key that made it, if any.")
-
-    @property
-    def model(self) -> str:
-        """The model that was asked for, or filled in."""
-        return cast(str, self.request.model)
-
-
-class Announcement(Frozen):
-    """What a worker says of itself at every beat."""
-
-    model: ModelSpec
-    checkpoint_sha256: str | None
-    engine: Literal["torch", "fake"]
-    device: str
-    ready: bool = Field(description="False while its engine is loading.")
-    seconds_per_job: float | None = Field(None, description="Mean of its latest jobs.")
-    beat_at: datetime
+    Raises:
+        OSError: it is a link, or no plain file: nobody waits for a pipe.
+    """
+    status = path.lstat()
+    if not S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a plain file", path.name)
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    return Artifact(name=path.name, bytes=status.st_size, sha256=digest)

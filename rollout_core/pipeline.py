@@ -15,8 +15,6 @@ from torch import Tensor
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.checkpoints import LoadedModel
-from rollout_core.colormap import check_colormap
 from rollout_core.contract import (
     ARCHIVE_NAME,
     FAITHFULNESS_NAME,
@@ -29,17 +27,17 @@ from rollout_core.contract import (
     Overlay,
     Stage,
 )
-from rollout_core.decoder import Limits
-from rollout_core.explain import Explanation, explain_clips, prepare_clips
-from rollout_core.faithfulness import STEPS, Floats, Order, measure
-from rollout_core.perturbation import perturbed_probabilities
-from rollout_core.predictions import target_to_follow
-from rollout_core.render import render, render_comparison
-from rollout_core.requests import check_request, explained_class, with_method
-from rollout_core.results import Findings, describe_result
-from rollout_core.run import Run
-from rollout_core.sampling import Plan, plan
-from rollout_core.video import Crop, VideoInfo, crop_of, probe, read_clips
+from rollout_core.model.checkpoints import LoadedModel
+from rollout_core.pictures.heat import check_colormap
+from rollout_core.pictures.render import render, render_comparison
+from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
+from rollout_core.relevance.faithfulness import STEPS, Floats, Order, measure
+from rollout_core.relevance.perturbation import perturbed_probabilities
+from rollout_core.resolve import Run, check_request, explained_class, with_method
+from rollout_core.result import Findings, describe_result, target_to_follow
+from rollout_core.video.clips import Crop, VideoInfo, crop_of, probe, read_clips
+from rollout_core.video.decoder import Limits
+from rollout_core.video.sampling import Plan, plan
 
 UNLIMITED = Limits(max_seconds=float("inf"), max_pixels=1 << 28, max_frames=1 << 40)
 """For a person's own video on their own machine."""
@@ -79,7 +77,7 @@ def explain_video(
     with timings.measure("render"):
         _render(video, found, folder, progress)
         if faithfulness is not None:
-            from rollout_core.plot import plot_faithfulness  # matplotlib is slow to import
+            from rollout_core.pictures.plot import plot_faithfulness
 
             plot_faithfulness(faithfulness, folder / FAITHFULNESS_NAME)
     result = describe_result(

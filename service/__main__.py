@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from rollout_core.errors import RolloutError
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.store import ArtifactStore
 from service.keys import KeyRing
 from service.server import serve
 from service.settings import Settings

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from redis import BlockingConnectionPool, Redis
 
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
 from service.census import Census
 from service.chores import repeating

@@ -7,7 +7,7 @@ from starlette.responses import FileResponse, MalformedRangeHeader, Response
 from starlette.responses import RangeNotSatisfiable as StarletteRangeNotSatisfiable
 
 from rollout_core.contract import Artifact
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.store import ArtifactStore
 from service.errors import (
     ArtifactExpired,
     ArtifactNotFound,

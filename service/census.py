@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from rollout_core.contract import Ticket
 from rollout_core.errors import StoreFull
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.records import Ticket
+from rollout_core.jobs.store import ArtifactStore
 
 RESERVED_BYTES = 256 * 1024**2
 """What must stay free on the disk, for the results of jobs that have been accepted."""

@@ -8,7 +8,7 @@ from rq import Queue, Retry
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from rollout_core.contract import TASK, queue_name
+from rollout_core.jobs.redis_records import TASK, queue_name
 
 MAX_DELIVERIES = 1000
 """Attempts are counted by the worker; RQ must not give up before it does."""

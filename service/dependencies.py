@@ -8,7 +8,7 @@ from fastapi import Depends, Path
 from redis import Redis
 from starlette.requests import Request
 
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.store import ArtifactStore
 from service.errors import JobNotFound
 from service.keys import KeyRing, Owner
 from service.queue import JobQueue

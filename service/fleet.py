@@ -10,9 +10,9 @@ from typing import cast
 from pydantic import ValidationError
 from redis import Redis
 
-from rollout_core.contract import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY, Announcement
 from rollout_core.errors import UnknownModel
-from rollout_core.specs import ModelSpec
+from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY, Announcement
+from rollout_core.model.specs import ModelSpec
 from service.views import ServedModel
 
 UNMEASURED_SECONDS_PER_JOB = 1.0

@@ -7,8 +7,8 @@ from typing import NamedTuple, Self, cast
 from redis import Redis
 from redis.client import Pipeline
 
-from rollout_core.contract import Ticket
 from rollout_core.errors import InvalidRequest
+from rollout_core.jobs.records import Ticket
 
 JOBS_KEY = "rollout:jobs"
 """Id of a job → when it was created, in Unix seconds; an owner's list has `:` and his name here."""

@@ -23,7 +23,7 @@ from rollout_core.errors import (
     StoreUnavailable,
     UnsupportedContainer,
 )
-from rollout_core.storage import unavailable
+from rollout_core.jobs.store import unavailable
 from service.errors import (
     ArtifactExpired,
     ArtifactNotFound,

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, Ticket
+from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
 from rollout_core.errors import AttemptLost, JobEnded
-from rollout_core.lifecycle import JobRecord, JobState
-from rollout_core.requests import check_request
-from rollout_core.storage import ArtifactStore, describe
+from rollout_core.jobs.records import JobRecord, JobState, Ticket
+from rollout_core.jobs.store import ArtifactStore
+from rollout_core.resolve import check_request
 from service.census import Census
 from service.clock import utc_now
 from service.errors import JobNotFound, QueueFull, QuotaExceeded

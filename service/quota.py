@@ -7,8 +7,8 @@ from typing import cast
 from redis import Redis
 from redis.client import Pipeline
 
-from rollout_core.contract import Ticket
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.records import Ticket
+from rollout_core.jobs.store import ArtifactStore
 from service.census import Census
 from service.errors import StorageQuotaExceeded
 from service.keys import Owner

@@ -7,8 +7,8 @@ what it should have forgotten it is made to forget.
 
 import logging
 
-from rollout_core.contract import Ticket
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.records import Ticket
+from rollout_core.jobs.store import ArtifactStore
 from service.census import Census
 from service.register import Register
 

@@ -7,8 +7,8 @@ from typing import TypeVar, cast
 from redis import Redis
 from redis.client import Pipeline
 
-from rollout_core.contract import Ticket, job_key
-from rollout_core.lifecycle import JobRecord
+from rollout_core.jobs.records import JobRecord, Ticket
+from rollout_core.jobs.redis_records import job_key
 from service.delivery import Delivery
 from service.listing import JobList
 from service.quota import OpenJobs

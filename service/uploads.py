@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import UnsupportedContainer
-from rollout_core.storage import unavailable
+from rollout_core.jobs.store import unavailable
 from service.containers import HEAD_BYTES, is_video_container
 from service.errors import (
     InvalidForm,

@@ -5,17 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from rollout_core.contract import (
-    Artifact,
-    ExplainRequest,
-    Frozen,
-    JobError,
-    JobId,
-    Prediction,
-    Progress,
-)
-from rollout_core.lifecycle import JobState
-from rollout_core.specs import ModelSpec
+from rollout_core.contract import Artifact, ExplainRequest, Frozen, Prediction
+from rollout_core.jobs.records import JobError, JobId, JobState, Progress
+from rollout_core.model.specs import ModelSpec
 
 
 class JobArtifact(Artifact):

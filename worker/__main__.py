@@ -10,7 +10,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.store import ArtifactStore
 from worker.connection import connect
 from worker.crew import Crew
 from worker.departure import Departure

@@ -8,10 +8,10 @@ from math import prod
 
 import numpy as np
 
-from rollout_core import sampling
 from rollout_core.contract import ExplainRequest
-from rollout_core.run import Run
-from rollout_core.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec
+from rollout_core.resolve import Run
+from rollout_core.video import sampling
 from worker.messages import Opened
 from worker.wire import Arrays
 

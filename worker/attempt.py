@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core import archive, faithfulness
+from rollout_core import archive
 from rollout_core.archive import Archive
 from rollout_core.contract import ARCHIVE_NAME, ExplainResult, Faithfulness, Fill
-from rollout_core.predictions import target_to_follow
-from rollout_core.requests import check_request, explained_class
-from rollout_core.results import Findings, artifact_names, describe_result
-from rollout_core.run import Run
-from rollout_core.specs import ModelSpec
-from rollout_core.storage import is_plain, settle
+from rollout_core.jobs.store import is_plain, settle
+from rollout_core.model.specs import ModelSpec
+from rollout_core.relevance import faithfulness
+from rollout_core.resolve import Run, check_request, explained_class
+from rollout_core.result import Findings, artifact_names, describe_result, target_to_follow
 from worker.answers import is_clip, is_curve, is_explanation, is_plan
 from worker.assignment import Assignment
 from worker.children import TICK_SECONDS, Child, ChildFailure, Media, next_message

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
 
-from rollout_core.contract import Frozen, JobError
+from rollout_core.contract import Frozen
+from rollout_core.jobs.records import JobError
 from worker import wire
 from worker.messages import (
     AnyMessage,

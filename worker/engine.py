@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rollout_core.checkpoints import LoadedModel, open_model
-from rollout_core.explain import explain_clips, prepare_clips
-from rollout_core.perturbation import forward_clips, perturbed_probabilities
+from rollout_core.model.checkpoints import LoadedModel, open_model
+from rollout_core.relevance.explain import explain_clips, prepare_clips
+from rollout_core.relevance.perturbation import forward_clips, perturbed_probabilities
 from worker.batches import Batches
 from worker.engines import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core.errors import CheckpointError, RolloutError
-from rollout_core.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec
 from worker import wire
 from worker.messages import (
     Explain,

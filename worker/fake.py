@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core.errors import InvalidRequest, OutOfMemory, UnknownModel
-from rollout_core.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec
 from worker import fake_rollout
 from worker.engines import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready

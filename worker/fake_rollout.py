@@ -11,7 +11,7 @@ from einops import reduce
 from numpy.typing import NDArray
 
 from rollout_core.contract import Fill, TokenQuery
-from rollout_core.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec
 from worker.messages import Explain, Perturb
 from worker.wire import Arrays
 

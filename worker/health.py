@@ -13,7 +13,7 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.contract import LIVE_SECONDS, WORKERS_KEY, Announcement
+from rollout_core.jobs.redis_records import LIVE_SECONDS, WORKERS_KEY, Announcement
 from worker.settings import Settings
 
 TIMEOUT_SECONDS = 5.0

@@ -18,9 +18,9 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from rollout_core.contract import WORKERS_KEY, Announcement, Progress, job_key
 from rollout_core.errors import AttemptLost
-from rollout_core.lifecycle import JobRecord
+from rollout_core.jobs.records import JobRecord, Progress
+from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
 """What redis-py raises while the server cannot be reached, or is ill: see `worker.connection`."""

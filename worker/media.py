@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rollout_core import sampling, video
-from rollout_core.colormap import check_colormap
 from rollout_core.contract import FAITHFULNESS_NAME, Faithfulness
 from rollout_core.errors import RolloutError, VideoTooLarge
-from rollout_core.render import render
-from rollout_core.sampling import Plan
-from rollout_core.storage import unavailable
-from rollout_core.video import Crop, Limits, VideoInfo
+from rollout_core.jobs.store import unavailable
+from rollout_core.pictures.heat import check_colormap
+from rollout_core.pictures.render import render
+from rollout_core.video import sampling
+from rollout_core.video.clips import Clip as VideoClip
+from rollout_core.video.clips import Crop, Limits, VideoInfo, crop_of, probe, read_clips
+from rollout_core.video.sampling import Plan
 from worker import wire
 from worker.confine import NotConfined, confine, limit
 from worker.messages import Clip, Failed, MediaOptions, Open, Opened, Render, Rendered, Working
@@ -96,9 +97,9 @@ class _Job:
         spec, request = self._order.spec, self._order.request
         if request.overlay is not None:
             check_colormap(request.overlay.colormap)
-        info = video.probe(self._upload, self._limits, self._show_life)
+        info = probe(self._upload, self._limits, self._show_life)
         plan = sampling.plan(info.duration_seconds, request, spec)
-        crop = video.crop_of(info, height=spec.height, width=spec.width)
+        crop = crop_of(info, height=spec.height, width=spec.width)
         opened = Opened(
             clips=len(plan.times_seconds),
             crop=tuple(crop),
@@ -112,7 +113,7 @@ class _Job:
 
     def _send_clips(self, plan: Plan, crop: Crop) -> None:
         spec = self._order.spec
-        clips = video.read_clips(
+        clips = read_clips(
             self._upload,
             plan,
             crop,
@@ -166,12 +167,12 @@ class _Job:
     def _plot(self, faithfulness: Faithfulness) -> None:
         """Draw the curves. What matplotlib keeps beside them, the supervisor removes."""
         os.environ["MPLCONFIGDIR"] = str(self._folder)
-        from rollout_core.plot import plot_faithfulness  # slow to load, and seldom wanted
+        from rollout_core.pictures.plot import plot_faithfulness
 
         plot_faithfulness(faithfulness, self._folder / FAITHFULNESS_NAME)
 
 
-def _timed(clips: Iterator[video.Clip]) -> Iterator[tuple[video.Clip, float]]:
+def _timed(clips: Iterator[VideoClip]) -> Iterator[tuple[VideoClip, float]]:
     """Yield each clip with the seconds that its making took."""
     began = time.monotonic()
     for clip in clips:

@@ -23,7 +23,7 @@ from rollout_core.contract import (
     Weighting,
 )
 from rollout_core.errors import RolloutError
-from rollout_core.specs import ModelSpec, Sampling
+from rollout_core.model.specs import ModelSpec, Sampling
 
 _Corner = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Side = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -75,7 +75,7 @@ class Confinement(Frozen):
 
 
 class MediaOptions(Frozen):
-    """What a media process may use; see `worker.confine` and `rollout_core.video.Limits`.
+    """What a media process may use; see `worker.confine` and `rollout_core.video.clips.Limits`.
 
     Attributes:
         confinement: what must be in force, or None for whatever the machine has.
@@ -150,7 +150,7 @@ class Explain(AnyMessage):
 
 
 class Explained(AnyMessage):
-    """Answer to `Explain`. Arrays: those of `rollout_core.explain.Explanation`, by their names.
+    """Answer to `Explain`. Arrays: those of `relevance.explain.Explanation`, by their names.
 
     `query_relevance` float32 `b r t h w`, `temporal_rollout` float32 `b t t`, `logits` float32
     `b k`; where there are any, `layer_relevance` float32 `b l t h w`, `full_rollout` float16

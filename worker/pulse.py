@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from rollout_core.contract import Progress, Stage
+from rollout_core.contract import Stage
 from rollout_core.errors import DeadlineExceeded
+from rollout_core.jobs.records import Progress
 from worker.assignment import Assignment
 from worker.crew import Crew
 from worker.ledger import UNREACHABLE, Ledger

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from rollout_core.contract import JobError
 from rollout_core.errors import (
     AttemptLost,
     DeadlineExceeded,
@@ -23,8 +22,8 @@ from rollout_core.errors import (
     RolloutError,
     WorkerCrashed,
 )
-from rollout_core.lifecycle import LEASE_SECONDS, Ended, JobRecord
-from rollout_core.storage import ArtifactStore, unavailable
+from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord
+from rollout_core.jobs.store import ArtifactStore, unavailable
 from worker.assignment import Assignment
 from worker.attempt import Attempt
 from worker.children import ChildFailure, ChildLost

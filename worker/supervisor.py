@@ -19,11 +19,11 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core import lifecycle
-from rollout_core.contract import Announcement, queue_name
 from rollout_core.errors import JobHeld
-from rollout_core.specs import SPECS, ModelSpec
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs import records
+from rollout_core.jobs.redis_records import Announcement, queue_name
+from rollout_core.jobs.store import ArtifactStore
+from rollout_core.model.specs import SPECS, ModelSpec
 from worker import fake, task
 from worker.children import ChildFailure, ChildLost, next_message
 from worker.connection import connect
@@ -35,7 +35,7 @@ from worker.messages import Ready
 from worker.runner import Runner
 from worker.settings import Settings
 
-LEASE_SECONDS = int(lifecycle.LEASE_SECONDS)
+LEASE_SECONDS = int(records.LEASE_SECONDS)
 """RQ's lease on a running job; it would be of no use to deliver one that cannot be claimed."""
 
 MAINTENANCE_SECONDS = 5

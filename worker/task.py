@@ -1,4 +1,4 @@
-"""The function that RQ calls for a job, by its path: `rollout_core.contract.TASK`."""
+"""The function that RQ calls for a job, by its path: `rollout_core.jobs.redis_records.TASK`."""
 
 from collections.abc import Callable
 from contextvars import ContextVar

@@ -13,11 +13,11 @@ from einops import rearrange, repeat
 from torch import Generator, Tensor, nn
 from tqdm import trange
 
-from rollout_core.checkpoints import save_model
 from rollout_core.demo.shapes import CLASSES, ClipBatch, random_labels, render
-from rollout_core.explain import normalize
-from rollout_core.specs import MOVING_SHAPES
-from rollout_core.timesformer import Architecture, TimeSformer
+from rollout_core.model.checkpoints import save_model
+from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.model.timesformer import Architecture, TimeSformer
+from rollout_core.relevance.explain import normalize
 
 ARCHITECTURE = Architecture(
     attention_type="divided_space_time",

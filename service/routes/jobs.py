@@ -14,7 +14,7 @@ from rollout_core.errors import (
     UnknownModel,
     UnsupportedContainer,
 )
-from rollout_core.lifecycle import JobState
+from rollout_core.jobs.records import JobState
 from service import openapi, uploads
 from service.dependencies import Caller, CallerName, KnownId, Use
 from service.errors import (

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rollout_core.explain import explain_clips
-from rollout_core.timesformer import Architecture, TimeSformer
+from rollout_core.model.timesformer import Architecture, TimeSformer
+from rollout_core.relevance.explain import explain_clips
 from tests.benchmarks.rollout import median
 
 BASE = Architecture(

@@ -12,9 +12,9 @@ import torch
 from einops import reduce, repeat
 from torch import Generator, Tensor
 
-from rollout_core.explain import explain_clips
-from rollout_core.perturbation import fill_of
-from rollout_core.timesformer import TimeSformer
+from rollout_core.model.timesformer import TimeSformer
+from rollout_core.relevance.explain import explain_clips
+from rollout_core.relevance.perturbation import fill_of
 from tests.benchmarks import blackbox
 
 Group = Literal["baselines", "published", "ours", "black boxes"]

@@ -6,9 +6,9 @@ Held-out moving-shapes clips, explained for the class that the model predicts. W
 scores of every clip are kept in a file, and a run that was stopped goes on where it was. The
 report and the plot are written to `results/`.
 
-Pointing scores are defined in `rollout_core/demo/metrics.py`, deletion and insertion in
-`rollout_core/faithfulness.py`. Time is that of making the map, in multiples of a plain forward of
-the same clips in the same run.
+Pointing scores are defined in `rollout_core/demo/evaluate.py`, deletion and insertion in
+`rollout_core/relevance/faithfulness.py`. Time is that of making the map, in multiples of a plain
+forward of the same clips in the same run.
 """
 
 import argparse
@@ -22,10 +22,9 @@ import torch
 from torch import Generator, Tensor
 from tqdm import trange
 
-from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
 from rollout_core.contract import Fill
-from rollout_core.demo.evaluate import HELD_OUT_SEED
-from rollout_core.demo.metrics import (
+from rollout_core.demo.evaluate import (
+    HELD_OUT_SEED,
     ON_OBJECT,
     coverage_of,
     frame_hit_rate,
@@ -35,11 +34,12 @@ from rollout_core.demo.metrics import (
 )
 from rollout_core.demo.shapes import random_label_pairs, random_labels, render
 from rollout_core.demo.train import new_model
-from rollout_core.explain import normalize
-from rollout_core.faithfulness import STEPS, area, orders
-from rollout_core.perturbation import perturbed_probabilities
-from rollout_core.specs import MOVING_SHAPES
-from rollout_core.timesformer import TimeSformer
+from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
+from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.model.timesformer import TimeSformer
+from rollout_core.relevance.explain import normalize
+from rollout_core.relevance.faithfulness import STEPS, area, orders
+from rollout_core.relevance.perturbation import perturbed_probabilities
 from tests.benchmarks.competitors import COMPETITORS, Case, Competitor, by_name
 from tests.benchmarks.report import SENSITIVITY, plot, write_report
 from tests.benchmarks.sanity import correlations

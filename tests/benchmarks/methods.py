@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from rollout_core.explain import explain_clips
-from rollout_core.timesformer import TimeSformer
+from rollout_core.model.timesformer import TimeSformer
+from rollout_core.relevance.explain import explain_clips
 from tests.benchmarks.attention import BASE
 
 METHODS: dict[str, dict[str, str]] = {

@@ -18,8 +18,8 @@ import av
 import numpy as np
 
 from rollout_core.contract import Overlay
-from rollout_core.render import render
-from rollout_core.video import Limits, crop_of, probe
+from rollout_core.pictures.render import render
+from rollout_core.video.clips import Limits, crop_of, probe
 
 WIDTH, HEIGHT, RATE_HZ, FRAMES = 1280, 720, 25, 133
 CLIP_FRAMES, GRID = 8, 14

@@ -19,11 +19,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from rollout_core.capture import capture_flow
-from rollout_core.checkpoints import load_model
-from rollout_core.explain import explain_clips
-from rollout_core.methods import fuse_heads
-from rollout_core.rollout import Flow, add_skip, cls_row, patches_of, roll_out
+from rollout_core.model.checkpoints import load_model
+from rollout_core.relevance.explain import explain_clips
+from rollout_core.relevance.methods import capture_flow, fuse_heads
+from rollout_core.relevance.rollout import Flow, add_skip, cls_row, patches_of, roll_out
 
 REFERENCE = Path(__file__).parent.parent / "rollout_core" / "reference"
 LAYERS, FRAMES, PATCHES = 12, 8, 14 * 14

@@ -10,8 +10,8 @@ from copy import deepcopy
 
 from torch import Tensor
 
-from rollout_core.demo.metrics import rank_correlation
-from rollout_core.timesformer import TimeSformer
+from rollout_core.demo.evaluate import rank_correlation
+from rollout_core.model.timesformer import TimeSformer
 
 
 def cascade(model: TimeSformer, untrained: TimeSformer) -> Iterator[tuple[str, TimeSformer]]:

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from rollout_core.demo.metrics import Interval, bootstrap
+from rollout_core.demo.evaluate import Interval, bootstrap
 
 DECIMALS = 6
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
-from rollout_core.timesformer import TimeSformer
+from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
+from rollout_core.model.timesformer import TimeSformer
 from tests.benchmarks import evidence
 from tests.benchmarks.competitors import Case, Competitor
 from tests.benchmarks.evidence import SENSITIVITY, Batch, class_sensitivity, judge, measure

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model
-from rollout_core.timesformer import TimeSformer
+from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
+from rollout_core.model.timesformer import TimeSformer
 from tests.benchmarks import evidence
 from tests.benchmarks.sanity import cascade, correlations
 from tests.rollout_core.models import random_clips, random_model

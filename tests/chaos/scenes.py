@@ -85,7 +85,7 @@ def api_killed_while_receiving(house: House) -> Watch:
 
 @scene("API killed after storing, before queueing")
 def api_killed_after_storing(house: House) -> Watch:
-    return kill_api_at(house, "after", "rollout_core.storage:ArtifactStore.accept")
+    return kill_api_at(house, "after", "rollout_core.jobs.store:ArtifactStore.accept")
 
 
 @scene("API killed after queueing, before it answers")
@@ -105,7 +105,7 @@ def api_killed_while_running(house: House) -> Watch:
 
 @scene("API killed while it cancels a waiting job")
 def api_killed_while_canceling(house: House) -> Watch:
-    mark, point = house.mark("reached"), "rollout_core.storage:ArtifactStore.end"
+    mark, point = house.mark("reached"), "rollout_core.jobs.store:ArtifactStore.end"
     api = house.api(under=("tests.house.breakpoints", "before", point, str(mark)))
     ahead = running(house, house.worker(model="fake-slow"))
     watch = Watch(house, house.accepted(video(), **SLOW))
@@ -146,24 +146,26 @@ def supervisor_killed_while_running(house: House) -> Watch:
 
 @scene("supervisor killed after the artifacts, before `result.json`")
 def supervisor_killed_before_result(house: House) -> Watch:
-    point = "rollout_core.storage:ArtifactStore.publish"
+    point = "rollout_core.jobs.store:ArtifactStore.publish"
     return kill_supervisor_at(house, "before", point, attempt=2)
 
 
 @scene("supervisor killed after `result.json` was written, before it is published")
 def supervisor_killed_with_result_in_hand(house: House) -> Watch:
-    return kill_supervisor_at(house, "before", "rollout_core.storage:ArtifactStore._end", attempt=2)
+    return kill_supervisor_at(
+        house, "before", "rollout_core.jobs.store:ArtifactStore._end", attempt=2
+    )
 
 
 @scene("supervisor killed after `result.json`, before RQ's acknowledgement")
 def supervisor_killed_after_result(house: House) -> Watch:
-    point = "rollout_core.storage:ArtifactStore.publish"
+    point = "rollout_core.jobs.store:ArtifactStore.publish"
     return kill_supervisor_at(house, "after", point, attempt=1)
 
 
 @scene("supervisor killed after the failure was stored, before RQ's acknowledgement")
 def supervisor_killed_after_failure(house: House) -> Watch:
-    point = "rollout_core.storage:ArtifactStore.end"
+    point = "rollout_core.jobs.store:ArtifactStore.end"
     return kill_supervisor_at(house, "after", point, attempt=1, model="fake-fail", state="failed")
 
 

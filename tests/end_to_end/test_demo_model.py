@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from rollout_core import archive, sampling, video
-from rollout_core.checkpoints import open_model
+from rollout_core import archive
 from rollout_core.contract import ExplainRequest, PatchQuery
-from rollout_core.explain import Explanation, explain_clips, prepare_clips
-from rollout_core.faithfulness import FILLS
-from rollout_core.predictions import top_predictions
+from rollout_core.model.checkpoints import open_model
+from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
+from rollout_core.relevance.faithfulness import FILLS
+from rollout_core.result import top_predictions
+from rollout_core.video import sampling
+from rollout_core.video.clips import Limits, crop_of, probe, read_clips
 
 DEMO = Path(str(files("rollout_core") / "demo"))
 PATCH = PatchQuery(frame=2, row=3, column=5)
@@ -110,13 +112,13 @@ def test_the_best_map_is_more_faithful_than_chance(house, worker):
 
 def explained_here(loaded, path: Path, wanted: dict[str, Any]) -> Explanation:
     """Decode and explain in this process, with nothing of the worker in between."""
-    spec, limits = loaded.spec, video.Limits()
+    spec, limits = loaded.spec, Limits()
     request = ExplainRequest.model_validate(wanted)
-    info = video.probe(path, limits)
+    info = probe(path, limits)
     plan = sampling.plan(info.duration_seconds, request, spec)
     size = {"height": spec.height, "width": spec.width}
-    crop = video.crop_of(info, **size)
-    clips = video.read_clips(path, plan, crop, **size, limits=limits)
+    crop = crop_of(info, **size)
+    clips = read_clips(path, plan, crop, **size, limits=limits)
     frames = np.stack([clip.frames for clip in clips])
     return explain_clips(
         loaded.model,

@@ -16,7 +16,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import InvalidRequest
-from rollout_core.requests import check_request
+from rollout_core.resolve import check_request
 from worker.fake import SPECS
 
 MODEL = "fake"

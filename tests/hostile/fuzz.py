@@ -10,7 +10,8 @@ from random import Random
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from rollout_core.contract import ExplainRequest, Overlay, Progress
+from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.jobs.records import Progress
 from tests.hostile.codes import VIDEO_CODES
 from tests.hostile.forked import ForkedMedia
 from tests.hostile.mutants import mutate

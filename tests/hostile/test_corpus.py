@@ -14,9 +14,10 @@ import av
 import pytest
 from redis import Redis
 
-from rollout_core.contract import ExplainRequest, Ticket, job_key
-from rollout_core.lifecycle import Ended, JobRecord
-from rollout_core.storage import ArtifactStore
+from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.records import Ended, JobRecord, Ticket
+from rollout_core.jobs.redis_records import job_key
+from rollout_core.jobs.store import ArtifactStore
 from service.containers import HEAD_BYTES, is_video_container
 from tests.hostile.claims import alias, refer
 from tests.hostile.codes import CONTAINER

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rollout_core.timesformer import Attention, Block, TimeSformer
+from rollout_core.model.timesformer import Attention, Block, TimeSformer
 
 
 @dataclass

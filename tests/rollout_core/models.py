@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from rollout_core.timesformer import Architecture, TimeSformer
+from rollout_core.model.timesformer import Architecture, TimeSformer
 
 SMALL = Architecture(
     attention_type="divided_space_time",

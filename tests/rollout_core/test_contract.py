@@ -14,9 +14,8 @@ from rollout_core.contract import (
     PointQuery,
     Query,
     check_method,
-    job_key,
-    queue_name,
 )
+from rollout_core.jobs.redis_records import job_key, queue_name
 
 PATCH = {"frame": 1, "row": 2, "column": 3}
 POINT = {"x": 10.5, "y": 20, "seconds": 1.25}

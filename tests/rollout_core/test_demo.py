@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch import Generator
 
-from rollout_core.checkpoints import MOVING_SHAPES_PATH, load_model, open_model
 from rollout_core.demo import evaluate, train
-from rollout_core.demo.metrics import ON_OBJECT, coverage_of
-from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
-from rollout_core.demo.shapes import CLASSES, ClipBatch
-from rollout_core.specs import MOVING_SHAPES
-from rollout_core.video import Limits, probe
+from rollout_core.demo.evaluate import ON_OBJECT, coverage_of
+from rollout_core.demo.shapes import CLASSES, LABEL_PATH, SAMPLE_PATH, ClipBatch
+from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model, open_model
+from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.video.clips import Limits, probe
 
 MAX_CHECKPOINT_BYTES = 8 * 2**20
 

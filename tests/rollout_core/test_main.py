@@ -9,8 +9,8 @@ from pydantic_settings import CliApp
 
 from rollout_core.__main__ import Command, main
 from rollout_core.contract import ExplainRequest, Overlay, PatchQuery, PointQuery
-from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
-from rollout_core.specs import MOVING_SHAPES
+from rollout_core.demo.shapes import LABEL_PATH, SAMPLE_PATH
+from rollout_core.model.specs import MOVING_SHAPES
 
 
 def parse(*arguments: str) -> Command:

@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from rollout_core import archive
-from rollout_core.checkpoints import LoadedModel, open_model
 from rollout_core.contract import (
     METHOD_OPTIONS,
     ExplainRequest,
@@ -15,13 +14,14 @@ from rollout_core.contract import (
     PatchQuery,
     Target,
 )
-from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
+from rollout_core.demo.shapes import LABEL_PATH, SAMPLE_PATH
 from rollout_core.errors import InvalidRequest
-from rollout_core.explain import Explanation, explain_clips, prepare_clips
-from rollout_core.faithfulness import FILLS, orders
+from rollout_core.model.checkpoints import LoadedModel, open_model
 from rollout_core.pipeline import UNLIMITED, compare_methods, explain_video
-from rollout_core.sampling import plan
-from rollout_core.video import crop_of, probe, read_clips
+from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
+from rollout_core.relevance.faithfulness import FILLS, orders
+from rollout_core.video.clips import crop_of, probe, read_clips
+from rollout_core.video.sampling import plan
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_faithfulness_is_measured_for_the_class_that_was_asked(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("rollout_core.pipeline.STEPS", 2)
-    monkeypatch.setattr("rollout_core.faithfulness.RANDOM_ORDERS", 2)
+    monkeypatch.setattr("rollout_core.relevance.faithfulness.RANDOM_ORDERS", 2)
     stages: list[tuple[str, int, int]] = []
     request = ExplainRequest(faithfulness=True, overlay=None, target="right")
     result = explain_video(

@@ -18,17 +18,14 @@ from rollout_core.contract import (
     FAITHFULNESS_NAME,
     OVERLAY_NAME,
     SHEET_NAME,
-    WORKERS_KEY,
-    Announcement,
     ExplainResult,
-    JobError,
     Prediction,
-    Progress,
-    job_key,
+    describe,
 )
-from rollout_core.lifecycle import Ended, JobRecord
-from rollout_core.specs import ModelSpec
-from rollout_core.storage import ArtifactStore, describe
+from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress
+from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
+from rollout_core.jobs.store import ArtifactStore
+from rollout_core.model.specs import ModelSpec
 from service.app import create_app
 from service.queue import JobQueue
 from service.settings import Settings

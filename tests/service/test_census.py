@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, Ticket
+from rollout_core.contract import ExplainRequest
 from rollout_core.errors import StoreFull
-from rollout_core.lifecycle import JobRecord
+from rollout_core.jobs.records import JobRecord, Ticket
 from service.census import RESERVED_BYTES, Census
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))

@@ -5,7 +5,7 @@ import pytest
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from rollout_core.contract import TASK
+from rollout_core.jobs.redis_records import TASK
 from service.delivery import MAX_DELIVERIES, Delivery
 
 IDS = [f"{number:032x}" for number in range(3)]

@@ -1,7 +1,7 @@
 import pytest
 
-from rollout_core.contract import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
 from rollout_core.errors import UnknownModel
+from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
 from service.fleet import Fleet
 
 

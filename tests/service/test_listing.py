@@ -2,8 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, Ticket
+from rollout_core.contract import ExplainRequest
 from rollout_core.errors import InvalidRequest
+from rollout_core.jobs.records import Ticket
 from service import listing
 from service.listing import JOBS_KEY, JobList, Place
 

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import pytest
 
-from rollout_core.contract import JobError
+from rollout_core.jobs.records import JobError
 
 
 def headers(name):

@@ -4,9 +4,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
+from rollout_core.contract import ExplainRequest
 from rollout_core.errors import InvalidRequest, JobEnded, StoreFull, UnknownModel
-from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
+from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Progress
+from rollout_core.jobs.redis_records import job_key
 from service import queue as queue_module
 from service.census import Census
 from service.errors import JobNotFound, QueueFull

@@ -3,7 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, Ticket
+from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.records import Ticket
 from service.census import Census
 from service.errors import StorageQuotaExceeded
 from service.keys import Owner

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, Ticket, job_key
-from rollout_core.lifecycle import LEASE_SECONDS, JobRecord
+from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.records import LEASE_SECONDS, JobRecord, Ticket
+from rollout_core.jobs.redis_records import job_key
 from service.census import Census
 from service.listing import JOBS_KEY
 from service.reconcile import Reconciler

@@ -2,8 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, Ticket, job_key
-from rollout_core.lifecycle import JobRecord
+from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.records import JobRecord, Ticket
+from rollout_core.jobs.redis_records import job_key
 from service.register import Register
 
 

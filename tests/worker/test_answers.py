@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rollout_core import sampling
 from rollout_core.contract import ExplainRequest, PatchQuery
-from rollout_core.run import Run
+from rollout_core.resolve import Run
+from rollout_core.video import sampling
 from worker import fake, fake_rollout
 from worker.answers import is_curve, is_explanation, is_plan
 from worker.messages import Explain, Opened

@@ -18,7 +18,7 @@ from rollout_core import archive
 from rollout_core.archive import Archive
 from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, PatchQuery, Target
 from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
-from rollout_core.faithfulness import FILLS, STEPS
+from rollout_core.relevance.faithfulness import FILLS, STEPS
 from worker import attempt as attempt_module
 from worker import fake_rollout, wire
 from worker.assignment import Assignment

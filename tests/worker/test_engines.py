@@ -13,8 +13,8 @@ import torch
 
 from rollout_core.contract import PatchQuery
 from rollout_core.errors import CheckpointError, InvalidRequest, OutOfMemory
-from rollout_core.faithfulness import FILLS
-from rollout_core.specs import MOVING_SHAPES
+from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.relevance.faithfulness import FILLS
 from worker import engine, engines, fake, wire
 from worker.children import ChildFailure, Engine, next_message
 from worker.engines import LoadedEngine

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rollout_core.errors import InvalidRequest, OutOfMemory, UnknownModel
-from rollout_core.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec
 from worker.fake import SPECS, FakeEngine, load
 from worker.messages import EngineOptions, Explain, Perturb
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rollout_core.contract import PatchQuery
-from rollout_core.faithfulness import FILLS
+from rollout_core.relevance.faithfulness import FILLS
 from worker.fake import SPECS
 from worker.fake_rollout import CLS_SHARE, explain, perturb
 from worker.messages import Explain, Perturb

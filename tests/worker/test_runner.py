@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from rollout_core import archive
-from rollout_core.contract import ExplainRequest, JobError, Progress, job_key
+from rollout_core.contract import ExplainRequest
 from rollout_core.errors import AttemptLost, JobHeld
-from rollout_core.lifecycle import LEASE_SECONDS, Ended, JobRecord
-from rollout_core.storage import ArtifactStore
+from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
+from rollout_core.jobs.redis_records import job_key
+from rollout_core.jobs.store import ArtifactStore
 from tests.worker.clips import make_video
 from worker import fake, fake_rollout
 from worker.crew import Crew

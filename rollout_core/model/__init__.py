@@ -1,0 +1,1 @@
+"""The model: its specs, the network, and reading checkpoints."""

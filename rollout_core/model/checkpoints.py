@@ -1,0 +1,171 @@
+"""Checkpoints → models that are ready to run, and back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rollout_core.errors import CheckpointError
+from rollout_core.model.checkpoint_formats import Checkpoint, digest_of, read_checkpoint
+from rollout_core.model.specs import MOVING_SHAPES, SAMPLING_RATE_HZ, SPECS, ModelSpec
+from rollout_core.model.timesformer import TimeSformer
+
+MOVING_SHAPES_PATH = Path(__file__).parents[1] / "demo" / "moving-shapes.safetensors"
+
+NAMED_KEYS = 6
+"""How many keys of a kind an error names."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to run, what it expects, and the SHA-256 of its weight files."""
+
+    model: TimeSformer
+    spec: ModelSpec
+    sha256: str
+
+
+def load_model(
+    source: str | Path,
+    *,
+    num_heads: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> TimeSformer:
+    """Load a model, ready to evaluate.
+
+    Args:
+        source: a published `.pyth` file, a Hugging Face folder or hub id, or our safetensors.
+        num_heads: needed where neither the source says it nor the width is a multiple of 64.
+        dtype: of the parameters; float32 unless given.
+    Raises:
+        CheckpointError: the source cannot be read, does not fit together, or leaves the number
+            of heads open.
+    """
+    return _build(read_checkpoint(source, num_heads), device, dtype)
+
+
+def open_model(
+    name: str,
+    source: str | Path | None = None,
+    *,
+    sha256: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> LoadedModel:
+    """Load a model together with its spec: the table's if `name` is in it, else the source's own.
+
+    The attention's type, the patches and the depth are always those of the source.
+
+    Args:
+        source: as for `load_model`; may be left out for "moving-shapes", which is built in.
+        sha256: what `LoadedModel.sha256` must be; nothing of any other file is parsed.
+    Raises:
+        CheckpointError: as `load_model`, or the source is not the one with that digest, or the
+            spec is of another number of classes, or of a size that the patches do not fill.
+    """
+    if source is None:
+        if name != MOVING_SHAPES.name:
+            raise CheckpointError(f"{name} needs a checkpoint: {name}=PATH")
+        source = MOVING_SHAPES_PATH
+    checkpoint = read_checkpoint(source, sha256=sha256)
+    spec = _spec(name, checkpoint)
+    if spec.classes != checkpoint.architecture.classes:
+        raise CheckpointError(
+            f"{source} has {checkpoint.architecture.classes} classes, but {name} has {spec.classes}"
+        )
+    if spec.height % spec.patch_height or spec.width % spec.patch_width:
+        raise CheckpointError(
+            f"{name} takes {spec.width}×{spec.height} pixels, which patches of "
+            f"{spec.patch_width}×{spec.patch_height} do not fill"
+        )
+    return LoadedModel(
+        model=_build(checkpoint, device, dtype), spec=spec, sha256=digest_of(checkpoint.files)
+    )
+
+
+def save_model(
+    path: Path, model: TimeSformer, spec: ModelSpec, *, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write `model` as safetensors, with its architecture and its spec in the metadata."""
+    state_dict = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    metadata = {
+        "architecture": json.dumps(asdict(model.architecture)),
+        "spec": spec.model_dump_json(),
+    }
+    save_file(state_dict, path, metadata=metadata)
+
+
+def _build(
+    checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype | None
+) -> TimeSformer:
+    with torch.device("meta"):
+        model = TimeSformer(checkpoint.architecture)
+    _check_keys(expected=model.state_dict(), found=checkpoint.state_dict)
+    parameters = {
+        key: value.to(device, dtype or torch.float32)
+        for key, value in checkpoint.state_dict.items()
+    }
+    model.load_state_dict(parameters, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def _check_keys(*, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    missing = expected.keys() - found.keys()
+    extra = found.keys() - expected.keys()
+    misshapen = [
+        f"{key} {list(found[key].shape)} for {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & found.keys())
+        if found[key].shape != expected[key].shape
+    ]
+    complaints = [
+        f"{kind}: {_some(keys)}"
+        for kind, keys in (
+            ("missing", sorted(missing)),
+            ("extra", sorted(extra)),
+            ("misshapen", misshapen),
+        )
+        if keys
+    ]
+    if complaints:
+        raise CheckpointError(f"the parameters do not fit the model; {'; '.join(complaints)}")
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMED_KEYS
+    return ", ".join(names[:NAMED_KEYS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
+    """Return the table's spec for `name`, or one made of what the checkpoint says of itself.
+
+    What the parameters themselves tell, they tell best.
+    """
+    a = checkpoint.architecture
+    structure = {
+        "attention_type": a.attention_type,
+        "patch_height": a.patch_height,
+        "patch_width": a.patch_width,
+        "depth": a.depth,
+    }
+    if (spec := SPECS.get(name)) is not None:
+        labels = checkpoint.spec.get("labels")
+        nameless = spec.label_set is None and spec.labels is None
+        return spec.model_copy(update=structure | ({"labels": labels} if nameless else {}))
+    own = {
+        "frames": a.frames,
+        "sampling": "uniform",
+        "clip_seconds": a.frames * ModelSpec.model_fields["stride"].default / SAMPLING_RATE_HZ,
+        "height": a.height,
+        "width": a.width,
+        "classes": a.classes,
+        "licence": "unknown",
+    }
+    return ModelSpec.model_validate(own | dict(checkpoint.spec) | structure | {"name": name})

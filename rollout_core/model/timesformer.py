@@ -1,0 +1,297 @@
+"""TimeSformer: a vision transformer over the patches of a clip's frames.
+
+Source: Bertasius, Wang & Torresani 2021, "Is Space-Time Attention All You Need for Video
+Understanding?", arXiv:2102.05095. Parameter names are those of the published checkpoints.
+
+Tokens travel as `b g n c`: `g` groups of tokens that attend to one another, token 0 of each
+group being its copy of the classification token. Divided and space-only attention have one
+group a frame (`g = t`, `n = 1 + p`); joint attention has a single group (`g = 1`,
+`n = 1 + t p`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
+from timm.layers import Mlp, PatchEmbed
+from torch import Tensor, nn
+
+FUSED_ON_CPU_FROM_TOKENS = 512
+"""Length of a sequence from which the fused kernel is the faster one on a CPU, too."""
+
+AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
+Axis = Literal["time", "group"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a state_dict needs to become a model. Sizes are in pixels."""
+
+    attention_type: AttentionType
+    frames: int
+    height: int
+    width: int
+    patch_height: int
+    patch_width: int
+    dim: int
+    mlp_dim: int
+    depth: int
+    heads: int
+    classes: int
+    qkv_bias: bool = True
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per frame, `(h, w)`."""
+        return self.height // self.patch_height, self.width // self.patch_width
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How one attention and the skip connection around it made tokens out of tokens.
+
+    `outputs = inputs + projection(attention @ values)`, heads joined, within each of `s`
+    sequences. Where `shares_cls` (divided attention within frames), token 0 of every sequence is
+    a copy of one token, and its update is the mean over the sequences.
+
+    Attributes:
+        axis: what a sequence runs along: "time" at one location, or a "group" of tokens.
+        attention: `b s head q k`.
+        values: `b s head k c`.
+        inputs, outputs: `b s q c`, all heads' channels.
+        projections: the linear layers that the joined heads pass, in their order.
+    """
+
+    axis: Axis
+    attention: Tensor
+    values: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    projections: tuple[nn.Linear, ...]
+    shares_cls: bool = False
+
+
+MixingTap = Callable[[Mixing], None]
+"""Called with each attention of a layer while the forward runs."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        dim = architecture.dim
+        self.heads = architecture.heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=architecture.qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within each of the `s` sequences of `b s q c`."""
+        q, k, v = self._split(x)
+        # On a CPU the fused kernel gains little for short sequences in float32, and loses in
+        # bfloat16: tests/benchmarks/attention.py measures both.
+        if x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            out = _softmax(q, k) @ v
+        return self._join(out, b=len(x))
+
+    def watched(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do as `forward`, and also return the attention, `b s head q k`, and the values.
+
+        The fused kernel does not show its softmax, so it is never used here.
+        """
+        q, k, v = self._split(x)
+        attention = rearrange(_softmax(q, k), "(b s) head q k -> b s head q k", b=len(x))
+        values = rearrange(v, "(b s) head k c -> b s head k c", b=len(x))
+        out = rearrange(attention @ values, "b s head q c -> (b s) head q c")
+        return self._join(out, b=len(x)), attention, values
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, `(b s) head n c` each."""
+        pattern = "b s n (three head c) -> three (b s) head n c"
+        q, k, v = rearrange(self.qkv(x), pattern, three=3, head=self.heads)
+        return q, k, v
+
+    def _join(self, out: Tensor, *, b: int) -> Tensor:
+        update: Tensor = self.proj(rearrange(out, "(b s) head q c -> b s q (head c)", b=b))
+        return update
+
+
+def average_cls(tokens: Tensor) -> Tensor:
+    """Replace token 0 of each of the `s` sequences of `b s n c` by its mean over them."""
+    cls = reduce(tokens[:, :, :1], "b s 1 c -> b 1 1 c", "mean")
+    return torch.cat([cls.expand_as(tokens[:, :, :1]), tokens[:, :, 1:]], dim=2)
+
+
+def _softmax(q: Tensor, k: Tensor) -> Tensor:
+    scores: Tensor = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1)
+
+
+class Block(nn.Module):
+    """One layer: attention over time (divided only), attention within each group, MLP.
+
+    While `tap` is set, it is shown every attention of the layer.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        dim, eps = architecture.dim, architecture.layer_norm_eps
+        self.divided = architecture.attention_type == "divided_space_time"
+        if self.divided:
+            self.temporal_norm1 = nn.LayerNorm(dim, eps=eps)
+            self.temporal_attn = Attention(architecture)
+            self.temporal_fc = nn.Linear(dim, dim)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(architecture)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, hidden_features=architecture.mlp_dim)
+        self.tap: MixingTap | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `b g n c` to `b g n c`."""
+        if self.divided:
+            x = self._attend_over_time(x)
+        x = self._attend_within_groups(x)
+        hidden: Tensor = self.mlp(self.norm2(x))
+        return x + hidden
+
+    def _attend_over_time(self, x: Tensor) -> Tensor:
+        """Let each location's patches see one another; the classification token takes no part."""
+        inputs = rearrange(x[:, :, 1:], "b t p c -> b p t c")
+        outputs = self._mix(
+            "time", inputs, self.temporal_norm1(inputs), self.temporal_attn, self.temporal_fc
+        )
+        return torch.cat([x[:, :, :1], rearrange(outputs, "b p t c -> b t p c")], dim=2)
+
+    def _attend_within_groups(self, x: Tensor) -> Tensor:
+        """Let each group's tokens see one another; copies of one cls token stay the same."""
+        return self._mix("group", x, self.norm1(x), self.attn)
+
+    def _mix(
+        self, axis: Axis, inputs: Tensor, normed: Tensor, attention: Attention, *then: nn.Linear
+    ) -> Tensor:
+        """Attend within each sequence of `b s n c`, and add the update to the inputs."""
+        shares_cls = self.divided and axis == "group"
+        if self.tap:
+            update, seen, values = attention.watched(normed)
+        else:
+            update = attention(normed)
+        for layer in then:
+            update = layer(update)
+        if shares_cls:
+            update = average_cls(update)
+        outputs = inputs + update
+        if self.tap:
+            projections = (attention.proj, *then)
+            self.tap(Mixing(axis, seen, values, inputs, outputs, projections, shares_cls))
+        return outputs
+
+
+class TimeSformer(nn.Module):
+    """A clip classifier. `architecture` says what the parameters were made for."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = architecture
+        self.architecture = a
+        self.patch_embed = PatchEmbed(
+            img_size=None,
+            patch_size=(a.patch_height, a.patch_width),  # type: ignore[arg-type]
+            embed_dim=a.dim,
+        )
+        h, w = a.grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, a.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + h * w, a.dim))
+        if a.attention_type != "space_only":
+            self.time_embed = nn.Parameter(torch.zeros(1, a.frames, a.dim))
+        self.layers = [Block(a) for _ in range(a.depth)]
+        self.blocks = nn.ModuleList(self.layers)
+        self.norm = nn.LayerNorm(a.dim, eps=a.layer_norm_eps)
+        self.head = nn.Linear(a.dim, a.classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            clips: `b c t H W`, normalised RGB or BGR as the checkpoint expects. `t`, `H` and
+                `W` may differ from the architecture's: its embeddings are then resized.
+        Returns:
+            Logits, `b k`.
+        """
+        return self.classify(self.encode(clips))
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Turn pixels, `b c t H W`, into the last layer's tokens, `b g n c`."""
+        x = self.embed(clips)
+        for block in self.layers:
+            x = block(x)
+        return x
+
+    def grid_of(self, clips: Tensor) -> tuple[int, int, int]:
+        """Return the patch grid `(t, h, w)` that `clips`, `b c t H W`, is cut into."""
+        _, _, t, height, width = clips.shape
+        a = self.architecture
+        if height % a.patch_height or width % a.patch_width:
+            raise ValueError(
+                f"frames of {height}×{width} pixels do not divide into patches of "
+                f"{a.patch_height}×{a.patch_width}"
+            )
+        return t, height // a.patch_height, width // a.patch_width
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Turn pixels, `b c t H W`, into the first layer's tokens, `b g n c`."""
+        t, h, w = self.grid_of(clips)
+        patches = self.patch_embed(rearrange(clips, "b c t H W -> (b t) c H W"))  # (b t) p c
+        cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        patches = patches + _resize_grid(positions, self.architecture.grid, (h, w))
+        patches = rearrange(patches, "(b t) p c -> b t p c", t=t)
+        if self.architecture.attention_type != "space_only":
+            patches = patches + rearrange(_resize(self.time_embed, t), "1 t c -> 1 t 1 c")
+        if self.architecture.attention_type == "joint_space_time":
+            patches = rearrange(patches, "b t p c -> b 1 (t p) c")
+        b, g = patches.shape[:2]
+        cls = repeat(self.cls_token + cls_position, "1 1 c -> b g 1 c", b=b, g=g)
+        return torch.cat([cls, patches], dim=2)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Turn the last layer's tokens, `b g n c`, into logits, `b k`."""
+        cls = reduce(tokens[:, :, 0], "b g c -> b c", "mean")
+        logits: Tensor = self.head(self.norm(cls))
+        return logits
+
+
+def _resize_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resize position embeddings, `1 (h w) c`, to another grid by nearest neighbour."""
+    if old == new:
+        return positions
+    image = rearrange(positions, "1 (h w) c -> 1 c h w", h=old[0], w=old[1])
+    return rearrange(F.interpolate(image, size=new, mode="nearest"), "1 c h w -> 1 (h w) c")
+
+
+def _resize(times: Tensor, frames: int) -> Tensor:
+    """Resize time embeddings, `1 t c`, to another frame count by nearest neighbour."""
+    if times.shape[1] == frames:
+        return times
+    line = rearrange(times, "1 t c -> 1 c t")
+    return rearrange(F.interpolate(line, size=frames, mode="nearest"), "1 c t -> 1 t c")
+
+
+@contextmanager
+def watch(blocks: Iterable[Block], tap: MixingTap) -> Iterator[None]:
+    """Show `tap` every attention of these layers while they run."""
+    watched: list[Block] = []
+    try:
+        for block in blocks:
+            watched.append(block)
+            block.tap = tap
+        yield
+    finally:
+        for block in watched:
+            block.tap = None

@@ -1,0 +1,1 @@
+"""Pictures: heat maps, the overlay video, the contact sheet, and plots."""

@@ -1,0 +1,123 @@
+"""Relevance as heat over time: one map between 0 and 1 for every moment of a video."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from cmap import Colormap
+from numpy.typing import NDArray
+
+from rollout_core.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class HeatTrack:
+    """The heat maps of the frames that were sampled, each frame once.
+
+    Attributes:
+        frame_index: int64 `n`, increasing.
+        pts_seconds: float64 `n`, increasing.
+        heat: float32 `n h w`, from 0 to 1.
+        share: float64 `n`, of all relevance; sums to 1.
+    """
+
+    frame_index: NDArray[np.int64]
+    pts_seconds: NDArray[np.float64]
+    heat: NDArray[np.float32]
+    share: NDArray[np.float64]
+
+    def at(self, seconds: float) -> NDArray[np.float32]:
+        """Return the heat map `h w` at a moment: linear in time between frames, constant beyond."""
+        after = int(np.searchsorted(self.pts_seconds, seconds))
+        if after == 0:
+            return np.asarray(self.heat[0])
+        if after == len(self.heat):
+            return np.asarray(self.heat[-1])
+        begin, end = self.pts_seconds[after - 1 : after + 1]
+        weight = np.float32((seconds - begin) / (end - begin))
+        return np.asarray((1 - weight) * self.heat[after - 1] + weight * self.heat[after])
+
+
+def heat_track(
+    relevance: NDArray[np.float32],
+    *,
+    pts_seconds: NDArray[np.float64],
+    frame_index: NDArray[np.int64],
+) -> HeatTrack:
+    """Scale relevance `clip t h w` to 0..1 by its minimum and maximum over the whole video.
+
+    A frame that was sampled more than once has the mean of its maps, and the sum of its shares.
+    Maps that are the same everywhere have no heat.
+    """
+    maps = relevance.reshape(-1, *relevance.shape[2:]).astype(np.float64)
+    indices, first, inverse, counts = np.unique(
+        frame_index, return_index=True, return_inverse=True, return_counts=True
+    )
+    sums = np.zeros((len(indices), *maps.shape[1:]))
+    np.add.at(sums, inverse.ravel(), maps)
+    means = sums / counts[:, None, None]
+    low, high = means.min(), means.max()
+    heat = (means - low) / (high - low) if high > low else np.zeros_like(means)
+    shares = sums.sum(axis=(1, 2))
+    total = shares.sum()
+    return HeatTrack(
+        frame_index=indices,
+        pts_seconds=pts_seconds.ravel()[first],
+        heat=heat.astype(np.float32),
+        share=shares / total if total > 0 else np.full(len(shares), 1 / len(shares)),
+    )
+
+
+Matrix = Literal["bt601", "bt709", "bt2020"]
+
+
+Table = NDArray[np.uint8]
+
+
+LUMA: Mapping[Matrix, tuple[float, float]] = MappingProxyType(
+    {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+)
+"""Shares of red and of blue in luma. Sources: ITU-R BT.601, BT.709, BT.2020."""
+
+
+def check_colormap(name: str) -> None:
+    """Refuse a colormap that does not exist.
+
+    Raises:
+        InvalidRequest: there is none of this name.
+    """
+    rgb_table(name)
+
+
+def rgb_table(name: str) -> Table:
+    """Return a colormap, uint8 `256 c`, RGB.
+
+    Raises:
+        InvalidRequest: there is none of this name.
+    """
+    try:
+        colours = Colormap(name).lut(256)[:, :3]
+    except ValueError as error:
+        raise InvalidRequest(f"no colormap is known by the name {name!r}") from error
+    return _rounded(255 * colours)
+
+
+def yuv_table(rgb: Table, matrix: Matrix) -> Table:
+    """Return colours `256 c` as Y, U and V of 8 bits and limited range, uint8 `256 c`."""
+    kr, kb = LUMA[matrix]
+    red, green, blue = np.moveaxis(rgb / 255.0, -1, 0)
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    u = (blue - luma) / (2 * (1 - kb))
+    v = (red - luma) / (2 * (1 - kr))
+    return _rounded(np.stack([16 + 219 * luma, 128 + 224 * u, 128 + 224 * v], axis=-1))
+
+
+def alpha_table(opacity: float) -> Table:
+    """Return how opaque each heat is drawn, uint8 `256`: from nothing up to `opacity`."""
+    return _rounded(opacity * np.arange(256.0))
+
+
+def _rounded(values: NDArray[np.float64]) -> Table:
+    return np.asarray(np.rint(values), dtype=np.uint8)

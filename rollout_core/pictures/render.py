@@ -1,0 +1,138 @@
+"""Relevance in, pictures out: the overlay video and the contact sheet, in one pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollout_core.contract import OVERLAY_NAME, SHEET_NAME, Overlay
+from rollout_core.pictures.heat import HeatTrack, heat_track
+from rollout_core.pictures.overlay import write_overlay
+from rollout_core.pictures.sheet import Column, HeatMap, choose_columns, draw_sheet, thumbnail_size
+from rollout_core.video.clips import Crop, crop_and_resize
+from rollout_core.video.decoder import Decoder, Frame, Limits, Pulse, no_pulse, open_video
+
+
+def render(
+    source: Path,
+    *,
+    pts_seconds: NDArray[np.float64],
+    frame_index: NDArray[np.int64],
+    relevance: NDArray[np.float32],
+    crop: Crop,
+    overlay: Overlay | None,
+    folder: Path,
+    limits: Limits,
+    frames: int,
+    progress: Callable[[int, int], None],
+    pulse: Pulse = no_pulse,
+) -> None:
+    """Draw a video's relevance into `folder`: `sheet.png`, and `overlay.mp4` unless it is None.
+
+    Args:
+        pts_seconds, frame_index: `clip t`, of the sampled frames.
+        relevance: `clip t h w`; `heat_track` says how it is scaled.
+        frames: about how many the source has.
+        progress: called after every frame with the frames done and about how many there are.
+    Raises:
+        InvalidRequest: the colormap is unknown.
+        VideoError: the source cannot be used; see `decoder.open_video` and `Decoder.frames`.
+    """
+    track = heat_track(relevance, pts_seconds=pts_seconds, frame_index=frame_index)
+    last = int(track.frame_index[-1])
+    total = last + 1 if overlay is None else frames
+    collector = _Collector([track], crop)
+    with open_video(source, limits, pulse) as decoder:
+        decoded = decoder.frames()
+        first = next(decoded)
+        with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:
+            for frame in chain((first,), decoded):
+                paint(frame)
+                collector.see(frame)
+                progress(frame.index + 1, max(total, frame.index + 1))
+                if overlay is None and frame.index == last:
+                    break
+    draw_sheet(collector.columns, overlay or Overlay()).save(folder / SHEET_NAME)
+
+
+def render_comparison(
+    source: Path,
+    *,
+    pts_seconds: NDArray[np.float64],
+    frame_index: NDArray[np.int64],
+    relevance: Mapping[str, NDArray[np.float32]],
+    crop: Crop,
+    overlay: Overlay,
+    path: Path,
+    limits: Limits,
+) -> None:
+    """Draw several maps of the same frames below each other, as a contact sheet at `path`.
+
+    Args:
+        pts_seconds, frame_index, limits: as for `render`.
+        relevance: name of a row → `clip t h w`; each is scaled for itself.
+    Raises:
+        InvalidRequest, VideoError: as for `render`.
+    """
+    tracks = [
+        heat_track(maps, pts_seconds=pts_seconds, frame_index=frame_index)
+        for maps in relevance.values()
+    ]
+    collector = _Collector(tracks, crop)
+    with open_video(source, limits) as decoder:
+        for frame in decoder.frames():
+            collector.see(frame)
+            if frame.index == int(tracks[0].frame_index[-1]):
+                break
+    draw_sheet(collector.columns, overlay, names=list(relevance)).save(path)
+
+
+class _Collector:
+    """Picks the frames of the sheet out of those that pass.
+
+    The tracks are of the same frames; each is a row of the sheet.
+    """
+
+    def __init__(self, tracks: Sequence[HeatTrack], crop: Crop) -> None:
+        indices = tracks[0].frame_index
+        places = choose_columns(len(indices))
+        self.columns: list[Column] = []
+        self._places = {int(indices[place]): place for place in places}
+        self._tracks = tracks
+        self._crop = crop
+        self._width, self._height = thumbnail_size(crop, len(places))
+
+    def see(self, frame: Frame) -> None:
+        place = self._places.get(frame.index)
+        if place is None:
+            return
+        self.columns.append(
+            Column(
+                thumbnail=crop_and_resize(
+                    frame.rgb(), self._crop, height=self._height, width=self._width
+                ),
+                pts_seconds=frame.pts_seconds,
+                maps=[
+                    HeatMap(heat=track.heat[place], share=float(track.share[place]))
+                    for track in self._tracks
+                ],
+            )
+        )
+
+
+def _painting(
+    overlay: Overlay | None,
+    folder: Path,
+    decoder: Decoder,
+    first: Frame,
+    *,
+    crop: Crop,
+    track: HeatTrack,
+) -> AbstractContextManager[Callable[[Frame], None]]:
+    if overlay is None:
+        return nullcontext(lambda _: None)
+    path = folder / OVERLAY_NAME
+    return write_overlay(path, decoder, first, overlay=overlay, crop=crop, track=track)

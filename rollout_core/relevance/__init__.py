@@ -1,0 +1,1 @@
+"""Relevance: from a model's attention to one number for each patch."""

@@ -1,0 +1,218 @@
+"""Whether a model can do what a request asks, and which tokens it asks about.
+
+The service asks at submission, so nothing here needs numpy, torch or a video.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from rollout_core.contract import (
+    FULL_ROLLOUT_TOKENS,
+    METHOD_OPTIONS,
+    ExplainRequest,
+    Method,
+    PatchQuery,
+    PointQuery,
+    Query,
+    TokenQuery,
+)
+from rollout_core.errors import InvalidRequest
+from rollout_core.model.specs import ModelSpec, Sampling
+
+
+def check_request(request: ExplainRequest, spec: ModelSpec) -> None:
+    """Refuse what cannot be had of this model, whatever the video.
+
+    Raises:
+        InvalidRequest: there is no such layer, class, moment or patch, or a clip has too many
+            tokens.
+    """
+    check_layer("start_layer", request.start_layer, spec.depth)
+    if request.layer is not None:
+        check_layer("layer", request.layer, spec.depth)
+    if request.target is not None:
+        spec.class_index(request.target)
+    span = request.start_seconds or 0.0, request.end_seconds or math.inf
+    for query in request.queries:
+        if isinstance(query, PatchQuery):
+            check_patch(query, spec.grid, clips=1 if request.clips == "one" else None)
+        elif isinstance(query, PointQuery):
+            _check_moment(query, *span)
+    if request.full_rollout:
+        check_tokens(spec.grid)
+
+
+def check_layer(name: str, layer: int, depth: int) -> None:
+    """Refuse a layer that a model of this depth does not have."""
+    if not 0 <= layer < depth:
+        raise InvalidRequest(f"{name} is {layer}, but the model has {depth} layers")
+
+
+def check_patch(query: PatchQuery, grid: tuple[int, int, int], *, clips: int | None = None) -> None:
+    """Refuse a patch that a grid, `(t, h, w)`, does not have; None: nobody knows the clips yet."""
+    t, h, w = grid
+    limits = {"clip": clips, "frame": t, "row": h, "column": w}
+    for name, limit in limits.items():
+        index = getattr(query, name)
+        if limit is not None and index >= limit:
+            raise InvalidRequest(f"query: {name} is {index}, but the last one is {limit - 1}")
+
+
+def check_tokens(grid: tuple[int, int, int]) -> None:
+    """Refuse a full rollout of a clip with so many patches, `(t, h, w)`."""
+    tokens = 1 + math.prod(grid)
+    if tokens > FULL_ROLLOUT_TOKENS:
+        raise InvalidRequest(
+            f"full_rollout is for clips of up to {FULL_ROLLOUT_TOKENS} tokens, not of {tokens}"
+        )
+
+
+def explained_class(request: ExplainRequest, spec: ModelSpec) -> int | None:
+    """Return the class whose relevance is asked for; None: the predicted one, or of none."""
+    if request.target is None or "target" not in METHOD_OPTIONS[request.method]:
+        return None
+    return spec.class_index(request.target)
+
+
+def with_method(request: ExplainRequest, method: Method) -> ExplainRequest:
+    """Return the request for another method's map, with the options that it takes, too."""
+    extras = {"per_layer", "full_rollout", "faithfulness"}
+    options = {name for options in METHOD_OPTIONS.values() for name in options}
+    dropped = {"method"} | extras | (options - set(METHOD_OPTIONS[method]))
+    return ExplainRequest(method=method, **request.model_dump(exclude=dropped))
+
+
+def resolve_queries(
+    request: ExplainRequest,
+    *,
+    times_seconds: Sequence[Sequence[float]],
+    start_seconds: float,
+    end_seconds: float,
+    crop: tuple[int, int, int, int],
+    spec: ModelSpec,
+) -> tuple[TokenQuery, ...]:
+    """Turn the queries' points into patches; what is a token already stays as it is.
+
+    Args:
+        times_seconds: `clip t`, the moments that are sampled; the earlier wins a tie.
+        start_seconds, end_seconds: the span, half open.
+        crop: x, y, width and height of what the model sees, in source pixels as displayed.
+    Raises:
+        InvalidRequest: a point is outside the crop or the span, or there is no such patch.
+    """
+
+    def resolve(query: Query) -> TokenQuery:
+        if isinstance(query, PointQuery):
+            _check_moment(query, start_seconds, end_seconds)
+            clip, frame = _nearest(query.seconds, times_seconds)
+            row, column = _cell(query, crop, spec)
+            return PatchQuery(clip=clip, frame=frame, row=row, column=column)
+        if isinstance(query, PatchQuery):
+            check_patch(query, spec.grid, clips=len(times_seconds))
+        return query
+
+    return tuple(resolve(query) for query in request.queries)
+
+
+def _check_moment(query: PointQuery, start_seconds: float, end_seconds: float) -> None:
+    if not start_seconds <= query.seconds < end_seconds:
+        raise InvalidRequest(
+            f"query: {query.seconds:g} s is outside the span, "
+            f"{start_seconds:g} s to {end_seconds:g} s"
+        )
+
+
+def _nearest(seconds: float, times_seconds: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """Return clip and frame of the sampled moment that is nearest."""
+    distances = (
+        (abs(moment - seconds), clip, frame)
+        for clip, moments in enumerate(times_seconds)
+        for frame, moment in enumerate(moments)
+    )
+    _, clip, frame = min(distances)
+    return clip, frame
+
+
+def _cell(query: PointQuery, crop: tuple[int, int, int, int], spec: ModelSpec) -> tuple[int, int]:
+    """Return row and column of the patch that holds a point of the source."""
+    x, y, width, height = crop
+    right, down = (query.x - x) / width, (query.y - y) / height
+    if not (0 <= right < 1 and 0 <= down < 1):
+        raise InvalidRequest(
+            f"query: ({query.x:g}, {query.y:g}) is outside what the model sees, "
+            f"{width}×{height} pixels from ({x}, {y})"
+        )
+    _, h, w = spec.grid
+    return int(down * h), int(right * w)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a result is of: a model, a request, and how that was understood.
+
+    Attributes:
+        crop: x, y, width and height of what the model saw, in source pixels as displayed.
+        sampling, start_seconds, end_seconds: those really used; the span is half open.
+        queries: the request's, points resolved to patches.
+    """
+
+    spec: ModelSpec
+    checkpoint_sha256: str | None
+    request: ExplainRequest
+    crop: tuple[int, int, int, int]
+    sampling: Sampling
+    start_seconds: float
+    end_seconds: float
+    queries: tuple[TokenQuery, ...]
+
+    @classmethod
+    def resolve(
+        cls,
+        request: ExplainRequest,
+        spec: ModelSpec,
+        *,
+        checkpoint_sha256: str | None,
+        crop: tuple[int, int, int, int],
+        sampling: Sampling,
+        start_seconds: float,
+        end_seconds: float,
+        times_seconds: Sequence[Sequence[float]],
+    ) -> Self:
+        """Return the run of a request whose clips, sampled at `times_seconds`, are planned.
+
+        Raises:
+            InvalidRequest: see `requests.resolve_queries`.
+        """
+        queries = resolve_queries(
+            request,
+            times_seconds=times_seconds,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            crop=crop,
+            spec=spec,
+        )
+        return cls(
+            spec=spec,
+            checkpoint_sha256=checkpoint_sha256,
+            request=request,
+            crop=crop,
+            sampling=sampling,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            queries=queries,
+        )
+
+    @property
+    def resolved_request(self) -> ExplainRequest:
+        """The request with every default filled in."""
+        resolved = {
+            "model": self.spec.name,
+            "sampling": self.sampling,
+            "start_seconds": self.start_seconds,
+            "end_seconds": self.end_seconds,
+        }
+        if self.request.method == "attention" and self.request.layer is None:
+            resolved["layer"] = self.spec.depth - 1
+        return self.request.model_copy(update=resolved)

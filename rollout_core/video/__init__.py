@@ -1,0 +1,1 @@
+"""Videos: decoding, sampling, and cutting clips for the model."""

@@ -1,0 +1,189 @@
+"""A video in, the frames that a model sees out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rollout_core.video.decoder import Frame, Limits, Pulse, no_pulse, open_video
+from rollout_core.video.sampling import Plan
+
+__all__ = ["Clip", "Crop", "Limits", "VideoInfo", "crop_of", "probe", "read_clips"]
+
+TIMESTAMP_TOLERANCE_SECONDS = 0.0005
+"""Matroska rounds timestamps to milliseconds: a frame may claim to begin so much too late."""
+
+
+class Crop(NamedTuple):
+    """The part of a frame that the model sees, in source pixels as displayed."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video is.
+
+    Attributes:
+        width, height: as displayed, after rotation.
+        duration_seconds: from the first frame's begin to the last one's end.
+        frame_rate_hz: the mean; the frames of a video need not be equally long.
+        rotation: degrees counterclockwise by which stored frames are turned for display.
+    """
+
+    width: int
+    height: int
+    duration_seconds: float
+    frame_rate_hz: float
+    codec: str
+    container: str
+    rotation: int
+
+    @property
+    def frames(self) -> int:
+        """About how many frames there are."""
+        return round(self.duration_seconds * self.frame_rate_hz)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of one forward.
+
+    Attributes:
+        frames: uint8 `t H W c`, RGB, of the model's input size.
+        pts_seconds: float64 `t`, counted from the first frame of the video.
+        frame_index: int64 `t`, counted from the first frame of the video.
+    """
+
+    frames: NDArray[np.uint8]
+    pts_seconds: NDArray[np.float64]
+    frame_index: NDArray[np.int64]
+
+
+def probe(path: Path, limits: Limits, pulse: Pulse = no_pulse) -> VideoInfo:
+    """Find out what a video is: decode its first frame, read the times of all packets.
+
+    Lengths in headers are claims, and may be missing; the packets' own times are not. What
+    comes before the first frame that can be decoded does not count.
+
+    Raises:
+        VideoError: it cannot be used; see `decoder.open_video`.
+    """
+    with open_video(path, limits, pulse) as decoder:
+        first = next(decoder.frames())
+    with open_video(path, limits, pulse) as decoder:
+        begin, last, count = first.picture.pts, (0, 0), 0
+        for packet in decoder.packets():
+            time = packet.dts if packet.pts is None else packet.pts
+            begin = time if begin is None else begin
+            start = sum(last) if time is None or begin is None else time - begin
+            if packet.is_discard or start < 0:
+                continue
+            last = max(last, (start, packet.duration or decoder.period_ticks))
+            count += 1
+            decoder.check_length(count, float(sum(last) * decoder.time_base))
+        seconds = float(max(sum(last), 1) * decoder.time_base)
+        return VideoInfo(
+            width=first.displayed_size[0],
+            height=first.displayed_size[1],
+            duration_seconds=seconds,
+            frame_rate_hz=max(count, 1) / seconds,
+            codec=decoder.codec_name,
+            container=decoder.container_name,
+            rotation=90 * first.quarter_turns,
+        )
+
+
+def crop_of(info: VideoInfo, *, height: int, width: int) -> Crop:
+    """Return the largest centred rectangle with the aspect ratio of the model's input."""
+    if info.width * height > info.height * width:
+        crop_width, crop_height = max(1, round(info.height * width / height)), info.height
+    else:
+        crop_width, crop_height = info.width, max(1, round(info.width * height / width))
+    x, y = (info.width - crop_width) // 2, (info.height - crop_height) // 2
+    return Crop(x, y, crop_width, crop_height)
+
+
+def read_clips(
+    path: Path,
+    plan: Plan,
+    crop: Crop,
+    *,
+    height: int,
+    width: int,
+    limits: Limits,
+    pulse: Pulse = no_pulse,
+) -> Iterator[Clip]:
+    """Yield the plan's clips in one pass over the video, with one clip in memory.
+
+    At each moment of the plan the frame on display is taken: the last that began by then.
+
+    Raises:
+        VideoError: it cannot be used; see `decoder.open_video` and `Decoder.frames`.
+    """
+    frames_per_clip = plan.times_seconds.shape[1]
+    with open_video(path, limits, pulse) as decoder:
+        shown = displayed_at(decoder.frames(), plan.times_seconds.ravel())
+        samples = _resize_each(shown, crop, height=height, width=width)
+        while batch := list(islice(samples, frames_per_clip)):
+            frames, pixels = zip(*batch, strict=True)
+            yield Clip(
+                frames=np.stack(pixels),
+                pts_seconds=np.array([frame.pts_seconds for frame in frames]),
+                frame_index=np.array([frame.index for frame in frames], dtype=np.int64),
+            )
+
+
+def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) -> Iterator[Frame]:
+    """Yield the frame on display at each of `times_seconds`, which never decrease.
+
+    Before the first frame that is the first, after the last the last. No frame is taken from
+    `frames` that is not needed to know.
+    """
+    waiting = list(times_seconds[::-1])
+    current: Frame | None = None
+    for frame in frames:
+        while (
+            waiting
+            and current is not None
+            and frame.pts_seconds > waiting[-1] + TIMESTAMP_TOLERANCE_SECONDS
+        ):
+            waiting.pop()
+            yield current
+        if not waiting:
+            return
+        current = frame
+    if current is not None:
+        yield from (current for _ in waiting)
+
+
+def crop_and_resize(
+    frame: NDArray[np.uint8], crop: Crop, *, height: int, width: int
+) -> NDArray[np.uint8]:
+    """Cut the crop out of a frame `H W c` and scale it, with antialiasing, to the given size.
+
+    For a centred crop this is the published resize of the short side and centre crop, in the
+    other order and with antialiasing.
+    """
+    seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
+    image = Image.fromarray(np.ascontiguousarray(seen))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _resize_each(
+    frames: Iterable[Frame], crop: Crop, *, height: int, width: int
+) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
+    """Pair each frame with its model input; a frame that repeats is converted once."""
+    last: tuple[int, NDArray[np.uint8]] | None = None
+    for frame in frames:
+        if last is None or last[0] != frame.index:
+            last = frame.index, crop_and_resize(frame.rgb(), crop, height=height, width=width)
+        yield frame, last[1]

@@ -1,0 +1,441 @@
+import errno
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from rollout_core.contract import ExplainRequest, ExplainResult, describe
+from rollout_core.errors import AttemptLost, StoreUnavailable
+from rollout_core.jobs.records import Ended, JobError, Ticket
+from rollout_core.jobs.store import ArtifactStore, unavailable
+
+JOB = "0123456789abcdef" * 2
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """An empty store."""
+    return ArtifactStore(tmp_path / "data")
+
+
+@pytest.fixture
+def job(store: ArtifactStore) -> str:
+    """A job that was accepted."""
+    with store.receiving() as upload:
+        upload.write_bytes(b"a video")
+        ticket = Ticket(id=JOB, request=ExplainRequest(), created_at=NOW, upload_bytes=7)
+        store.accept(ticket, upload)
+    return JOB
+
+
+def result(attempt: int) -> ExplainResult:
+    return ExplainResult(
+        model="m",
+        checkpoint_sha256=None,
+        request=ExplainRequest(),
+        predictions=(),
+        clips=1,
+        frames=8,
+        artifacts=(),
+        timings_seconds={},
+        attempt=attempt,
+        started_at=NOW,
+        ended_at=NOW,
+    )
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_accepted_job_has_its_upload_and_its_ticket(store: ArtifactStore, job: str):
+    assert store.upload_path(job).read_bytes() == b"a video"
+    assert [path.name for path in store.upload_path(job).parent.iterdir()] == ["video"]
+    ticket = store.ticket(job)
+    assert ticket is not None
+    assert (ticket.id, ticket.upload_bytes) == (JOB, 7)
+
+
+def test_an_upload_that_is_not_accepted_leaves_nothing(store: ArtifactStore, tmp_path: Path):
+    with pytest.raises(ConnectionError), store.receiving() as upload:
+        upload.write_bytes(b"half")
+        raise ConnectionError
+    assert files_below(tmp_path) == []
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
+
+
+def test_an_unknown_job_has_nothing(store: ArtifactStore):
+    assert store.ticket(JOB) is None
+    assert store.result(JOB) is None
+    assert store.ending(JOB) is None
+    assert not store.exists(JOB)
+    assert not store.is_open(JOB)
+    assert not store.has_ended(JOB)
+    assert store.artifact_path(JOB, "result.json") is None
+    assert not store.delete(JOB)
+
+
+def test_a_result_is_seen_only_when_it_is_published(store: ArtifactStore, job: str):
+    folder = store.begin_attempt(job, 1)
+    (folder / "sheet.png").write_bytes(b"png")
+    assert store.artifact_path(job, "sheet.png") is None
+    assert store.is_open(job)
+    store.publish(job, 1, result(1))
+    assert store.ending(job) == store.result(job) == result(1)
+    assert store.has_ended(job)
+    assert not store.is_open(job)
+    path = store.artifact_path(job, "sheet.png")
+    assert path is not None
+    assert path.read_bytes() == b"png"
+
+
+def test_an_older_attempt_cannot_publish(store: ArtifactStore, job: str):
+    store.begin_attempt(job, 1)
+    store.begin_attempt(job, 2)
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    store.publish(job, 2, result(2))
+    assert store.result(job) == result(2)
+
+
+def test_only_one_attempt_publishes(store: ArtifactStore, job: str):
+    store.begin_attempt(job, 1)
+    store.publish(job, 1, result(1))
+    store.begin_attempt(job, 2)
+    with pytest.raises(AttemptLost):
+        store.publish(job, 2, result(2))
+    assert store.result(job) == result(1)
+
+
+FAILED = Ended(
+    state="failed",
+    attempt=1,
+    started_at=NOW,
+    ended_at=NOW,
+    error=JobError(code="c", title="t", detail="d"),
+)
+CANCELED = Ended(state="canceled", attempt=0, started_at=None, ended_at=NOW)
+
+
+def test_a_job_can_end_without_a_result(store: ArtifactStore, job: str):
+    store.end(job, FAILED)
+    assert store.ending(job) == FAILED
+    assert store.result(job) is None
+    assert store.has_ended(job)
+    assert not store.is_open(job)
+
+
+def test_a_job_ends_once(store: ArtifactStore, job: str, tmp_path: Path):
+    store.begin_attempt(job, 1)
+    store.end(job, FAILED)
+    with pytest.raises(AttemptLost):
+        store.end(job, CANCELED)
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    assert store.ending(job) == FAILED
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
+
+
+def test_of_many_ends_at_once_one_counts(store: ArtifactStore, job: str):
+    """Some fail it, some cancel it, and one attempt succeeds."""
+    store.begin_attempt(job, 1)
+    ways = [partial(store.end, job, end) for end in (FAILED, CANCELED) * 8]
+    ways.insert(8, partial(store.publish, job, 1, result(1)))
+    barrier = Barrier(len(ways))
+
+    def end(way) -> bool:
+        barrier.wait()
+        try:
+            way()
+        except AttemptLost:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(ways)) as pool:
+        counted = list(pool.map(end, ways))
+    assert counted.count(True) == 1
+    winner = ways[counted.index(True)]
+    assert store.ending(job) == winner.args[-1]
+
+
+def test_a_deleted_job_cannot_end(store: ArtifactStore, job: str, tmp_path: Path):
+    store.delete(job)
+    with pytest.raises(AttemptLost):
+        store.end(job, FAILED)
+    assert files_below(tmp_path) == []
+
+
+def test_an_end_that_cannot_be_stored_says_so(store: ArtifactStore, job: str, monkeypatch):
+    def fill(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", fill)
+        store.end(job, FAILED)
+    assert store.is_open(job)
+    store.end(job, FAILED)
+
+
+def test_a_full_disk_is_told_from_others():
+    full = unavailable(OSError(errno.ENOSPC, "No space left on device"), "d")
+    assert (full.code, str(full)) == ("store_full", "the disk is full")
+    broken = unavailable(OSError(errno.EIO, "Input/output error"), "d")
+    assert (broken.code, str(broken)) == ("store_unavailable", "d")
+
+
+def test_a_new_attempt_takes_the_old_one_s_files_away(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    old = store.begin_attempt(job, 1)
+    (old / "overlay.mp4").write_bytes(b"half")
+    new = store.begin_attempt(job, 2)
+    assert not old.exists()
+    assert list(new.iterdir()) == []
+    assert not any("overlay" in name for name in files_below(tmp_path))
+
+
+def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactStore, job: str):
+    """Its worker slept between the claim and the folder."""
+    newer = store.begin_attempt(job, 2)
+    store.begin_attempt(job, 1)
+    assert newer.exists()
+    store.publish(job, 2, result(2))
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    assert store.result(job) == result(2)
+
+
+def test_the_latest_attempt_is_known_by_what_it_left(store: ArtifactStore, job: str):
+    assert store.latest_attempt(job) == 0
+    store.begin_attempt(job, 9)
+    store.begin_attempt(job, 10)
+    (store.upload_path(job).parents[1] / "attempts" / ".nfs01").touch()
+    assert store.latest_attempt(job) == 10
+    assert store.latest_attempt("f" * 32) == 0
+
+
+def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
+    folder = store.begin_attempt(job, 1)
+    (folder / "overlay.mp4").write_bytes(b"half")
+    store.end_attempts(job)
+    assert not folder.exists()
+
+
+def test_when_all_attempts_are_ended_none_can_publish(store: ArtifactStore, job: str):
+    folder = store.begin_attempt(job, 1)
+    (folder / "overlay.mp4").write_bytes(b"half")
+    store.end_attempts(job)
+    assert not folder.exists()
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    store.begin_attempt(job, 2)
+
+
+def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    store.begin_attempt(job, 1)
+    assert store.delete(job)
+    assert files_below(tmp_path) == []
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    with pytest.raises(AttemptLost):
+        store.begin_attempt(job, 2)
+    assert files_below(tmp_path) == []
+
+
+def test_what_is_deleted_while_it_expires_does_not_come_back(store: ArtifactStore, job: str):
+    store.delete(job)
+    store.expire(job)
+    assert not store.exists(job)
+
+
+def test_an_expired_job_keeps_its_ticket_and_its_result(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    folder = store.begin_attempt(job, 1)
+    (folder / "sheet.png").write_bytes(b"png")
+    store.publish(job, 1, result(1))
+    (store.begin_attempt(job, 2) / "overlay.mp4").write_bytes(b"left by a worker that died")
+    store.expire(job)
+    assert store.has_expired(job)
+    assert store.result(job) == result(1)
+    assert store.artifact_path(job, "sheet.png") is None
+    names = {Path(name).name for name in files_below(tmp_path)}
+    assert names == {"job.json", "result.json", "expired"}
+
+
+def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):
+    store.end(job, FAILED)
+    store.expire(job)
+    assert store.ending(job) == FAILED
+    assert not store.upload_path(job).exists()
+
+
+def test_every_job_is_told_and_when_it_changes(store: ArtifactStore, job: str):
+    ((name, before),) = store.jobs()
+    assert name == job
+    time.sleep(0.02)  # the kernel's clock for files is coarse
+    store.end(job, FAILED)
+    assert dict(store.jobs())[job] > before
+
+
+def test_a_job_s_bytes_are_all_that_is_kept_for_it(store: ArtifactStore, job: str):
+    before = store.bytes_of(job)
+    assert before > len(b"a video")
+    (store.begin_attempt(job, 1) / "overlay.mp4").write_bytes(bytes(5000))
+    assert store.bytes_of(job) - before == 5000
+
+
+def test_an_upload_that_grows_is_not_stale(store: ArtifactStore, tmp_path: Path):
+    with store.receiving() as growing, store.receiving() as stalled:
+        for upload in (growing, stalled):
+            upload.write_bytes(b"half")
+            os.utime(upload.parent, (0, 0))
+        os.utime(stalled, (0, 0))
+        store.remove_stale_uploads(60)
+        assert (growing.exists(), stalled.parent.exists()) == (True, False)
+
+
+def test_jobs_are_old_by_the_time_they_were_accepted(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    assert list(store.older_than(60)) == []
+    ticket = tmp_path / "data" / "jobs" / job / "job.json"
+    os.utime(ticket, (0, 0))
+    assert list(store.older_than(60)) == [job]
+
+
+@pytest.mark.parametrize("name", ["../job.json", "..", "", ".", "../upload/video", "nothing"])
+def test_names_do_not_lead_out_of_the_result(store: ArtifactStore, job: str, name: str):
+    store.begin_attempt(job, 1)
+    store.publish(job, 1, result(1))
+    assert store.artifact_path(job, name) is None
+
+
+@pytest.fixture
+def gone_at_a_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Have a folder be there when it is asked for, and gone when it is listed."""
+
+    def set_up(folder: Path) -> None:
+        for name in ("listdir", "scandir"):
+            look = getattr(os, name)
+
+            def late(path: Path, look: Callable[[Path], Any] = look) -> Any:
+                if Path(path).is_relative_to(folder) and folder.exists():
+                    folder.rename(folder.with_name("gone"))
+                return look(path)
+
+            monkeypatch.setattr(os, name, late)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        ArtifactStore.bytes_of,
+        ArtifactStore.latest_attempt,
+        ArtifactStore.end_attempts,
+        ArtifactStore.expire,
+    ],
+)
+def test_a_job_that_goes_while_it_is_looked_at_has_nothing(
+    store: ArtifactStore, job: str, gone_at_a_look: Callable[[Path], None], look: Callable[..., Any]
+):
+    store.begin_attempt(job, 1)
+    gone_at_a_look(store.upload_path(job).parents[1])
+    assert not look(store, job)
+    assert not store.exists(job)
+
+
+def test_no_attempt_begins_at_a_job_that_just_goes(
+    store: ArtifactStore, job: str, gone_at_a_look: Callable[[Path], None]
+):
+    gone_at_a_look(store.upload_path(job).parents[1])
+    with pytest.raises(AttemptLost):
+        store.begin_attempt(job, 1)
+
+
+def test_an_upload_that_ends_while_stale_ones_are_sought_is_passed_over(
+    store: ArtifactStore, tmp_path: Path, gone_at_a_look: Callable[[Path], None]
+):
+    with store.receiving() as upload:
+        gone_at_a_look(upload.parent)
+        store.remove_stale_uploads(60)
+        assert (tmp_path / "data" / "incoming" / "gone").exists()
+
+
+def test_what_goes_while_it_is_looked_at_is_passed_over(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone"]))
+    assert list(store.older_than(0)) == []
+    store.remove_stale_uploads(0)
+
+
+def test_a_job_that_cannot_be_moved_away_is_not_taken_for_gone(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    (tmp_path / "data" / "incoming").rmdir()
+    with pytest.raises(FileNotFoundError):
+        store.delete(job)
+    assert store.ticket(job)
+
+
+def test_a_store_that_can_be_written_says_so(store: ArtifactStore, tmp_path: Path):
+    store.check_writable()
+    assert files_below(tmp_path) == []
+
+
+def test_a_store_that_cannot_be_written_says_so(store: ArtifactStore, tmp_path: Path):
+    # Not by permissions: a root user may write all the same.
+    (tmp_path / "data" / "incoming").rmdir()
+    with pytest.raises(StoreUnavailable):
+        store.check_writable()
+
+
+def test_asking_a_full_store_leaves_nothing(store: ArtifactStore, tmp_path: Path, monkeypatch):
+    def fill(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(StoreUnavailable):
+        store.check_writable()
+    assert files_below(tmp_path) == []
+
+
+def test_a_file_is_described_by_its_size_and_digest(tmp_path: Path):
+    path = tmp_path / "rollout.npz"
+    path.write_bytes(b"abc")
+    artifact = describe(path)
+    assert (artifact.name, artifact.bytes) == ("rollout.npz", 3)
+    assert artifact.sha256 == sha256(b"abc").hexdigest()
+
+
+def test_no_link_is_handed_out(store, job, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    folder = store.begin_attempt(job, 1)
+    (folder / "overlay.mp4").symlink_to(secret)
+    (folder / "sheet.png").write_bytes(b"picture")
+    store.publish(job, 1, result(1))
+    assert store.artifact_path(job, "overlay.mp4") is None
+    assert store.artifact_path(job, "sheet.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(__file__)])
+def test_only_a_plain_file_is_described(tmp_path, plant):
+    plant(tmp_path / "sheet.png")
+    with pytest.raises(OSError, match="plain file"):
+        describe(tmp_path / "sheet.png")

@@ -1,0 +1,415 @@
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from pickle import dump
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+from rollout_core.errors import CheckpointError
+from rollout_core.model.checkpoints import load_model, open_model, save_model
+from rollout_core.model.specs import MOVING_SHAPES, SPECS
+from rollout_core.model.timesformer import TimeSformer
+from tests.rollout_core.models import random_clips, random_model
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+DIVIDED = REFERENCE / "tiny_divided.pyth"
+
+SHAPES = {
+    "two heads": {"hidden_size": 32, "num_attention_heads": 2, "patch_size": 8, "image_size": 32},
+    "odd frames": {"num_frames": 5, "hidden_size": 24, "num_attention_heads": 3},
+    "wide mlp": {"intermediate_size": 200, "num_hidden_layers": 1},
+    "no qkv bias": {"qkv_bias": False, "layer_norm_eps": 1e-5},
+}
+
+
+def hugging_face_model(attention_type: str, **changes: object) -> TimesformerForVideoClassification:
+    """Build a small Hugging Face model whose every parameter is random."""
+    defaults: dict[str, object] = {
+        "image_size": 24,
+        "patch_size": 8,
+        "num_frames": 3,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "num_labels": 6,
+    }
+    torch.manual_seed(0)
+    config = TimesformerConfig(attention_type=attention_type, **(defaults | changes))
+    model = TimesformerForVideoClassification(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def clips_for(config: TimesformerConfig) -> torch.Tensor:
+    size = config.image_size
+    return random_clips(t=config.num_frames, height=size, width=size)
+
+
+def rewritten(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
+    """Copy the divided reference checkpoint with some parameters replaced or, for None, gone."""
+    content = torch.load(DIVIDED, weights_only=True)
+    state = content["model_state"] | {f"model.{key}": value for key, value in changes.items()}
+    content["model_state"] = {key: value for key, value in state.items() if value is not None}
+    path = tmp_path / "rewritten.pyth"
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
+def test_hugging_face_folders_give_the_same_logits(
+    attention_type: str, changes: dict[str, object], tmp_path: Path
+):
+    theirs = hugging_face_model(attention_type, **changes)
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    clips = clips_for(theirs.config)
+    with torch.inference_mode():
+        expected = theirs(clips.transpose(1, 2)).logits
+        torch.testing.assert_close(ours(clips), expected, atol=1e-5, rtol=0)
+    assert ours.architecture.attention_type == attention_type
+    assert ours.architecture.frames == theirs.config.num_frames
+
+
+def test_a_hugging_face_space_only_model_gives_the_same_logits_frame_by_frame(tmp_path: Path):
+    # Theirs does not average frames as the published code does: compare clips of one frame.
+    theirs = hugging_face_model("space_only")
+    theirs.save_pretrained(tmp_path)
+    clips = clips_for(theirs.config)
+    with torch.inference_mode():
+        expected = theirs(clips.transpose(1, 2)).logits
+        frames = clips.transpose(1, 2).flatten(0, 1)[:, :, None]
+        torch.testing.assert_close(load_model(tmp_path)(frames), expected, atol=1e-5, rtol=0)
+
+
+def test_a_hugging_face_bin_file_is_read(tmp_path: Path):
+    theirs = hugging_face_model("divided_space_time")
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    clips = clips_for(theirs.config)
+    with torch.inference_mode():
+        expected = theirs(clips.transpose(1, 2)).logits
+        torch.testing.assert_close(load_model(tmp_path)(clips), expected, atol=1e-5, rtol=0)
+
+
+def test_a_hugging_face_folder_brings_its_labels_and_normalisation(tmp_path: Path):
+    labels = {0: "a", 1: "b", 2: "c"}
+    hugging_face_model("divided_space_time", num_labels=3, id2label=labels).save_pretrained(
+        tmp_path
+    )
+    preprocessor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": 224}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    loaded = open_model("mine", tmp_path)
+    assert [loaded.spec.label(index) for index in range(4)] == ["a", "b", "c", "class 3"]
+    assert loaded.spec.mean == (0.1, 0.2, 0.3)
+    assert loaded.spec.std == (0.4, 0.5, 0.6)
+    assert (loaded.spec.frames, loaded.spec.height) == (3, 24)
+
+
+def test_labels_that_say_nothing_are_not_taken(tmp_path: Path):
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path)
+    assert open_model("mine", tmp_path).spec.label(4) == "class 4"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model_type": "vit"}, "'vit', not a timesformer"),
+        ({"hidden_act": "relu"}, "activation 'relu'"),
+    ],
+)
+def test_other_hugging_face_models_are_refused(
+    tmp_path: Path, change: dict[str, str], complaint: str
+):
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=complaint):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_parameters_is_refused(tmp_path: Path):
+    hugging_face_model("divided_space_time").config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"neither \*\.safetensors nor pytorch_model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention_type"),
+    [
+        ("divided", "divided_space_time"),
+        ("joint", "joint_space_time"),
+        ("space_only", "space_only"),
+    ],
+)
+def test_a_published_file_tells_its_architecture(name: str, attention_type: str):
+    architecture = load_model(REFERENCE / f"tiny_{name}.pyth", num_heads=4).architecture
+    assert architecture.attention_type == attention_type
+    assert (architecture.dim, architecture.depth, architecture.classes) == (32, 3, 7)
+    assert (architecture.patch_height, architecture.patch_width, architecture.grid) == (
+        8,
+        8,
+        (6, 6),
+    )
+    if attention_type != "space_only":
+        assert architecture.frames == 5
+
+
+def test_heads_are_never_guessed():
+    with pytest.raises(CheckpointError, match="width 32 is no multiple of 64: give num_heads"):
+        load_model(DIVIDED)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(CheckpointError, match="32 does not divide into 5 heads"):
+        load_model(DIVIDED, num_heads=5)
+
+
+def test_heads_of_64_are_the_published_width(tmp_path: Path):
+    # Taken for granted only where the file says nothing: a config that says otherwise wins.
+    hugging_face_model("divided_space_time", hidden_size=64).save_pretrained(tmp_path)
+    assert load_model(tmp_path).architecture.heads == 4
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["num_attention_heads"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path).architecture.heads == 1
+
+
+def test_a_missing_extra_or_misshapen_parameter_is_named(tmp_path: Path):
+    path = rewritten(
+        tmp_path,
+        **{
+            "norm.bias": None,
+            "blocks.1.attn.extra": torch.zeros(1),
+            "blocks.2.mlp.fc2.bias": torch.zeros(31),
+        },
+    )
+    with pytest.raises(CheckpointError) as raised:
+        load_model(path, num_heads=4)
+    message = str(raised.value)
+    assert "missing: norm.bias" in message
+    assert "extra: blocks.1.attn.extra" in message
+    assert "misshapen: blocks.2.mlp.fc2.bias [31] for [32]" in message
+
+
+def test_many_missing_parameters_are_counted(tmp_path: Path):
+    names = torch.load(DIVIDED, weights_only=True)["model_state"]
+    gone = {key.removeprefix("model."): None for key in names if "norm1." in key}
+    with pytest.raises(CheckpointError, match="and 6 more"):
+        load_model(rewritten(tmp_path, **gone), num_heads=4)
+
+
+def test_positions_that_form_no_square_are_refused(tmp_path: Path):
+    path = rewritten(tmp_path, pos_embed=torch.zeros(1, 36, 32))
+    with pytest.raises(CheckpointError, match="35 position embeddings form no square"):
+        load_model(path, num_heads=4)
+
+
+def test_a_file_without_a_model_is_refused(tmp_path: Path):
+    torch.save({"epoch": 3}, tmp_path / "other.pyth")
+    with pytest.raises(CheckpointError, match="no `model_state`"):
+        load_model(tmp_path / "other.pyth")
+    torch.save({"model_state": {"fc.weight": torch.zeros(2, 2)}}, tmp_path / "linear.pyth")
+    with pytest.raises(CheckpointError, match="not a TimeSformer classifier"):
+        load_model(tmp_path / "linear.pyth")
+
+
+class Mine:
+    """Something whose unpickling runs code."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_nothing_in_a_pickle_is_executed(tmp_path: Path):
+    torch.save({"model_state": {}, "cfg": Mine()}, tmp_path / "evil.pyth")
+    with (tmp_path / "legacy.pyth").open("wb") as file:
+        dump(Mine(), file, protocol=2)
+    for name in ("evil.pyth", "legacy.pyth"):
+        with pytest.raises(CheckpointError):
+            load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
+@pytest.mark.parametrize("name", ["broken.pyth", "broken.safetensors"])
+def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="broken"):
+        load_model(tmp_path / name)
+
+
+def test_a_hub_id_is_fetched_without_what_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path)
+    asked: dict[str, object] = {}
+
+    def fetch(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.update(repo_id=repo_id, allow_patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
+    assert load_model("somebody/timesformer-base").architecture.heads == 4
+    assert asked["repo_id"] == "somebody/timesformer-base"
+    assert "config.json" in asked["allow_patterns"]
+    assert not any("msgpack" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def fetch(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
+    with pytest.raises(CheckpointError, match="somebody/model: no route"):
+        load_model("somebody/model")
+
+
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(CheckpointError, match="no file, no folder and no hub id"):
+        load_model("/does/not/exist.pyth")
+
+
+def saved(tmp_path: Path, **changes: object) -> tuple[TimeSformer, Path]:
+    """Save a random model in our format."""
+    model, path = random_model(**changes), tmp_path / "model.safetensors"
+    spec = MOVING_SHAPES.model_copy(
+        update={
+            "name": "saved",
+            "classes": 5,
+            "labels": ("a", "b", "c", "d", "e"),
+            "mean": (0.5, 0.5, 0.5),
+        }
+    )
+    save_model(path, model, spec, dtype=torch.float32)
+    return model, path
+
+
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
+def test_ours_comes_back_as_it_was_saved(tmp_path: Path, attention_type: str):
+    model, path = saved(tmp_path, attention_type=attention_type)
+    loaded = load_model(path)
+    assert loaded.architecture == model.architecture
+    torch.testing.assert_close(loaded(random_clips()), model(random_clips()))
+
+
+def test_ours_brings_its_spec(tmp_path: Path):
+    _, path = saved(tmp_path)
+    spec = open_model("another-name", path).spec
+    assert (spec.name, spec.label(1), spec.mean) == ("another-name", "b", (0.5, 0.5, 0.5))
+
+
+def test_ours_contradicted_about_its_heads_is_refused(tmp_path: Path):
+    _, path = saved(tmp_path)
+    with pytest.raises(CheckpointError, match="has 2 heads, not 4"):
+        load_model(path, num_heads=4)
+
+
+def test_safetensors_of_somebody_else_are_refused(tmp_path: Path):
+    _, path = saved(tmp_path)
+    save_file(load_file(path), tmp_path / "bare.safetensors")
+    with pytest.raises(CheckpointError, match="says nothing of its architecture"):
+        load_model(tmp_path / "bare.safetensors")
+
+
+def test_half_precision_files_are_loaded_as_float32_unless_told(tmp_path: Path):
+    path = tmp_path / "half.safetensors"
+    save_model(path, random_model(), MOVING_SHAPES)
+    assert {p.dtype for p in load_model(path).parameters()} == {torch.float32}
+    assert {p.dtype for p in load_model(path, dtype=torch.bfloat16).parameters()} == {
+        torch.bfloat16
+    }
+
+
+def test_a_loaded_model_is_ready_to_evaluate():
+    model = load_model(DIVIDED, num_heads=4)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_table_name_must_fit_the_checkpoint(tmp_path: Path):
+    _, path = saved(tmp_path)
+    with pytest.raises(CheckpointError, match="has 5 classes, but timesformer-k400 has 400"):
+        open_model("timesformer-k400", path)
+
+
+def test_a_table_name_keeps_its_spec_but_for_what_the_parameters_tell(tmp_path: Path):
+    hugging_face_model("joint_space_time", num_labels=174).save_pretrained(tmp_path)
+    told = {"attention_type": "joint_space_time", "patch_height": 8, "patch_width": 8, "depth": 2}
+    expected = SPECS["timesformer-ssv2"].model_copy(update=told)
+    assert open_model("timesformer-ssv2", tmp_path).spec == expected
+
+
+def test_the_built_in_model_is_as_the_table_says():
+    assert open_model("moving-shapes").spec == MOVING_SHAPES
+
+
+def test_a_spec_that_came_with_a_checkpoint_is_put_right_by_its_parameters(tmp_path: Path):
+    _, path = saved(tmp_path, attention_type="joint_space_time", depth=2)
+    spec = open_model("mine", path).spec
+    assert (spec.attention_type, spec.depth) == ("joint_space_time", 2)
+    assert (spec.patch_height, spec.patch_width) == (8, 4)
+    assert spec.grid == (8, 8, 16)
+
+
+def test_a_size_that_the_patches_do_not_fill_is_refused(tmp_path: Path):
+    hugging_face_model("divided_space_time", num_labels=174, patch_size=12).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(CheckpointError, match="224×224 pixels, which patches of 12×12 do not fill"):
+        open_model("timesformer-ssv2", tmp_path)
+
+
+def test_a_table_model_without_label_file_takes_the_folder_s(tmp_path: Path):
+    labels = {index: f"action {index}" for index in range(600)}
+    hugging_face_model("divided_space_time", num_labels=600, id2label=labels).save_pretrained(
+        tmp_path
+    )
+    spec = open_model("timesformer-k600", tmp_path).spec
+    assert spec.label(7) == "action 7"
+    assert (spec.stride, spec.top1) == (32, 79.1)
+
+
+def test_only_the_demo_model_needs_no_checkpoint():
+    with pytest.raises(CheckpointError, match="timesformer-k400 needs a checkpoint"):
+        open_model("timesformer-k400")
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path):
+    _, path = saved(tmp_path)
+    assert open_model("x", path).sha256 == sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_pinned_checkpoint_is_loaded_and_no_other(tmp_path: Path):
+    _, path = saved(tmp_path)
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert open_model("x", path, sha256=digest).sha256 == digest
+    path.write_bytes(path.read_bytes() + b" ")
+    other = sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(CheckpointError, match=f"the SHA-256 {other}, but {digest} is pinned"):
+        open_model("x", path, sha256=digest)
+
+
+def test_what_is_not_pinned_is_not_even_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("parsed")
+
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path / "folder")
+    monkeypatch.setattr(torch, "load", parse)
+    monkeypatch.setattr("rollout_core.model.checkpoint_formats.load_file", parse)
+    for source in (DIVIDED, tmp_path / "folder"):
+        with pytest.raises(CheckpointError, match="is pinned"):
+            open_model("x", source, sha256="0" * 64)
+
+
+def test_metadata_holds_the_architecture(tmp_path: Path):
+    model, path = saved(tmp_path)
+    with safe_open(path, framework="pt") as file:
+        stored = json.loads(file.metadata()["architecture"])
+    assert stored == asdict(model.architecture)

@@ -1,0 +1,132 @@
+import av
+import numpy as np
+import pytest
+
+from rollout_core.contract import Overlay
+from rollout_core.errors import InvalidRequest
+from rollout_core.pictures.heat import alpha_table, check_colormap, heat_track, rgb_table, yuv_table
+from rollout_core.result import frame_shares
+
+
+def track_of(maps, pts, index):
+    """Relevance of one clip whose frames hold one value each, on a grid of 2×3."""
+    values = np.array(maps, np.float32)
+    relevance = np.broadcast_to(values[..., None, None], (*values.shape, 2, 3))
+    return heat_track(relevance, pts_seconds=np.array(pts, float), frame_index=np.array(index))
+
+
+def test_relevance_is_scaled_over_the_whole_video():
+    relevance = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3) + 100
+    pts, index = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0, 25], [50, 75]])
+    track = heat_track(relevance, pts_seconds=pts, frame_index=index)
+    np.testing.assert_allclose(track.heat.ravel(), np.arange(24) / 23, atol=1e-6)
+    assert track.heat.shape == (4, 2, 3)
+    assert track.heat.dtype == np.float32
+
+
+def test_heat_is_linear_in_time_and_constant_beyond():
+    track = track_of([[0, 1, 0.5]], [[1, 2, 4]], [[10, 20, 40]])
+    expected = {0: 0, 1: 0, 1.25: 0.25, 2: 1, 3: 0.75, 4: 0.5, 9: 0.5}
+    for seconds, heat in expected.items():
+        np.testing.assert_allclose(track.at(seconds), np.full((2, 3), heat))
+
+
+def test_rows_and_columns_keep_their_places():
+    relevance = np.zeros((1, 2, 2, 3), np.float32)
+    relevance[0, 1, 1, 2] = 1
+    index = np.array([[0, 1]])
+    track = heat_track(relevance, pts_seconds=index * 1.0, frame_index=index)
+    heat = track.at(0.5)
+    assert heat[1, 2] == 0.5
+    assert heat.sum() == 0.5
+
+
+def test_a_frame_sampled_twice_has_the_mean_of_its_maps_and_the_sum_of_its_shares():
+    track = track_of([[0, 1], [3, 4]], [[0, 1], [1, 1]], [[0, 25], [25, 25]])
+    assert track.frame_index.tolist() == [0, 25]
+    assert track.pts_seconds.tolist() == [0, 1]
+    np.testing.assert_allclose(track.heat[:, 0, 0], [0, 1])
+    np.testing.assert_allclose(track.share, [0, 1])
+
+
+def test_shares_sum_to_one():
+    track = track_of([[1, 2, 5]], [[0, 1, 2]], [[0, 1, 2]])
+    np.testing.assert_allclose(track.share, [0.125, 0.25, 0.625])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_the_same_everywhere_is_no_heat(value):
+    track = track_of([[value, value]], [[0, 1]], [[0, 1]])
+    assert (track.heat == 0).all()
+    np.testing.assert_allclose(track.share, [0.5, 0.5])
+
+
+def test_one_frame_has_one_map():
+    track = track_of([[1, 1]], [[0, 0]], [[0, 0]])
+    assert track.heat.shape == (1, 2, 3)
+    assert track.at(5).shape == (2, 3)
+
+
+def test_frames_share_their_clip_s_relevance():
+    relevance = np.zeros((3, 2, 1, 2), np.float32)
+    relevance[0] = [[[1, 2]], [[3, 4]]]
+    relevance[1, 1] = 1e-30
+    shares = frame_shares(relevance)
+    np.testing.assert_allclose(shares, [[0.3, 0.7], [0, 1], [0, 0]], rtol=1e-6)
+    assert shares.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["turbo", "viridis", "magma_r", Overlay().colormap])
+def test_known_colormaps_pass(name):
+    check_colormap(name)
+
+
+@pytest.mark.parametrize("name", ["", "no-such-map", "../turbo", "/etc/passwd", "#ff0000"])
+def test_unknown_colormaps_are_refused(name):
+    with pytest.raises(InvalidRequest, match="no colormap"):
+        check_colormap(name)
+
+
+def test_ends_of_a_colormap():
+    table = rgb_table("gray")
+    assert table.shape == (256, 3)
+    assert table.dtype == np.uint8
+    assert table[0].tolist() == [0, 0, 0]
+    assert table[255].tolist() == [255, 255, 255]
+    assert rgb_table("gray_r")[0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("colour", "yuv"),  # the usual bars at 8 bits
+    [
+        ((255, 255, 255), (235, 128, 128)),
+        ((0, 0, 0), (16, 128, 128)),
+        ((255, 0, 0), (81, 90, 240)),
+        ((0, 255, 0), (145, 54, 34)),
+        ((0, 0, 255), (41, 240, 110)),
+    ],
+)
+def test_colour_bars_in_bt601(colour, yuv):
+    assert yuv_table(np.array([colour], np.uint8), "bt601")[0].tolist() == list(yuv)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "number"), [("bt601", "ITU601"), ("bt709", "ITU709"), ("bt2020", "BT2020")]
+)
+def test_matrices_agree_with_ffmpeg(matrix, number):
+    table = rgb_table("turbo")[::16]
+    for colour, expected in zip(table, yuv_table(table, matrix), strict=True):
+        pixels = np.broadcast_to(colour, (16, 16, 3)).copy()
+        frame = av.VideoFrame.from_ndarray(pixels).reformat(
+            format="yuv420p", dst_colorspace=number, dst_color_range="MPEG"
+        )
+        found = [bytes(plane)[0] for plane in frame.planes]
+        np.testing.assert_allclose(found, expected.astype(int), atol=2)
+
+
+def test_opacity_grows_with_heat():
+    table = alpha_table(0.6)
+    assert (table[0], table[255]) == (0, 153)
+    assert (np.diff(table.astype(int)) >= 0).all()
+    assert alpha_table(0).max() == 0
+    assert alpha_table(1).tolist() == list(range(256))

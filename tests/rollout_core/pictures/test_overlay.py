@@ -1,0 +1,400 @@
+"""The overlay video against its source: frames, times, size, and where it is painted."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+from rollout_core.contract import Overlay
+from rollout_core.pictures import overlay as overlay_module
+from rollout_core.pictures.heat import heat_track, rgb_table, yuv_table
+from rollout_core.pictures.overlay import Painter, matrix_of, planes_of, views, write_overlay
+from rollout_core.video.clips import Crop, crop_of, probe
+from rollout_core.video.decoder import Frame, Limits, open_video
+from tests.rollout_core import films
+
+LIMITS = Limits()
+
+
+def track_of(*maps, seconds=None):
+    relevance = np.array(maps, np.float32)[None]
+    count = relevance.shape[1]
+    index = np.arange(count)[None]
+    pts = index.astype(float) if seconds is None else np.array([seconds])
+    return heat_track(relevance, pts_seconds=pts, frame_index=index)
+
+
+COLD_THEN_HOT = track_of(np.zeros((2, 2)), np.ones((2, 2)), seconds=[0.0, 0.36])
+
+
+def overlay_of(path, *, overlay=None, crop=None, track=COLD_THEN_HOT):
+    crop = crop or crop_of(probe(path, LIMITS), height=8, width=8)
+    target = path.with_name("overlay.mp4")
+    with open_video(path, LIMITS) as decoder:
+        frames = list(decoder.frames())
+        with write_overlay(
+            target, decoder, frames[0], overlay=overlay or Overlay(), crop=crop, track=track
+        ) as write:
+            for frame in frames:
+                write(frame)
+    return target
+
+
+def times_of(path):
+    """Return each frame's time and duration in seconds, from the first frame."""
+    frames = films.decode(path)
+    times = [(frame.pts * frame.time_base, frame.duration * frame.time_base) for frame in frames]
+    return [(float(pts - times[0][0]), float(duration)) for pts, duration in times]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("film.mp4", "libx264", {"preset": "medium", "bf": "3"}),
+        ("film.mkv", "libx265", {}),
+        ("film.webm", "libvpx-vp9", {}),
+        ("film.avi", "mpeg4", {}),
+        ("film.ts", "libx264", {}),
+    ],
+)
+def test_frames_and_times_are_the_sources(film, name, codec, options):
+    source = film(name, codec=codec, options=options, width=64, height=64)
+    np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source), atol=1e-4)
+    assert len(times_of(source)) == 10
+
+
+def test_variable_rate_and_the_last_duration_are_kept(film):
+    source = film(
+        "film.mp4", ticks=[0, 40, 100, 130, 300, 333], time_base=Fraction(1, 1000), last_ticks=267
+    )
+    found = overlay_of(source)
+    np.testing.assert_allclose(times_of(found), times_of(source), atol=1e-6)
+    assert probe(found, LIMITS).duration_seconds == pytest.approx(0.6)
+
+
+def test_a_rate_that_is_no_whole_number_is_kept(film):
+    source = film(rate=30, time_base=Fraction(1001, 30000))
+    np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source), atol=1e-6)
+
+
+def test_a_single_frame_is_a_video(film):
+    source = film(frames=1)
+    np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source))
+    assert len(times_of(source)) == 1
+
+
+def test_times_finer_than_the_overlays_stay_apart(film, monkeypatch):
+    source = film(ticks=[0, 1, 2, 3], time_base=Fraction(1, 90_000))
+    monkeypatch.setattr(overlay_module, "MAX_TICKS_PER_SECOND", 25_000)
+    times = np.array(times_of(overlay_of(source)))
+    np.testing.assert_allclose(times, [(tick / 25_000, 1 / 25_000) for tick in range(4)])
+
+
+def test_the_longest_frames_fit_side_by_side(film):
+    source = film("film.webm", codec="libvpx-vp9", width=8192, height=16, frames=1)
+    frames = films.decode(overlay_of(source, overlay=Overlay(layout="side_by_side")))
+    assert [(frame.width, frame.height) for frame in frames] == [(16384, 16)]
+
+
+def test_format_is_what_browsers_play(film):
+    target = overlay_of(film())
+    with av.open(target) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height) == (64, 48)
+        assert len(container.streams) == 1
+    content = target.read_bytes()
+    assert 0 < content.find(b"moov") < content.find(b"mdat")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((65, 49), (64, 48)), ((64, 17), (64, 16)), ((17, 64), (16, 64))]
+)
+def test_size_is_made_even(film, size, expected):
+    source = film("film.mkv", codec="libvpx-vp9", width=size[0], height=size[1], frames=3)
+    frames = films.decode(overlay_of(source))
+    assert {(frame.width, frame.height) for frame in frames} == {expected}
+
+
+@pytest.mark.parametrize(("rotation", "bright"), [(90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+def test_overlay_is_turned_and_needs_no_turning(film, rotation, bright):
+    source = film(rotation=rotation, picture=films.corner, frames=2)
+    frame = films.decode(overlay_of(source, overlay=Overlay(opacity=0)))[0]
+    assert frame.rotation == 0
+    assert (frame.width, frame.height) == ((64, 48) if rotation == 180 else (48, 64))
+    pixels = frame.to_ndarray(format="gray").astype(float)
+    height, width = pixels.shape
+    quarters = pixels.reshape(2, height // 2, 2, width // 2).mean(axis=(1, 3))
+    assert np.unravel_index(quarters.argmax(), (2, 2)) == bright
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+@pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
+def test_overlay_of_odd_frames_lies_on_the_pixels_that_were_seen(film, rotation, layout):
+    def dot(index, width, height):
+        pixels = np.full((height, width, 3), 40, np.uint8)
+        pixels[8:16, 16:24] = 220
+        return pixels
+
+    source = film(rotation=rotation, picture=dot, width=65, height=49, frames=1, pix_fmt="yuv444p")
+    overlay = Overlay(layout=layout, opacity=0)
+    with open_video(source, LIMITS) as decoder:
+        seen = next(decoder.frames()).rgb().mean(axis=2)
+    crop = Crop(0, 0, seen.shape[1], seen.shape[0])
+    drawn = films.decode(overlay_of(source, crop=crop, overlay=overlay))[0]
+    pixels = drawn.to_ndarray(format="rgb24").mean(axis=2)
+    height, width = (size - 1 for size in seen.shape)
+    np.testing.assert_allclose(pixels[:, -width:], seen[:height, :width], atol=40)
+
+
+@pytest.mark.parametrize(("rotation", "expected"), [(0, (4, 3)), (90, (3, 4))])
+def test_pixels_that_are_not_square_stay_so(film, rotation, expected):
+    source = film(pixel_aspect=Fraction(4, 3), rotation=rotation)
+    with av.open(overlay_of(source)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(*expected)
+
+
+def test_only_the_crop_is_painted_and_the_rest_is_dimmed(film):
+    source = film(frames=10, picture=lambda index, width, height: films.grey(6, width, height))
+    crop = Crop(16, 8, 32, 32)
+    frames = films.decode(overlay_of(source, crop=crop, overlay=Overlay(colormap="autumn")))
+    before = films.decode(source)[-1].to_ndarray(format="rgb24").astype(int)
+    after = frames[-1].to_ndarray(format="rgb24").astype(int)
+    inside, margin = after[12:36, 20:44], after[:, :12]
+    assert (inside[..., 0] - inside[..., 2]).min() > 60  # coloured
+    assert np.abs(margin - margin.mean(axis=-1, keepdims=True)).max() < 8  # grey as it was
+    np.testing.assert_allclose(margin, before[:, :12] / 2, atol=6)
+
+
+def test_heat_grows_between_sampled_frames(film):
+    source = film(frames=10, picture=lambda index, width, height: films.grey(6, width, height))
+    frames = films.decode(overlay_of(source, overlay=Overlay(colormap="autumn")))
+    pixels = [frame.to_ndarray(format="rgb24")[20:28, 28:36].astype(float) for frame in frames]
+    colour = np.array([(part[..., 0] - part[..., 2]).mean() for part in pixels])
+    assert colour[0] == pytest.approx(0, abs=4)
+    assert (np.diff(colour) > 3).all()
+
+
+def test_side_by_side_shows_the_source_on_the_left(film):
+    source = film(picture=films.corner)
+    overlay = Overlay(layout="side_by_side", colormap="autumn", opacity=1)
+    target = overlay_of(source, overlay=overlay)
+    original = films.decode(source)[-1].to_ndarray(format="rgb24").astype(int)
+    frame = films.decode(target)[-1].to_ndarray(format="rgb24").astype(int)
+    assert frame.shape == (48, 128, 3)
+    assert np.abs(frame[:, :60] - original[:, :60]).mean() < 5
+    assert np.abs(frame[:, 64:] - original).mean() > 30
+    np.testing.assert_allclose(times_of(target), times_of(source), atol=1e-6)
+
+
+def test_colour_tags_are_the_sources(film):
+    source = film("film.mp4", options={"x264-params": "colormatrix=bt709:colorprim=bt709"})
+    with av.open(source) as container:
+        assert container.streams.video[0].codec_context.colorspace == 1
+    with av.open(overlay_of(source)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries) == (1, 1)
+
+
+def test_full_range_source_looks_the_same(film):
+    source = film("film.mkv", pix_fmt="yuvj420p", frames=10)
+    frames = films.decode(overlay_of(source, overlay=Overlay(opacity=0), crop=Crop(0, 0, 64, 48)))
+    found = [films.index_of(frame.to_ndarray(format="rgb24")) for frame in frames]
+    assert found == list(range(10))
+
+
+def test_packets_leave_while_frames_come_in(film):
+    """Nothing piles up until the end: memory does not grow with the length."""
+
+    def noise(index, width, height):
+        random = np.random.default_rng(index)
+        return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    source = film(frames=30, width=256, height=192, picture=noise)
+    target = source.with_name("overlay.mp4")
+    crop = Crop(32, 0, 192, 192)
+    with open_video(source, LIMITS) as decoder:
+        frames = list(decoder.frames())
+        with write_overlay(
+            target, decoder, frames[0], overlay=Overlay(), crop=crop, track=COLD_THEN_HOT
+        ) as write:
+            for frame in frames:
+                write(frame)
+            before_the_end = target.stat().st_size
+    assert before_the_end > 0.5 * target.stat().st_size
+
+
+WIDTH, HEIGHT = 96, 64
+
+
+CROP = Crop(16, 0, 64, 64)
+
+
+GREY = 120
+
+
+def grey_planes():
+    shapes = [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2), (HEIGHT // 2, WIDTH // 2)]
+    return [np.full(shape, GREY, np.uint8) for shape in shapes]
+
+
+def paint(heat, overlay=None, crop=CROP):
+    source, target = grey_planes(), [np.zeros_like(plane) for plane in grey_planes()]
+    Painter(overlay or Overlay(), crop, "bt601").paint(source, target, np.float32(heat))
+    return target
+
+
+def frame_of(picture, quarter_turns=0):
+    return Frame(0, 0, 0.0, 1, quarter_turns, picture)
+
+
+def ramp(width, height, fmt="yuv420p"):
+    """A picture whose brightness grows from left to right."""
+    line = np.linspace(20, 230, width).astype(np.uint8)
+    pixels = np.broadcast_to(line[None, :, None], (height, width, 3)).copy()
+    return av.VideoFrame.from_ndarray(pixels).reformat(format=fmt, dst_color_range="MPEG")
+
+
+def test_without_heat_the_crop_is_as_it_was_and_the_rest_is_dimmed():
+    luma, u, v = paint(np.zeros((4, 4)))
+    assert (luma[:, 16:80] == GREY).all()
+    assert (u[:, 8:40] == GREY).all()
+    outside = np.r_[0:16, 80:96]
+    assert (luma[:, outside] == GREY // 2 + 8).all()
+    assert (v[:, np.r_[0:8, 40:48]] == GREY // 2 + 64).all()
+
+
+def test_full_heat_at_full_opacity_is_the_colour_itself():
+    overlay = Overlay(colormap="viridis", opacity=1)
+    hottest = yuv_table(rgb_table("viridis"), "bt601")[255]
+    for plane, expected in zip(paint(np.ones((4, 4)), overlay), hottest, strict=True):
+        middle = plane[plane.shape[0] // 2, plane.shape[1] // 2]
+        assert middle == expected
+
+
+@pytest.mark.parametrize("opacity", [0.25, 0.6])
+def test_colour_is_blended_by_opacity_times_heat(opacity):
+    colours = yuv_table(rgb_table("turbo"), "bt601").astype(float)
+    heat = 128
+    weight = opacity * heat / 255
+    found = paint(np.full((4, 4), heat / 255), Overlay(opacity=opacity))
+    for plane, colour in zip(found, colours[heat], strict=True):
+        middle = plane[plane.shape[0] // 2, plane.shape[1] // 2]
+        assert middle == pytest.approx((1 - weight) * GREY + weight * colour, abs=1)
+
+
+def test_no_opacity_paints_nothing():
+    luma, _, _ = paint(np.ones((4, 4)), Overlay(opacity=0))
+    assert (luma[:, 16:80] == GREY).all()
+
+
+def test_heat_stands_where_its_patch_is():
+    heat = np.zeros((4, 8))
+    heat[3, 1] = 1  # rows 48..63, columns 16+8..16+15
+    luma, u, _ = paint(heat, Overlay(colormap="gray", opacity=1))
+    changed = np.abs(luma[:, 16:80].astype(int) - GREY)
+    row, column = np.unravel_index(changed.argmax(), changed.shape)
+    assert 48 <= row < 64
+    assert 8 <= column < 16
+    assert changed[:32].max() == 0
+    assert u.shape == (32, 48)
+
+
+@pytest.mark.parametrize(
+    "crop", [Crop(0, 0, WIDTH + 1, HEIGHT + 1), Crop(15, 1, 66, HEIGHT), Crop(16, 0, 81, 8)]
+)
+def test_heat_is_not_squeezed_where_the_frame_lacks_the_crops_edge(crop):
+    """It is drawn as on a larger frame, from which the edge is then cut."""
+    heat = np.float32(np.linspace(0, 1, 15).reshape(5, 3))
+    overlay = Overlay(colormap="gray", opacity=1)
+    source = [np.pad(plane, (0, 4), mode="edge") for plane in grey_planes()]
+    larger = [np.zeros_like(plane) for plane in source]
+    Painter(overlay, crop, "bt601").paint(source, larger, heat)
+    luma, whole = paint(heat, overlay, crop)[0], larger[0][:HEIGHT, :WIDTH]
+    np.testing.assert_allclose(luma.astype(float), whole.astype(float), atol=1)
+
+
+def test_heat_is_scaled_smoothly():
+    heat = np.zeros((2, 2))
+    heat[:, 1] = 1
+    luma, _, _ = paint(heat, Overlay(colormap="gray", opacity=1))
+    steps = np.abs(np.diff(luma[32, 16:80].astype(int)))
+    assert steps.max() < 20
+
+
+@pytest.mark.parametrize("crop", [Crop(15, 1, 33, 41), Crop(95, 63, 1, 1), Crop(0, 0, 97, 65)])
+def test_nothing_is_painted_outside_odd_crops(crop):
+    for plane, scale in zip(paint(np.ones((3, 3)), Overlay(), crop), (1, 2, 2), strict=True):
+        rows, columns = np.indices(plane.shape) * scale
+        outside = (
+            (rows < crop.y)
+            | (rows + scale > crop.y + crop.height)
+            | (columns < crop.x)
+            | (columns + scale > crop.x + crop.width)
+        )
+        dimmed = GREY // 2 + (8 if scale == 1 else 64)
+        assert (plane[outside] == dimmed).all()
+
+
+@pytest.mark.parametrize("fmt", ["yuv420p", "yuv420p10le", "yuv444p", "gbrp", "gray"])
+def test_planes_of_any_format_are_the_same_picture(fmt):
+    luma, u, v = planes_of(frame_of(ramp(64, 32, fmt)), 64, 32, "bt601")
+    assert luma.shape == (32, 64)
+    assert u.shape == v.shape == (16, 32)
+    expected = 16 + np.linspace(20, 230, 64) * 219 / 255
+    np.testing.assert_allclose(luma[16], expected, atol=3)
+    np.testing.assert_allclose(u, 128, atol=2)
+
+
+def test_full_range_becomes_limited():
+    picture = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 255, np.uint8)).reformat(
+        format="yuv420p", dst_color_range="JPEG"
+    )
+    assert bytes(picture.planes[0])[0] == 255
+    assert planes_of(frame_of(picture), 64, 32, "bt601")[0].max() == 235
+
+
+def test_planes_share_the_memory_of_a_plain_picture():
+    picture = av.VideoFrame(66, 34, "yuv420p")  # wider in memory than on display
+    for plane in views(picture):
+        plane[:] = 7
+    assert [plane.shape for plane in views(picture)] == [(34, 66), (17, 33), (17, 33)]
+    assert all((plane == 7).all() for plane in views(picture))
+
+
+@pytest.mark.parametrize(("quarter_turns", "top"), [(1, 230), (3, 20)])
+def test_planes_are_turned(quarter_turns, top):
+    luma, u, _ = planes_of(frame_of(ramp(64, 32), quarter_turns), 32, 64, "bt601")
+    assert luma.shape == (64, 32)
+    assert u.shape == (32, 16)
+    assert luma[0, 0] == pytest.approx(16 + top * 219 / 255, abs=3)
+
+
+def test_an_odd_pixel_is_cut_and_the_others_are_kept():
+    picture = ramp(65, 33)
+    luma, u, _ = planes_of(frame_of(picture), 64, 32, "bt601")
+    np.testing.assert_array_equal(luma, views(picture)[0][:32, :64])
+    assert u.shape == (16, 32)
+
+
+def test_another_size_is_scaled():
+    luma, u, _ = planes_of(frame_of(ramp(20, 10)), 64, 32, "bt601")
+    assert luma.shape == (32, 64)
+    assert u.shape == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("colorspace", "height", "expected"),
+    [
+        (2, 480, "bt601"),
+        (2, 720, "bt709"),
+        (1, 480, "bt709"),
+        (5, 1080, "bt601"),
+        (9, 64, "bt2020"),
+    ],
+)
+def test_matrix_is_the_tagged_one_or_the_players_guess(colorspace, height, expected):
+    picture = SimpleNamespace(colorspace=colorspace)
+    assert matrix_of(picture, height) == expected

@@ -1,0 +1,227 @@
+"""Both pictures of a result, from real videos."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.errors import InvalidRequest, VideoTooLong, VideoUndecodable
+from rollout_core.model.specs import ModelSpec
+from rollout_core.pictures.render import render, render_comparison
+from rollout_core.pictures.sheet import GAP, LARGE_PIXELS, MARGIN
+from rollout_core.video import decoder
+from rollout_core.video.clips import Limits, crop_of, probe, read_clips
+from rollout_core.video.sampling import plan
+from tests.rollout_core import films
+
+SPEC = ModelSpec(
+    name="u", frames=4, sampling="uniform", clip_seconds=0.2, classes=2, height=32, width=32
+)
+
+
+def sampled(path, **request):
+    """Return what a worker would hand over for a video, but for random relevance."""
+    info = probe(path, Limits())
+    crop = crop_of(info, height=32, width=32)
+    moments = plan(info.duration_seconds, ExplainRequest(**request), SPEC)
+    clips = list(read_clips(path, moments, crop, height=32, width=32, limits=Limits()))
+    shape = (len(clips), 4, 5, 5)
+    return {
+        "crop": crop,
+        "pts_seconds": np.stack([clip.pts_seconds for clip in clips]),
+        "frame_index": np.stack([clip.frame_index for clip in clips]),
+        "relevance": np.random.default_rng(0).random(shape, np.float32),
+    }
+
+
+def rendered(path, folder, *, overlay=None, limits=None, progress=None, **changes):
+    folder.mkdir(exist_ok=True)
+    render(
+        path,
+        **(sampled(path) | changes),
+        overlay=overlay,
+        folder=folder,
+        limits=limits or Limits(),
+        frames=probe(path, Limits()).frames,
+        progress=progress or (lambda done, total: None),
+    )
+    return {file.name for file in folder.iterdir()}
+
+
+def test_both_pictures_are_made(plain_film, tmp_path):
+    names = rendered(plain_film, tmp_path / "out", overlay=Overlay())
+    assert names == {"overlay.mp4", "sheet.png"}
+    assert len(films.decode(tmp_path / "out" / "overlay.mp4")) == 10
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width == 2 * MARGIN + 4 * LARGE_PIXELS + 3 * GAP
+
+
+def test_without_an_overlay_there_is_only_the_sheet(plain_film, tmp_path):
+    assert rendered(plain_film, tmp_path / "out") == {"sheet.png"}
+
+
+def test_the_sheet_shows_the_sampled_frames(plain_film, tmp_path):
+    rendered(plain_film, tmp_path / "out")
+    found = []
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    for column in range(4):
+        x = MARGIN + column * (LARGE_PIXELS + GAP)
+        found.append(films.index_of(pixels[MARGIN + 10 : MARGIN + 100, x + 10 : x + 100]))
+    assert found == sampled(plain_film)["frame_index"][0].tolist() == [1, 3, 6, 8]
+
+
+def test_one_pass_makes_both(plain_film, tmp_path, monkeypatch):
+    passes = []
+    frames = decoder.Decoder.frames
+
+    def counted(self):
+        count = 0
+        for frame in frames(self):
+            count += 1
+            yield frame
+        passes.append(count)
+
+    monkeypatch.setattr(decoder.Decoder, "frames", counted)
+    arguments = sampled(plain_film)
+    passes.clear()
+    rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)
+    assert passes == [10]
+
+
+def test_progress_counts_every_frame(plain_film, tmp_path):
+    calls = []
+    rendered(
+        plain_film, tmp_path / "out", overlay=Overlay(), progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(done, 10) for done in range(1, 11)]
+
+
+def test_the_sheet_alone_ends_with_the_last_sampled_frame(plain_film, tmp_path):
+    calls = []
+    rendered(plain_film, tmp_path / "out", progress=lambda *call: calls.append(call))
+    assert calls == [(done, 9) for done in range(1, 10)]
+
+
+def test_drawing_has_a_pulse(plain_film, tmp_path):
+    beats = []
+    rendered(plain_film, tmp_path / "out", overlay=Overlay(), pulse=lambda: beats.append(0))
+    assert len(beats) >= 10
+
+
+def test_progress_may_stop_it(plain_film, tmp_path):
+    def stop(done, total):
+        if done == 5:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(), progress=stop)
+
+
+def test_many_clips_share_one_sheet(film, tmp_path):
+    path = film(frames=60)
+    arguments = sampled(path, clips="tile")
+    assert arguments["relevance"].shape[0] == 12
+    rendered(path, tmp_path / "out", **arguments)
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width < 3000
+
+
+def test_a_video_shorter_than_a_clip_has_a_column_a_frame(film, tmp_path):
+    rendered(film(frames=2), tmp_path / "out", overlay=Overlay())
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width == 2 * MARGIN + 2 * LARGE_PIXELS + GAP
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("film.mkv", {"codec": "libvpx-vp9", "width": 65, "height": 49}),
+        ("film.mp4", {"rotation": 90, "width": 66, "height": 50}),
+        ("film.mkv", {"codec": "libx265", "pix_fmt": "yuv420p10le"}),
+        ("film.avi", {"codec": "mpeg4"}),
+    ],
+)
+def test_unusual_videos_are_drawn(film, tmp_path, name, options):
+    path = film(name, **options)
+    overlay = Overlay(layout="side_by_side")
+    assert len(rendered(path, tmp_path / "out", overlay=overlay)) == 2
+    frames = films.decode(tmp_path / "out" / "overlay.mp4")
+    assert len(frames) == 10
+    assert frames[0].width % 4 == frames[0].height % 2 == 0
+
+
+def test_unknown_colormap_is_refused(plain_film, tmp_path):
+    with pytest.raises(InvalidRequest, match="no colormap"):
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(colormap="no-such-map"))
+
+
+def test_limits_hold(plain_film, tmp_path):
+    with pytest.raises(VideoTooLong):
+        rendered(plain_film, tmp_path / "out", limits=Limits(max_frames=5))
+
+
+def test_a_damaged_video_is_refused(plain_film, tmp_path, monkeypatch):
+    arguments = sampled(plain_film)
+    monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
+    with pytest.raises(VideoUndecodable):
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)
+
+
+def compared(path, sheet, *, limits=None, arguments=None):
+    arguments = dict(arguments or sampled(path))
+    relevance = arguments.pop("relevance")
+    maps = {"attention": relevance, "rollout": np.flip(relevance, axis=1)}
+    render_comparison(
+        path,
+        **arguments,
+        relevance=maps,
+        overlay=Overlay(),
+        path=sheet,
+        limits=limits or Limits(),
+    )
+    with Image.open(sheet) as image:
+        return np.asarray(image)
+
+
+def test_methods_are_compared_on_the_frames_that_were_sampled(plain_film, tmp_path):
+    pixels = compared(plain_film, tmp_path / "comparison.png")
+    rendered(plain_film, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        single = np.asarray(sheet)
+    indent = pixels.shape[1] - single.shape[1]
+    assert indent > 0
+    pictures = slice(MARGIN, MARGIN + LARGE_PIXELS)
+    np.testing.assert_array_equal(pixels[pictures, indent:], single[pictures])
+    first = slice(MARGIN + LARGE_PIXELS + GAP, MARGIN + 2 * LARGE_PIXELS + GAP)
+    np.testing.assert_array_equal(
+        pixels[first, indent + MARGIN : -MARGIN], single[first, MARGIN:-MARGIN]
+    )
+
+
+def test_every_method_is_scaled_for_itself(plain_film, tmp_path):
+    arguments = sampled(plain_film)
+    once = compared(plain_film, tmp_path / "a.png", arguments=arguments)
+    fainter = arguments | {"relevance": 0.001 * arguments["relevance"]}
+    again = compared(plain_film, tmp_path / "b.png", arguments=fainter)
+    assert np.abs(once.astype(int) - again).max() <= 2
+
+
+def test_a_comparison_decodes_no_more_than_it_shows(plain_film, tmp_path, monkeypatch):
+    seen = []
+    frames = decoder.Decoder.frames
+
+    def counted(self):
+        for frame in frames(self):
+            seen.append(frame.index)
+            yield frame
+
+    arguments = sampled(plain_film)
+    monkeypatch.setattr(decoder.Decoder, "frames", counted)
+    compared(plain_film, tmp_path / "a.png", arguments=arguments)
+    assert seen == list(range(9))
+
+
+def test_limits_hold_in_a_comparison(plain_film, tmp_path):
+    with pytest.raises(VideoTooLong):
+        compared(plain_film, tmp_path / "a.png", limits=Limits(max_frames=5))

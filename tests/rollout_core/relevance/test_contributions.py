@@ -1,0 +1,173 @@
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from rollout_core.model.timesformer import Mixing, TimeSformer, watch
+from rollout_core.relevance import contributions
+from rollout_core.relevance.contributions import contribution_shares, raw_shares
+from tests.rollout_core import dense
+from tests.rollout_core.models import random_clips, random_model
+
+ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
+WEIGHTINGS = ["projection", "deviation", "alti", "l2"]
+
+
+def mixings(model: TimeSformer, clips: Tensor) -> list[Mixing]:
+    seen: list[Mixing] = []
+    with torch.inference_mode(), watch(model.layers, seen.append):
+        model(clips)
+    return seen
+
+
+def hand_made(attention: Tensor, values: Tensor, inputs: Tensor) -> Mixing:
+    """One head, one sequence, an identity for a projection."""
+    c = values.shape[-1]
+    projection = torch.nn.Linear(c, c)
+    torch.nn.init.eye_(projection.weight)
+    torch.nn.init.zeros_(projection.bias)
+    return Mixing(
+        "group",
+        attention[None, None, None],
+        values[None, None, None],
+        inputs[None, None],
+        (inputs + attention @ values)[None, None],
+        (projection.requires_grad_(False),),
+    )
+
+
+def two_tokens() -> Mixing:
+    """y_0 = (1, 0) + (1, 1)/2 + (2, -1)/2 = (2.5, 0), y_1 = (0, 3) + (2, -1) = (2, 2)."""
+    return hand_made(
+        attention=torch.tensor([[0.5, 0.5], [0.0, 1.0]]),
+        values=torch.tensor([[1.0, 1.0], [2.0, -1.0]]),
+        inputs=torch.tensor([[1.0, 0.0], [0.0, 3.0]]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        # T_00 = (1.5, .5), T_01 = (1, -.5); T_11 = y_1.
+        ("projection", [[1.5 / 2.5, 1 / 2.5], [0, 1]]),
+        # From x̄ = (.5, 1.5) and v̄ = (1.5, 0): T_00 = (.25, -1), T_01 = (.25, -.5) make
+        # y_0 = (.5, -1.5); T_11 = (0, .5) makes y_1, and T_10 is nothing.
+        ("deviation", [[(0.125 + 1.5) / 2.5, (0.125 + 0.75) / 2.5], [0, 1]]),
+        ("alti", [[2.5 - 1.5, 2.5 - 2], [0, 4]]),
+        ("l2", [[2.5**0.5, 1.25**0.5], [0, 8**0.5]]),
+    ],
+)
+def test_shares_worked_by_hand(weighting: str, expected: list[list[float]]):
+    raw = raw_shares(two_tokens(), weighting)
+    torch.testing.assert_close(raw, torch.tensor(expected)[None, None])
+    rows = torch.tensor(expected) / torch.tensor(expected).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(contribution_shares(two_tokens(), weighting), rows[None, None])
+
+
+def test_what_points_against_the_output_gets_nothing():
+    # y_0 = (1, 0) + (-1, 0)/2 + (5, 0)/2.
+    mixing = hand_made(
+        attention=torch.full((2, 2), 0.5),
+        values=torch.tensor([[5.0, 0.0], [-1.0, 0.0]]),
+        inputs=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    )
+    raw = raw_shares(mixing, "projection")[0, 0, 0]
+    torch.testing.assert_close(raw, torch.tensor([3.5 / 3, -0.5 / 3]))
+    shares = contribution_shares(mixing, "projection")[0, 0, 0]
+    torch.testing.assert_close(shares, torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_an_output_of_nothing_stays_its_own(weighting: str):
+    mixing = hand_made(torch.full((2, 2), 0.5), torch.zeros(2, 3), torch.zeros(2, 3))
+    torch.testing.assert_close(contribution_shares(mixing, weighting)[0, 0], torch.eye(2))
+
+
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_the_vectors_sum_to_what_the_block_put_out(attention_type: str):
+    model, clips = random_model(attention_type=attention_type), random_clips(batch=1)
+    ours, obvious = mixings(model, clips), dense.run(model, clips[0]).mixings
+    assert len(ours) == len(obvious)
+    for mixing, other in zip(ours, obvious, strict=True):
+        vectors = other.vectors.sum(dim=1)
+        patches = vectors[-3 * 12 :]  # t p
+        if mixing.axis == "time":
+            outputs = rearrange(mixing.outputs, "1 p t c -> (t p) c")
+        elif attention_type == "joint_space_time":
+            outputs = mixing.outputs[0, 0, 1:]
+        else:
+            outputs = rearrange(mixing.outputs[:, :, 1:], "1 t p c -> (t p) c")
+        torch.testing.assert_close(patches, outputs, atol=1e-5, rtol=0)
+        if mixing.axis == "group":
+            copies = len(vectors) - 3 * 12
+            torch.testing.assert_close(
+                vectors[:copies], mixing.outputs[0, :copies, 0], atol=1e-5, rtol=0
+            )
+
+
+@pytest.mark.parametrize("weighting", ["projection", "deviation"])
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_projection_shares_sum_to_one_before_the_clamp(attention_type: str, weighting: str):
+    for mixing in mixings(random_model(attention_type=attention_type), random_clips()):
+        rows = raw_shares(mixing, weighting).sum(dim=-1)
+        if mixing.shares_cls:
+            rows[:, :, 0] = rows[:, :, 0].mean(dim=1, keepdim=True)
+        torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_rows_are_shares(attention_type: str, weighting: str):
+    for mixing in mixings(random_model(attention_type=attention_type), random_clips()):
+        shares = contribution_shares(mixing, weighting)
+        assert shares.dtype == torch.float32
+        assert shares.min() >= 0
+        rows = shares.sum(dim=-1)
+        if mixing.shares_cls:
+            # The frames' rows differ; their mean is the classification token's.
+            assert (rows[:, :, 0] - 1).abs().max() > 1e-3
+            rows[:, :, 0] = rows[:, :, 0].mean(dim=1, keepdim=True)
+        torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-5, rtol=0)
+
+
+def test_what_every_token_brings_is_no_token_s_deviation():
+    mixing = two_tokens()
+    plain = raw_shares(mixing, "deviation")
+    shift = torch.tensor([10.0, -7.0])
+    outputs = mixing.outputs + shift
+    # Through the attention, by the skip connection, or as the projection's bias.
+    biased = deepcopy(mixing.projections[0])
+    biased.bias.copy_(shift)
+    for shifted in (
+        replace(mixing, values=mixing.values + shift, outputs=outputs),
+        replace(mixing, inputs=mixing.inputs + shift, outputs=outputs),
+        replace(mixing, projections=(biased,), outputs=outputs),
+    ):
+        torch.testing.assert_close(raw_shares(shifted, "deviation"), plain)
+        difference = raw_shares(shifted, "projection") - raw_shares(mixing, "projection")
+        assert difference.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch, weighting: str):
+    model, clips = random_model(), random_clips()
+    whole = [raw_shares(mixing, weighting) for mixing in mixings(model, clips)]
+    for elements in (1, 1000):
+        monkeypatch.setattr(contributions, "CPU_CHUNK", elements)
+        for mixing, expected in zip(mixings(model, clips), whole, strict=True):
+            actual = raw_shares(mixing, weighting)
+            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_half_precision_is_worked_out_in_float32(weighting: str):
+    model, clips = random_model(), random_clips()
+    exact = [contribution_shares(mixing, weighting) for mixing in mixings(model, clips)]
+    halves = mixings(model.bfloat16(), clips.bfloat16())
+    for mixing, expected in zip(halves, exact, strict=True):
+        half = contribution_shares(mixing, weighting)
+        assert half.dtype == torch.float32
+        assert 0 < (half - expected).norm() / expected.norm() < 0.05

@@ -1,0 +1,389 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange, reduce
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from rollout_core import resolve
+from rollout_core.contract import PatchQuery
+from rollout_core.errors import InvalidRequest
+from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
+from rollout_core.model.specs import MOVING_SHAPES, spec_of
+from rollout_core.model.timesformer import TimeSformer
+from rollout_core.relevance import explain
+from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
+from rollout_core.relevance.methods import capture_flow, fuse_heads
+from tests.rollout_core import dense
+from tests.rollout_core.models import SMALL, random_clips, random_model
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
+ROLLOUTS: list[dict[str, str]] = [
+    {"method": "rollout"},
+    {"method": "gradient_rollout"},
+    {"method": "contribution_rollout", "weighting": "projection"},
+    {"method": "contribution_rollout", "weighting": "deviation"},
+    {"method": "contribution_rollout", "weighting": "alti"},
+    {"method": "contribution_rollout", "weighting": "l2"},
+]
+METHODS = [*ROLLOUTS, {"method": "attention"}]
+
+
+def named(options: dict[str, str]) -> str:
+    return " ".join(options.values())
+
+
+@pytest.fixture(params=["divided", "joint", "space_only"])
+def name(request: pytest.FixtureRequest) -> str:
+    """A checkpoint that the published code has answered for."""
+    return request.param
+
+
+@pytest.fixture(params=ATTENTION_TYPES)
+def model(request: pytest.FixtureRequest) -> TimeSformer:
+    return random_model(attention_type=request.param)
+
+
+def dense_rollout(model: TimeSformer, clip: torch.Tensor, options: dict[str, str]) -> torch.Tensor:
+    """Every token's rollout in the obvious way, with the copies of the cls token made one."""
+    run = dense.run(model, clip.requires_grad_(options["method"] == "gradient_rollout"))
+    if options["method"] == "gradient_rollout":
+        run.logits.max().backward()
+    matrix_of = {
+        "rollout": dense.rollout_matrix,
+        "gradient_rollout": dense.gradient_matrix,
+    }.get(options["method"]) or dense.contribution_matrix(options.get("weighting", ""))
+    with torch.no_grad():
+        full = dense.product(run, matrix_of)
+    cls, patches = full[: run.copies].mean(dim=0, keepdim=True), full[run.copies :]
+    rows = torch.cat([cls, patches])
+    return torch.cat([rows[:, : run.copies].sum(dim=1, keepdim=True), rows[:, run.copies :]], dim=1)
+
+
+def reference(name: str) -> dict[str, torch.Tensor]:
+    with np.load(REFERENCE / f"tiny_{name}.npz", allow_pickle=False) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+def test_logits_equal_the_published_code(name: str):
+    published = reference(name)
+    model = load_model(REFERENCE / f"tiny_{name}.pyth", num_heads=4)
+    close(explain_clips(model, published["clips"]).logits, published["logits"])
+
+
+def test_attention_equals_the_published_code(name: str):
+    published = reference(name)
+    model = load_model(REFERENCE / f"tiny_{name}.pyth", num_heads=4)
+    with (
+        torch.inference_mode(),
+        capture_flow(model, lambda mixing: fuse_heads(mixing, "mean")) as flow,
+    ):
+        model(published["clips"])
+    groups = torch.stack(flow.groups)
+    if name == "joint":
+        # The published order of tokens is (h w) t, ours is t (h w).
+        cls, patches = torch.zeros(1, dtype=torch.long), torch.arange(1, 181)
+        order = torch.cat([cls, rearrange(patches, "(p t) -> (t p)", t=5)])
+        published["space_attention"] = published["space_attention"][:, :, order][:, :, :, order]
+    close(rearrange(groups, "l b g q k -> l (b g) q k"), published["space_attention"])
+    if name == "divided":
+        time = rearrange(torch.stack(flow.time), "l b p q k -> l (b p) q k")
+        close(time, published["time_attention"])
+
+
+def test_relevance_equals_the_published_dense_rollout():
+    published = reference("divided")
+    model = load_model(REFERENCE / "tiny_divided.pyth", num_heads=4)
+    relevance = explain_clips(model, published["clips"]).relevance
+    assert relevance.shape == (2, 5, 6, 6)
+    expected = rearrange(published["rollout_hwt"], "b h w t -> b t h w")
+    close(relevance, expected, atol=1e-6)
+    assert (expected[0] - expected[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("options", ROLLOUTS, ids=named)
+def test_every_row_equals_the_dense_rollout(model: TimeSformer, options: dict[str, str]):
+    clips = random_clips()
+    explanation = explain_clips(model, clips, **options, full_rollout=True)
+    for index, clip in enumerate(clips):
+        expected = dense_rollout(model, clip, options)
+        relevance = rearrange(explanation.relevance[index], "t h w -> (t h w)")
+        close(relevance, expected[0, 1:])
+        close(explanation.full_rollout[index].float(), expected, atol=1e-3)  # half precision
+
+
+@pytest.mark.parametrize("t", [1, 5])
+@pytest.mark.parametrize("options", ROLLOUTS, ids=named)
+def test_other_frame_counts_equal_the_dense_rollout(
+    t: int, model: TimeSformer, options: dict[str, str]
+):
+    clips = random_clips(batch=1, t=t)
+    relevance = explain_clips(model, clips, **options).relevance
+    expected = dense_rollout(model, clips[0], options)
+    close(rearrange(relevance, "1 t h w -> (t h w)"), expected[0, 1:])
+
+
+@pytest.mark.parametrize("t", [1, 2])
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+@pytest.mark.parametrize("options", ROLLOUTS, ids=named)
+def test_one_patch_and_one_head_equal_the_dense_rollout(
+    options: dict[str, str], attention_type: str, t: int
+):
+    model = random_model(attention_type=attention_type, height=8, width=4, heads=1)
+    clips = random_clips(batch=1, t=t, height=8, width=4)
+    relevance = explain_clips(model, clips, **options).relevance
+    expected = dense_rollout(model, clips[0], options)
+    close(rearrange(relevance, "1 t 1 1 -> t"), expected[0, 1:])
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("options", METHODS, ids=named)
+def test_parameters_that_learn_change_nothing(
+    model: TimeSformer, options: dict[str, str], mode: type
+):
+    expected = explain_clips(model, random_clips(), **options)
+    model.requires_grad_(True)
+    with mode():
+        explanation = explain_clips(model, random_clips(), **options)
+    assert torch.equal(explanation.relevance, expected.relevance)
+    assert not explanation.relevance.requires_grad
+    assert not explanation.logits.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("options", METHODS, ids=named)
+def test_all_is_made_on_the_model_s_device(options: dict[str, str]):
+    queries = [PatchQuery(frame=0, row=1, column=5), "cls"]
+    full = {"full_rollout": True} if options in ROLLOUTS else {}
+    target = {"target": [3, 1]} if options["method"] == "gradient_rollout" else {}
+    with FakeTensorMode():  # refuses to mix devices
+        with torch.device("meta"):
+            model, clips = TimeSformer(SMALL), torch.empty(2, 3, 3, 16, 24)
+        explanation = explain_clips(
+            model, clips, **options, **full, **target, queries=queries, per_layer=True
+        )
+    found = [part for part in vars(explanation).values() if part is not None]
+    assert {part.device.type for part in found} == {"cpu"}
+
+
+def test_attention_is_that_of_one_layer(model: TimeSformer):
+    clips = random_clips()
+    run = dense.run(model, clips[0])
+    per_layer = len(run.mixings) // 3
+    for layer in range(3):
+        run_of_layer = dense.DenseRun(
+            run.mixings[per_layer * layer : per_layer * (layer + 1)], run.logits, run.copies
+        )
+        expected = dense.product(run_of_layer, dense.raw_matrix)[: run.copies].mean(dim=0)
+        relevance = explain_clips(model, clips, method="attention", layer=layer).relevance
+        close(rearrange(relevance[0], "t h w -> (t h w)"), expected[run.copies :])
+    last = explain_clips(model, clips, method="attention").relevance
+    close(last, relevance)
+
+
+@pytest.mark.parametrize("options", ROLLOUTS, ids=named)
+def test_a_query_s_relevance_is_its_row_of_the_full_rollout(
+    model: TimeSformer, options: dict[str, str]
+):
+    queries = [
+        PatchQuery(frame=0, row=1, column=5),
+        "cls",
+        PatchQuery(clip=1, frame=2, row=0, column=3),
+    ]
+    explanation = explain_clips(
+        model, random_clips(), **options, queries=queries, full_rollout=True
+    )
+    full = rearrange(
+        explanation.full_rollout[:, :, 1:].float(), "b q (t h w) -> b q t h w", t=3, h=2
+    )
+    asked = explanation.query_relevance
+    close(asked[0, 0], full[0, 1 + 11], atol=1e-3)
+    close(asked[:, 1], full[:, 0], atol=1e-3)
+    close(asked[1, 2], full[1, 1 + 24 + 3], atol=1e-3)
+    assert asked[1, 0].abs().max() == asked[0, 2].abs().max() == 0
+    close(explanation.relevance, asked[:, 0])
+
+
+@pytest.mark.parametrize("options", ROLLOUTS, ids=named)
+def test_the_temporal_rollout_is_the_mean_of_a_frame_s_rows(
+    model: TimeSformer, options: dict[str, str]
+):
+    explanation = explain_clips(model, random_clips(), **options, full_rollout=True)
+    expected = reduce(
+        explanation.full_rollout[:, 1:, 1:].float(), "b (q p) (k n) -> b q p k", "sum", q=3, k=3
+    ).mean(dim=2)
+    close(explanation.temporal_rollout, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=named)
+def test_many_queries_are_one_forward(monkeypatch: pytest.MonkeyPatch, options: dict[str, str]):
+    model, forwards = random_model(), []
+    embed = TimeSformer.embed
+    monkeypatch.setattr(
+        TimeSformer, "embed", lambda self, clips: forwards.append(1) or embed(self, clips)
+    )
+    queries = [PatchQuery(frame=t, row=0, column=c) for t in range(3) for c in range(6)]
+    explanation = explain_clips(model, random_clips(), **options, queries=queries)
+    assert explanation.query_relevance.shape == (2, 18, 3, 2, 6)
+    assert len(forwards) == 1
+
+
+def test_queries_count_from_the_first_clip():
+    model, clips = random_model(), random_clips()
+    query = PatchQuery(clip=7, frame=1, row=1, column=2)
+    here = explain_clips(model, clips, queries=[query], first_clip=6)
+    assert here.relevance[0].abs().max() == 0
+    own = PatchQuery(clip=1, frame=1, row=1, column=2)
+    close(here.relevance, explain_clips(model, clips, queries=[own]).relevance)
+    close(here.frame_relevance.sum(dim=1), torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("options", METHODS, ids=named)
+def test_frame_relevance_is_each_frame_s_share(model: TimeSformer, options: dict[str, str]):
+    explanation = explain_clips(model, random_clips(), **options)
+    frames = explanation.relevance.sum(dim=(2, 3))
+    close(explanation.frame_relevance, frames / frames.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("options", ROLLOUTS, ids=named)
+def test_layers_are_those_of_the_push(model: TimeSformer, options: dict[str, str]):
+    clips = random_clips()
+    explanation = explain_clips(model, clips, **options, per_layer=True, start_layer=1)
+    layers = explanation.layer_relevance
+    assert layers.shape == (2, 3, 3, 2, 6)
+    close(layers[:, 0], explanation.relevance)
+    close(layers[:, 1], explanation.relevance)
+    close(layers[:, 2], explain_clips(model, clips, **options, start_layer=2).relevance)
+    assert (layers[:, 1] - layers[:, 2]).abs().max() > 1e-5
+
+
+def test_layers_of_attention_are_each_its_own(model: TimeSformer):
+    clips = random_clips()
+    layers = explain_clips(model, clips, method="attention", per_layer=True).layer_relevance
+    for layer in range(3):
+        alone = explain_clips(model, clips, method="attention", layer=layer).relevance
+        close(layers[:, layer], alone)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=named)
+def test_a_batch_gives_what_its_clips_give_alone(model: TimeSformer, options: dict[str, str]):
+    clips = random_clips(batch=2)
+    both = explain_clips(model, clips, **options)
+    for index in range(2):
+        alone = explain_clips(model, clips[index : index + 1], **options)
+        close(both.relevance[index : index + 1], alone.relevance, atol=1e-6)
+        close(both.logits[index : index + 1], alone.logits)
+
+
+@pytest.mark.parametrize("head_fusion", ["mean", "max", "min"])
+def test_relevance_is_a_share(model: TimeSformer, head_fusion: str):
+    relevance = explain_clips(
+        model, random_clips(), head_fusion=head_fusion, discard_ratio=0.3
+    ).relevance
+    assert relevance.dtype == torch.float32
+    assert relevance.min() >= 0
+    assert (relevance.sum(dim=(1, 2, 3)) > 0.05).all()
+    assert (relevance.sum(dim=(1, 2, 3)) < 1).all()
+
+
+@pytest.mark.parametrize("options", [o for o in ROLLOUTS if "gradient" not in named(o)], ids=named)
+def test_what_the_patches_lack_the_token_keeps(model: TimeSformer, options: dict[str, str]):
+    explanation = explain_clips(model, random_clips(), **options, full_rollout=True)
+    rows = explanation.full_rollout.float().sum(dim=2)
+    close(rows, torch.ones_like(rows), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"head_fusion": "max"}, {"head_fusion": "min"}, {"discard_ratio": 0.5}, {"start_layer": 1}],
+)
+def test_every_option_has_an_effect(options: dict[str, object]):
+    model, clips = random_model(), random_clips()
+    plain, other = explain_clips(model, clips), explain_clips(model, clips, **options)
+    assert (plain.relevance - other.relevance).abs().max() > 1e-4
+    close(plain.logits, other.logits)
+
+
+def test_a_target_is_a_class_a_clip():
+    model, clips = random_model(), random_clips()
+    both = explain_clips(model, clips, method="gradient_rollout", target=[3, 1])
+    assert both.targets.tolist() == [3, 1]
+    three = explain_clips(model, clips, method="gradient_rollout", target=3)
+    assert three.targets.tolist() == [3, 3]
+    close(both.relevance[0], three.relevance[0])
+    assert (both.relevance[1] - three.relevance[1]).abs().max() > 1e-5
+    predicted = explain_clips(model, clips, method="gradient_rollout")
+    assert predicted.targets.tolist() == predicted.logits.argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"start_layer": 3}, "start_layer is 3, but the model has 3 layers"),
+        ({"start_layer": -1}, "start_layer is -1"),
+        ({"method": "attention", "layer": 3}, "layer is 3, but the model has 3 layers"),
+        ({"discard_ratio": 1.0}, "discard_ratio is 1.0"),
+        ({"discard_ratio": -0.1}, "discard_ratio is -0.1"),
+        ({"method": "gradient_rollout", "target": 5}, "target is 5"),
+        ({"method": "gradient_rollout", "target": [0]}, "2 clips"),
+        ({"target": 1}, "target is for gradient_rollout, not for rollout"),
+        ({"weighting": "l2"}, "weighting is for contribution_rollout, not for rollout"),
+        ({"method": "attention", "start_layer": 1}, "not for attention"),
+        ({"method": "gradient_rollout", "head_fusion": "max"}, "not for gradient_rollout"),
+        ({"queries": [PatchQuery(frame=3, row=0, column=0)]}, "frame is 3, but"),
+        ({"queries": [PatchQuery(frame=0, row=0, column=6)]}, "column is 6, but"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(options: dict[str, object], told: str):
+    with pytest.raises(InvalidRequest, match=re.escape(told)):
+        explain_clips(random_model(), random_clips(), **options)
+
+
+def test_too_large_a_full_rollout_is_refused_before_the_forward(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resolve, "FULL_ROLLOUT_TOKENS", 36)
+    with pytest.raises(InvalidRequest, match="up to 36 tokens, not of 37"):
+        explain_clips(random_model(), random_clips(), full_rollout=True)
+
+
+def test_a_full_rollout_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    def full() -> Explanation:
+        return explain_clips(random_model(), random_clips(), full_rollout=True)
+
+    whole = full()
+    monkeypatch.setattr(explain, "FULL_ROLLOUT_ROWS", 5)
+    close(full().full_rollout, whole.full_rollout, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=named)
+def test_half_precision_moves_the_relevance_little(options: dict[str, str]):
+    model = load_model(MOVING_SHAPES_PATH)
+    clips = random_clips(batch=1, t=8, height=64, width=64)
+    target = {"target": 0} if options["method"] == "gradient_rollout" else {}
+    exact = explain_clips(model, clips, **options, **target).relevance
+    half = explain_clips(model.bfloat16(), clips.bfloat16(), **options, **target).relevance
+    assert half.dtype == torch.float32
+    difference = (half - exact).norm() / exact.norm()
+    assert 0 < difference < (0.02 if options["method"] == "rollout" else 0.1)
+
+
+def test_prepare_normalises_and_keeps_rgb():
+    frames = np.zeros((1, 2, 4, 6, 3), dtype=np.uint8)
+    frames[..., 0] = 255
+    clips = prepare_clips(frames, MOVING_SHAPES, device=torch.device("cpu"), dtype=torch.float32)
+    assert clips.shape == (1, 3, 2, 4, 6)
+    close(clips[0, :, 0, 0, 0], torch.tensor([(1 - 0.45) / 0.225, -2.0, -2.0]))
+
+
+def test_prepare_swaps_channels_for_bgr():
+    frames = np.zeros((1, 1, 2, 2, 3), dtype=np.uint8)
+    frames[..., 0] = 255
+    spec = spec_of("timesformer-ssv2")
+    clips = prepare_clips(frames, spec, device=torch.device("cpu"), dtype=torch.float32)
+    close(clips[0, :, 0, 0, 0], torch.tensor([-2.0, -2.0, (1 - 0.45) / 0.225]))

@@ -1,0 +1,218 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from rollout_core.contract import ExplainRequest, PatchQuery
+from rollout_core.errors import InvalidRequest
+from rollout_core.model.specs import MOVING_SHAPES, SPECS, ModelSpec
+from rollout_core.resolve import check_request, explained_class, resolve_queries, with_method
+
+SPEC = ModelSpec(
+    name="small",
+    frames=3,
+    clip_seconds=1.0,
+    height=40,
+    width=60,
+    patch_height=10,
+    patch_width=10,
+    depth=2,
+    classes=2,
+    labels=("hop", "skip"),
+)
+GRADIENT: dict[str, Any] = {"method": "gradient_rollout"}
+ATTENTION: dict[str, Any] = {"method": "attention"}
+CROP = (100, 20, 300, 200)
+TIMES = [[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]
+
+
+def request(**fields: Any) -> ExplainRequest:
+    return ExplainRequest.model_validate(fields)
+
+
+def patch(frame: int = 0, row: int = 0, column: int = 0, clip: int = 0) -> dict[str, int]:
+    return {"clip": clip, "frame": frame, "row": row, "column": column}
+
+
+def point(x: float = 100, y: float = 20, seconds: float = 1) -> dict[str, float]:
+    return {"x": x, "y": y, "seconds": seconds}
+
+
+def resolved(*queries: Any, **fields: Any) -> tuple[Any, ...]:
+    return resolve_queries(
+        request(query=queries, **fields),
+        times_seconds=TIMES,
+        start_seconds=0.5,
+        end_seconds=8.0,
+        crop=CROP,
+        spec=SPEC,
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"start_layer": 1},
+        ATTENTION | {"layer": 1},
+        GRADIENT | {"target": 1},
+        GRADIENT | {"target": "1"},
+        GRADIENT | {"target": "skip"},
+        {"query": patch(2, 3, 5)},
+        {"query": patch(clip=99), "clips": "tile"},
+        {"query": point(9999, 9999, 9999)},
+        {"query": point(0, 0, 2), "start_seconds": 2, "end_seconds": 3},
+        {"full_rollout": True},
+    ],
+)
+def test_what_the_model_can_do_is_let_through(fields: dict[str, Any]):
+    check_request(request(**fields), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"start_layer": 2}, "start_layer is 2, but the model has 2 layers"),
+        (ATTENTION | {"layer": 2}, "layer is 2, but the model has 2 layers"),
+        (GRADIENT | {"target": 2}, "small has no class 2"),
+        (GRADIENT | {"target": "jump"}, "small has no class 'jump'"),
+        ({"faithfulness": True, "target": "jump"}, "small has no class 'jump'"),
+        ({"query": patch(frame=3)}, "frame is 3, but the last one is 2"),
+        ({"query": patch(row=4)}, "row is 4, but the last one is 3"),
+        ({"query": patch(column=6)}, "column is 6, but the last one is 5"),
+        ({"query": patch(clip=1)}, "clip is 1, but the last one is 0"),
+        ({"query": ["cls", patch(row=4)]}, "row is 4"),
+        ({"query": point(0, 0, 1), "start_seconds": 2}, "1 s is outside the span, 2 s to inf s"),
+        ({"query": point(0, 0, 2), "end_seconds": 2}, "2 s is outside the span, 0 s to 2 s"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused(fields: dict[str, Any], words: str):
+    with pytest.raises(InvalidRequest, match=words):
+        check_request(request(**fields), SPEC)
+
+
+def test_a_full_rollout_is_refused_where_it_would_be_too_large():
+    asked = request(full_rollout=True)
+    check_request(asked, SPECS["timesformer-k400"])
+    with pytest.raises(InvalidRequest, match="up to 4096 tokens, not of 12545"):
+        check_request(asked, SPECS["timesformer-hr-k400"])
+
+
+def test_a_model_whose_clips_just_fit_may_be_asked_for_its_full_rollout():
+    fitting = SPEC.model_copy(update={"frames": 5, "height": 90, "width": 910})  # 5 · 9 · 91
+    check_request(request(full_rollout=True), fitting)
+    with pytest.raises(InvalidRequest, match="4097"):
+        larger = fitting.model_copy(update={"frames": 8, "height": 160, "width": 320})
+        check_request(request(full_rollout=True), larger)
+
+
+@pytest.mark.parametrize(
+    ("fields", "index"),
+    [
+        (GRADIENT | {"target": "skip"}, 1),
+        (GRADIENT | {"target": 0}, 0),
+        (GRADIENT, None),
+        ({"faithfulness": True, "target": 1}, None),
+        (GRADIENT | {"faithfulness": True, "target": "1"}, 1),
+    ],
+)
+def test_a_class_is_explained_only_where_the_method_knows_classes(
+    fields: dict[str, Any], index: int | None
+):
+    assert explained_class(request(**fields), SPEC) == index
+
+
+def test_tokens_stay_as_they_are():
+    first, second, third = resolved(patch(2, 3, 5, clip=1), "cls", patch())
+    assert first == PatchQuery(clip=1, frame=2, row=3, column=5)
+    assert second == "cls"
+    assert third == PatchQuery(frame=0, row=0, column=0)
+    assert resolve_queries(
+        request(), times_seconds=TIMES, start_seconds=0, end_seconds=8, crop=CROP, spec=SPEC
+    ) == ("cls",)
+
+
+@pytest.mark.parametrize(
+    ("place", "row", "column"),
+    [
+        ((100, 20), 0, 0),
+        ((149.9, 69.9), 0, 0),
+        ((150, 70), 1, 1),
+        ((399.99, 219.99), 3, 5),
+        ((400 - 1e-12, 220 - 1e-13), 3, 5),
+        ((320, 30), 0, 4),
+        ((110, 200), 3, 0),
+    ],
+)
+def test_a_point_is_the_patch_that_covers_it(place: tuple[float, float], row: int, column: int):
+    (found,) = resolved(point(*place))
+    assert (found.row, found.column) == (row, column)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "clip", "frame"),
+    [
+        (0.5, 0, 0),
+        (1.49, 0, 0),
+        (1.5, 0, 0),
+        (1.51, 0, 1),
+        (3.9, 0, 2),
+        (4.1, 1, 0),
+        (6.6, 1, 2),
+        (7.99, 1, 2),
+    ],
+)
+def test_a_moment_is_the_nearest_sampled_frame_of_any_clip(seconds: float, clip: int, frame: int):
+    (found,) = resolved(point(seconds=seconds), clips="tile")
+    assert (found.clip, found.frame) == (clip, frame)
+
+
+@pytest.mark.parametrize("place", [(99.9, 50), (400, 50), (150, 19.9), (150, 220)])
+def test_a_point_that_the_model_does_not_see_is_refused(place: tuple[float, float]):
+    with pytest.raises(InvalidRequest, match="outside what the model sees, 300×200"):
+        resolved(point(*place))
+
+
+@pytest.mark.parametrize("seconds", [0.49, 8.0, 100])
+def test_a_moment_outside_the_span_is_refused(seconds: float):
+    with pytest.raises(InvalidRequest, match=r"outside the span, 0\.5 s to 8 s"):
+        resolved(point(seconds=seconds))
+
+
+def test_a_clip_that_the_video_does_not_have_is_refused():
+    with pytest.raises(InvalidRequest, match="clip is 2, but the last one is 1"):
+        resolved("cls", patch(clip=2), clips="tile")
+
+
+def test_another_method_keeps_the_options_that_it_takes():
+    asked = request(head_fusion="max", discard_ratio=0.5, start_layer=1, query=patch(1))
+    other = with_method(asked, "attention")
+    assert (other.method, other.head_fusion, other.discard_ratio) == ("attention", "max", 0)
+    assert other.start_layer == 0
+    assert other.query == asked.query
+    assert with_method(asked, "contribution_rollout").start_layer == 1
+
+
+def test_another_method_is_not_asked_for_more_than_its_map():
+    asked = request(**GRADIENT, target=1, faithfulness=True, per_layer=True, full_rollout=True)
+    assert with_method(asked, "rollout") == request(method="rollout")
+    assert with_method(asked, "gradient_rollout").target == 1
+
+
+def test_every_method_can_follow_every_other():
+    for first in ("rollout", "attention", "gradient_rollout", "contribution_rollout"):
+        for second in ("rollout", "attention", "gradient_rollout", "contribution_rollout"):
+            assert with_method(request(method=first), second).method == second
+
+
+def test_the_demo_model_s_request_is_checked_against_its_own_size():
+    check_request(request(query=patch(7, 7, 7), start_layer=3), MOVING_SHAPES)
+    with pytest.raises(InvalidRequest, match="row is 8"):
+        check_request(request(query=patch(7, 8, 7)), MOVING_SHAPES)
+
+
+def test_importing_it_brings_neither_numpy_nor_torch():
+    code = "import rollout_core.resolve, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"numpy", "torch", "av"}.isdisjoint(run.stdout.split())

@@ -1,0 +1,339 @@
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from rollout_core.contract import ExplainRequest
+from rollout_core.errors import VideoTooLarge, VideoTooLong, VideoUndecodable
+from rollout_core.model.specs import ModelSpec
+from rollout_core.video import clips, decoder
+from rollout_core.video.clips import (
+    Crop,
+    Limits,
+    VideoInfo,
+    crop_and_resize,
+    crop_of,
+    displayed_at,
+    probe,
+    read_clips,
+)
+from rollout_core.video.sampling import Plan, plan
+from tests.rollout_core import films
+
+LIMITS = Limits()
+SPEC = ModelSpec(name="u", frames=4, sampling="uniform", clip_seconds=0.2, classes=2)
+WHOLE = Crop(0, 0, 64, 48)
+
+
+def info_of(width, height):
+    return VideoInfo(width, height, 1.0, 25.0, "h264", "mp4", 0)
+
+
+def plan_of(*clips):
+    return Plan(np.array(clips, dtype=np.float64), "uniform", 0.0, 1.0)
+
+
+def read(path, plan, crop=WHOLE, height=8, width=12):
+    return list(read_clips(path, plan, crop, height=height, width=width, limits=LIMITS))
+
+
+def indices_of(clip):
+    return [films.index_of(frame) for frame in clip.frames]
+
+
+# What a video is
+
+
+def test_probe_tells_what_a_video_is(plain_film):
+    assert probe(plain_film, LIMITS) == VideoInfo(
+        width=64,
+        height=48,
+        duration_seconds=pytest.approx(0.4),
+        frame_rate_hz=pytest.approx(25),
+        codec="h264",
+        container="mov,mp4,m4a,3gp,3g2,mj2",
+        rotation=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "expected"),
+    [
+        ("film.webm", "libvpx-vp9", "vp9"),
+        ("film.ts", "libx265", "hevc"),
+        ("film.mp4", "libsvtav1", "av1"),
+        ("film.avi", "mpeg4", "mpeg4"),
+    ],
+)
+def test_probe_tells_codec_and_length_of_every_container(film, name, codec, expected):
+    found = probe(film(name, codec=codec, width=64, height=64), LIMITS)
+    assert found.codec == expected
+    assert found.duration_seconds == pytest.approx(0.4, abs=0.001)
+    assert found.frame_rate_hz == pytest.approx(25, rel=0.01)
+
+
+@pytest.mark.parametrize(("rotation", "told"), [(90, 90), (180, 180), (-90, 270)])
+def test_probe_speaks_of_displayed_pixels(film, rotation, told):
+    found = probe(film(rotation=rotation, frames=2), LIMITS)
+    assert found.rotation == told
+    assert (found.width, found.height) == ((64, 48) if rotation == 180 else (48, 64))
+
+
+def test_probe_measures_a_video_without_a_header_of_length(film):
+    path = film("film.webm", codec="libvpx-vp9", container_options={"live": "1"})
+    with av.open(path) as container:
+        assert container.duration is None
+        assert container.streams.video[0].duration is None
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(0.4)
+
+
+def test_probe_counts_the_duration_of_the_last_frame(film):
+    path = film(ticks=[0, 100, 300], time_base=Fraction(1, 1000), last_ticks=250)
+    found = probe(path, LIMITS)
+    assert found.duration_seconds == pytest.approx(0.55)
+    assert found.frame_rate_hz == pytest.approx(3 / 0.55)
+
+
+def test_probe_measures_times_below_zero(film):
+    ticks = [-450_000, -446_400, -442_800, -439_200]  # of 90 kHz
+    path = film(
+        "film.ts",
+        ticks=ticks,
+        time_base=Fraction(1, 90_000),
+        container_options=films.TIMES_AS_GIVEN,
+    )
+    with av.open(path) as container:
+        assert next(container.demux(video=0)).pts == ticks[0]
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(0.16)
+
+
+def test_probe_leaves_out_what_comes_before_the_first_decodable_frame(film):
+    path = film("film.ts", frames=60, options={"g": "30"})
+    with av.open(path) as container:
+        cut = [packet.pos for packet in container.demux(video=0) if packet.size][20]
+    path.write_bytes(path.read_bytes()[cut:])
+    with decoder.open_video(path, LIMITS) as opened:
+        frames = list(opened.frames())
+    found = probe(path, LIMITS)
+    assert found.duration_seconds == pytest.approx(len(frames) / 25)
+    assert found.frame_rate_hz == pytest.approx(25)
+
+
+def test_probing_and_reading_have_a_pulse(plain_film):
+    beats = []
+    probe(plain_film, LIMITS, lambda: beats.append("probe"))
+    assert beats.count("probe") > 10
+    clips = read_clips(
+        plain_film,
+        plan_of([0.0, 0.1, 0.2, 0.39]),
+        WHOLE,
+        height=8,
+        width=12,
+        limits=LIMITS,
+        pulse=lambda: beats.append("read"),
+    )
+    assert len([*clips]) == 1
+    assert beats.count("read") >= 10
+
+
+@pytest.mark.parametrize("name", ["film.avi", "film.mp4"])
+def test_probe_measures_reordered_frames(film, name):
+    path = film(name, options={"preset": "medium", "bf": "3", "b-adapt": "0"})
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(0.4)
+
+
+def test_the_last_frame_on_display_tells_the_end(film):
+    """MP4 stores how far apart packets are, which is not how long reordered frames last."""
+    path = film(
+        ticks=[0, 900, 1800, 1900, 1917, 2817, 2834, 2874],
+        time_base=Fraction(1, 1000),
+        options={"preset": "medium", "bf": "3", "b-adapt": "0"},
+    )
+    frames = films.decode(path)
+    ends = [frame.pts + frame.duration for frame in frames]
+    assert ends[-1] < max(ends)  # the danger is real
+    expected = float(ends[-1] * frames[-1].time_base)
+    assert probe(path, LIMITS).duration_seconds == pytest.approx(expected)
+
+
+def test_probe_measures_frames_without_times(plain_film, monkeypatch):
+    def timeless(self):
+        for packet in packets(self):
+            packet.pts = packet.dts = None
+            yield packet
+
+    packets = decoder.Decoder.packets
+    monkeypatch.setattr(decoder.Decoder, "packets", timeless)
+    assert probe(plain_film, LIMITS).duration_seconds == pytest.approx(0.4)
+
+
+def test_probe_takes_a_single_frame(film):
+    found = probe(film(frames=1), LIMITS)
+    assert found.duration_seconds == pytest.approx(0.04)
+
+
+def test_probe_counts_packets_that_no_header_claims(film):
+    path = film("film.webm", codec="libvpx-vp9", container_options={"live": "1"})
+    with pytest.raises(VideoTooLong, match="more than 9 frames"):
+        probe(path, Limits(max_frames=9))
+    with pytest.raises(VideoTooLong, match=r"more than 0\.3 s"):
+        probe(path, Limits(max_seconds=0.3))
+    with pytest.raises(VideoTooLarge):
+        probe(path, Limits(max_pixels=3071))
+
+
+def test_probe_refuses_what_cannot_be_decoded(plain_film, monkeypatch):
+    monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
+    with pytest.raises(VideoUndecodable):
+        probe(plain_film, LIMITS)
+
+
+# What the model sees of a frame
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1280, 720), Crop(280, 0, 720, 720)),
+        ((720, 1280), Crop(0, 280, 720, 720)),
+        ((64, 64), Crop(0, 0, 64, 64)),
+        ((65, 48), Crop(8, 0, 48, 48)),
+        ((1, 100), Crop(0, 49, 1, 1)),
+    ],
+)
+def test_crop_for_a_square_input(size, expected):
+    assert crop_of(info_of(*size), height=224, width=224) == expected
+
+
+def test_crop_for_an_oblong_input():
+    assert crop_of(info_of(100, 100), height=32, width=64) == Crop(0, 25, 100, 50)
+    assert crop_of(info_of(100, 100), height=64, width=32) == Crop(25, 0, 50, 100)
+    assert crop_of(info_of(200, 10), height=64, width=32) == Crop(97, 0, 5, 10)
+
+
+def test_only_the_crop_is_seen():
+    frame = np.zeros((40, 60, 3), np.uint8)
+    frame[10:30, 20:50] = 200
+    found = crop_and_resize(frame, Crop(20, 10, 30, 20), height=10, width=15)
+    assert found.shape == (10, 15, 3)
+    assert (found == 200).all()
+
+
+def test_resize_is_antialiased():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    found = crop_and_resize(stripes, Crop(0, 0, 64, 64), height=8, width=8)
+    assert np.abs(found.astype(int) - 127).max() < 20  # without, all black or all white
+
+
+def test_resize_enlarges():
+    frame = np.full((4, 4, 3), 77, np.uint8)
+    assert (crop_and_resize(frame, Crop(0, 0, 4, 4), height=16, width=16) == 77).all()
+
+
+# Which frames are chosen
+
+
+def test_the_frame_on_display_is_chosen(plain_film):
+    # frames begin every 40 ms
+    [clip] = read(plain_film, plan_of([0.0, 0.039, 0.041, 0.2]))
+    assert clip.frame_index.tolist() == [0, 0, 1, 5]
+    assert indices_of(clip) == [0, 0, 1, 5]
+    np.testing.assert_allclose(clip.pts_seconds, [0, 0, 0.04, 0.2])
+    assert clip.frames.shape == (4, 8, 12, 3)
+    assert (clip.frames.dtype, clip.pts_seconds.dtype) == (np.uint8, np.float64)
+    assert clip.frame_index.dtype == np.int64
+
+
+def test_frames_are_chosen_by_time_and_not_by_index(film):
+    path = film("film.mkv", ticks=[0, 40, 100, 130, 900, 933], time_base=Fraction(1, 1000))
+    [clip] = read(path, plan_of([0.05, 0.12, 0.5, 0.91]))
+    assert clip.frame_index.tolist() == [1, 2, 3, 4]
+    assert indices_of(clip) == [1, 2, 3, 4]
+
+
+def test_the_last_frame_repeats_beyond_the_end(plain_film):
+    [clip] = read(plain_film, plan_of([0.32, 0.36, 0.5, 99.0]))
+    assert clip.frame_index.tolist() == [8, 9, 9, 9]
+
+
+def test_a_timestamp_rounded_up_by_the_container_still_counts(film):
+    path = film("film.mkv", rate=30, ticks=[0, 33, 67, 100], time_base=Fraction(1, 1000))
+    [clip] = read(path, plan_of([0, 1 / 30, 2 / 30, 3 / 30]))
+    assert clip.frame_index.tolist() == [0, 1, 2, 3]
+
+
+def test_a_video_shorter_than_the_models_frames_is_enough(film):
+    path = film(frames=2)
+    moments = plan(probe(path, LIMITS).duration_seconds, ExplainRequest(), SPEC)
+    [clip] = read(path, moments)
+    assert clip.frame_index.tolist() == [0, 0, 1, 1]
+
+
+def test_clips_follow_one_another(plain_film):
+    moments = plan(0.4, ExplainRequest(clips="tile"), SPEC)
+    clips = read(plain_film, moments)
+    assert [clip.frame_index.tolist() for clip in clips] == [[0, 1, 3, 4], [5, 6, 8, 9]]
+    assert [indices_of(clip) for clip in clips] == [[0, 1, 3, 4], [5, 6, 8, 9]]
+
+
+def test_clips_are_streamed(plain_film, monkeypatch):
+    """A clip comes as soon as its frames are known, not after the whole clips."""
+    decoded = []
+    original = decoder.Decoder._pictures
+
+    def watched(self):
+        for picture in original(self):
+            decoded.append(picture.pts)
+            yield picture
+
+    monkeypatch.setattr(decoder.Decoder, "_pictures", watched)
+    clips = read_clips(
+        plain_film, plan_of([0.0, 0.04], [0.2, 0.24]), WHOLE, height=8, width=8, limits=LIMITS
+    )
+    next(clips)
+    assert len(decoded) == 3
+    next(clips)
+    assert len(decoded) == 8
+    assert next(clips, None) is None
+    assert len(decoded) == 8
+
+
+def test_a_frame_that_repeats_is_converted_once(plain_film, monkeypatch):
+    converted = []
+    original = clips.crop_and_resize
+    monkeypatch.setattr(
+        clips, "crop_and_resize", lambda *a, **k: converted.append(1) or original(*a, **k)
+    )
+    read(plain_film, plan_of([0.0, 0.01, 0.02, 9.0], [9.0, 9.0, 9.0, 9.0]))
+    assert len(converted) == 2
+
+
+def test_turned_frames_are_cropped_as_displayed(film):
+    path = film(rotation=90, picture=films.corner, frames=2)  # bright at the bottom left
+    crop = crop_of(probe(path, LIMITS), height=8, width=8)
+    assert crop == Crop(0, 8, 48, 48)
+    [clip] = read(path, plan_of([0.0]), crop=Crop(0, 32, 24, 32), height=8, width=8)
+    assert clip.frames.min() > 200
+    [clip] = read(path, plan_of([0.0]), crop=Crop(0, 0, 48, 32), height=8, width=8)
+    assert clip.frames.max() < 60
+
+
+def test_colours_are_red_green_blue(film):
+    def red(index, width, height):
+        return np.broadcast_to(np.array([230, 20, 30], np.uint8), (height, width, 3)).copy()
+
+    [clip] = read(film(picture=red, frames=1), plan_of([0.0]))
+    np.testing.assert_allclose(clip.frames.mean(axis=(0, 1, 2)), [230, 20, 30], atol=6)
+
+
+@pytest.mark.parametrize("limits", [Limits(max_frames=5), Limits(max_seconds=0.2)])
+def test_reading_keeps_to_the_limits(plain_film, limits):
+    clips = read_clips(plain_film, plan_of([9.0]), WHOLE, height=8, width=8, limits=limits)
+    with pytest.raises(VideoTooLong):
+        next(clips)
+
+
+def test_displayed_at_needs_no_frame():
+    assert list(displayed_at(iter(()), np.array([0.0, 1.0]))) == []
