@@ -11,7 +11,7 @@ from pydantic_settings import CliApp
 
 from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
-from service.keys import KeyRing
+from service.auth import KeyRing
 from service.server import serve
 from service.settings import Settings
 from service.standalone import standalone

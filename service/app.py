@@ -1,5 +1,6 @@
 """The application: routes, error answers, and what they share."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,17 +13,14 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
-from service.census import Census
-from service.chores import repeating
+from service.auth import Gate, KeyRing
 from service.dependencies import Services
-from service.gate import Gate
-from service.keys import KeyRing
-from service.queue import JobQueue
-from service.reconcile import RECONCILE_SECONDS, Reconciler
-from service.register import Register
-from service.routes import artifacts, health, jobs, models
+from service.jobs import JobQueue
+from service.maintenance import RECONCILE_SECONDS, SWEEP_SECONDS, Reconciler, repeating, sweep
+from service.redis_jobs import Register
+from service.routes import artifacts, jobs, status
 from service.settings import Settings
-from service.sweep import SWEEP_SECONDS, sweep
+from service.usage import Census
 
 REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -51,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         services = _open_services(settings)
         chores = (
             (services.reconciler.reconcile, RECONCILE_SECONDS),
-            (partial(sweep, services), SWEEP_SECONDS),
+            (partial(sweep, services.store, services.queue, settings.result_ttl), SWEEP_SECONDS),
         )
         try:
             async with repeating(*chores):
@@ -70,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
-    for module in (jobs, artifacts, models, health):
+    for module in (jobs, artifacts, status):
         app.include_router(module.router)
     app.add_middleware(Gate)
     problems.install(app)
@@ -105,3 +103,12 @@ def _open_services(settings: Settings) -> Services:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
+
+
+def main() -> None:
+    """Print the document."""
+    sys.stdout.write(openapi.render(create_app(Settings())))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,11 +9,12 @@ from redis import Redis
 from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
+from service.auth import KeyRing
 from service.errors import JobNotFound
-from service.keys import KeyRing, Owner
-from service.queue import JobQueue
-from service.reconcile import Reconciler
+from service.jobs import JobQueue
+from service.maintenance import Reconciler
 from service.settings import Settings
+from service.usage import Owner
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -1,14 +1,13 @@
 """The OpenAPI document, with what FastAPI cannot see: problem documents and the upload form."""
 
 import json
-import sys
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from rollout_core.errors import RolloutError
-from service import gate
+from service import auth
 from service.errors import Unauthorized
 from service.problems import MEDIA_TYPE, Problem, status_of
 from service.uploads import REQUEST_PART, VIDEO_PART
@@ -128,7 +127,7 @@ def _guard(document: dict[str, Any]) -> None:
     document["components"]["securitySchemes"] = {"key": KEY_SCHEME}
     refused = problems(Unauthorized)["401"]
     for path, operations in document["paths"].items():
-        if path.startswith(gate.PREFIX):
+        if path.startswith(auth.PREFIX):
             for operation in operations.values():
                 operation["security"] = [{"key": []}]
                 operation["responses"]["401"] = refused
@@ -138,15 +137,3 @@ def _problem(description: str, *names: str) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}
     described = {"headers": headers(*names)} if names else {}
     return {"description": description, "content": content, **described}
-
-
-def main() -> None:
-    """Print the document."""
-    from service.app import create_app
-    from service.settings import Settings
-
-    sys.stdout.write(render(create_app(Settings())))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,21 @@
 """Runs the app under uvicorn, and says where it listens and to whom."""
 
 import asyncio
+import resource
 import socket
 import sys
+from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from service.app import create_app
-from service.connections import GuardedProtocol, Unambiguous, allow_connections
 from service.problems import RETRY_AFTER_SECONDS, ProblemResponse
 from service.settings import Settings
 
@@ -92,4 +98,169 @@ def _say_who_may_call(host: str) -> str:
     return (
         f"rollout-service: WARNING: it listens on {host} and NO API KEYS are set: whoever reaches "
         "it may run jobs, and see and delete everyone's; set ROLLOUT_API_KEYS_FILE\n"
+    )
+
+
+REQUEST_SECONDS = 10.0
+"""How long a head may take to arrive, from the start of the connection or its own first byte, and
+the rest of a body that nobody wanted. A connection that is silent between requests ends sooner, by
+uvicorn."""
+
+
+SEND_SECONDS = 30.0
+"""How long a client may take to fetch what was sent at once: a file in pieces of 64 KiB."""
+
+
+SPARE_CONNECTIONS = 100
+"""Connections beyond the limit that are told so; the others are dropped."""
+
+
+FILES_BESIDES = 200
+"""Open files of the service that belong to no connection."""
+
+
+def allow_connections(count: int) -> None:
+    """Let this process open a socket and a file for each connection, where the system permits."""
+    wanted = 2 * (count + SPARE_CONNECTIONS) + FILES_BESIDES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class GuardedProtocol(H11Protocol):
+    """A connection with deadlines, that answers with a problem even what is not HTTP."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # uvicorn's own answer to too many is no problem document.
+        self._max_connections, self.limit_concurrency = config.limit_concurrency, None
+        self._without_request = _Timer(self.loop, REQUEST_SECONDS, self._give_up_waiting)
+        self._unfetched = _Timer(self.loop, SEND_SECONDS, self._give_up_sending)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or tell it that there are too many."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # to hear of every byte that is not fetched
+        excess = len(self.connections) - (self._max_connections or len(self.connections))
+        if excess > SPARE_CONNECTIONS:
+            transport.abort()
+        elif excess > 0:
+            self.app = _too_many()
+        self._watch_requests()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrives."""
+        super().data_received(data)
+        self._watch_requests()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        self._without_request.stop()
+        self._unfetched.stop()
+
+    def pause_writing(self) -> None:
+        """Watch the client from the first byte that it does not fetch at once."""
+        super().pause_writing()
+        self._unfetched.start()
+
+    def resume_writing(self) -> None:
+        """Stop watching: it has fetched everything."""
+        super().resume_writing()
+        self._unfetched.stop()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self._refuse(400, "bad_request", "Bad Request", msg)
+
+    def _watch_requests(self) -> None:
+        """Run the timer while no request is under way; what arrives does not wind it back."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._without_request.stop()
+        elif not self.transport.is_closing():
+            self._without_request.start()
+
+    def _give_up_waiting(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            detail = f"no whole request has arrived in {REQUEST_SECONDS:g} s"
+            self._refuse(408, "request_timeout", "Request Timeout", detail)
+        self.transport.close()
+
+    def _give_up_sending(self) -> None:
+        self.transport.abort()
+
+    def _refuse(self, status: int, code: str, title: str, detail: str) -> None:
+        """Answer in place of the app, if no answer has begun, and close."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        problem = ProblemResponse(status, code, title, detail)
+        headers = [*problem.raw_headers, (b"connection", b"close")]
+        head = h11.Response(status_code=status, headers=headers, reason=title.encode())
+        for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+class Unambiguous:
+    """Refuses a body of two lengths: who passes it on to us may go by the other (RFC 9112, 6.1)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        app = self._app
+        names = {name for name, _ in scope.get("headers", ())}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            detail = "a request has a Content-Length or a Transfer-Encoding, not both"
+            close = {"Connection": "close"}
+            app = ProblemResponse(400, "bad_request", "Bad Request", detail, headers=close)
+        await app(scope, receive, send)
+
+
+class _Timer:
+    """Acts once, so many seconds after its start, unless it is stopped."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._action = action
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start, unless it runs already."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._act)
+
+    def stop(self) -> None:
+        """Stop, if it runs."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _act(self) -> None:
+        self._handle = None
+        self._action()
+
+
+def _too_many() -> ProblemResponse:
+    return ProblemResponse(
+        503,
+        "too_many_connections",
+        "Too many connections",
+        "the service has as many connections as it takes; try again",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Connection": "close"},
     )

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="TOML file of API keys, see service/keys.py; default: no key is asked for.",
+        description="TOML file of API keys, see service/auth.py; default: no key is asked for.",
     )
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
     default_model: ModelName | None = Field(

@@ -140,7 +140,7 @@ class Keeper:
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process, out of reach of the terminal's Ctrl-C and off our standard output."""
         return subprocess.Popen(
-            [sys.executable, "-m", "service.tether", str(os.getpid()), *self._command],
+            [sys.executable, "-m", "service.die_with_parent", str(os.getpid()), *self._command],
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=STDERR,

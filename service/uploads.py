@@ -19,7 +19,6 @@ from starlette.requests import Request
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import UnsupportedContainer
 from rollout_core.jobs.store import unavailable
-from service.containers import HEAD_BYTES, is_video_container
 from service.errors import (
     InvalidForm,
     MalformedUpload,
@@ -243,3 +242,36 @@ def _parse_request(text: bytes | None) -> ExplainRequest:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         located = [{**item, "loc": (REQUEST_PART, *item["loc"])} for item in details]
         raise RequestValidationError(located) from error
+
+
+HEAD_BYTES = 512
+"""How much of a file `is_video_container` wants to see."""
+
+
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+
+_EBML = b"\x1a\x45\xdf\xa3"
+
+
+_SYNC_BYTE = 0x47
+
+
+_PACKETS = ((188, 0), (192, 4))
+"""Length of an MPEG-TS packet, and where its sync byte stands: plain, or with a time stamp."""
+
+
+def is_video_container(head: bytes) -> bool:
+    """Whether a file beginning with `head` may be MP4, MOV, Matroska, WebM, AVI or MPEG-TS."""
+    return (
+        head[4:8] in _MP4_BOXES
+        or head.startswith(_EBML)
+        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+        or any(_has_sync_bytes(head, length, offset) for length, offset in _PACKETS)
+    )
+
+
+def _has_sync_bytes(head: bytes, length: int, offset: int) -> bool:
+    """Whether the first three packets, or all that a shorter file has, begin with a sync byte."""
+    starts = head[offset : offset + 2 * length + 1 : length]
+    return len(head) >= length and set(starts) == {_SYNC_BYTE}

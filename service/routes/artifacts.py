@@ -1,12 +1,15 @@
 """Artifacts: the files of a job that has succeeded."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header
+from starlette.responses import FileResponse, MalformedRangeHeader, Response
+from starlette.responses import RangeNotSatisfiable as StarletteRangeNotSatisfiable
 
-from rollout_core.contract import ExplainResult
+from rollout_core.contract import Artifact, ExplainResult
+from rollout_core.jobs.store import ArtifactStore
 from service import openapi
-from service.artifacts import ArtifactResponse, find, not_modified
 from service.dependencies import CallerName, KnownId, Use
 from service.errors import (
     ArtifactExpired,
@@ -16,6 +19,7 @@ from service.errors import (
     JobWithoutResult,
     RangeNotSatisfiable,
 )
+from service.schemas import Job
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
 
@@ -71,3 +75,86 @@ def get_artifact(
     if if_none_match and not_modified(if_none_match, response.headers["etag"]):
         return response.without_body()
     return response
+
+
+MEDIA_TYPES = {
+    ".json": "application/json",
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    # An .npz is a zip, but browsers unpack what is called application/zip.
+    ".npz": "application/octet-stream",
+}
+
+
+def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
+    """Return where an artifact lies, and its digest.
+
+    Raises:
+        JobNotFinished, JobWithoutResult: there is no artifact yet, or never.
+        ArtifactExpired: its time has run out.
+        ArtifactNotFound: the job has none of this name.
+    """
+    if job.result is None:
+        _raise_without_result(job)
+    if store.has_expired(job.id):
+        raise ArtifactExpired("the files of this job were removed because of their age")
+    for artifact in job.result.artifacts:
+        if artifact.name == name and (path := store.artifact_path(job.id, name)):
+            return path, artifact
+    raise ArtifactNotFound("the job has no artifact of this name")
+
+
+def not_modified(if_none_match: str, etag: str) -> bool:
+    """Whether the client's copy is the file as it is (RFC 9110, 13.1.2: weak comparison)."""
+    named = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in named or named == ["*"]
+
+
+class ArtifactResponse(FileResponse):
+    """A file that never changes, but may be deleted."""
+
+    def __init__(self, path: Path, artifact: Artifact, *, job_id: str) -> None:
+        """Answer with the file at `path`.
+
+        Raises:
+            ArtifactNotFound: it has been deleted in this moment.
+        """
+        try:
+            stat_result = path.stat()
+        except FileNotFoundError as error:
+            raise ArtifactNotFound("the file has just been deleted") from error
+        media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+        unseen = media_type == "application/octet-stream"
+        super().__init__(
+            path,
+            stat_result=stat_result,
+            media_type=media_type,
+            filename=f"{job_id[:8]}-{artifact.name}",
+            content_disposition_type="attachment" if unseen else "inline",
+            headers={
+                "ETag": f'"{artifact.sha256}"',
+                "Cache-Control": "private, no-cache",
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+
+    def without_body(self) -> Response:
+        """Return the answer to a client that has the file already."""
+        kept = ("etag", "cache-control", "x-content-type-options")
+        return Response(status_code=304, headers={name: self.headers[name] for name in kept})
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        """Ignore a malformed range, as RFC 9110 wants it, and make the other error one of ours."""
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []
+        except StarletteRangeNotSatisfiable as error:
+            raise RangeNotSatisfiable(error.max_size) from error
+
+
+def _raise_without_result(job: Job) -> NoReturn:
+    if job.state in ("failed", "canceled"):
+        raise JobWithoutResult(f"the job is {job.state}; it has no artifacts")
+    raise JobNotFinished(f"the job is {job.state}; it has no artifacts yet")

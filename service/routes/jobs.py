@@ -30,8 +30,8 @@ from service.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
-from service.listing import CURSOR
-from service.views import Job, JobPage
+from service.redis_jobs import CURSOR
+from service.schemas import Job, JobPage
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -90,7 +90,7 @@ def api_killed_after_storing(house: House) -> Watch:
 
 @scene("API killed after queueing, before it answers")
 def api_killed_after_queueing(house: House) -> Watch:
-    return kill_api_at(house, "after", "service.queue:JobQueue.submit")
+    return kill_api_at(house, "after", "service.jobs:JobQueue.submit")
 
 
 @scene("API killed while the job runs")

@@ -119,7 +119,7 @@ class Process:
     def _start(self) -> None:
         self._died_at = None
         self.starts += 1
-        tether = [sys.executable, "-m", "service.tether", str(os.getpid())]
+        tether = [sys.executable, "-m", "service.die_with_parent", str(os.getpid())]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*tether, *self._command()],

@@ -105,7 +105,7 @@ def test_what_is_not_http_is_a_problem_too(tmp_path, valkey_url, request_bytes):
 def test_a_bug_is_logged_with_its_traceback(tmp_path, valkey_url):
     code = (
         "from service.__main__ import main\n"
-        "from service.queue import JobQueue\n"
+        "from service.jobs import JobQueue\n"
         "JobQueue.models = lambda self: 1 / 0\n"
         f"main(['--port', '0', '--redis-url', {valkey_url!r}])"
     )

@@ -29,7 +29,7 @@ def test_the_committed_document_is_the_apps(document):
 
 
 def test_it_is_printed_without_making_a_data_directory(tmp_path):
-    command = [sys.executable, "-m", "service.openapi"]
+    command = [sys.executable, "-m", "service.app"]
 
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 

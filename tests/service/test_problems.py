@@ -9,9 +9,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rollout_core import errors as core_errors
 from rollout_core.errors import RolloutError
 from service import errors as service_errors
-from service.keys import KeyRing
+from service.auth import KeyRing
+from service.jobs import JobQueue
 from service.problems import MEDIA_TYPE, STATUS, status_of
-from service.queue import JobQueue
 
 KEYS = {"type", "title", "status", "detail", "code"}
 

@@ -5,14 +5,34 @@ Counted every few seconds, without looking twice at what no longer changes.
 
 import logging
 import shutil
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from rollout_core.contract import Frozen
 from rollout_core.errors import StoreFull
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
+from service.errors import StorageQuotaExceeded
+from service.redis_jobs import OpenJobs
+
+OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+Limit = Annotated[int, Field(strict=True, ge=0)] | None
+
+
+class Owner(Frozen):
+    """Somebody who may call, and what they may use."""
+
+    name: OwnerName
+    max_queued_jobs: Limit = None
+    max_stored_bytes: Limit = None
+
 
 RESERVED_BYTES = 256 * 1024**2
 """What must stay free on the disk, for the results of jobs that have been accepted."""
@@ -102,3 +122,59 @@ class Census:
             logger.warning("Job %s is not in a form that this version can read", job_id)
             ticket = None
         return _Counted(changed, self._store.bytes_of(job_id), ticket, is_open)
+
+
+ACCEPT_SECONDS = 60.0
+"""No job takes so long from its place to the store: its service was killed in between."""
+
+
+class Quotas:
+    """Holds owners to their limits."""
+
+    def __init__(
+        self,
+        open_jobs: OpenJobs,
+        store: ArtifactStore,
+        census: Census,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._open = open_jobs
+        self._store = store
+        self._census = census
+        self._clock = clock
+
+    def require_bytes(self, owner: Owner | None, upload_bytes: int) -> None:
+        """Make sure that an owner may store so many bytes more.
+
+        Raises:
+            StorageQuotaExceeded: those that are kept for him leave no room.
+        """
+        if owner is None or owner.max_stored_bytes is None:
+            return
+        held = self._census.bytes_of(owner.name)
+        if held + upload_bytes > owner.max_stored_bytes:
+            raise StorageQuotaExceeded(
+                f"you store {held} of the {owner.max_stored_bytes} bytes that you may"
+            )
+
+    def take_place(self, job_id: str, owner: Owner | None) -> bool:
+        """Count a job that is about to be accepted; return whether its owner may have one more."""
+        if owner is None or owner.max_queued_jobs is None:
+            return True
+        for _ in range(2):
+            if self._open.take(job_id, owner.name, self._clock(), owner.max_queued_jobs):
+                return True
+            for taken, since in self._open.of(owner.name).items():
+                if self._is_over(taken, since):
+                    self._open.remove(taken, owner.name)
+        return False
+
+    def give_back(self, job_id: str, owner: Owner | None) -> None:
+        """Forget a job that was not accepted after all."""
+        self._open.remove(job_id, owner.name if owner else None)
+
+    def _is_over(self, job_id: str, since: float) -> bool:
+        """Whether a job has ended, or is gone or never came; it may be on its way to the store."""
+        lost = not self._store.exists(job_id) and self._clock() - since > ACCEPT_SECONDS
+        return lost or self._store.has_ended(job_id)

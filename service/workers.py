@@ -13,7 +13,7 @@ from redis import Redis
 from rollout_core.errors import UnknownModel
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY, Announcement
 from rollout_core.model.specs import ModelSpec
-from service.views import ServedModel
+from service.schemas import ServedModel
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
 """Taken where no worker has finished a job yet."""

@@ -8,11 +8,11 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.errors import InvalidRequest, JobEnded, StoreFull, UnknownModel
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Progress
 from rollout_core.jobs.redis_records import job_key
-from service import queue as queue_module
-from service.census import Census
+from service import jobs as queue_module
 from service.errors import JobNotFound, QueueFull
-from service.listing import JOBS_KEY
-from service.queue import JobQueue
+from service.jobs import JobQueue
+from service.redis_jobs import JOBS_KEY
+from service.usage import Census
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
 

@@ -6,7 +6,15 @@ import time
 
 
 def tether(parent_pid, code):
-    return [sys.executable, "-m", "service.tether", str(parent_pid), sys.executable, "-c", code]
+    return [
+        sys.executable,
+        "-m",
+        "service.die_with_parent",
+        str(parent_pid),
+        sys.executable,
+        "-c",
+        code,
+    ]
 
 
 def run(parent_pid_of, code):

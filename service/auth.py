@@ -7,7 +7,7 @@ The file is TOML, a table for each name; a name may have two keys while one repl
     max_queued_jobs = 20                # jobs that have not ended; default: no limit
     max_stored_bytes = 10_000_000_000   # uploads and results; default: no limit
 
-`python -m service.keys NAME` makes a new key. Keys are 32 random bytes, so that a plain digest
+`python -m service.auth NAME` makes a new key. Keys are 32 random bytes, so that a plain digest
 keeps them as safe as a slow one would.
 """
 
@@ -20,35 +20,30 @@ import tomllib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rollout_core.contract import Frozen
 from rollout_core.errors import RolloutError
+from service.errors import Unauthorized
+from service.problems import problem_of
+from service.usage import Limit, Owner, OwnerName
 
 CHECK_SECONDS = 1.0
 """How long a look at the file counts."""
 
 KEY_BYTES = 32
 
-OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Limit = Annotated[int, Field(strict=True, ge=0)] | None
 
 logger = logging.getLogger(__name__)
 
 
 class KeysFileError(RolloutError):
     """The file of keys cannot be read, or is not in the form it must have."""
-
-
-class Owner(Frozen):
-    """Somebody who may call, and what they may use."""
-
-    name: OwnerName
-    max_queued_jobs: Limit = None
-    max_stored_bytes: Limit = None
 
 
 class _Table(Frozen):
@@ -148,11 +143,51 @@ def main(arguments: list[str] | None = None) -> None:
         (name,) = names
         owner = Owner(name=name)
     except ValueError:
-        sys.exit("usage: python -m service.keys NAME   (letters, digits, - and _)")
+        sys.exit("usage: python -m service.auth NAME   (letters, digits, - and _)")
     key = secrets.token_urlsafe(KEY_BYTES)
     sys.stdout.write(f'[{owner.name}]\nsha256 = "{sha256(key.encode()).hexdigest()}"\n')
     sys.stdout.flush()
     sys.stderr.write(f"The key of {owner.name}, which is kept nowhere: {key}\n")
+
+
+PREFIX = "/v1"
+"""What is guarded. The rest says nothing of jobs: health, and the documentation."""
+
+
+class Gate:
+    """Lets a request through with its owner in `request.state`, or answers 401."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        app = self._app
+        if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PREFIX}/"):
+            try:
+                scope["state"]["owner"] = _owner(scope)
+            except Unauthorized as error:
+                app = problem_of(error)
+        await app(scope, receive, send)
+
+
+def _owner(scope: Scope) -> Owner | None:
+    """Return whose key the request bears, or None where no key is needed.
+
+    Raises:
+        Unauthorized: it bears none that is known.
+    """
+    keys = cast(KeyRing | None, scope["state"]["services"].keys)
+    if keys is None:
+        return None
+    given = Headers(scope=scope).getlist("authorization")
+    if not given:
+        raise Unauthorized("send an API key: Authorization: Bearer KEY")
+    scheme, _, key = given[0].partition(" ")
+    owner = keys.owner(key.strip()) if scheme.lower() == "bearer" and len(given) == 1 else None
+    if owner is None:
+        raise Unauthorized("this is not an API key that is known here")
+    return owner
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ in Redis. `JobQueue.get` is the one place where they become a job's public state
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from rollout_core.errors import AttemptLost, JobEnded
 from rollout_core.jobs.records import JobRecord, JobState, Ticket
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
-from service.census import Census
-from service.clock import utc_now
 from service.errors import JobNotFound, QueueFull, QuotaExceeded
-from service.fleet import Fleet
-from service.keys import Owner
-from service.listing import Place
-from service.quota import Quotas
-from service.register import Register
-from service.views import Job, JobArtifact, JobPage, JobResult, ServedModel
+from service.redis_jobs import Place, Register
+from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel
+from service.usage import Census, Owner, Quotas
+from service.workers import Fleet
+
+
+def utc_now() -> datetime:
+    """Return the present time."""
+    return datetime.now(UTC)
+
 
 SCAN_LIMIT = 2000
 """Jobs looked at for one page; a page whose filter matches few of them is short."""

@@ -1,6 +1,6 @@
 """Runs a command that must not outlive whoever started it.
 
-    python -m service.tether PARENT_PID COMMAND …
+    python -m service.die_with_parent PARENT_PID COMMAND …
 
 The kernel asks the command to end when its parent does, however that ends. Only Linux can;
 elsewhere the command merely runs.

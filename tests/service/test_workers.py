@@ -2,7 +2,7 @@ import pytest
 
 from rollout_core.errors import UnknownModel
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
-from service.fleet import Fleet
+from service.workers import Fleet
 
 
 @pytest.fixture

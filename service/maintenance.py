@@ -5,12 +5,19 @@ could say so, or Redis may have come back empty. What Redis should know it is to
 what it should have forgotten it is made to forget.
 """
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
 
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
-from service.census import Census
-from service.register import Register
+from service.jobs import JobQueue
+from service.redis_jobs import Register
+from service.usage import Census
 
 RECONCILE_SECONDS = 5.0
 
@@ -79,3 +86,48 @@ class Reconciler:
         for job_id in self._register.recorded():
             if not self._store.is_open(job_id):
                 self._register.close(job_id)
+
+
+SWEEP_SECONDS = 300.0
+
+
+STALE_UPLOAD_SECONDS = 600.0
+"""An upload that has not grown for so long was left by a process that was killed."""
+
+
+REMEMBERED_TTLS = 4
+"""After so many times its time to live, nothing is left of a job."""
+
+
+def sweep(store: ArtifactStore, jobs: JobQueue, result_ttl: float) -> None:
+    """Expire and delete old jobs, and remove broken uploads and stale announcements."""
+    for job_id in store.older_than(result_ttl):
+        jobs.expire(job_id)
+    for job_id in store.older_than(REMEMBERED_TTLS * result_ttl):
+        jobs.forget(job_id)
+    store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
+    jobs.forget_stale_workers()
+
+
+@asynccontextmanager
+async def repeating(*chores: tuple[Callable[[], None], float]) -> AsyncIterator[None]:
+    """Run each chore every so many seconds, in a thread, as long as the context lasts."""
+    tasks = [asyncio.create_task(_repeat(chore, seconds)) for chore, seconds in chores]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _repeat(chore: Callable[[], None], seconds: float) -> None:
+    """Run a chore now and again; one that fails is logged, and the next time it is tried again."""
+    while True:
+        try:
+            await run_in_threadpool(chore)
+        except (RedisError, OSError) as error:
+            logger.warning("A chore was put off: %s", error)
+        except Exception:
+            logger.exception("A chore failed")
+        await asyncio.sleep(seconds)
