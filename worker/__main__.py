@@ -11,14 +11,13 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from rollout_core.jobs.store import ArtifactStore
-from worker.connection import connect
-from worker.crew import Crew
-from worker.departure import Departure
-from worker.ledger import UNREACHABLE, Ledger
+from worker.children import Crew
+from worker.heartbeat import Departure
 from worker.messages import Confinement, EngineOptions, MediaOptions
+from worker.redis_jobs import UNREACHABLE, Ledger, connect
+from worker.sandbox import try_confinement
 from worker.settings import Settings
 from worker.supervisor import EngineUnusable, Supervisor
-from worker.trial import try_confinement
 
 LEDGER_TIMEOUT_SECONDS = 2.0
 """A beat must not wait longer for Redis: the job goes on meanwhile."""

@@ -6,9 +6,11 @@ Whenever it waits for them, its `Pulse` runs.
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,17 +18,15 @@ from numpy.typing import NDArray
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.contract import ARCHIVE_NAME, ExplainResult, Faithfulness, Fill
+from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, ExplainResult, Faithfulness, Fill
 from rollout_core.jobs.store import is_plain, settle
 from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
 from rollout_core.resolve import Run, check_request, explained_class
 from rollout_core.result import Findings, artifact_names, describe_result, target_to_follow
-from worker.answers import is_clip, is_curve, is_explanation, is_plan
-from worker.assignment import Assignment
-from worker.children import TICK_SECONDS, Child, ChildFailure, Media, next_message
-from worker.crew import Crew
-from worker.ledger import Ledger
+from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
+from worker.children import TICK_SECONDS, Child, ChildFailure, Crew, Media, next_message
+from worker.heartbeat import Pulse
 from worker.messages import (
     AnyMessage,
     Clip,
@@ -41,8 +41,31 @@ from worker.messages import (
     Rendered,
     Working,
 )
-from worker.pulse import Pulse
+from worker.redis_jobs import Ledger
 from worker.wire import Arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What is to be done, where, and how long it may take.
+
+    Attributes:
+        upload: the video.
+        folder: of the attempt; every file of the result is made there.
+        engine_timeout_seconds: how long the engine may be silent, for each clip it was asked
+            about; None for what its warm-up suggests.
+        media_timeout_seconds: how long the media process may be silent when it is waited for.
+    """
+
+    id: str
+    attempt: int
+    request: ExplainRequest
+    upload: Path
+    folder: Path
+    deadline_seconds: float
+    engine_timeout_seconds: float | None
+    media_timeout_seconds: float
+
 
 M = TypeVar("M", bound=AnyMessage)
 
@@ -62,7 +85,7 @@ class Attempt:
         """Prepare; `tend` is called at each beat for whatever else needs to be kept alive."""
         self._job = job
         self._crew = crew
-        self._pulse = Pulse(job, crew, ledger, tend)
+        self._pulse = Pulse(job.id, job.attempt, job.deadline_seconds, crew, ledger, tend)
         self._started_at = datetime.now(UTC)
         self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
 

@@ -1,7 +1,8 @@
 """Child processes as the supervisor sees them: started, spoken with, waited for, stopped.
 
-A child is `python -m worker.child`, with one end of a socket pair. It is spawned, never forked,
-and dies with the supervisor. However it fails, the supervisor gets one exception, `ChildLost`.
+A child is `python -m worker.child_main`, with one end of a socket pair. It is spawned, never
+forked, and dies with the supervisor. However it fails, the supervisor gets one exception,
+`ChildLost`.
 """
 
 import logging
@@ -32,6 +33,7 @@ from worker.messages import (
     Ready,
     Working,
 )
+from worker.sandbox import MEDIA_ENVIRONMENT
 from worker.wire import Arrays, WireError
 
 M = TypeVar("M", bound=AnyMessage)
@@ -60,12 +62,6 @@ The slowest of methods takes 5 times as long, with everything that can be asked 
 LEAST_ENGINE_SECONDS = 10.0
 """However fast the engine is, it may be silent for so long."""
 
-MEDIA_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of the limited address space
-    "OPENBLAS_NUM_THREADS": "1",  # so does each of its threads
-}
-"""All that a media process knows of our environment: no addresses, no secrets."""
 
 MAX_OUTPUT_BYTES = 1 << 16
 """What is read of a child's output; a pipe holds as much."""
@@ -108,7 +104,7 @@ class Child:
         *,
         output: int | None = None,
     ) -> None:
-        """Start `worker.child` as `kind`; it inherits our environment unless one is given.
+        """Start `worker.child_main` as `kind`; it inherits our environment unless one is given.
 
         Its output is ours, or a pipe: that is read once it has ended, so one that writes much comes
         to a stop, and is taken for hung.
@@ -117,7 +113,7 @@ class Child:
         with theirs:
             arguments = [kind, str(theirs.fileno()), options.model_dump_json()]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.child", *arguments],
+                [sys.executable, "-P", "-m", "worker.child_main", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
@@ -340,3 +336,53 @@ def _sizes_of(folder: Path, *, removed: bool = False) -> Iterator[int]:
                 status = path.stat(follow_symlinks=removed)
                 if not removed or (S_ISREG(status.st_mode) and status.st_nlink == 0):
                     yield max(status.st_size, BLOCK_BYTES * status.st_blocks)
+
+
+class Crew:
+    """An engine, and a media process that waits for the next job."""
+
+    def __init__(
+        self,
+        engine_kind: str,
+        engine_options: EngineOptions,
+        media_options: MediaOptions,
+        *,
+        load_seconds: float,
+    ) -> None:
+        """Start both; the engine may take `load_seconds` to load its model."""
+        self._engine_kind = engine_kind
+        self._engine_options = engine_options
+        self._media_options = media_options
+        self._load_seconds = load_seconds
+        self.engine = self._start_engine()
+        self._spare_media = Media(media_options)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine has loaded its model and lives."""
+        return self.engine.model is not None and self.engine.alive
+
+    def take_media(self) -> Media:
+        """Hand over the media process that waits, and start the next one.
+
+        The caller kills it when its job is done: it has seen a stranger's bytes.
+        """
+        if not self._spare_media.alive:
+            self._spare_media.kill()
+            self._spare_media = Media(self._media_options)
+        media, self._spare_media = self._spare_media, Media(self._media_options)
+        return media
+
+    def mend(self) -> None:
+        """Start a new engine in the place of one that is dead."""
+        if not self.engine.alive:
+            self.engine.kill()
+            self.engine = self._start_engine()
+
+    def close(self) -> None:
+        """End both."""
+        self._spare_media.kill()
+        self.engine.stop()
+
+    def _start_engine(self) -> Engine:
+        return Engine(self._engine_kind, self._engine_options, self._load_seconds)

@@ -22,8 +22,8 @@ from rollout_core.video.clips import Clip as VideoClip
 from rollout_core.video.clips import Crop, Limits, VideoInfo, crop_of, probe, read_clips
 from rollout_core.video.sampling import Plan
 from worker import wire
-from worker.confine import NotConfined, confine, limit
 from worker.messages import Clip, Failed, MediaOptions, Open, Opened, Render, Rendered, Working
+from worker.sandbox import NotConfined, confine, limit
 from worker.wire import Arrays
 
 SIGN_SECONDS = 0.2

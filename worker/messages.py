@@ -75,7 +75,7 @@ class Confinement(Frozen):
 
 
 class MediaOptions(Frozen):
-    """What a media process may use; see `worker.confine` and `rollout_core.video.clips.Limits`.
+    """What a media process may use; see `worker.sandbox` and `rollout_core.video.clips.Limits`.
 
     Attributes:
         confinement: what must be in force, or None for whatever the machine has.

@@ -24,13 +24,10 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord
 from rollout_core.jobs.store import ArtifactStore, unavailable
-from worker.assignment import Assignment
-from worker.attempt import Attempt
-from worker.children import ChildFailure, ChildLost
-from worker.crew import Crew
-from worker.departure import Leaving
-from worker.ledger import UNREACHABLE, Ledger
-from worker.pulse import Canceled
+from worker.attempt import Assignment, Attempt
+from worker.children import ChildFailure, ChildLost, Crew
+from worker.heartbeat import Canceled, Leaving
+from worker.redis_jobs import UNREACHABLE, Ledger
 from worker.settings import Settings
 
 FORMER_DEATH = "the worker died"

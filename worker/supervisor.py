@@ -24,14 +24,12 @@ from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import SPECS, ModelSpec
-from worker import fake, task
-from worker.children import ChildFailure, ChildLost, next_message
-from worker.connection import connect
-from worker.crew import Crew
-from worker.departure import Departure, Leaving
+from worker import fake_engine, task
+from worker.children import ChildFailure, ChildLost, Crew, next_message
 from worker.health import new_name
-from worker.ledger import UNREACHABLE, Ledger
+from worker.heartbeat import Departure, Leaving
 from worker.messages import Ready
+from worker.redis_jobs import UNREACHABLE, Ledger, connect
 from worker.runner import Runner
 from worker.settings import Settings
 
@@ -260,5 +258,5 @@ class Supervisor(SimpleWorker):
 
     def _expected_spec(self) -> ModelSpec | None:
         """Return what the tables say of the model while it loads."""
-        table = fake.SPECS if self._settings.engine == "fake" else SPECS
+        table = fake_engine.SPECS if self._settings.engine == "fake" else SPECS
         return table.get(self._settings.model_name)

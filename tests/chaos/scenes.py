@@ -130,7 +130,7 @@ def supervisor_killed_with_delivery_in_hand(house: House) -> Watch:
 
 @scene("supervisor killed after delivery, before it claimed the job")
 def supervisor_killed_before_claim(house: House) -> Watch:
-    return kill_supervisor_at(house, "before", "worker.ledger:Ledger.claim", attempt=1)
+    return kill_supervisor_at(house, "before", "worker.redis_jobs:Ledger.claim", attempt=1)
 
 
 @scene("supervisor killed while the job runs")

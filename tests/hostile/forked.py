@@ -14,8 +14,9 @@ from multiprocessing.context import ForkServerProcess
 from unittest.mock import patch
 
 from worker import media
-from worker.children import MEDIA_ENVIRONMENT, Media
+from worker.children import Media
 from worker.messages import MediaOptions
+from worker.sandbox import MEDIA_ENVIRONMENT
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["__main__", "tests.hostile.forked"])

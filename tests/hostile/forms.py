@@ -17,7 +17,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import InvalidRequest
 from rollout_core.resolve import check_request
-from worker.fake import SPECS
+from worker.fake_engine import SPECS
 
 MODEL = "fake"
 VIDEO = Path(os.environ["ROLLOUT_TEST_VIDEO"]).read_bytes()

@@ -16,11 +16,9 @@ from tests.hostile.codes import VIDEO_CODES
 from tests.hostile.forked import ForkedMedia
 from tests.hostile.mutants import mutate
 from tests.hostile.seeds import make_seeds
-from worker import crew as crew_module
-from worker.assignment import Assignment
-from worker.attempt import Attempt
-from worker.children import ChildFailure, ChildLost
-from worker.crew import Crew
+from worker import children as crew_module
+from worker.attempt import Assignment, Attempt
+from worker.children import ChildFailure, ChildLost, Crew
 from worker.messages import EngineOptions, MediaOptions
 
 DEADLINE_SECONDS = 30.0

@@ -25,10 +25,9 @@ from tests.hostile.corpus import Hostile, make_corpus
 from tests.hostile.impostors import texts
 from tests.hostile.maker import Maker
 from tests.rollout_core import films
-from worker.children import Media
-from worker.crew import Crew
-from worker.ledger import Ledger
+from worker.children import Crew, Media
 from worker.messages import EngineOptions, MediaOptions
+from worker.redis_jobs import Ledger
 from worker.runner import Runner
 from worker.settings import Settings
 

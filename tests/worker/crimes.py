@@ -21,7 +21,7 @@ from pathlib import Path
 import pyseccomp
 
 from rollout_core.errors import VideoError
-from worker import child, confine, media
+from worker import child_main, media, sandbox
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EXDEV)
 NOBODY = "/no/such/file"
@@ -157,7 +157,7 @@ def main() -> None:
     layers, neighbour, port, door = sys.argv[1:5]
     del sys.argv[1:5]
     criminal = Criminal(Path(neighbour), int(port), door)
-    restrict_files = confine._restrict_files
+    restrict_files = sandbox._restrict_files
 
     def restrict(upload: Path, folder: Path) -> int | None:
         criminal.upload, criminal.folder = upload, folder
@@ -167,11 +167,11 @@ def main() -> None:
         found = outcomes(criminal.rights()) | outcomes(criminal.crimes())
         raise VideoError(json.dumps(found))
 
-    confine._restrict_files = restrict
+    sandbox._restrict_files = restrict
     if "seccomp" not in layers:
-        confine.allowed_calls = lambda: None
+        sandbox.allowed_calls = lambda: None
     media.video.probe = commit
-    child.main()
+    child_main.main()
 
 
 if __name__ == "__main__":

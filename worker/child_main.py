@@ -1,4 +1,4 @@
-"""Where a child process begins: `python -m worker.child KIND FD OPTIONS`."""
+"""Where a child process begins: `python -m worker.child_main KIND FD OPTIONS`."""
 
 import ctypes
 import os
@@ -38,15 +38,15 @@ def serve(kind: str, connection: Connection, options: str) -> None:
 
         media.serve(connection, MediaOptions.model_validate_json(options))
     elif kind == "fake":
-        from worker import engines, fake
+        from worker import engine_server, fake_engine
 
         engine_options = EngineOptions.model_validate_json(options)
-        engines.serve(connection, lambda: fake.load(engine_options))
+        engine_server.serve(connection, lambda: fake_engine.load(engine_options))
     elif kind == "torch":
-        from worker import engine, engines
+        from worker import engine_server, torch_engine
 
         engine_options = EngineOptions.model_validate_json(options)
-        engines.serve(connection, lambda: engine.load(engine_options))
+        engine_server.serve(connection, lambda: torch_engine.load(engine_options))
     else:
         sys.exit(f"no such kind of child: {kind}")
 

@@ -6,11 +6,11 @@ import pytest
 from rollout_core.contract import ExplainRequest, PatchQuery
 from rollout_core.resolve import Run
 from rollout_core.video import sampling
-from worker import fake, fake_rollout
-from worker.answers import is_curve, is_explanation, is_plan
+from worker import fake_engine
+from worker.answer_checks import is_curve, is_explanation, is_plan
 from worker.messages import Explain, Opened
 
-SPEC = fake.SPECS["fake"]
+SPEC = fake_engine.SPECS["fake"]
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 64, 3), np.uint8)
 PATCH = PatchQuery(frame=1, row=2, column=3)
 WHOLE = {"method": "gradient_rollout", "per_layer": True, "full_rollout": True}
@@ -28,7 +28,7 @@ def answer(**request: object) -> dict[str, np.ndarray]:
     """Return what the fake engine answers."""
     asked = run(**request)
     order = Explain.of(asked.request, target=None, queries=asked.queries, first_clip=0)
-    return fake_rollout.explain(FRAMES, order, SPEC)
+    return fake_engine.explain(FRAMES, order, SPEC)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from rollout_core.contract import Stage
 from rollout_core.errors import DeadlineExceeded
 from rollout_core.jobs.records import Progress
-from worker.assignment import Assignment
-from worker.crew import Crew
-from worker.ledger import UNREACHABLE, Ledger
+from worker.children import Crew
+from worker.redis_jobs import UNREACHABLE, Ledger
 
 BEAT_SECONDS = 1.0
 
@@ -27,10 +26,18 @@ class Pulse:
     """The life signs of one attempt: its progress, its beats, and what they bring to light."""
 
     def __init__(
-        self, job: Assignment, crew: Crew, ledger: Ledger, tend: Callable[[], None]
+        self,
+        job_id: str,
+        attempt: int,
+        deadline_seconds: float,
+        crew: Crew,
+        ledger: Ledger,
+        tend: Callable[[], None],
     ) -> None:
         """Start the clock; `tend` is called at each beat for what else must be kept alive."""
-        self._job = job
+        self._job_id = job_id
+        self._attempt = attempt
+        self._deadline_seconds = deadline_seconds
         self._crew = crew
         self._ledger = ledger
         self._tend = tend
@@ -62,8 +69,8 @@ class Pulse:
             DeadlineExceeded: it has taken too long.
             Leaving: the worker goes.
         """
-        if self.seconds > self._job.deadline_seconds:
-            raise DeadlineExceeded(f"not done after {self._job.deadline_seconds:g} seconds")
+        if self.seconds > self._deadline_seconds:
+            raise DeadlineExceeded(f"not done after {self._deadline_seconds:g} seconds")
         now = time.monotonic()
         if now >= self._next_beat:
             self._beat()
@@ -83,9 +90,45 @@ class Pulse:
     def _beat(self) -> None:
         """Say that we live, and hear whether the job shall stop."""
         try:
-            asked = self._ledger.beat(self._job.id, self._job.attempt, self._progress)
+            asked = self._ledger.beat(self._job_id, self._attempt, self._progress)
             if asked and self._cancel_heard_at is None:
                 self._cancel_heard_at = time.monotonic()
             self._tend()
         except UNREACHABLE as error:
-            log.warning("job %s: missed a beat: %s", self._job.id, error)
+            log.warning("job %s: missed a beat: %s", self._job_id, error)
+
+
+ECHO_SECONDS = 1.0
+"""Signals come twice to a worker that gets the terminal's as well as its parent's."""
+
+
+class Leaving(Exception):
+    """The worker goes, and what it was doing is left to others."""
+
+
+class Departure:
+    """Whether the worker has been told to leave, and how long its job may still go on."""
+
+    def __init__(self, drain_seconds: float) -> None:
+        """Allow a running job so much time from the moment that we are told."""
+        self._drain_seconds = drain_seconds
+        self._told_at: float | None = None
+        self._leave_at: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether a signal has come."""
+        return self._told_at is not None
+
+    def tell(self) -> None:
+        """Leave when the job is done or its time is over; told again, leave at once."""
+        now = time.monotonic()
+        if self._told_at is None:
+            self._told_at, self._leave_at = now, now + self._drain_seconds
+        elif now - self._told_at >= ECHO_SECONDS:
+            self._leave_at = now
+
+    def require_stay(self) -> None:
+        """Raise `Leaving` if the time is over."""
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            raise Leaving

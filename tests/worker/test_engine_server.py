@@ -15,9 +15,9 @@ from rollout_core.contract import PatchQuery
 from rollout_core.errors import CheckpointError, InvalidRequest, OutOfMemory
 from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS
-from worker import engine, engines, fake, wire
+from worker import engine_server, fake_engine, torch_engine, wire
 from worker.children import ChildFailure, Engine, next_message
-from worker.engines import LoadedEngine
+from worker.engine_server import LoadedEngine
 from worker.messages import (
     EngineOptions,
     Explain,
@@ -29,8 +29,8 @@ from worker.messages import (
 )
 
 LOADERS = {
-    "fake": lambda: fake.load(EngineOptions(model="fake")),
-    "torch": lambda: engine.load(EngineOptions(model="moving-shapes", device="cpu")),
+    "fake": lambda: fake_engine.load(EngineOptions(model="fake")),
+    "torch": lambda: torch_engine.load(EngineOptions(model="moving-shapes", device="cpu")),
 }
 METHODS: list[dict[str, object]] = [
     {"method": "rollout"},
@@ -225,7 +225,7 @@ def test_the_real_one_loads_the_demo_model():
 
 def test_the_real_one_computes_in_bfloat16_where_asked(frames):
     options = EngineOptions(model="moving-shapes", device="cpu", dtype="bfloat16")
-    rough = engine.load(options).explain(frames, Explain())
+    rough = torch_engine.load(options).explain(frames, Explain())
     exact = LOADERS["torch"]().explain(frames, Explain())
     for name, one in rough.items():
         assert one.dtype == np.float32
@@ -251,7 +251,7 @@ def served() -> Iterator[object]:
 
 def _serve_and_close(connection, load) -> None:
     with connection:
-        engines.serve(connection, load)
+        engine_server.serve(connection, load)
 
 
 def test_serving_goes_on_after_a_failure(served):
@@ -329,7 +329,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 def test_only_the_pinned_checkpoint_is_loaded():
     digest = LOADERS["torch"]().ready.checkpoint_sha256
     pinned = EngineOptions(model="moving-shapes", checkpoint_sha256=digest, device="cpu")
-    assert engine.load(pinned).ready.checkpoint_sha256 == digest
+    assert torch_engine.load(pinned).ready.checkpoint_sha256 == digest
     other = "0" * 64
     detail = failure_to_load(model="moving-shapes", checkpoint_sha256=other, device="cpu")
     assert digest in detail
@@ -416,11 +416,11 @@ def test_it_wants_as_many_clips_at_once_as_it_is_told(name):
     options = EngineOptions(
         model={"fake": "fake", "torch": "moving-shapes"}[name], device="cpu", batch_clips=3
     )
-    load = {"fake": fake.load, "torch": engine.load}[name]
+    load = {"fake": fake_engine.load, "torch": torch_engine.load}[name]
     assert load(options).ready.batch_clips == 3
 
 
 def test_start_up_does_not_count_as_the_time_that_a_clip_takes():
     waits = iter([0.3, 0.0])
-    assert engines.warm_up(lambda *_: time.sleep(next(waits)), MOVING_SHAPES) < 0.2
+    assert engine_server.warm_up(lambda *_: time.sleep(next(waits)), MOVING_SHAPES) < 0.2
     assert next(waits, None) is None

@@ -1,30 +1,127 @@
-"""What the fake engine answers: a function of the frames and the request alone.
+"""An engine without a model, for teams who build on the service and for its own tests.
 
-Relevance follows what changes in the picture, logits follow a digest. Everything is read off one
-dense matrix of tokens, so the parts of an answer agree as a real rollout's do.
+It speaks as the real one and takes the same requests; for its answers see `worker.fake_engine`.
+The name of the model is its script.
 """
 
+import os
+import time
 from hashlib import sha256
+from typing import NoReturn
 
 import numpy as np
-from einops import reduce
 from numpy.typing import NDArray
 
 from rollout_core.contract import Fill, TokenQuery
+from rollout_core.errors import InvalidRequest, OutOfMemory, UnknownModel
 from rollout_core.model.specs import ModelSpec
-from worker.messages import Explain, Perturb
+from worker.engine_server import warm_up
+from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
+SLOW_SECONDS = 0.5
+"""What `fake-slow` takes for a clip, or for a curve of any number of them."""
+
+CRASH_STATUS = 70
+"""Exit status of `fake-crash`."""
+
+SPECS: dict[str, ModelSpec] = {
+    name: ModelSpec(
+        name=name,
+        frames=8,
+        stride=4,
+        sampling="uniform",
+        clip_seconds=1.0,
+        height=64,
+        width=64,
+        patch_height=8,
+        patch_width=8,
+        depth=4,
+        classes=5,
+        labels=("still", "drifting", "growing", "turning", "flickering"),
+        licence="Apache-2.0",
+    )
+    for name in ("fake", "fake-slow", "fake-fail", "fake-crash", "fake-hang")
+}
+
+
+class FakeEngine:
+    """A loaded `LoadedEngine` that follows the script of its name."""
+
+    def __init__(self, spec: ModelSpec, batch_clips: int = 1) -> None:
+        self._spec = spec
+        self.ready = Ready(
+            spec=spec,
+            checkpoint_sha256=None,
+            device="none",
+            batch_clips=batch_clips,
+            clip_seconds=warm_up(self._explain, spec),
+        )
+
+    def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
+        """Return the arrays of `Explained` for frames `b t H W c`, or do what the script says."""
+        self._require_layer("start_layer", request.start_layer)
+        self._require_layer("layer", request.layer or 0)
+        self._act(clips=len(frames))
+        return self._explain(frames, request)
+
+    def perturb(
+        self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
+    ) -> NDArray[np.float32]:
+        """Return the probabilities of `Perturbed`, or do what the script says."""
+        self._act()
+        return perturb(frames, order, request, self._spec)
+
+    def _explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
+        return explain(frames, request, self._spec)
+
+    def _require_layer(self, name: str, layer: int) -> None:
+        depth = self._spec.depth
+        if layer >= depth:
+            raise InvalidRequest(f"{name} is {layer}, but the model has {depth} layers")
+
+    def _act(self, clips: int = 1) -> None:
+        match self._spec.name:
+            case "fake-slow":
+                time.sleep(clips * SLOW_SECONDS)
+            case "fake-fail":
+                raise OutOfMemory("fake-fail always runs out of memory")
+            case "fake-crash":
+                os._exit(CRASH_STATUS)
+            case "fake-hang":
+                _hang()
+
+
+def load(options: EngineOptions) -> FakeEngine:
+    """Return the fake engine of that name.
+
+    Raises:
+        UnknownModel: there is no such script.
+    """
+    if options.model not in SPECS:
+        raise UnknownModel(f"no fake is called {options.model!r}; there are {', '.join(SPECS)}")
+    return FakeEngine(SPECS[options.model], options.batch_clips or 1)
+
+
+def _hang() -> NoReturn:
+    while True:
+        time.sleep(3600)
+
+
 Floats = NDArray[np.float64]
+
 
 CLS_SHARE = 0.02
 """Relevance that every token leaves to the classification token."""
 
+
 OWN_SHARE = 0.3
 """Relevance that every patch keeps of its own."""
 
+
 FLOOR = 1e-3
 """Change that every patch is given, so that a still clip has relevance too."""
+
 
 ACCENTS = {
     "rollout": (1, 1, 1),
@@ -36,6 +133,7 @@ ACCENTS = {
     "l2": (1, 1, 3),
 }
 """Weights of the changes in time, down and across, by method or weighting."""
+
 
 FADING: dict[Fill, float] = {"mean": 1.0, "blur": 0.5, "still": 2.0}
 """Exponent by which a class fades with the changes that are left: a blur leaves more to see."""
@@ -99,8 +197,9 @@ def change_of(
         weight * np.abs(np.gradient(brightness, axis=axis))
         for axis, weight in enumerate(accents, start=1)
     )
-    size = {"i": spec.patch_height, "j": spec.patch_width}
-    fused: Floats = reduce(change, "b t (h i) (w j) -> b t h w", fusion, **size)
+    h, w = spec.grid[1:]
+    pixels = change.reshape(*change.shape[:2], h, spec.patch_height, w, spec.patch_width)
+    fused: Floats = getattr(pixels, fusion)(axis=(3, 5))  # b t h i w j -> b t h w
     return fused + FLOOR
 
 
@@ -160,6 +259,7 @@ def _row(tokens: Floats, query: TokenQuery, first_clip: int, spec: ModelSpec) ->
 def _by_frame(tokens: Floats, spec: ModelSpec) -> Floats:
     """Return what the patches of each frame take of each frame, on average, `b t t`."""
     t = spec.frames
-    taken = reduce(tokens[:, 1:, 1:], "b q (t k) -> b q t", "sum", t=t)
-    frames: Floats = reduce(taken, "b (q p) t -> b q t", "mean", q=t)
+    b, p = len(tokens), (tokens.shape[1] - 1) // t
+    pairs = tokens[:, 1:, 1:].reshape(b, t, p, t, p)  # b (q p) (t k) -> b q p t k
+    frames: Floats = pairs.sum(axis=4).mean(axis=2)  # b q t
     return frames

@@ -1,18 +1,21 @@
 """The engine that holds a TimeSformer. Only its own process ever imports this."""
 
+import gc
+from collections.abc import Callable
 from functools import partial
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rollout_core.errors import OutOfMemory
 from rollout_core.model.checkpoints import LoadedModel, open_model
 from rollout_core.relevance.explain import explain_clips, prepare_clips
 from rollout_core.relevance.perturbation import forward_clips, perturbed_probabilities
-from worker.batches import Batches
-from worker.engines import warm_up
+from worker.engine_server import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
@@ -129,3 +132,39 @@ def _choose(device: str) -> torch.device:
 
 def _describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+T = TypeVar("T")
+
+
+class Batches:
+    """The sizes of batch that have fitted, by the kind of work."""
+
+    def __init__(self, refusal: str) -> None:
+        """Prepare; `refusal` is what to say when not even one clip fits."""
+        self._refusal = refusal
+        self._sizes: dict[str, int] = {}
+
+    def fit(self, kind: str, most: int, work: Callable[[int], T]) -> T:
+        """Return what work of a kind gives with the largest batch that fits, of up to `most` clips.
+
+        Whenever memory runs out, the batch is halved, and the work done again from its beginning.
+
+        Raises:
+            OutOfMemory: one clip alone does not fit.
+        """
+        size = min(most, self._sizes.get(kind, most))
+        while True:
+            try:
+                return work(size)
+            except torch.OutOfMemoryError:
+                pass  # only when it is dealt with are the tensors gone that its traceback holds
+            _free_memory()
+            if size == 1:
+                raise OutOfMemory(self._refusal)
+            self._sizes[kind] = size = size // 2
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,27 +1,24 @@
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import ExplainRequest
 from rollout_core.errors import AttemptLost, DeadlineExceeded
 from rollout_core.jobs.records import Progress
-from worker import pulse as pulse_module
-from worker.assignment import Assignment
-from worker.pulse import BEAT_SECONDS, CANCEL_GRACE_SECONDS, Canceled, Pulse
-
-JOB = Assignment(
-    id="1" * 32,
-    attempt=2,
-    request=ExplainRequest(),
-    upload=Path("video"),
-    folder=Path("folder"),
-    deadline_seconds=60,
-    engine_timeout_seconds=10,
-    media_timeout_seconds=10,
+from worker import heartbeat as departure_module
+from worker import heartbeat as pulse_module
+from worker.heartbeat import (
+    BEAT_SECONDS,
+    CANCEL_GRACE_SECONDS,
+    ECHO_SECONDS,
+    Canceled,
+    Departure,
+    Leaving,
+    Pulse,
 )
+
+DEADLINE_SECONDS = 60
 
 
 class Scene:
@@ -57,7 +54,7 @@ def scene(monkeypatch) -> Scene:
 
 @pytest.fixture
 def pulse(scene) -> Pulse:
-    return Pulse(JOB, scene, scene, scene.tend)
+    return Pulse("1" * 32, 2, DEADLINE_SECONDS, scene, scene, scene.tend)
 
 
 def test_it_beats_at_once_and_then_once_a_second(scene, pulse):
@@ -133,15 +130,61 @@ def test_other_duties_may_fail_for_want_of_redis_too(scene, monkeypatch, caplog)
         raise RedisConnectionError("away")
 
     with caplog.at_level(logging.WARNING):
-        Pulse(JOB, scene, scene, away)()
+        Pulse("1" * 32, 2, DEADLINE_SECONDS, scene, scene, away)()
     assert len(scene.beats) == 1
     assert "missed a beat: away" in caplog.text
 
 
 def test_the_deadline_counts_from_the_beginning(scene, pulse):
-    scene.now += JOB.deadline_seconds
+    scene.now += DEADLINE_SECONDS
     pulse()
-    assert pulse.seconds == JOB.deadline_seconds
+    assert pulse.seconds == DEADLINE_SECONDS
     scene.now += 0.1
     with pytest.raises(DeadlineExceeded, match="not done after 60 seconds"):
         pulse()
+
+
+class Clock:
+    now = 100.0
+
+
+@pytest.fixture
+def clock(monkeypatch) -> type[Clock]:
+    monkeypatch.setattr(departure_module.time, "monotonic", lambda: Clock.now)
+    Clock.now = 100.0
+    return Clock
+
+
+def test_nobody_leaves_untold(clock):
+    departure = Departure(0)
+    clock.now += 1e6
+    departure.require_stay()
+    assert not departure.told
+
+
+def test_a_job_has_its_time_and_no_more(clock):
+    departure = Departure(60)
+    departure.tell()
+    assert departure.told
+    clock.now += 59.9
+    departure.require_stay()
+    clock.now += 0.1
+    with pytest.raises(Leaving):
+        departure.require_stay()
+
+
+def test_told_twice_it_leaves_at_once(clock):
+    departure = Departure(60)
+    departure.tell()
+    clock.now += ECHO_SECONDS
+    departure.tell()
+    with pytest.raises(Leaving):
+        departure.require_stay()
+
+
+def test_an_echo_is_no_second_word(clock):
+    departure = Departure(60)
+    departure.tell()
+    clock.now += ECHO_SECONDS / 2
+    departure.tell()
+    departure.require_stay()

@@ -18,7 +18,7 @@ FAKE = EngineOptions(model="fake")
 def spawn(kind: str, options: object) -> tuple[subprocess.Popen[str], Connection]:
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-P", "-m", "worker.child", kind, str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "worker.child_main", kind, str(theirs.fileno())]
         process = subprocess.Popen(
             [*command, options.model_dump_json()],
             pass_fds=[theirs.fileno()],
@@ -48,7 +48,7 @@ def test_the_kernel_is_asked_to_end_it_with_its_parent():
     """The parent is a shell that leaves at once; the child's socket stays open."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = f"{sys.executable} -P -m worker.child fake {theirs.fileno()} '{{}}'".replace(
+        command = f"{sys.executable} -P -m worker.child_main fake {theirs.fileno()} '{{}}'".replace(
             "{}", FAKE.model_dump_json()
         )
         shell = subprocess.Popen(
