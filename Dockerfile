@@ -17,16 +17,18 @@ WORKDIR /tmp
 
 
 # Empty packages get the dependencies first, so that a change of the code does not install them
-# again. pip works on the environments from outside: they hold none.
+# again. Only rollout_core/__init__.py is real: it holds the version. pip works on the
+# environments from outside: they hold none.
 FROM base AS build
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_PYTHON=/opt/rollout
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
+COPY rollout_core/__init__.py rollout_core/
 RUN python -m venv --without-pip /opt/rollout \
  && touch README.md LICENSE \
- && for package in rollout_core service worker; do \
+ && for package in service worker; do \
         install -D /dev/null "$package/__init__.py"; \
     done \
  && pip install --constraint constraints.txt .

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core.contract import METHOD_OPTIONS, ExplainRequest
-from rollout_core.resolve import Run
+from rollout_core.resolve import ResolvedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ AXES = {
 }
 
 
-def describe_run(run: Run, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def describe_run(run: ResolvedRun, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Return what is needed to understand the arrays of an archive, and to make them again."""
     request, spec = run.resolved_request, run.spec
     targets = arrays.get("targets")

@@ -33,8 +33,8 @@ from rollout_core.pictures.render import render, render_comparison
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.relevance.faithfulness import STEPS, Floats, Order, measure
 from rollout_core.relevance.perturbation import perturbed_probabilities
-from rollout_core.resolve import Run, check_request, explained_class, with_method
-from rollout_core.result import Findings, describe_result, target_to_follow
+from rollout_core.resolve import ResolvedRun, check_request, explained_class, with_method
+from rollout_core.result import ResultArrays, describe_result, target_to_follow
 from rollout_core.video.clips import Crop, VideoInfo, crop_of, probe, read_clips
 from rollout_core.video.decoder import Limits
 from rollout_core.video.sampling import Plan, plan
@@ -139,7 +139,7 @@ class _Video:
     info: VideoInfo
     moments: Plan
     crop: Crop
-    run: Run
+    run: ResolvedRun
 
     @classmethod
     def open(
@@ -152,7 +152,7 @@ class _Video:
         info = probe(path, limits)
         moments = plan(info.duration_seconds, request, spec)
         crop = crop_of(info, height=spec.height, width=spec.width)
-        run = Run.resolve(
+        run = ResolvedRun.resolve(
             request,
             spec,
             checkpoint_sha256=loaded.sha256,
@@ -184,7 +184,7 @@ def _explain(
     """Explain clip after clip; also return the last one, `1 c t H W`, as the model saw it."""
     spec, total = loaded.spec, len(video.moments.times_seconds)
     parameter = next(loaded.model.parameters())
-    findings = Findings()
+    findings = ResultArrays()
     clips = read_clips(
         video.path,
         video.moments,
@@ -208,7 +208,7 @@ def _explain(
     return findings.archive(video.run), inputs
 
 
-def _explain_clip(clip: Tensor, index: int, run: Run, loaded: LoadedModel) -> Explanation:
+def _explain_clip(clip: Tensor, index: int, run: ResolvedRun, loaded: LoadedModel) -> Explanation:
     """Explain one clip, `1 c t H W`, of a video."""
     request = run.request
     return explain_clips(
@@ -229,7 +229,7 @@ def _explain_clip(clip: Tensor, index: int, run: Run, loaded: LoadedModel) -> Ex
 
 
 def _measure(
-    run: Run, found: Archive, clip: Tensor, loaded: LoadedModel, progress: ProgressCallback
+    run: ResolvedRun, found: Archive, clip: Tensor, loaded: LoadedModel, progress: ProgressCallback
 ) -> Faithfulness:
     """Measure how faithful the map of the one clip, `1 c t H W`, is."""
     target = target_to_follow(run.request, found.logits, run.spec)

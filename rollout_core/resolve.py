@@ -149,7 +149,7 @@ def _cell(query: PointQuery, crop: tuple[int, int, int, int], spec: ModelSpec) -
 
 
 @dataclass(frozen=True)
-class Run:
+class ResolvedRun:
     """What a result is of: a model, a request, and how that was understood.
 
     Attributes:

@@ -24,13 +24,13 @@ from rollout_core.contract import (
     describe,
 )
 from rollout_core.model.specs import ModelSpec
-from rollout_core.resolve import Run
+from rollout_core.resolve import ResolvedRun
 
 DECIMALS = 4
 """Of numbers in a result that are there to be read; the archive has them in full."""
 
 
-class Findings:
+class ResultArrays:
     """What was found of each clip so far, in the clips' order. Frames are not kept."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Findings:
         for name, array in arrays.items():
             self._parts[name].append(array)
 
-    def archive(self, run: Run) -> Archive:
+    def archive(self, run: ResolvedRun) -> Archive:
         """Put together what was found, and what tells how."""
         found = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         query_relevance = found.pop("query_relevance").swapaxes(0, 1)  # query clip t h w
@@ -62,7 +62,7 @@ class Findings:
 
 
 def describe_result(
-    run: Run,
+    run: ResolvedRun,
     found: Archive,
     folder: Path,
     *,

@@ -11,7 +11,7 @@ from pydantic_settings import CliApp
 
 from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
-from service.auth import KeyRing
+from service.auth import ApiKeys
 from service.server import serve
 from service.settings import Settings
 from service.standalone import standalone
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings = CliApp.run(Settings, cli_args=arguments)
         ArtifactStore(settings.data_dir).check_writable()
         if settings.api_keys_file:
-            KeyRing(settings.api_keys_file)
+            ApiKeys(settings.api_keys_file)
         with standalone(settings) if settings.standalone else nullcontext(settings) as settings:
             serve(settings)
     except ValidationError as error:

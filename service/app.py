@@ -13,14 +13,14 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
-from service.auth import Gate, KeyRing
+from service.auth import ApiKeys, RequireKey
 from service.dependencies import Services
-from service.jobs import JobQueue
+from service.jobs import Jobs
 from service.maintenance import RECONCILE_SECONDS, SWEEP_SECONDS, Reconciler, repeating, sweep
 from service.redis_jobs import Register
 from service.routes import artifacts, jobs, status
 from service.settings import Settings
-from service.usage import Census
+from service.usage import StoreUsage
 
 REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for module in (jobs, artifacts, status):
         app.include_router(module.router)
-    app.add_middleware(Gate)
+    app.add_middleware(RequireKey)
     problems.install(app)
     openapi.install(app)
     return app
@@ -86,16 +86,16 @@ def _open_services(settings: Settings) -> Services:
     )
     redis = Redis.from_pool(connections)
     store = ArtifactStore(settings.data_dir)
-    census = Census(store, max_bytes=settings.max_store_bytes)
-    queue = JobQueue(
+    usage = StoreUsage(store, max_bytes=settings.max_store_bytes)
+    queue = Jobs(
         redis,
         store,
-        census=census,
+        usage=usage,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
     )
-    reconciler = Reconciler(store, census, Register(redis))
-    keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
+    reconciler = Reconciler(store, usage, Register(redis))
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
         settings=settings, redis=redis, store=store, queue=queue, reconciler=reconciler, keys=keys
     )

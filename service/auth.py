@@ -62,7 +62,7 @@ class _Table(Frozen):
 _Tables = TypeAdapter(dict[OwnerName, _Table])
 
 
-class KeyRing:
+class ApiKeys:
     """The keys of a file, read again when it changes."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -154,7 +154,7 @@ PREFIX = "/v1"
 """What is guarded. The rest says nothing of jobs: health, and the documentation."""
 
 
-class Gate:
+class RequireKey:
     """Lets a request through with its owner in `request.state`, or answers 401."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -177,7 +177,7 @@ def _owner(scope: Scope) -> Owner | None:
     Raises:
         Unauthorized: it bears none that is known.
     """
-    keys = cast(KeyRing | None, scope["state"]["services"].keys)
+    keys = cast(ApiKeys | None, scope["state"]["services"].keys)
     if keys is None:
         return None
     given = Headers(scope=scope).getlist("authorization")

@@ -9,9 +9,9 @@ from redis import Redis
 from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
-from service.auth import KeyRing
+from service.auth import ApiKeys
 from service.errors import JobNotFound
-from service.jobs import JobQueue
+from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.settings import Settings
 from service.usage import Owner
@@ -26,9 +26,9 @@ class Services:
     settings: Settings
     redis: Redis
     store: ArtifactStore
-    queue: JobQueue
+    queue: Jobs
     reconciler: Reconciler
-    keys: KeyRing | None
+    keys: ApiKeys | None
 
 
 def _services(request: Request) -> Services:

@@ -1,7 +1,7 @@
 """Jobs as the API handles them: stored, queued, looked up, listed, canceled, deleted.
 
 What is fixed about a job, and how it ended, lies in the store; what changes lies in its `JobRecord`
-in Redis. `JobQueue.get` is the one place where they become a job's public state.
+in Redis. `Jobs.get` is the one place where they become a job's public state.
 """
 
 import uuid
@@ -24,8 +24,8 @@ from rollout_core.resolve import check_request
 from service.errors import JobNotFound, QueueFull, QuotaExceeded
 from service.redis_jobs import Place, Register
 from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel
-from service.usage import Census, Owner, Quotas
-from service.workers import Fleet
+from service.usage import Owner, Quotas, StoreUsage
+from service.workers import Workers
 
 
 def utc_now() -> datetime:
@@ -37,7 +37,7 @@ SCAN_LIMIT = 2000
 """Jobs looked at for one page; a page whose filter matches few of them is short."""
 
 
-class JobQueue:
+class Jobs:
     """The jobs of one store and one Redis.
 
     A job belongs to whose key it came with, or to nobody; to all others there is no such job.
@@ -48,20 +48,20 @@ class JobQueue:
         redis: Redis,
         store: ArtifactStore,
         *,
-        census: Census | None = None,
+        usage: StoreUsage | None = None,
         max_queued: int = 1000,
         default_model: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Use `redis`, which must not decode its answers: RQ wants bytes."""
         self._store = store
-        self._census = census or Census(store)
+        self._usage = usage or StoreUsage(store)
         self._max_queued = max_queued
         self._default_model = default_model
         self._clock = clock
-        self._fleet = Fleet(redis, clock=clock)
+        self._fleet = Workers(redis, clock=clock)
         self._register = Register(redis)
-        self._quotas = Quotas(self._register.open, store, self._census)
+        self._quotas = Quotas(self._register.open, store, self._usage)
 
     def require_room(self, upload_bytes: int, *, owner: Owner | None = None) -> None:
         """Make sure that the store has room for an upload.
@@ -70,14 +70,14 @@ class JobQueue:
             StoreFull: it has not.
             StorageQuotaExceeded: the owner may not store so much.
         """
-        self._census.require_room(upload_bytes)
+        self._usage.require_room(upload_bytes)
         self._quotas.require_bytes(owner, upload_bytes)
 
     def submit(self, request: ExplainRequest, upload: Path, *, owner: Owner | None = None) -> Job:
         """Store a received upload as a new job, and queue it for its model.
 
         Raises:
-            UnknownModel: see `Fleet.choose`.
+            UnknownModel: see `Workers.choose`.
             InvalidRequest: the model cannot do what is asked.
             QueueFull: as many jobs wait as may wait.
             QuotaExceeded: as many of the owner's jobs have not ended as he may have.
@@ -103,7 +103,7 @@ class JobQueue:
             with suppress(RedisError):  # then its place is free after a while
                 self._quotas.give_back(ticket.id, owner)
             raise
-        self._census.accept(ticket)
+        self._usage.accept(ticket)
         return self.get(ticket.id, owner=ticket.owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:

@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
-from service.jobs import JobQueue
+from service.jobs import Jobs
 from service.redis_jobs import Register
-from service.usage import Census
+from service.usage import StoreUsage
 
 RECONCILE_SECONDS = 5.0
 
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 class Reconciler:
     """Looks at all jobs, time and again."""
 
-    def __init__(self, store: ArtifactStore, census: Census, register: Register) -> None:
+    def __init__(self, store: ArtifactStore, usage: StoreUsage, register: Register) -> None:
         self._store = store
-        self._census = census
+        self._usage = usage
         self._register = register
         self._astray: set[str] = set()
 
     def reconcile(self) -> None:
         """Count the store, and mend what differs in Redis."""
-        self._census.take()
+        self._usage.take()
         self._mend_list()
         self._queue_again()
         self._close_others()
@@ -43,16 +43,16 @@ class Reconciler:
     def _mend_list(self) -> None:
         """List the jobs that are missing there, and drop those that are gone."""
         listed = self._register.list.owners()
-        for job_id, ticket in self._census.tickets.items():
+        for job_id, ticket in self._usage.tickets.items():
             if job_id not in listed:
                 self._register.enlist(ticket)
-        for job_id in listed.keys() - self._census.jobs:
+        for job_id in listed.keys() - self._usage.jobs:
             if not self._store.exists(job_id):
                 self._register.strike(job_id, listed[job_id])
 
     def _queue_again(self) -> None:
         """Queue open jobs that Redis does not know, or that nobody has had since the last time."""
-        open_jobs = self._census.open
+        open_jobs = self._usage.open
         entered = {id for id, ticket in open_jobs.items() if self._enter(ticket)}
         astray = self._find_astray(open_jobs)
         for job_id in astray & self._astray:
@@ -99,7 +99,7 @@ REMEMBERED_TTLS = 4
 """After so many times its time to live, nothing is left of a job."""
 
 
-def sweep(store: ArtifactStore, jobs: JobQueue, result_ttl: float) -> None:
+def sweep(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
     """Expire and delete old jobs, and remove broken uploads and stale announcements."""
     for job_id in store.older_than(result_ttl):
         jobs.expire(job_id)

@@ -29,7 +29,7 @@ def serve(settings: Settings) -> None:
 def make_server(settings: Settings) -> uvicorn.Server:
     """Return the server, which does nothing before it runs."""
     config = uvicorn.Config(
-        _Farewell(Unambiguous(create_app(settings))),
+        _ShutdownResponder(RejectAmbiguousLength(create_app(settings))),
         host=settings.host,
         port=settings.port,
         http=GuardedProtocol,
@@ -44,7 +44,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
     return _Server(config, has_keys=settings.api_keys_file is not None)
 
 
-class _Farewell:
+class _ShutdownResponder:
     """Ends in order what is cancelled because the service stops and will not wait any longer."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -212,7 +212,7 @@ class GuardedProtocol(H11Protocol):
         self.transport.close()
 
 
-class Unambiguous:
+class RejectAmbiguousLength:
     """Refuses a body of two lengths: who passes it on to us may go by the other (RFC 9112, 6.1)."""
 
     def __init__(self, app: ASGIApp) -> None:

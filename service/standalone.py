@@ -66,7 +66,7 @@ def standalone(settings: Settings) -> Iterator[Settings]:
     with ExitStack() as stack:
         redis_url = stack.enter_context(private_valkey(settings.data_dir.resolve() / "valkey"))
         settings = settings.model_copy(update={"redis_url": redis_url})
-        stack.enter_context(Keeper("worker", worker_command(settings)))
+        stack.enter_context(RestartingProcess("worker", worker_command(settings)))
         yield settings
 
 
@@ -81,7 +81,7 @@ def private_valkey(folder: Path) -> Iterator[str]:
     with _locked(folder / "lock"), _plain_name(folder) as name:
         url = f"unix://{name}/valkey.sock"
         _end_orphan(url)
-        with Keeper("Valkey server", valkey_command(name)) as keeper:
+        with RestartingProcess("Valkey server", valkey_command(name)) as keeper:
             if not _answers(url, keeper):
                 raise StandaloneError(f"Valkey does not start; see {folder / 'valkey.log'}")
             yield url
@@ -104,7 +104,7 @@ def worker_command(settings: Settings) -> list[str]:
     return command + (["--model", settings.model] if settings.model else [])
 
 
-class Keeper:
+class RestartingProcess:
     """Keeps a process running: starts it again whenever it ends by itself.
 
     On Linux the process ends with us, even where we are killed.
@@ -186,7 +186,7 @@ def _end_orphan(url: str) -> None:
         redis.shutdown()
 
 
-def _answers(url: str, keeper: Keeper) -> bool:
+def _answers(url: str, keeper: RestartingProcess) -> bool:
     """Wait until a server answers; False if it ended instead, or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     with Redis.from_url(url) as redis:

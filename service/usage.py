@@ -50,7 +50,7 @@ class _Counted:
     is_open: bool
 
 
-class Census:
+class StoreUsage:
     """The latest count of a store, and what this process has accepted since."""
 
     def __init__(self, store: ArtifactStore, *, max_bytes: int | None = None) -> None:
@@ -135,13 +135,13 @@ class Quotas:
         self,
         open_jobs: OpenJobs,
         store: ArtifactStore,
-        census: Census,
+        usage: StoreUsage,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._open = open_jobs
         self._store = store
-        self._census = census
+        self._usage = usage
         self._clock = clock
 
     def require_bytes(self, owner: Owner | None, upload_bytes: int) -> None:
@@ -152,7 +152,7 @@ class Quotas:
         """
         if owner is None or owner.max_stored_bytes is None:
             return
-        held = self._census.bytes_of(owner.name)
+        held = self._usage.bytes_of(owner.name)
         if held + upload_bytes > owner.max_stored_bytes:
             raise StorageQuotaExceeded(
                 f"you store {held} of the {owner.max_stored_bytes} bytes that you may"

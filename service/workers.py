@@ -19,7 +19,7 @@ UNMEASURED_SECONDS_PER_JOB = 1.0
 """Taken where no worker has finished a job yet."""
 
 
-class Fleet:
+class Workers:
     """Reads the announcements; nothing is kept between calls."""
 
     def __init__(

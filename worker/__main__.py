@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from rollout_core.jobs.store import ArtifactStore
-from worker.children import Crew
-from worker.heartbeat import Departure
+from worker.children import Children
+from worker.heartbeat import Shutdown
 from worker.messages import Confinement, EngineOptions, MediaOptions
-from worker.redis_jobs import UNREACHABLE, Ledger, connect
+from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
 from worker.sandbox import try_confinement
 from worker.settings import Settings
 from worker.supervisor import EngineUnusable, Supervisor
@@ -45,29 +45,29 @@ def main() -> None:
         first = error.errors()[0]
         sys.exit(f"rollout-worker: {'.'.join(map(str, first['loc']))}: {first['msg']}")
     signal.signal(signal.SIGTERM, _leave)
-    crew = _crew(settings, _confinement(settings))
+    children = _children(settings, _confinement(settings))
     try:
-        _serve(settings, crew)
+        _serve(settings, children)
     except (EngineUnusable, OSError, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
-        crew.close()
+        children.close()
 
 
-def _serve(settings: Settings, crew: Crew) -> None:
+def _serve(settings: Settings, children: Children) -> None:
     """Wait for the engine, then take jobs until a signal comes."""
     quick = connect(
         settings.redis_url,
         socket_timeout=LEDGER_TIMEOUT_SECONDS,
         socket_connect_timeout=LEDGER_TIMEOUT_SECONDS,
     )
-    departure = Departure(settings.drain_seconds)
-    ledger = Ledger(quick, departure.require_stay)
+    shutdown = Shutdown(settings.drain_seconds)
+    records = RetryingRecords(quick, shutdown.require_stay)
     store = ArtifactStore(settings.data_dir)
-    supervisor = Supervisor(settings, crew, ledger, store, departure)
+    supervisor = Supervisor(settings, children, records, store, shutdown)
     try:
         supervisor.await_engine()
-        log.info("ready: %s on %s", settings.model_name, crew.engine.require_model().device)
+        log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
         if not supervisor.told_to_leave:
             sys.exit("rollout-worker: ended by an error")
@@ -84,8 +84,8 @@ def _confinement(settings: Settings) -> Confinement:
     return found
 
 
-def _crew(settings: Settings, confinement: Confinement) -> Crew:
-    return Crew(
+def _children(settings: Settings, confinement: Confinement) -> Children:
+    return Children(
         settings.engine,
         EngineOptions(
             model=settings.model_name,

@@ -10,7 +10,7 @@ import numpy as np
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.model.specs import ModelSpec
-from rollout_core.resolve import Run
+from rollout_core.resolve import ResolvedRun
 from rollout_core.video import sampling
 from worker.messages import Opened
 from worker.wire import Arrays
@@ -45,7 +45,7 @@ def is_clip(arrays: Arrays, spec: ModelSpec) -> bool:
     )
 
 
-def is_explanation(arrays: Arrays, run: Run, clips: int) -> bool:
+def is_explanation(arrays: Arrays, run: ResolvedRun, clips: int) -> bool:
     """Whether these are the arrays of an `Explained` of so many clips."""
     request, spec, grid = run.request, run.spec, run.spec.grid
     tokens = 1 + prod(grid)

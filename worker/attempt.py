@@ -1,7 +1,7 @@
 """One attempt at a job: from an upload to the files of a result.
 
 The attempt is a plain sequence of steps that asks its two children for one thing after another.
-Whenever it waits for them, its `Pulse` runs.
+Whenever it waits for them, its `Heartbeat` runs.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from rollout_core import archive
 from rollout_core.archive import Archive
 from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, ExplainResult, Faithfulness, Fill
-from rollout_core.jobs.store import is_plain, settle
+from rollout_core.jobs.store import fsync_folder, is_plain
 from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
-from rollout_core.resolve import Run, check_request, explained_class
-from rollout_core.result import Findings, artifact_names, describe_result, target_to_follow
+from rollout_core.resolve import ResolvedRun, check_request, explained_class
+from rollout_core.result import ResultArrays, artifact_names, describe_result, target_to_follow
 from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
-from worker.children import TICK_SECONDS, Child, ChildFailure, Crew, Media, next_message
-from worker.heartbeat import Pulse
+from worker.children import TICK_SECONDS, Child, ChildFailure, Children, Media, next_message
+from worker.heartbeat import Heartbeat
 from worker.messages import (
     AnyMessage,
     Clip,
@@ -41,12 +41,12 @@ from worker.messages import (
     Rendered,
     Working,
 )
-from worker.redis_jobs import Ledger
+from worker.redis_jobs import RetryingRecords
 from worker.wire import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class AttemptInput:
     """What is to be done, where, and how long it may take.
 
     Attributes:
@@ -80,12 +80,18 @@ class Attempt:
     """One run through a job."""
 
     def __init__(
-        self, job: Assignment, crew: Crew, ledger: Ledger, tend: Callable[[], None]
+        self,
+        job: AttemptInput,
+        children: Children,
+        records: RetryingRecords,
+        do_duties: Callable[[], None],
     ) -> None:
-        """Prepare; `tend` is called at each beat for whatever else needs to be kept alive."""
+        """Prepare; `do_duties` is called at each beat for whatever else needs to be kept alive."""
         self._job = job
-        self._crew = crew
-        self._pulse = Pulse(job.id, job.attempt, job.deadline_seconds, crew, ledger, tend)
+        self._children = children
+        self._heartbeat = Heartbeat(
+            job.id, job.attempt, job.deadline_seconds, children, records, do_duties
+        )
         self._started_at = datetime.now(UTC)
         self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
 
@@ -100,7 +106,7 @@ class Attempt:
         """
         model = self._await_engine()
         check_request(self._job.request, model.spec)
-        media = self._crew.take_media()
+        media = self._children.take_media()
         try:
             run, clips = self._open(media, model)
             findings, frames = self._explain(media, clips, run, model.batch_clips)
@@ -111,8 +117,8 @@ class Attempt:
             media.kill()
         self._tidy()
         self._save(found)
-        self._pulse.advance("publish", 0, 1)
-        self._timings["total"] = self._pulse.seconds
+        self._heartbeat.advance("publish", 0, 1)
+        self._timings["total"] = self._heartbeat.seconds
         result = describe_result(
             run,
             found,
@@ -122,33 +128,33 @@ class Attempt:
             attempt=self._job.attempt,
             started_at=self._started_at,
         )
-        self._pulse()  # The job may have been lost or canceled meanwhile.
+        self._heartbeat()  # The job may have been lost or canceled meanwhile.
         return result
 
     def _await_engine(self) -> Ready:
         """Wait until the engine has loaded, and is done with what a former job left to it."""
-        engine = self._crew.engine
+        engine = self._children.engine
         while engine.busy:
             try:
-                next_message(engine, AnyMessage, self._pulse)
+                next_message(engine, AnyMessage, self._heartbeat)
             except ChildFailure as failure:
                 if engine.model is None:
                     raise engine.lost(f"cannot load its model: {failure}") from failure
         return engine.require_model()
 
-    def _open(self, media: Media, model: Ready) -> tuple[Run, int]:
+    def _open(self, media: Media, model: Ready) -> tuple[ResolvedRun, int]:
         """Have the upload probed and its clips planned; return what to run, and how many clips."""
         upload, request, spec = str(self._job.upload), self._job.request, model.spec
         folder = str(self._job.folder)
         media.send(Open(upload=upload, folder=folder, request=request, spec=spec))
         media.expect(MEDIA_START_SECONDS)
-        next_message(media, Working, self._pulse)
+        next_message(media, Working, self._heartbeat)
         opened, arrays = self._hear(media, Opened)
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
             raise media.lost("sent a plan that is none")
         self._timings["decode"] += opened.seconds
-        run = Run.resolve(
+        run = ResolvedRun.resolve(
             request,
             spec,
             checkpoint_sha256=model.checkpoint_sha256,
@@ -161,19 +167,19 @@ class Attempt:
         return run, opened.clips
 
     def _explain(
-        self, media: Media, clips: int, run: Run, batch_clips: int
-    ) -> tuple[Findings, NDArray[Any]]:
+        self, media: Media, clips: int, run: ResolvedRun, batch_clips: int
+    ) -> tuple[ResultArrays, NDArray[Any]]:
         """Lead the clips from media to the engine; while a batch is explained, decode the next.
 
         Returns:
             What was found, and the frames of the last batch, `b t H W c`.
         """
-        findings = Findings()
+        findings = ResultArrays()
         most = max(1, min(batch_clips, MAX_BATCH_BYTES // _clip_bytes(run.spec)))
         frames = self._next_batch(media, min(most, clips), run.spec, findings)
         for done in range(0, clips, most):
-            self._pulse.advance("explain", done, clips)
-            self._pulse()
+            self._heartbeat.advance("explain", done, clips)
+            self._heartbeat()
             self._order_explanation(frames, done, run)
             asked = len(frames)
             if left := clips - done - asked:
@@ -182,14 +188,14 @@ class Attempt:
         return findings, frames
 
     def _next_batch(
-        self, media: Media, clips: int, spec: ModelSpec, findings: Findings
+        self, media: Media, clips: int, spec: ModelSpec, findings: ResultArrays
     ) -> NDArray[Any]:
         """Receive clips from media; note their times, and return their frames, `b t H W c`."""
         return np.stack([self._next_clip(media, spec, findings) for _ in range(clips)])
 
-    def _next_clip(self, media: Media, spec: ModelSpec, findings: Findings) -> NDArray[Any]:
+    def _next_clip(self, media: Media, spec: ModelSpec, findings: ResultArrays) -> NDArray[Any]:
         """Receive a clip from media; note its times, and return its frames, `t H W c`."""
-        clip, arrays = self._hear(media, Clip, others=[self._crew.engine])
+        clip, arrays = self._hear(media, Clip, others=[self._children.engine])
         if not is_clip(arrays, spec):
             raise media.lost("sent a clip that is none")
         self._timings["decode"] += clip.seconds
@@ -197,7 +203,7 @@ class Attempt:
         findings.add(**{name: array[np.newaxis] for name, array in arrays.items()})
         return frames
 
-    def _order_explanation(self, frames: NDArray[Any], first_clip: int, run: Run) -> None:
+    def _order_explanation(self, frames: NDArray[Any], first_clip: int, run: ResolvedRun) -> None:
         """Ask the engine to explain the frames, `b t H W c`, of clips."""
         question = Explain.of(
             run.request,
@@ -207,46 +213,46 @@ class Attempt:
         )
         self._ask_engine(question, len(frames), frames=frames)
 
-    def _take_explanation(self, run: Run, clips: int, findings: Findings) -> None:
-        explained, arrays = next_message(self._crew.engine, Explained, self._pulse)
+    def _take_explanation(self, run: ResolvedRun, clips: int, findings: ResultArrays) -> None:
+        explained, arrays = next_message(self._children.engine, Explained, self._heartbeat)
         if not is_explanation(arrays, run, clips):
-            raise self._crew.engine.lost("sent an explanation that is none")
+            raise self._children.engine.lost("sent an explanation that is none")
         self._timings["explain"] += explained.seconds
         findings.add(**arrays)
 
-    def _measure(self, frames: NDArray[Any], found: Archive, run: Run) -> Faithfulness:
+    def _measure(self, frames: NDArray[Any], found: Archive, run: ResolvedRun) -> Faithfulness:
         """Have the engine follow the class along each curve, for the one clip, `1 t H W c`."""
         target = target_to_follow(run.request, found.logits, run.spec)
         steps = faithfulness.STEPS
 
         def follow(fill: Fill, order: NDArray[np.int64]) -> NDArray[Any]:
-            self._pulse()
+            self._heartbeat()
             question = Perturb(fill=fill, target=target.index, steps=steps)
             self._ask_engine(question, steps + 1, frames=frames, order=order)
-            perturbed, arrays = next_message(self._crew.engine, Perturbed, self._pulse)
+            perturbed, arrays = next_message(self._children.engine, Perturbed, self._heartbeat)
             if not is_curve(arrays, steps):
-                raise self._crew.engine.lost("sent a curve that is none")
+                raise self._children.engine.lost("sent a curve that is none")
             self._timings["faithfulness"] += perturbed.seconds
             return arrays["probabilities"]
 
         self._timings["faithfulness"] = 0.0
-        progress = partial(self._pulse.advance, "faithfulness")
+        progress = partial(self._heartbeat.advance, "faithfulness")
         return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
 
     def _ask_engine(self, question: Explain | Perturb, clips: int, **arrays: NDArray[Any]) -> None:
         """Ask what the engine must run the model on so many clips to answer."""
-        self._crew.engine.send(question, **arrays)
-        self._crew.engine.expect_work(clips, self._job.engine_timeout_seconds)
+        self._children.engine.send(question, **arrays)
+        self._children.engine.expect_work(clips, self._job.engine_timeout_seconds)
 
     def _hear(self, media: Media, kind: type[M], others: Iterable[Child] = ()) -> tuple[M, Arrays]:
         """Wait for media's next message; it must show life, and measure, all the while."""
 
-        def pulse() -> None:
-            self._pulse()
+        def heartbeat() -> None:
+            self._heartbeat()
             media.require_modest(self._job.folder)
 
         media.expect(self._job.media_timeout_seconds)
-        return next_message(media, kind, pulse, others)
+        return next_message(media, kind, heartbeat, others)
 
     def _render(self, media: Media, found: Archive, measured: Faithfulness | None) -> None:
         """Have the pictures drawn into the attempt's folder."""
@@ -257,11 +263,11 @@ class Attempt:
             pts_seconds=found.pts_seconds,
             frame_index=found.frame_index,
         )
-        self._pulse.advance("render", 0, 1)
+        self._heartbeat.advance("render", 0, 1)
         finished = False
         while not finished:
             rendered, _ = self._hear(media, Rendered)
-            self._pulse.advance("render", rendered.done, rendered.total)
+            self._heartbeat.advance("render", rendered.done, rendered.total)
             self._timings["render"], finished = rendered.seconds, rendered.finished
 
     def _tidy(self) -> None:
@@ -276,12 +282,12 @@ class Attempt:
 
         def save() -> None:
             archive.save(self._job.folder / ARCHIVE_NAME, found)
-            settle(self._job.folder)
+            fsync_folder(self._job.folder)
 
         with ThreadPoolExecutor(1) as writer:
             saving = writer.submit(save)
             while not saving.done():
-                self._pulse()
+                self._heartbeat()
                 wait([saving], TICK_SECONDS)
         saving.result()
 

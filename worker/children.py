@@ -212,7 +212,7 @@ class Child:
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        """Cut the line if one message takes too long: `pulse` must go on.
+        """Cut the line if one message takes too long: `heartbeat` must go on.
 
         A limit on each read would not do: a byte now and then would never reach it.
         """
@@ -302,17 +302,17 @@ class Media(Child):
 def next_message(
     child: Child,
     kind: type[M] | tuple[type[M], ...],
-    pulse: Callable[[], None],
+    heartbeat: Callable[[], None],
     others: Iterable[Child] = (),
 ) -> tuple[M, Arrays]:
-    """Wait for a child's next message, which must be of that kind; call `pulse` at every tick.
+    """Wait for a child's next message, which must be of that kind; call `heartbeat` at every tick.
 
     Raises:
         ChildLost: the child, or one of `others`, died, hung or spoke nonsense.
         ChildFailure: the child answered with a deliberate failure.
     """
     while True:
-        pulse()
+        heartbeat()
         if wait([child.connection], TICK_SECONDS):
             message, arrays = child.receive()
             if isinstance(message, Working) and kind is not Working:
@@ -338,7 +338,7 @@ def _sizes_of(folder: Path, *, removed: bool = False) -> Iterator[int]:
                     yield max(status.st_size, BLOCK_BYTES * status.st_blocks)
 
 
-class Crew:
+class Children:
     """An engine, and a media process that waits for the next job."""
 
     def __init__(
@@ -373,7 +373,7 @@ class Crew:
         media, self._spare_media = self._spare_media, Media(self._media_options)
         return media
 
-    def mend(self) -> None:
+    def restart_dead_engine(self) -> None:
         """Start a new engine in the place of one that is dead."""
         if not self.engine.alive:
             self.engine.kill()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from rollout_core.contract import Stage
 from rollout_core.errors import DeadlineExceeded
 from rollout_core.jobs.records import Progress
-from worker.children import Crew
-from worker.redis_jobs import UNREACHABLE, Ledger
+from worker.children import Children
+from worker.redis_jobs import UNREACHABLE, RetryingRecords
 
 BEAT_SECONDS = 1.0
 
@@ -22,7 +22,7 @@ class Canceled(Exception):
     """The client wants the job no more."""
 
 
-class Pulse:
+class Heartbeat:
     """The life signs of one attempt: its progress, its beats, and what they bring to light."""
 
     def __init__(
@@ -30,17 +30,17 @@ class Pulse:
         job_id: str,
         attempt: int,
         deadline_seconds: float,
-        crew: Crew,
-        ledger: Ledger,
-        tend: Callable[[], None],
+        children: Children,
+        records: RetryingRecords,
+        do_duties: Callable[[], None],
     ) -> None:
-        """Start the clock; `tend` is called at each beat for what else must be kept alive."""
+        """Start the clock; `do_duties` is called at each beat for what else must be kept alive."""
         self._job_id = job_id
         self._attempt = attempt
         self._deadline_seconds = deadline_seconds
-        self._crew = crew
-        self._ledger = ledger
-        self._tend = tend
+        self._children = children
+        self._records = records
+        self._do_duties = do_duties
         self._began = time.monotonic()
         self._next_beat = self._began
         self._progress = Progress(stage="decode", done=0, total=1)
@@ -67,7 +67,7 @@ class Pulse:
             AttemptLost: the job is no longer ours.
             Canceled: it shall stop.
             DeadlineExceeded: it has taken too long.
-            Leaving: the worker goes.
+            ShuttingDown: the worker goes.
         """
         if self.seconds > self._deadline_seconds:
             raise DeadlineExceeded(f"not done after {self._deadline_seconds:g} seconds")
@@ -80,7 +80,7 @@ class Pulse:
 
     def _cancel(self, seconds: float) -> None:
         """Stop for a request that was heard so long ago, unless the engine is to answer first."""
-        engine = self._crew.engine
+        engine = self._children.engine
         if engine.busy and engine.model is not None:  # it has its own time to load
             if seconds < CANCEL_GRACE_SECONDS:
                 return
@@ -90,10 +90,10 @@ class Pulse:
     def _beat(self) -> None:
         """Say that we live, and hear whether the job shall stop."""
         try:
-            asked = self._ledger.beat(self._job_id, self._attempt, self._progress)
+            asked = self._records.beat(self._job_id, self._attempt, self._progress)
             if asked and self._cancel_heard_at is None:
                 self._cancel_heard_at = time.monotonic()
-            self._tend()
+            self._do_duties()
         except UNREACHABLE as error:
             log.warning("job %s: missed a beat: %s", self._job_id, error)
 
@@ -102,11 +102,11 @@ ECHO_SECONDS = 1.0
 """Signals come twice to a worker that gets the terminal's as well as its parent's."""
 
 
-class Leaving(Exception):
+class ShuttingDown(Exception):
     """The worker goes, and what it was doing is left to others."""
 
 
-class Departure:
+class Shutdown:
     """Whether the worker has been told to leave, and how long its job may still go on."""
 
     def __init__(self, drain_seconds: float) -> None:
@@ -129,6 +129,6 @@ class Departure:
             self._leave_at = now
 
     def require_stay(self) -> None:
-        """Raise `Leaving` if the time is over."""
+        """Raise `ShuttingDown` if the time is over."""
         if self._leave_at is not None and time.monotonic() >= self._leave_at:
-            raise Leaving
+            raise ShuttingDown

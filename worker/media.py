@@ -120,7 +120,7 @@ class _Job:
             height=spec.height,
             width=spec.width,
             limits=self._limits,
-            pulse=self._show_life,
+            heartbeat=self._show_life,
         )
         for clip, seconds in _timed(clips):
             wire.send(
@@ -152,7 +152,7 @@ class _Job:
                 limits=self._limits,
                 frames=info.frames,
                 progress=progress,
-                pulse=self._show_life,
+                heartbeat=self._show_life,
             )
             if order.faithfulness is not None:
                 self._show_life()

@@ -38,7 +38,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Ledger:
+class RetryingRecords:
     """The worker's side of what Redis holds."""
 
     def __init__(self, redis: Redis, require_stay: Callable[[], None] = lambda: None) -> None:
@@ -151,11 +151,11 @@ def _now(redis: Redis) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
-ILLNESSES = re.compile(r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN)\b")
+STATE_ERRORS = re.compile(r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN)\b")
 """Codes of errors that tell of the server, not of the command; LOADING is known to redis-py."""
 
 
-class ServerIll(RedisConnectionError):
+class ServerUnusable(RedisConnectionError):
     """The server answers, but cannot do its work."""
 
 
@@ -164,13 +164,15 @@ def connect(url: str, is_patient: Callable[[], bool] = lambda: False, **options:
 
     While `is_patient`, it tries for ever.
     """
-    redis = Redis.from_url(url, retry=Patience(is_patient), **options)
+    redis = Redis.from_url(url, retry=RedisRetry(is_patient), **options)
     pool = redis.connection_pool
-    pool.connection_class = type("WaryConnection", (_Wary, pool.connection_class), {})
+    pool.connection_class = type(
+        "WaryConnection", (_StateCheckingConnection, pool.connection_class), {}
+    )
     return redis
 
 
-class Patience(Retry):
+class RedisRetry(Retry):
     """Asks again for as long as there is patience; but once even without, and at once.
 
     Without, nobody waits twice for a server that hangs.
@@ -215,13 +217,15 @@ class Patience(Retry):
         time.sleep(RETRY_SECONDS)
 
 
-class _Wary(AbstractConnection):
+class _StateCheckingConnection(AbstractConnection):
     """Takes an answer that tells of an ill server for a connection that has failed."""
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:
             return super().read_response(*arguments, **options)
         except ResponseError as error:
-            if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or ILLNESSES.search(str(error)):
-                raise ServerIll(str(error)) from error
+            if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or STATE_ERRORS.search(
+                str(error)
+            ):
+                raise ServerUnusable(str(error)) from error
             raise

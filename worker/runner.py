@@ -4,7 +4,7 @@
                   ▲         │
                   ╰─────────╯ a child was lost, something of ours broke, or another has the job
 
-However an attempt ends, its folder is gone or published, and the next finds a whole crew. While
+However an attempt ends, its folder is gone or published, and the next finds a whole children. While
 another worker's attempt lives, a delivery waits for it; not for ever, for that has its own.
 """
 
@@ -24,10 +24,10 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord
 from rollout_core.jobs.store import ArtifactStore, unavailable
-from worker.attempt import Assignment, Attempt
-from worker.children import ChildFailure, ChildLost, Crew
-from worker.heartbeat import Canceled, Leaving
-from worker.redis_jobs import UNREACHABLE, Ledger
+from worker.attempt import Attempt, AttemptInput
+from worker.children import ChildFailure, ChildLost, Children
+from worker.heartbeat import Canceled, ShuttingDown
+from worker.redis_jobs import UNREACHABLE, RetryingRecords
 from worker.settings import Settings
 
 FORMER_DEATH = "the worker died"
@@ -50,17 +50,17 @@ class Runner:
     def __init__(
         self,
         settings: Settings,
-        crew: Crew,
-        ledger: Ledger,
+        children: Children,
+        records: RetryingRecords,
         store: ArtifactStore,
-        tend: Callable[[], None],
+        do_duties: Callable[[], None],
     ) -> None:
-        """Collect what jobs need; `tend` keeps the worker's other duties alive during one."""
+        """Collect what jobs need; `do_duties` keeps the worker's other duties alive during one."""
         self._settings = settings
-        self._crew = crew
-        self._ledger = ledger
+        self._children = children
+        self._records = records
         self._store = store
-        self._tend = tend
+        self._do_duties = do_duties
         self._latest_seconds: deque[float] = deque(maxlen=REMEMBERED_ATTEMPTS)
 
     @property
@@ -74,7 +74,7 @@ class Runner:
 
         Raises:
             JobHeld: another worker has it, and will bring it to its end.
-            Leaving: the worker goes. The job is as if this attempt had never begun.
+            ShuttingDown: the worker goes. The job is as if this attempt had never begun.
         """
         cause = FORMER_DEATH
         while (record := self._claim(job_id)) is not None:
@@ -83,28 +83,28 @@ class Runner:
                 break
             log.info("job %s: attempt %d", job_id, record.attempt)
             began = time.monotonic()
-            self._crew.mend()
+            self._children.restart_dead_engine()
             try:
                 self._try(job_id, record)
-            except Leaving:
+            except ShuttingDown:
                 log.info("job %s: attempt %d: handed back", job_id, record.attempt)
-                self._ledger.hand_back(job_id, record.attempt)
+                self._records.hand_back(job_id, record.attempt)
                 raise
             except ChildLost as lost:
                 cause = str(lost)
                 log.warning("job %s: attempt %d: %s", job_id, record.attempt, cause)
-                self._ledger.release(job_id, record.attempt)
+                self._records.release(job_id, record.attempt)
             except Exception:
                 cause = "an internal error"
                 log.exception("job %s: attempt %d", job_id, record.attempt)
-                self._ledger.release(job_id, record.attempt)
+                self._records.release(job_id, record.attempt)
             finally:
                 self._latest_seconds.append(time.monotonic() - began)
         if self._store.has_ended(job_id):
             self._store.end_attempts(job_id)
         elif not self._store.exists(job_id):
             log.warning("job %s is not in this store: deleted, or the service has another", job_id)
-        self._ledger.await_redis()
+        self._records.await_redis()
 
     def _claim(self, job_id: str) -> JobRecord | None:
         """Take the job as soon as no other attempt lives; return None once it has ended.
@@ -115,7 +115,7 @@ class Runner:
         give_up = time.monotonic() + HELD_SECONDS
         while self._store.is_open(job_id):
             try:
-                return self._ledger.claim(job_id, max_attempts=self._settings.max_attempts)
+                return self._records.claim(job_id, max_attempts=self._settings.max_attempts)
             except JobHeld:
                 if time.monotonic() > give_up:
                     raise
@@ -128,10 +128,13 @@ class Runner:
         """Make one attempt, and end the job unless the next shall."""
         try:
             result = Attempt(
-                self._assignment(job_id, record.attempt), self._crew, self._ledger, self._tend
+                self._input(job_id, record.attempt),
+                self._children,
+                self._records,
+                self._do_duties,
             ).run()
             self._store.publish(job_id, record.attempt, result)
-            self._ledger.forget(job_id)
+            self._records.forget(job_id)
             log.info("job %s: succeeded", job_id)
         except AttemptLost as lost:
             log.info("job %s: dropped: %s", job_id, lost)
@@ -141,8 +144,8 @@ class Runner:
             self._fail(job_id, record, failure.error)
         except RolloutError as error:
             self._fail(job_id, record, job_error(error))
-            if isinstance(error, DeadlineExceeded) and self._crew.engine.busy:
-                self._crew.engine.kill()
+            if isinstance(error, DeadlineExceeded) and self._children.engine.busy:
+                self._children.engine.kill()
         except OSError as error:
             detail = f"the result cannot be stored: {error.strerror}"
             self._fail(job_id, record, job_error(unavailable(error, detail)))
@@ -158,7 +161,7 @@ class Runner:
     def _fail(self, job_id: str, record: JobRecord, error: JobError) -> None:
         """End a job as failed, unless a newer attempt has it."""
         try:
-            self._ledger.require(job_id, record.attempt)
+            self._records.require(job_id, record.attempt)
         except AttemptLost as lost:
             log.info("job %s: dropped: %s", job_id, lost)
             return
@@ -177,20 +180,20 @@ class Runner:
                 self._wait()
                 continue
             break
-        self._ledger.forget(job_id)
+        self._records.forget(job_id)
         log.info("job %s: %s: %s", job_id, ended.state, ended.error and ended.error.detail)
 
     def _wait(self) -> None:
         """Let some time pass, in which the worker's other duties are kept up."""
         time.sleep(WAIT_SECONDS)
         with suppress(*UNREACHABLE):
-            self._tend()
+            self._do_duties()
 
-    def _assignment(self, job_id: str, attempt: int) -> Assignment:
+    def _input(self, job_id: str, attempt: int) -> AttemptInput:
         ticket = self._store.ticket(job_id)
         if ticket is None:
             raise AttemptLost("the job has been deleted")
-        return Assignment(
+        return AttemptInput(
             id=job_id,
             attempt=attempt,
             request=ticket.request,

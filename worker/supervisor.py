@@ -1,7 +1,7 @@
-"""The process that takes jobs: an RQ worker that keeps its crew, its lease and its word.
+"""The process that takes jobs: an RQ worker that keeps its children, its lease and its word.
 
 RQ delivers and redelivers; whether a job runs, has failed or may be tried again is decided by
-its record and the store. While a job runs here, `tend` does what RQ's own loop does between
+its record and the store. While a job runs here, `do_duties` does what RQ's own loop does between
 jobs, once a second: it renews the lease, requeues what dead workers left, and announces us.
 """
 
@@ -25,11 +25,11 @@ from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import SPECS, ModelSpec
 from worker import fake_engine, task
-from worker.children import ChildFailure, ChildLost, Crew, next_message
+from worker.children import ChildFailure, ChildLost, Children, next_message
 from worker.health import new_name
-from worker.heartbeat import Departure, Leaving
+from worker.heartbeat import Shutdown, ShuttingDown
 from worker.messages import Ready
-from worker.redis_jobs import UNREACHABLE, Ledger, connect
+from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
 from worker.runner import Runner
 from worker.settings import Settings
 
@@ -69,13 +69,13 @@ class Supervisor(SimpleWorker):
     def __init__(
         self,
         settings: Settings,
-        crew: Crew,
-        ledger: Ledger,
+        children: Children,
+        records: RetryingRecords,
         store: ArtifactStore,
-        departure: Departure,
+        shutdown: Shutdown,
     ) -> None:
-        """Listen for `settings.model_name`'s jobs; the crew may still be loading."""
-        self._departure = departure
+        """Listen for `settings.model_name`'s jobs; the children may still be loading."""
+        self._graceful_shutdown = shutdown
         self._serving = self._busy = False
         super().__init__(
             [queue_name(settings.model_name)],
@@ -87,13 +87,13 @@ class Supervisor(SimpleWorker):
             log_job_description=False,
         )
         self._settings = settings
-        self._crew = crew
-        self._ledger = ledger
-        self._runner = Runner(settings, crew, ledger, store, self.tend)
+        self._children = children
+        self._records = records
+        self._runner = Runner(settings, children, records, store, self.do_duties)
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
         self._leaving = False
-        self._undone: JobHeld | Leaving | None = None
+        self._undone: JobHeld | ShuttingDown | None = None
 
     def await_engine(self) -> None:
         """Wait until the engine has loaded its model, announcing that it is about to.
@@ -101,8 +101,8 @@ class Supervisor(SimpleWorker):
         Raises:
             EngineUnusable: it will not.
         """
-        self._crew.mend()
-        engine = self._crew.engine
+        self._children.restart_dead_engine()
+        engine = self._children.engine
         try:
             while engine.model is None:
                 next_message(engine, Ready, self._announce_if_due)
@@ -113,15 +113,15 @@ class Supervisor(SimpleWorker):
     @property
     def told_to_leave(self) -> bool:
         """Whether a signal has come; RQ's loop also ends for what it does not expect."""
-        return self._departure.told
+        return self._graceful_shutdown.told
 
     def leave(self) -> None:
         """Announce that we take no more jobs. A model that we have served stays known.
 
         Its jobs wait for the next worker; one that we could not load is forgotten.
         """
-        if self._crew.engine.model is None:
-            self._ledger.withdraw(self.name)
+        if self._children.engine.model is None:
+            self._records.withdraw(self.name)
             return
         self._leaving = True
         with suppress(*UNREACHABLE):
@@ -147,7 +147,7 @@ class Supervisor(SimpleWorker):
         self._busy, self._undone = True, None
         try:
             self._runner.run(job_id)
-        except (JobHeld, Leaving) as reason:
+        except (JobHeld, ShuttingDown) as reason:
             self._undone = reason
         finally:
             self._busy = False
@@ -170,7 +170,7 @@ class Supervisor(SimpleWorker):
             self.cleanup_execution(job, pipeline, execution)
             if self._undone is None or not is_whole:
                 pipeline.delete(job.key, job.execution_registry.key)
-            elif isinstance(self._undone, Leaving):
+            elif isinstance(self._undone, ShuttingDown):
                 job.set_status(JobStatus.QUEUED, pipeline=pipeline)
                 queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
             pipeline.execute()
@@ -181,13 +181,13 @@ class Supervisor(SimpleWorker):
         if not self.told_to_leave:
             self.await_engine()
 
-    def tend(self) -> None:
+    def do_duties(self) -> None:
         """Keep up the worker's other duties while a job runs.
 
         Raises:
-            Leaving: there is no more time for it.
+            ShuttingDown: there is no more time for it.
         """
-        self._departure.require_stay()
+        self._graceful_shutdown.require_stay()
         if self._running:
             self.maintain_heartbeats(*self._running)
         if self.should_run_maintenance_tasks:
@@ -212,12 +212,12 @@ class Supervisor(SimpleWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Leave now, or give the job that runs its time."""
-        self._departure.tell()
+        self._graceful_shutdown.tell()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Give the job that runs no more time: told twice."""
-        self._departure.tell()
+        self._graceful_shutdown.tell()
 
     def teardown(self) -> None:
         """Sign off, if there is a Redis to hear it."""
@@ -237,7 +237,7 @@ class Supervisor(SimpleWorker):
 
     def _announce(self) -> None:
         self._next_announcement = time.monotonic() + ANNOUNCE_SECONDS
-        model = self._crew.engine.model
+        model = self._children.engine.model
         spec = model.spec if model else self._expected_spec()
         if spec is None:
             return
@@ -246,12 +246,12 @@ class Supervisor(SimpleWorker):
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
             engine=self._settings.engine,
             device=model.device if model else self._settings.device,
-            ready=self._crew.ready and not self._leaving and not self.told_to_leave,
+            ready=self._children.ready and not self._leaving and not self.told_to_leave,
             seconds_per_job=self._runner.seconds_per_job,
             beat_at=datetime.now(UTC),
         )
         try:
-            self._ledger.announce(self.name, announcement)
+            self._records.announce(self.name, announcement)
         except UNREACHABLE:
             if not self._serving:
                 raise

@@ -1,29 +1,40 @@
-"""The records of jobs and the announcements of workers in Redis: their keys, reader and writer."""
+"""The records of jobs and the announcements of workers in Redis: their keys, reader and writer.
 
-from datetime import datetime
-from typing import Literal
+Service and worker both use this module, so a record has one format and one set of rules. It is the
+only module of `rollout_core` that imports redis.
 
-from pydantic import (
-    Field,
-)
+Redis' clock decides about leases and live workers: clocks of hosts may differ by more than a lease.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Literal, TypeVar, cast
+
+from pydantic import Field, ValidationError
+from redis import Redis
+from redis.client import Pipeline
 
 from rollout_core.contract import Frozen
+from rollout_core.errors import AttemptLost
+from rollout_core.jobs.records import JobRecord
 from rollout_core.model.specs import ModelSpec
 
 TASK = "worker.task.explain"
-"""Import path of the function that a worker runs for a job; its one argument is the job's id."""
-
+"""Import path of the function that a worker runs for a job. Its one argument is the job's id."""
 
 WORKERS_KEY = "rollout:workers"
 """A Redis hash: name of a worker → its last `Announcement`."""
 
-
 KNOWN_SECONDS = 24 * 3600
-"""How long a model stays known after the last beat of a worker that serves it."""
-
+"""A model stays known for this long after the last heartbeat of a worker that serves it."""
 
 LIVE_SECONDS = 15
-"""How long after its last beat a worker counts as alive."""
+"""A worker is alive for this long after its last heartbeat."""
+
+Step = Callable[[JobRecord, datetime], JobRecord]
+"""Returns the next record, given the present one and Redis' time."""
+
+T = TypeVar("T")
 
 
 def queue_name(model: str) -> str:
@@ -36,8 +47,90 @@ def job_key(job_id: str) -> str:
     return f"rollout:job:{job_id}"
 
 
+def redis_now(redis: Redis) -> datetime:
+    """Return the time by Redis' clock, in UTC."""
+    seconds, microseconds = redis.time()
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+
+class JobRecords:
+    """The records of jobs that have not ended."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return a job's record, or None if Redis has none."""
+        return self.get_many([job_id])[job_id]
+
+    def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord | None]:
+        """Return the record of each job in one round trip; None for a job without one."""
+        ids = list(job_ids)
+        if not ids:
+            return {}
+        texts = cast("list[bytes | None]", self._redis.mget([job_key(job_id) for job_id in ids]))
+        return {
+            job_id: None if text is None else JobRecord.model_validate_json(text)
+            for job_id, text in zip(ids, texts, strict=True)
+        }
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each job that has a record."""
+        prefix = job_key("")
+        for key in self._redis.scan_iter(f"{prefix}*", count=1000):
+            yield key.decode().removeprefix(prefix)
+
+    def create(self, job_id: str, record: JobRecord, enqueue: Callable[[Pipeline], None]) -> bool:
+        """Write a new record, and `enqueue` the job in the same transaction.
+
+        Args:
+            enqueue: adds its commands to the pipeline. It may open the transaction itself.
+
+        Returns:
+            False, and nothing is written, if the job has a record already.
+        """
+        key = job_key(job_id)
+
+        def apply(pipeline: Pipeline) -> bool:
+            if pipeline.exists(key):
+                return False
+            pipeline.multi()
+            enqueue(pipeline)
+            pipeline.set(key, record.model_dump_json())
+            return True
+
+        return self._transact(apply, key)
+
+    def update(self, job_id: str, step: Step) -> JobRecord:
+        """Apply a step to a job's record in an optimistic transaction, and return the result.
+
+        Raises:
+            AttemptLost: the job has no record: it has ended, or it was deleted.
+        """
+        key = job_key(job_id)
+
+        def apply(pipeline: Pipeline) -> JobRecord:
+            text = cast("bytes | None", pipeline.get(key))
+            if text is None:
+                raise AttemptLost("the job has ended, or it was deleted")
+            record = step(JobRecord.model_validate_json(text), redis_now(pipeline))
+            pipeline.multi()
+            pipeline.set(key, record.model_dump_json(), keepttl=True)
+            return record
+
+        return self._transact(apply, key)
+
+    def delete(self, job_id: str) -> None:
+        """Delete the record of a job."""
+        self._redis.delete(job_key(job_id))
+
+    def _transact(self, apply: Callable[[Pipeline], T], key: str) -> T:
+        result = self._redis.transaction(apply, key, value_from_callable=True)  # type: ignore[arg-type]
+        return cast(T, result)
+
+
 class Announcement(Frozen):
-    """What a worker says of itself at every beat."""
+    """What a worker announces about itself at every heartbeat."""
 
     model: ModelSpec
     checkpoint_sha256: str | None
@@ -46,3 +139,45 @@ class Announcement(Frozen):
     ready: bool = Field(description="False while its engine is loading.")
     seconds_per_job: float | None = Field(None, description="Mean of its latest jobs.")
     beat_at: datetime
+
+    def age_seconds(self, now: datetime) -> float:
+        """Return the seconds since the worker's last heartbeat."""
+        return (now - self.beat_at).total_seconds()
+
+    def is_live(self, now: datetime) -> bool:
+        """Return whether the worker counts as alive."""
+        return self.age_seconds(now) <= LIVE_SECONDS
+
+
+class Announcements:
+    """The last announcement of each worker."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def read(self) -> dict[str, Announcement]:
+        """Return the announcements by worker, without those of versions that we cannot read."""
+        parsed = {name: parse_announcement(text) for name, text in self.read_raw().items()}
+        return {name: item for name, item in parsed.items() if item is not None}
+
+    def read_raw(self) -> Mapping[str, bytes]:
+        """Return the announcements as JSON, by worker."""
+        raw = cast("dict[bytes, bytes]", self._redis.hgetall(WORKERS_KEY))
+        return {name.decode(): text for name, text in raw.items()}
+
+    def write(self, worker: str, announcement: Announcement) -> None:
+        """Replace a worker's announcement."""
+        self._redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())
+
+    def remove(self, *workers: str) -> None:
+        """Remove the announcements of these workers."""
+        if workers:
+            self._redis.hdel(WORKERS_KEY, *workers)
+
+
+def parse_announcement(text: bytes) -> Announcement | None:
+    """Read an announcement; return None if a worker of another version wrote it."""
+    try:
+        return Announcement.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -117,7 +117,7 @@ class ArtifactStore:
         folder = self._attempt(job_id, attempt)
         try:
             _write(folder / RESULT_NAME, result.model_dump_json(indent=2))
-            settle(folder)
+            fsync_folder(folder)
         except FileNotFoundError as error:
             raise AttemptLost(f"attempt {attempt} no longer has the job") from error
         self._end(job_id, folder)
@@ -265,7 +265,7 @@ def is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def settle(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Have the disk take the files of a folder: a busy one needs longer for that than a lease."""
     _sync(*folder.iterdir(), folder)
 

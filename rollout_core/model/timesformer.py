@@ -52,7 +52,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class AttentionStep:
     """How one attention and the skip connection around it made tokens out of tokens.
 
     `outputs = inputs + projection(attention @ values)`, heads joined, within each of `s`
@@ -76,7 +76,7 @@ class Mixing:
     shares_cls: bool = False
 
 
-MixingTap = Callable[[Mixing], None]
+AttentionHook = Callable[[AttentionStep], None]
 """Called with each attention of a layer while the forward runs."""
 
 
@@ -152,7 +152,7 @@ class Block(nn.Module):
         self.attn = Attention(architecture)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, hidden_features=architecture.mlp_dim)
-        self.tap: MixingTap | None = None
+        self.tap: AttentionHook | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `b g n c` to `b g n c`."""
@@ -190,7 +190,7 @@ class Block(nn.Module):
         outputs = inputs + update
         if self.tap:
             projections = (attention.proj, *then)
-            self.tap(Mixing(axis, seen, values, inputs, outputs, projections, shares_cls))
+            self.tap(AttentionStep(axis, seen, values, inputs, outputs, projections, shares_cls))
         return outputs
 
 
@@ -284,7 +284,7 @@ def _resize(times: Tensor, frames: int) -> Tensor:
 
 
 @contextmanager
-def watch(blocks: Iterable[Block], tap: MixingTap) -> Iterator[None]:
+def watch(blocks: Iterable[Block], tap: AttentionHook) -> Iterator[None]:
     """Show `tap` every attention of these layers while they run."""
     watched: list[Block] = []
     try:

@@ -13,7 +13,7 @@ from rollout_core.pictures.heat import HeatTrack, heat_track
 from rollout_core.pictures.overlay import write_overlay
 from rollout_core.pictures.sheet import Column, HeatMap, choose_columns, draw_sheet, thumbnail_size
 from rollout_core.video.clips import Crop, crop_and_resize
-from rollout_core.video.decoder import Decoder, Frame, Limits, Pulse, no_pulse, open_video
+from rollout_core.video.decoder import Decoder, Frame, Heartbeat, Limits, no_heartbeat, open_video
 
 
 def render(
@@ -28,7 +28,7 @@ def render(
     limits: Limits,
     frames: int,
     progress: Callable[[int, int], None],
-    pulse: Pulse = no_pulse,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
     """Draw a video's relevance into `folder`: `sheet.png`, and `overlay.mp4` unless it is None.
 
@@ -45,7 +45,7 @@ def render(
     last = int(track.frame_index[-1])
     total = last + 1 if overlay is None else frames
     collector = _Collector([track], crop)
-    with open_video(source, limits, pulse) as decoder:
+    with open_video(source, limits, heartbeat) as decoder:
         decoded = decoder.frames()
         first = next(decoded)
         with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:

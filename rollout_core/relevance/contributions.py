@@ -30,53 +30,53 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from rollout_core.contract import Weighting
-from rollout_core.model.timesformer import Mixing, average_cls
+from rollout_core.model.timesformer import AttentionStep, average_cls
 
 CPU_CHUNK, GPU_CHUNK = 1 << 18, 1 << 24
 """Elements of T that are held at once: what a core's own cache holds, or half of what one layer of
 the base size makes of a clip."""
 
 
-def contribution_shares(mixing: Mixing, weighting: Weighting) -> Tensor:
+def contribution_shares(step: AttentionStep, weighting: Weighting) -> Tensor:
     """Return the share of each token in each output token, float32 `b s q k`, rows sum to 1.
 
     Where the classification token is shared, the mean of its rows over the sequences sums to 1.
     A token to whose output nothing contributes stays as it is.
     """
-    raw = raw_shares(mixing, weighting).clamp(min=0)
+    raw = raw_shares(step, weighting).clamp(min=0)
     total = raw.sum(dim=-1, keepdim=True)
-    if mixing.shares_cls:
+    if step.shares_cls:
         total = average_cls(total)
     own = torch.eye(raw.shape[-1], device=raw.device)
     return torch.where(total > 0, raw / total, own)
 
 
-def raw_shares(mixing: Mixing, weighting: Weighting) -> Tensor:
+def raw_shares(step: AttentionStep, weighting: Weighting) -> Tensor:
     """Return the shares, float32 `b s q k`, before they are clamped and renormalised.
 
     Of a shared classification token each sequence holds a row; their mean is the token's.
     """
     match weighting:
         case "projection":
-            return _projection(_Parts(mixing))
+            return _projection(_Parts(step))
         case "deviation":
-            return _projection(_Parts(mixing, from_mean=True))
+            return _projection(_Parts(step, from_mean=True))
         case "alti":
-            return _alti(_Parts(mixing))
+            return _alti(_Parts(step))
         case "l2":
-            return _l2(_Parts(mixing))
+            return _l2(_Parts(step))
 
 
 class _Parts:
     """What T_ij is made of, in float32; `from_mean` counts tokens from the mean of the clip's."""
 
-    def __init__(self, mixing: Mixing, *, from_mean: bool = False) -> None:
-        self.attention = mixing.attention.float()  # b s head q k
-        self.values = mixing.values.float()  # b s head k d
-        self.outputs = mixing.outputs.float().contiguous()  # b s q c
-        self.weight, bias = _joined(mixing.projections)
-        self.residual = mixing.inputs.float() + bias  # b s q c
-        self.shares_cls = mixing.shares_cls
+    def __init__(self, step: AttentionStep, *, from_mean: bool = False) -> None:
+        self.attention = step.attention.float()  # b s head q k
+        self.values = step.values.float()  # b s head k d
+        self.outputs = step.outputs.float().contiguous()  # b s q c
+        self.weight, bias = _joined(step.projections)
+        self.residual = step.inputs.float() + bias  # b s q c
+        self.shares_cls = step.shares_cls
         if from_mean:
             inputs = reduce(self.residual, "b s q c -> b 1 1 c", "mean")
             values = reduce(self.values, "b s head k d -> b 1 head 1 d", "mean")

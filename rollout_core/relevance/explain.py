@@ -24,7 +24,7 @@ from rollout_core.contract import (
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.specs import ModelSpec
 from rollout_core.model.timesformer import TimeSformer
-from rollout_core.relevance.methods import see
+from rollout_core.relevance.methods import watch_forward
 from rollout_core.relevance.rollout import (
     Flow,
     cls_row,
@@ -35,7 +35,6 @@ from rollout_core.relevance.rollout import (
     tokens_of,
 )
 from rollout_core.resolve import check_layer, check_patch, check_tokens
-from rollout_core.result import frame_shares
 
 Grid = tuple[int, int, int]
 """Patches of a clip, `(t, h, w)`."""
@@ -82,7 +81,8 @@ class Explanation:
     @property
     def frame_relevance(self) -> Tensor:
         """Each frame's share of `relevance`, `b t`: sums to 1, or to 0 where there is none."""
-        return torch.from_numpy(frame_shares(self.relevance.numpy()))
+        by_frame = self.relevance.sum((2, 3))  # b t
+        return by_frame / by_frame.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what there is, by name, for those who do without torch."""
@@ -141,7 +141,7 @@ def explain_clips(
     )
     if full_rollout:
         check_tokens(grid)
-    seen = see(
+    seen = watch_forward(
         model,
         clips,
         method=method,

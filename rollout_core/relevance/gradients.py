@@ -15,7 +15,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from rollout_core.model.timesformer import Mixing, TimeSformer, watch
+from rollout_core.model.timesformer import AttentionStep, TimeSformer, watch
 from rollout_core.relevance.rollout import Flow
 
 
@@ -42,7 +42,7 @@ def gradient_flow(
         flow = Flow()
         for block in reversed(model.layers[start_layer:]):
             tokens = inputs.pop().requires_grad_()
-            with torch.enable_grad(), watch([block], lambda mixing: _collect(mixing, flow)):
+            with torch.enable_grad(), watch([block], lambda step: _collect(step, flow)):
                 outputs = block(tokens)
             (gradient,) = torch.autograd.grad(outputs, tokens, gradient)
     flow.groups.reverse()
@@ -63,10 +63,10 @@ def _classify(
     return logits.detach(), targets, gradient
 
 
-def _collect(mixing: Mixing, flow: Flow) -> None:
+def _collect(step: AttentionStep, flow: Flow) -> None:
     """Add an attention's map to `flow` when its gradient is known: the last layer comes first."""
     # A hook that held the attention itself would be held by it in turn, and outlive the layer.
-    attention, axis, shares_cls = mixing.attention.detach(), mixing.axis, mixing.shares_cls
+    attention, axis, shares_cls = step.attention.detach(), step.axis, step.shares_cls
 
     def weigh(gradient: Tensor) -> None:
         positive = (gradient * attention).clamp_(min=0)
@@ -75,4 +75,4 @@ def _collect(mixing: Mixing, flow: Flow) -> None:
             relevance[:, :, 0] *= relevance.shape[1]  # Flow wants its mean over the frames.
         flow.add(axis, relevance + torch.eye(relevance.shape[-1], device=relevance.device))
 
-    mixing.attention.register_hook(weigh)  # type: ignore[no-untyped-call]
+    step.attention.register_hook(weigh)  # type: ignore[no-untyped-call]

@@ -16,17 +16,17 @@ from einops import reduce
 from torch import Tensor
 
 from rollout_core.contract import HeadFusion, Method, Weighting
-from rollout_core.model.timesformer import Mixing, TimeSformer, watch
+from rollout_core.model.timesformer import AttentionStep, TimeSformer, watch
 from rollout_core.relevance.contributions import contribution_shares
 from rollout_core.relevance.gradients import gradient_flow
 from rollout_core.relevance.rollout import Flow, add_skip, discard_smallest
 
-Weigh = Callable[[Mixing], Tensor]
+Weigh = Callable[[AttentionStep], Tensor]
 """Makes one map of an attention's heads, float32 `b s q k`."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class MethodOutput:
     """What a method saw of a batch of clips.
 
     Attributes:
@@ -40,7 +40,7 @@ class Seen:
     targets: Tensor | None = None
 
 
-def see(
+def watch_forward(
     model: TimeSformer,
     clips: Tensor,
     *,
@@ -50,7 +50,7 @@ def see(
     discard_ratio: float,
     start_layer: int,
     target: Sequence[int] | None,
-) -> Seen:
+) -> MethodOutput:
     """Run `model` on clips, `b c t H W`, and watch it as the method does."""
     match method:
         case "rollout":
@@ -59,25 +59,25 @@ def see(
         case "attention":
             return _watch(model, clips, partial(fuse_heads, head_fusion=head_fusion), 0)
         case "gradient_rollout":
-            return Seen(*gradient_flow(model, clips, target, start_layer=start_layer))
+            return MethodOutput(*gradient_flow(model, clips, target, start_layer=start_layer))
         case "contribution_rollout":
             weigh = partial(contribution_shares, weighting=weighting)
             return _watch(model, clips, weigh, start_layer)
 
 
-def fuse_heads(mixing: Mixing, head_fusion: HeadFusion) -> Tensor:
+def fuse_heads(step: AttentionStep, head_fusion: HeadFusion) -> Tensor:
     """Make one map of an attention's heads, float32 `b s q k`; rows sum to 1 for "mean" only."""
-    return reduce(mixing.attention.float(), "b s head q k -> b s q k", head_fusion)
+    return reduce(step.attention.float(), "b s head q k -> b s q k", head_fusion)
 
 
-def _rollout(mixing: Mixing, head_fusion: HeadFusion, discard_ratio: float) -> Tensor:
-    return add_skip(discard_smallest(fuse_heads(mixing, head_fusion), discard_ratio))
+def _rollout(step: AttentionStep, head_fusion: HeadFusion, discard_ratio: float) -> Tensor:
+    return add_skip(discard_smallest(fuse_heads(step, head_fusion), discard_ratio))
 
 
-def _watch(model: TimeSformer, clips: Tensor, weigh: Weigh, start_layer: int) -> Seen:
+def _watch(model: TimeSformer, clips: Tensor, weigh: Weigh, start_layer: int) -> MethodOutput:
     with capture_flow(model, weigh, start_layer=start_layer) as flow:
         logits = model(clips)
-    return Seen(flow, logits)
+    return MethodOutput(flow, logits)
 
 
 @contextmanager
@@ -90,8 +90,8 @@ def capture_flow(model: TimeSformer, weigh: Weigh, *, start_layer: int = 0) -> I
     flow = Flow()
 
     @torch.no_grad()
-    def keep(mixing: Mixing) -> None:
-        flow.add(mixing.axis, weigh(mixing))
+    def keep(step: AttentionStep) -> None:
+        flow.add(step.axis, weigh(step))
 
     with watch(model.layers[start_layer:], keep):
         yield flow

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rollout_core.video.decoder import Frame, Limits, Pulse, no_pulse, open_video
+from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
 from rollout_core.video.sampling import Plan
 
 __all__ = ["Clip", "Crop", "Limits", "VideoInfo", "crop_of", "probe", "read_clips"]
@@ -68,7 +68,7 @@ class Clip:
     frame_index: NDArray[np.int64]
 
 
-def probe(path: Path, limits: Limits, pulse: Pulse = no_pulse) -> VideoInfo:
+def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> VideoInfo:
     """Find out what a video is: decode its first frame, read the times of all packets.
 
     Lengths in headers are claims, and may be missing; the packets' own times are not. What
@@ -77,9 +77,9 @@ def probe(path: Path, limits: Limits, pulse: Pulse = no_pulse) -> VideoInfo:
     Raises:
         VideoError: it cannot be used; see `decoder.open_video`.
     """
-    with open_video(path, limits, pulse) as decoder:
+    with open_video(path, limits, heartbeat) as decoder:
         first = next(decoder.frames())
-    with open_video(path, limits, pulse) as decoder:
+    with open_video(path, limits, heartbeat) as decoder:
         begin, last, count = first.picture.pts, (0, 0), 0
         for packet in decoder.packets():
             time = packet.dts if packet.pts is None else packet.pts
@@ -120,7 +120,7 @@ def read_clips(
     height: int,
     width: int,
     limits: Limits,
-    pulse: Pulse = no_pulse,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator[Clip]:
     """Yield the plan's clips in one pass over the video, with one clip in memory.
 
@@ -130,7 +130,7 @@ def read_clips(
         VideoError: it cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
     frames_per_clip = plan.times_seconds.shape[1]
-    with open_video(path, limits, pulse) as decoder:
+    with open_video(path, limits, heartbeat) as decoder:
         shown = displayed_at(decoder.frames(), plan.times_seconds.ravel())
         samples = _resize_each(shown, crop, height=height, width=width)
         while batch := list(islice(samples, frames_per_clip)):

@@ -50,11 +50,11 @@ av.logging.set_level(None)
 
 DecodingError = (av.FFmpegError, IndexError)
 
-Pulse = Callable[[], None]
+Heartbeat = Callable[[], None]
 """Called for every packet that is read, whether or not a frame comes of it."""
 
 
-def no_pulse() -> None:
+def no_heartbeat() -> None:
     """Do nothing."""
 
 
@@ -103,12 +103,12 @@ class Decoder:
     """The video stream of an open container."""
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, limits: Limits, pulse: Pulse
+        self, container: InputContainer, stream: VideoStream, limits: Limits, heartbeat: Heartbeat
     ) -> None:
         self._container = container
         self._stream = stream
         self._limits = limits
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self.rate_hz = stream.average_rate or stream.guessed_rate or DEFAULT_RATE_HZ
         self.time_base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.period_ticks = max(1, round(1 / (self.rate_hz * self.time_base)))
@@ -126,7 +126,7 @@ class Decoder:
         jump = BACKWARD_JUMP_SECONDS / self.time_base
         try:
             for packet in self._container.demux(self._stream):
-                self._pulse()
+                self._heartbeat()
                 if packet.size == 0:
                     continue
                 if packet.dts is not None:
@@ -214,7 +214,9 @@ class Decoder:
 
 
 @contextmanager
-def open_video(path: Path, limits: Limits, pulse: Pulse = no_pulse) -> Iterator[Decoder]:
+def open_video(
+    path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat
+) -> Iterator[Decoder]:
     """Open a video for one pass.
 
     Raises:
@@ -228,7 +230,7 @@ def open_video(path: Path, limits: Limits, pulse: Pulse = no_pulse) -> Iterator[
         context.options = _codec_options(limits)
         context.thread_type = "SLICE"
         context.thread_count = DECODER_THREADS
-        decoder = Decoder(container, stream, limits, pulse)
+        decoder = Decoder(container, stream, limits, heartbeat)
         decoder.check_claims()
         yield decoder
     finally:

@@ -81,22 +81,22 @@ class Batch:
 
     @classmethod
     def draw(cls, model: TimeSformer, number: int, *, seed: int, objects: int = 1) -> "Batch":
-        """Draw scenes of one or two moving objects; the targets are what the model predicts."""
+        """Draw faults of one or two moving objects; the targets are what the model predicts."""
         generator = Generator().manual_seed(seed + number)
         labels_of = random_labels if objects == 1 else random_label_pairs
-        scenes = render(
+        faults = render(
             labels_of(BATCH_CLIPS, generator),
             generator,
             frames=MOVING_SHAPES.frames,
             height=MOVING_SHAPES.height,
             width=MOVING_SHAPES.width,
         )
-        clips = normalize(scenes.frames, MOVING_SHAPES).to(model.cls_token.device)
+        clips = normalize(faults.frames, MOVING_SHAPES).to(model.cls_token.device)
         with torch.inference_mode():
             targets = model(clips).argmax(dim=1)
         case = Case(model, clips, targets.clone(), seed=(seed + number) * BATCH_CLIPS)
         seconds = min(_forward_seconds(case) for _ in range(3))
-        return cls(case, coverage_of(scenes.evidence, case.patch), scenes.labels, seconds)
+        return cls(case, coverage_of(faults.evidence, case.patch), faults.labels, seconds)
 
 
 def measure(

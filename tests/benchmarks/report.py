@@ -14,7 +14,7 @@ from tests.benchmarks.competitors import COMPETITORS, Competitor, Group, by_name
 from tests.benchmarks.scores import Scores
 
 SENSITIVITY = "class sensitivity"
-"""Name of the row about scenes of two objects."""
+"""Name of the row about faults of two objects."""
 
 OURS = "contribution_rollout, deviation"
 RIVALS = (

@@ -2,7 +2,7 @@
 
     python -m tests.chaos.crash_table [--at-once N] [NAME …]
 
-plays the scenes (all, or those named), N at a time, and prints the table with measured times.
+plays the faults (all, or those named), N at a time, and prints the table with measured times.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from tests.chaos.scenes import SCENES, Scene
-from tests.house.house import House, open_house, wait_until
+from tests.chaos.faults import SCENES, Fault
+from tests.system.system import System, open_system, wait_until
 
 CLEAN_SECONDS = 30.0
 """How long Redis may still hold something about a job that has ended."""
@@ -26,7 +26,7 @@ HEAD = """\
 
 @dataclass(frozen=True)
 class Row:
-    """What a scene has shown.
+    """What a fault has shown.
 
     Times count from the disaster, or from its end where it lasts.
 
@@ -47,40 +47,40 @@ class Row:
         return f"| {self.window} | {seen} | {again} | {self.ended_seconds:.1f} s |"
 
 
-def play(scene: Scene) -> Row:
-    """Play a scene in a house of its own, and check what it leaves behind.
+def play(fault: Fault) -> Row:
+    """Play a fault in a system of its own, and check what it leaves behind.
 
     Raises:
         AssertionError: something did not become what it must.
     """
-    with open_house() as house:
-        watch = scene.play(house)
+    with open_system() as system:
+        watch = fault.play(system)
         assert watch.job_id is not None
-        require_one_end(house, watch.job_id)
-        require_clean_redis(house)
-    return Row(scene.window, watch.seen, watch.again_seconds, watch.ended_seconds)
+        require_one_end(system, watch.job_id)
+        require_clean_redis(system)
+    return Row(fault.window, watch.seen, watch.again_seconds, watch.ended_seconds)
 
 
 @contextmanager
-def playing(scenes: Iterable[Scene], at_once: int) -> Iterator[dict[Scene, Future[Row]]]:
-    """Play scenes side by side, and yield their rows to come."""
+def playing(faults: Iterable[Fault], at_once: int) -> Iterator[dict[Fault, Future[Row]]]:
+    """Play faults side by side, and yield their rows to come."""
     with ThreadPoolExecutor(at_once) as pool:
-        yield {scene: pool.submit(play, scene) for scene in scenes}
+        yield {fault: pool.submit(play, fault) for fault in faults}
 
 
-def require_one_end(house: House, job_id: str) -> None:
+def require_one_end(system: System, job_id: str) -> None:
     """Check that the store holds exactly one end of a job, and no attempt at it."""
-    folder = house.data_dir / "jobs" / job_id
+    folder = system.data_dir / "jobs" / job_id
     ends = {path.name for path in (folder / "result").iterdir()} & {"result.json", "ended.json"}
     assert len(ends) == 1, ends
     wait_until(lambda: not list(folder.glob("attempts/*")), CLEAN_SECONDS, "attempts to go")
 
 
-def require_clean_redis(house: House) -> None:
+def require_clean_redis(system: System) -> None:
     """Check that Redis soon holds nothing more about jobs, once all have ended."""
 
     def is_clean() -> bool:
-        with house.redis as redis:
+        with system.redis as redis:
             kept = redis.scan_iter("rollout:job:*"), redis.scan_iter("rq:job:*")
             queues = redis.scan_iter("rq:queue:*", _type="list"), redis.scan_iter("rq:wip:*")
             return not list(chain(*kept, *queues))
@@ -89,19 +89,19 @@ def require_clean_redis(house: House) -> None:
 
 
 def main() -> int:
-    """Print the table; return 1 if a scene went wrong."""
+    """Print the table; return 1 if a fault went wrong."""
     parser = argparse.ArgumentParser(description="Play disasters and print the crash table.")
     parser.add_argument("--at-once", type=int, default=2, help="Scenes played side by side.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="Scenes; default: all.")
     options = parser.parse_args()
-    scenes = [scene for scene in SCENES if not options.names or scene.name in options.names]
+    faults = [fault for fault in SCENES if not options.names or fault.name in options.names]
     wrong = 0
     print(HEAD, flush=True)
-    with playing(scenes, options.at_once) as rows:
-        for scene, row in rows.items():
+    with playing(faults, options.at_once) as rows:
+        for fault, row in rows.items():
             error = row.exception()
             wrong += error is not None
-            print(f"| {scene.window} | WRONG: {error} | | |" if error else row.result(), flush=True)
+            print(f"| {fault.window} | WRONG: {error} | | |" if error else row.result(), flush=True)
     return int(wrong > 0)
 
 

@@ -1,4 +1,4 @@
-"""What scenes are made of: a job brought to a moment, a disaster, and what must follow."""
+"""What faults are made of: a job brought to a moment, a disaster, and what must follow."""
 
 import os
 import socket
@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 
 from tests.chaos.watch import Watch
-from tests.house.house import House, wait_until
-from tests.house.processes import Process
+from tests.system.processes import Process
+from tests.system.system import System, wait_until
 from tests.worker.clips import make_video
 
 SLOW: dict[str, Any] = {"model": "fake-slow", "clips": "tile", "overlay": None}
 MOMENT_SECONDS = 20.0
-"""How long a scene may take to come to its moment."""
+"""How long a fault may take to come to its moment."""
 
 SIGHT_SECONDS = 0.2
 """Enough for the client to see how a job stands."""
@@ -31,43 +31,43 @@ def video(seconds: float = 1.0) -> bytes:
         return path.read_bytes()
 
 
-def serve(house: House, model: str) -> Process:
+def serve(system: System, model: str) -> Process:
     """Start a worker, and wait until it is ready."""
-    worker = house.worker(model=model)
-    house.await_models(model)
+    worker = system.worker(model=model)
+    system.await_models(model)
     return worker
 
 
-def running(house: House, worker: Process, seconds: float = 6.0) -> Watch:
+def running(system: System, worker: Process, seconds: float = 6.0) -> Watch:
     """Submit a job that takes half of `seconds`; watch it as soon as the worker explains it."""
-    house.await_models("fake-slow")
-    watch = Watch(house, house.accepted(video(seconds), **SLOW))
+    system.await_models("fake-slow")
+    watch = Watch(system, system.accepted(video(seconds), **SLOW))
     assert watch.job_id is not None
-    house.wait(watch.job_id, "running", until=_is_explained)
+    system.wait(watch.job_id, "running", until=_is_explained)
     return watch
 
 
-def kill_api_at(house: House, when: str, point: str) -> Watch:
+def kill_api_at(system: System, when: str, point: str) -> Watch:
     """Kill the API at a point of its work on an upload; the client has not got its 202."""
-    mark = house.mark("reached")
-    api = house.api(under=("tests.house.breakpoints", when, point, str(mark)))
-    serve(house, "fake")
-    watch = Watch(house)
+    mark = system.mark("reached")
+    api = system.api(under=("tests.system.breakpoints", when, point, str(mark)))
+    serve(system, "fake")
+    watch = Watch(system)
     with ThreadPoolExecutor(1) as pool:
-        post = pool.submit(house.submit, video())
+        post = pool.submit(system.submit, video())
         wait_until(mark.exists, MOMENT_SECONDS, point)
         watch.strike()
         api.kill()
         assert isinstance(post.exception(), httpx.TransportError)
     watch.note("connection closed")
-    (folder,) = files(house, "jobs/*")
+    (folder,) = files(system, "jobs/*")
     watch.follow(folder.name)
     require(watch, "succeeded", attempt=1)
     return watch
 
 
 def kill_supervisor_at(
-    house: House,
+    system: System,
     when: str,
     point: str,
     *,
@@ -76,12 +76,12 @@ def kill_supervisor_at(
     state: str = "succeeded",
 ) -> Watch:
     """Kill the supervisor at a point of its work on a job."""
-    mark = house.mark("reached")
-    house.api()
-    breakpoint_ = ("tests.house.breakpoints", when, point, str(mark))
-    worker = house.worker(model=model, under=breakpoint_)
-    house.await_models(model)
-    watch = Watch(house, house.accepted(video(), model))
+    mark = system.mark("reached")
+    system.api()
+    breakpoint_ = ("tests.system.breakpoints", when, point, str(mark))
+    worker = system.worker(model=model, under=breakpoint_)
+    system.await_models(model)
+    watch = Watch(system, system.accepted(video(), model))
     wait_until(mark.exists, MOMENT_SECONDS, point)
     time.sleep(SIGHT_SECONDS)
     watch.strike()
@@ -90,23 +90,23 @@ def kill_supervisor_at(
     return watch
 
 
-def strike_child(house: House, kind: str, number: int) -> Watch:
+def strike_child(system: System, kind: str, number: int) -> Watch:
     """Send a signal to the oldest child of a kind, which is the one at work."""
-    house.api()
-    worker = house.worker(model="fake-slow")
-    watch = running(house, worker)
+    system.api()
+    worker = system.worker(model="fake-slow")
+    watch = running(system, worker)
     watch.strike()
     os.kill(worker.children_of_kind(kind)[0], number)
     require(watch, "succeeded", attempt=2)
     return watch
 
 
-def strike_valkey(house: House, outage: Callable[[], None]) -> Watch:
+def strike_valkey(system: System, outage: Callable[[], None]) -> Watch:
     """Watch a job that waits behind another one while Valkey is away."""
-    house.api()
-    worker = house.worker(model="fake-slow")
-    ahead = running(house, worker)
-    watch = Watch(house, house.accepted(video(), **SLOW))
+    system.api()
+    worker = system.worker(model="fake-slow")
+    ahead = running(system, worker)
+    watch = Watch(system, system.accepted(video(), **SLOW))
     for each in (ahead, watch):
         each.strike()
     outage()
@@ -114,7 +114,7 @@ def strike_valkey(house: House, outage: Callable[[], None]) -> Watch:
         each.relieve()
     require(ahead, "succeeded")
     require(watch, "succeeded", attempt=1)
-    assert house.wait(house.accepted(video(), **SLOW))["state"] == "succeeded"
+    assert system.wait(system.accepted(video(), **SLOW))["state"] == "succeeded"
     return watch
 
 
@@ -129,9 +129,9 @@ def require(
     return job
 
 
-def half_sent(house: House) -> socket.socket:
+def half_sent(system: System) -> socket.socket:
     """Send the first half of an upload, and return the open connection."""
-    request = house.client.build_request(
+    request = system.client.build_request(
         "POST", "/v1/jobs", files={"video": ("video.mp4", video() + bytes(4 << 20), "video/mp4")}
     )
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: {request.url.host}\r\n"
@@ -151,9 +151,9 @@ def is_ready(client: httpx.Client) -> bool:
         return False
 
 
-def files(house: House, pattern: str) -> list[Path]:
+def files(system: System, pattern: str) -> list[Path]:
     """Return what there is in the store."""
-    return list(house.data_dir.glob(pattern))
+    return list(system.data_dir.glob(pattern))
 
 
 def _is_explained(job: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@
 
 Two APIs, three workers of the fake engine, one of which serves another model whenever it is
 started again. After the storm comes a calm, in which every job that was accepted must end. The
-last line is the account; see `tests.chaos.ledger`. What strikes when follows from the seed, what
+last line is the account; see `tests.chaos.job_log`. What strikes when follows from the seed, what
 becomes of it does not.
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 import httpx
 
 from tests.chaos.crash_table import require_clean_redis, require_one_end
-from tests.chaos.ledger import Ledger
+from tests.chaos.job_log import JobLog
 from tests.chaos.staging import is_ready, video
-from tests.house.house import House, open_house, upload, wait_until
+from tests.system.system import System, open_system, upload, wait_until
 
 CLIENTS = 3
 OPEN_JOBS = 10
@@ -51,22 +51,22 @@ REPORT_SECONDS = 60.0
 
 
 class Storm:
-    """One storm over one house."""
+    """One storm over one system."""
 
-    def __init__(self, house: House, seed: int) -> None:
-        """Furnish the house."""
-        self.ledger = Ledger()
+    def __init__(self, system: System, seed: int) -> None:
+        """Furnish the system."""
+        self.job_log = JobLog()
         self.disasters: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.litter: list[str] = []
-        self._house = house
+        self._system = system
         self._seed = seed
         self._over = Event()
         self._calm = Event()
-        self._apis = [house.api(), house.api()]
-        self._workers = [house.worker(model=STEADY), house.worker(model=STEADY)]
-        self._workers.append(house.shifting_worker(models=SHIFTING))
-        house.await_models(STEADY)
+        self._apis = [system.api(), system.api()]
+        self._workers = [system.worker(model=STEADY), system.worker(model=STEADY)]
+        self._workers.append(system.shifting_worker(models=SHIFTING))
+        system.await_models(STEADY)
 
     def rage(self, seconds: float, jobs: int = 0) -> None:
         """Let clients work while things are killed; then wait for the calm, and take stock.
@@ -92,7 +92,7 @@ class Storm:
     @property
     def survived(self) -> bool:
         """Whether the account balances and nothing was left lying about."""
-        return self.ledger.balances and not self.litter
+        return self.job_log.balances and not self.litter
 
     # What strikes.
 
@@ -108,14 +108,14 @@ class Storm:
             self._empty_valkey: 1,
         }
         report_at = time.monotonic() + REPORT_SECONDS
-        while time.monotonic() < until or len(self.ledger.accepted) < jobs:
-            assert time.monotonic() < until + LATE_SECONDS, f"{self.ledger}, not {jobs} jobs"
+        while time.monotonic() < until or len(self.job_log.accepted) < jobs:
+            assert time.monotonic() < until + LATE_SECONDS, f"{self.job_log}, not {jobs} jobs"
             time.sleep(rng.uniform(1, 2))
             (strike,) = rng.choices(list(strikes), list(strikes.values()))
             strike(rng)
             if time.monotonic() >= report_at:
                 report_at += REPORT_SECONDS
-                print(self.ledger, flush=True)
+                print(self.job_log, flush=True)
 
     def _kill_api(self, rng: random.Random) -> None:
         rng.choice(self._apis).kill()
@@ -136,11 +136,11 @@ class Storm:
             self.disasters[name] += 1
 
     def _kill_valkey(self, _: random.Random) -> None:
-        self._house.valkey.kill()
+        self._system.valkey.kill()
         self.disasters["valkey"] += 1
 
     def _empty_valkey(self, _: random.Random) -> None:
-        self._house.forget_everything()
+        self._system.forget_everything()
         self.disasters["valkey_emptied"] += 1
 
     def _halt_supervisor(self, rng: random.Random) -> None:
@@ -159,7 +159,7 @@ class Storm:
         while not (self._over.is_set() and not wishes):
             time.sleep(PAUSE_SECONDS)
             (model,) = rng.choices(list(MODELS), list(MODELS.values()))
-            if not self._over.is_set() and self.ledger.count_open(model) < OPEN_JOBS:
+            if not self._over.is_set() and self.job_log.count_open(model) < OPEN_JOBS:
                 job_id = self._submit(rng, film, model)
                 (wish,) = rng.choices(list(WISHES), list(WISHES.values()))
                 due = time.monotonic() + rng.uniform(0, WISH_SECONDS)
@@ -177,7 +177,7 @@ class Storm:
             self.refusals[_reason(response)] += 1
             return None
         job_id = str(response.json()["id"])
-        self.ledger.accept(job_id, model)
+        self.job_log.accept(job_id, model)
         return job_id
 
     def _fulfil(self, rng: random.Random, due: float, wish: str, job_id: str) -> bool:
@@ -187,20 +187,20 @@ class Storm:
         if wish == "cancel":
             answer = self._ask(rng, "POST", f"/v1/jobs/{job_id}/cancel")
             return answer is not None and answer.status_code in (202, 404, 409)
-        self.ledger.ask_deletion(job_id)
+        self.job_log.ask_deletion(job_id)
         answer = self._ask(rng, "DELETE", f"/v1/jobs/{job_id}")
         if answer is None or answer.status_code not in (204, 404):
             return False
-        self.ledger.confirm_deletion(job_id)
+        self.job_log.confirm_deletion(job_id)
         return True
 
     def _inspect(self) -> None:
         """Look at every open job all the time, and at some of the others."""
         rng = random.Random(f"{self._seed} inspector")
         while not self._calm.is_set():
-            accepted = self.ledger.accepted
+            accepted = self.job_log.accepted
             others = rng.sample(accepted, min(5, len(accepted)))
-            for job_id in {*self.ledger.open, *others}:
+            for job_id in {*self.job_log.open, *others}:
                 self._look(rng, job_id)
             time.sleep(PAUSE_SECONDS)
 
@@ -211,9 +211,9 @@ class Storm:
         if response is None or response.status_code not in (200, 404):
             return False
         if response.status_code == 404:
-            self.ledger.miss(job_id)
+            self.job_log.miss(job_id)
         else:
-            self.ledger.see(response.json(), asked_at)
+            self.job_log.see(response.json(), asked_at)
         return True
 
     def _ask(
@@ -221,7 +221,7 @@ class Storm:
     ) -> httpx.Response | None:
         """Ask one of the APIs; None if the connection broke."""
         try:
-            return rng.choice(self._house.clients).request(method, path, **kwargs)
+            return rng.choice(self._system.clients).request(method, path, **kwargs)
         except httpx.TransportError:
             return None
 
@@ -230,33 +230,33 @@ class Storm:
     def _calm_down(self) -> None:
         """Bring a worker for every model, and wait until every job has ended, or too long."""
         time.sleep(HALT_SECONDS)
-        self._house.await_valkey()
-        wait_until(lambda: all(map(is_ready, self._house.clients)), CALM_SECONDS, "the APIs")
+        self._system.await_valkey()
+        wait_until(lambda: all(map(is_ready, self._system.clients)), CALM_SECONDS, "the APIs")
         for model in SHIFTING:
-            self._house.worker(model=model)
-        self._house.await_models(*MODELS)
+            self._system.worker(model=model)
+        self._system.await_models(*MODELS)
         give_up = time.monotonic() + CALM_SECONDS
-        while self.ledger.open and time.monotonic() < give_up:
+        while self.job_log.open and time.monotonic() < give_up:
             time.sleep(PAUSE_SECONDS)
 
     def _take_stock(self) -> None:
         """Look at every job once more, through each API, and at what is left of it."""
-        for job_id in self.ledger.accepted:
-            for client in self._house.clients:
+        for job_id in self.job_log.accepted:
+            for client in self._system.clients:
                 asked_at = time.monotonic()
                 response = client.get(f"/v1/jobs/{job_id}")
                 if response.status_code == 404:
-                    self.ledger.miss(job_id)
+                    self.job_log.miss(job_id)
                 else:
-                    self.ledger.see(response.json(), asked_at)
-        for job_id in self.ledger.open:
-            self.litter.append(f"stuck: {self._house.clients[0].get(f'/v1/jobs/{job_id}').text}")
-        for job_id in self.ledger.deleted:
-            if list(self._house.data_dir.glob(f"*/{job_id}")):
+                    self.job_log.see(response.json(), asked_at)
+        for job_id in self.job_log.open:
+            self.litter.append(f"stuck: {self._system.clients[0].get(f'/v1/jobs/{job_id}').text}")
+        for job_id in self.job_log.deleted:
+            if list(self._system.data_dir.glob(f"*/{job_id}")):
                 self.litter.append(f"{job_id} was deleted, but has files")
-        for folder in (self._house.data_dir / "jobs").iterdir():
-            self._check(require_one_end, self._house, folder.name)
-        self._check(require_clean_redis, self._house)
+        for folder in (self._system.data_dir / "jobs").iterdir():
+            self._check(require_one_end, self._system, folder.name)
+        self._check(require_clean_redis, self._system)
 
     def _check(self, check: Callable[..., None], *args: Any) -> None:
         try:
@@ -282,15 +282,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=200, help="At least so many.")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with open_house() as house:
-        storm = Storm(house, options.seed)
+    with open_system() as system:
+        storm = Storm(system, options.seed)
         storm.rage(60 * options.minutes, options.jobs)
-    for remark in (*storm.ledger.remarks, *storm.litter):
+    for remark in (*storm.job_log.remarks, *storm.litter):
         print(remark)
     print(f"killed: {_counts(storm.disasters)}")
     print(f"refused: {_counts(storm.refusals)}")
-    print(f"failed: {_counts(storm.ledger.codes)}")
-    print(storm.ledger)
+    print(f"failed: {_counts(storm.job_log.codes)}")
+    print(storm.job_log)
     return 0 if storm.survived else 1
 
 

@@ -4,11 +4,11 @@ import httpx
 import pytest
 
 from tests.chaos.watch import Watch
-from tests.house.house import wait_until
+from tests.system.system import wait_until
 
 
 class Stage:
-    """Plays the house: answers as the test wants it to."""
+    """Plays the system: answers as the test wants it to."""
 
     def __init__(self) -> None:
         self.answer = httpx.Response(200, json={"state": "queued", "attempt": 0})

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.house.house import ENDED, House, wait_until
+from tests.system.system import ENDED, System, wait_until
 
 POLL_SECONDS = 0.05
 END_SECONDS = 60.0
@@ -33,11 +33,11 @@ class Sight:
 class Watch:
     """Everything that a client sees of a job, from before the disaster until after it."""
 
-    def __init__(self, house: House, job_id: str | None = None) -> None:
+    def __init__(self, system: System, job_id: str | None = None) -> None:
         """Begin to watch a job, or wait for `follow`."""
         self.sights: list[Sight] = []
         self.job_id = job_id
-        self._house = house
+        self._system = system
         self._struck_at = self._relieved_at = time.monotonic()
         self._left = Event()
         self._thread = Thread(target=self._look, name="watch", daemon=True)
@@ -48,7 +48,7 @@ class Watch:
         """Begin to watch a job."""
         self.job_id = job_id
         self._thread.start()
-        self._house.before_closing(self._leave)
+        self._system.before_closing(self._leave)
         wait_until(lambda: self.sights, END_SECONDS, "the first sight of the job")
 
     def strike(self) -> None:
@@ -79,7 +79,7 @@ class Watch:
         self._leave()
         assert sum(sight.state in ENDED for sight in self.sights) == 1, self.sights
         assert self.job_id is not None
-        return self._house.job(self.job_id)
+        return self._system.job(self.job_id)
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Watch:
     def _sight(self) -> Sight:
         asked_at = time.monotonic()
         try:
-            response = self._house.client.get(f"/v1/jobs/{self.job_id}")
+            response = self._system.client.get(f"/v1/jobs/{self.job_id}")
         except httpx.TransportError:
             return Sight(asked_at, "no answer")
         if response.is_error:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.house.house import House, open_house
+from tests.system.system import System, open_system
 from tests.worker.clips import make_video
 
 MODELS = ("fake", "fake-slow", "fake-fail", "fake-crash", "fake-hang")
@@ -23,10 +23,10 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def house() -> Iterator[House]:
-    with open_house() as house:
-        house.api()
+def system() -> Iterator[System]:
+    with open_system() as system:
+        system.api()
         for model in MODELS:
-            house.worker("--engine-timeout-seconds", "1", model=model)
-        house.await_models(*MODELS)
-        yield house
+            system.worker("--engine-timeout-seconds", "1", model=model)
+        system.await_models(*MODELS)
+        yield system

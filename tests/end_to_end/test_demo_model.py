@@ -32,27 +32,27 @@ REQUESTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def worker(house):
-    worker = house.worker("--engine", "torch", "--model", "moving-shapes", "--device", "cpu")
+def worker(system):
+    worker = system.worker("--engine", "torch", "--model", "moving-shapes", "--device", "cpu")
     try:
-        house.await_models("moving-shapes")
+        system.await_models("moving-shapes")
         yield worker
     finally:
         assert worker.stop() == 0
 
 
-def explained(house, **request: Any) -> dict[str, Any]:
+def explained(system, **request: Any) -> dict[str, Any]:
     sample = (DEMO / "sample.mp4").read_bytes()
-    job_id = house.accepted(sample, "moving-shapes", overlay=None, **request)
-    job = house.wait(job_id, seconds=300)
+    job_id = system.accepted(sample, "moving-shapes", overlay=None, **request)
+    job = system.wait(job_id, seconds=300)
     assert job["state"] == "succeeded", job
     return job
 
 
 @pytest.fixture(scope="module", params=REQUESTS, ids=lambda wanted: "-".join(map(str, wanted)))
-def asked(house, worker, request) -> tuple[dict[str, Any], dict[str, Any]]:
+def asked(system, worker, request) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a request, and the job that it became."""
-    return request.param, explained(house, **request.param)
+    return request.param, explained(system, **request.param)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def test_the_sample_clip_is_recognised(asked):
     assert asked[1]["result"]["predictions"][0]["label"] == label
 
 
-def test_the_answer_is_the_models_own_on_the_same_frames(house, asked, loaded, tmp_path):
+def test_the_answer_is_the_models_own_on_the_same_frames(system, asked, loaded, tmp_path):
     request, job = asked
-    content = house.client.get(f"/v1/jobs/{job['id']}/artifacts/rollout.npz").content
+    content = system.client.get(f"/v1/jobs/{job['id']}/artifacts/rollout.npz").content
     path = tmp_path / "rollout.npz"
     path.write_bytes(content)
     found = archive.load(path)
@@ -86,8 +86,8 @@ def test_the_answer_is_the_models_own_on_the_same_frames(house, asked, loaded, t
     ]
 
 
-def test_the_archive_can_be_read_without_this_project(house, asked):
-    content = house.client.get(f"/v1/jobs/{asked[1]['id']}/artifacts/rollout.npz").content
+def test_the_archive_can_be_read_without_this_project(system, asked):
+    content = system.client.get(f"/v1/jobs/{asked[1]['id']}/artifacts/rollout.npz").content
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
         relevance, seconds = found["relevance"], found["pts_seconds"]
     assert relevance.shape == (1, 8, 8, 8)
@@ -95,10 +95,10 @@ def test_the_archive_can_be_read_without_this_project(house, asked):
     assert (relevance.sum(axis=(1, 2, 3)) > 0).all()
 
 
-def test_the_best_map_is_more_faithful_than_chance(house, worker):
-    job = explained(house, method="contribution_rollout", faithfulness=True)
+def test_the_best_map_is_more_faithful_than_chance(system, worker):
+    job = explained(system, method="contribution_rollout", faithfulness=True)
     folder = f"/v1/jobs/{job['id']}/artifacts"
-    measured = house.client.get(f"{folder}/result.json").json()["faithfulness"]
+    measured = system.client.get(f"{folder}/result.json").json()["faithfulness"]
     assert measured["target"]["label"] == (DEMO / "sample.label").read_text().strip()
     assert [fill["fill"] for fill in measured["fills"]] == list(FILLS)
     deletions = [fill["deletion"] for fill in measured["fills"]]
@@ -106,7 +106,7 @@ def test_the_best_map_is_more_faithful_than_chance(house, worker):
         sum(scores[name] for scores in deletions) for name in ("most_first", "random_mean")
     )
     assert most_first < at_random
-    picture = house.client.get(f"{folder}/faithfulness.png")
+    picture = system.client.get(f"{folder}/faithfulness.png")
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.house.processes import is_alive
+from tests.system.processes import is_alive
 
 
-def fetch(house, job_id: str, name: str) -> bytes:
-    response = house.client.get(f"/v1/jobs/{job_id}/artifacts/{name}")
+def fetch(system, job_id: str, name: str) -> bytes:
+    response = system.client.get(f"/v1/jobs/{job_id}/artifacts/{name}")
     assert response.status_code == 200, response.text
     return response.content
 
 
-def archive_of(house, job_id: str) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(fetch(house, job_id, "rollout.npz")), allow_pickle=False) as found:
+def archive_of(system, job_id: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(fetch(system, job_id, "rollout.npz")), allow_pickle=False) as found:
         return dict(found)
 
 
@@ -28,9 +28,9 @@ def is_explained(job) -> bool:
     return job["progress"] is not None and job["progress"]["stage"] == "explain"
 
 
-def test_a_video_goes_in_and_its_rollout_comes_out(house, video):
-    job_id = house.accepted(video)
-    job = house.wait(job_id)
+def test_a_video_goes_in_and_its_rollout_comes_out(system, video):
+    job_id = system.accepted(video)
+    job = system.wait(job_id)
     assert job["state"] == "succeeded", job
     assert (job["model"], job["attempt"], job["error"]) == ("fake", 1, None)
     assert (job["result"]["clips"], job["result"]["frames"]) == (1, 8)
@@ -38,102 +38,102 @@ def test_a_video_goes_in_and_its_rollout_comes_out(house, video):
     names = {artifact["name"] for artifact in job["result"]["artifacts"]}
     assert names == {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
 
-    stored = json.loads(fetch(house, job_id, "result.json"))
+    stored = json.loads(fetch(system, job_id, "result.json"))
     assert stored["request"]["sampling"] == "uniform"
-    with np.load(io.BytesIO(fetch(house, job_id, "rollout.npz")), allow_pickle=False) as found:
+    with np.load(io.BytesIO(fetch(system, job_id, "rollout.npz")), allow_pickle=False) as found:
         assert found["relevance"].shape == (1, 8, 8, 8)
         assert json.loads(str(found["meta"]))["model"] == "fake"
-    with av.open(io.BytesIO(fetch(house, job_id, "overlay.mp4"))) as overlay:
+    with av.open(io.BytesIO(fetch(system, job_id, "overlay.mp4"))) as overlay:
         stream = overlay.streams.video[0]
         assert (stream.width, stream.height) == (96, 80)
         assert len(list(overlay.decode(stream))) == 24
-    with Image.open(io.BytesIO(fetch(house, job_id, "sheet.png"))) as sheet:
+    with Image.open(io.BytesIO(fetch(system, job_id, "sheet.png"))) as sheet:
         assert sheet.format == "PNG"
 
 
-def test_tiles_cover_the_whole_span(house, video):
-    job_id = house.accepted(video, clips="tile", overlay=None)
-    job = house.wait(job_id)
+def test_tiles_cover_the_whole_span(system, video):
+    job_id = system.accepted(video, clips="tile", overlay=None)
+    job = system.wait(job_id)
     assert job["result"]["clips"] == 3
-    with np.load(io.BytesIO(fetch(house, job_id, "rollout.npz")), allow_pickle=False) as found:
+    with np.load(io.BytesIO(fetch(system, job_id, "rollout.npz")), allow_pickle=False) as found:
         seconds = found["pts_seconds"]
     assert seconds.shape == (3, 8)
     assert [row.min() // 1 for row in seconds] == [0, 1, 2]
 
 
-def test_the_same_upload_gives_the_same_answer(house, video):
-    first, second = (house.accepted(video, overlay=None) for _ in range(2))
+def test_the_same_upload_gives_the_same_answer(system, video):
+    first, second = (system.accepted(video, overlay=None) for _ in range(2))
     for job_id in (first, second):
-        assert house.wait(job_id)["state"] == "succeeded"
-    assert house.job(first)["result"]["predictions"] == house.job(second)["result"]["predictions"]
+        assert system.wait(job_id)["state"] == "succeeded"
+    assert system.job(first)["result"]["predictions"] == system.job(second)["result"]["predictions"]
 
 
-def test_a_deliberate_failure_has_its_code(house, video):
-    job = house.wait(house.accepted(video, "fake-fail"))
+def test_a_deliberate_failure_has_its_code(system, video):
+    job = system.wait(system.accepted(video, "fake-fail"))
     assert (job["state"], job["attempt"]) == ("failed", 1)
     assert job["error"]["code"] == "out_of_memory"
     assert job["result"] is None
 
 
-def test_a_crash_is_tried_three_times_and_the_next_job_is_served(house, video):
-    first, second = house.accepted(video, "fake-crash"), house.accepted(video, "fake-crash")
+def test_a_crash_is_tried_three_times_and_the_next_job_is_served(system, video):
+    first, second = system.accepted(video, "fake-crash"), system.accepted(video, "fake-crash")
     for job_id in (first, second):
-        job = house.wait(job_id)
+        job = system.wait(job_id)
         assert (job["state"], job["attempt"]) == ("failed", 3)
         assert job["error"]["code"] == "worker_crashed"
-    house.await_models("fake-crash")
+    system.await_models("fake-crash")
 
 
-def test_a_hang_is_noticed_and_ends_as_a_crash(house, video):
-    job = house.wait(house.accepted(video, "fake-hang"))
+def test_a_hang_is_noticed_and_ends_as_a_crash(system, video):
+    job = system.wait(system.accepted(video, "fake-hang"))
     assert (job["state"], job["attempt"]) == ("failed", 3)
     assert job["error"]["code"] == "worker_crashed"
     assert "did not answer" in job["error"]["detail"]
 
 
-def test_a_queued_job_is_canceled_at_once(house, video):
-    running = house.accepted(video, "fake-slow", clips="tile", overlay=None)
-    queued = house.accepted(video, "fake-slow")
-    response = house.client.post(f"/v1/jobs/{queued}/cancel")
+def test_a_queued_job_is_canceled_at_once(system, video):
+    running = system.accepted(video, "fake-slow", clips="tile", overlay=None)
+    queued = system.accepted(video, "fake-slow")
+    response = system.client.post(f"/v1/jobs/{queued}/cancel")
     assert (response.status_code, response.json()["state"]) == (202, "canceled")
-    assert house.wait(running)["state"] == "succeeded"
-    assert house.job(queued)["state"] == "canceled"
-    assert house.job(queued)["attempt"] == 0
+    assert system.wait(running)["state"] == "succeeded"
+    assert system.job(queued)["state"] == "canceled"
+    assert system.job(queued)["attempt"] == 0
 
 
-def test_a_running_job_is_canceled_at_a_clips_boundary(house, long_video):
-    job_id = house.accepted(long_video, "fake-slow", clips="tile")
-    house.wait(job_id, "running", until=is_explained)
-    assert house.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
-    job = house.wait(job_id, seconds=10)
+def test_a_running_job_is_canceled_at_a_clips_boundary(system, long_video):
+    job_id = system.accepted(long_video, "fake-slow", clips="tile")
+    system.wait(job_id, "running", until=is_explained)
+    assert system.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    job = system.wait(job_id, seconds=10)
     assert (job["state"], job["result"]) == ("canceled", None)
-    assert house.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 409
+    assert system.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 409
 
 
-def test_a_job_deleted_while_it_runs_leaves_nothing_behind(house, video, long_video):
-    job_id = house.accepted(long_video, "fake-slow", clips="tile")
-    house.wait(job_id, "running")
-    assert house.client.delete(f"/v1/jobs/{job_id}").status_code == 204
-    assert house.client.get(f"/v1/jobs/{job_id}").status_code == 404
-    following = house.accepted(video, "fake-slow", overlay=None)
-    assert house.wait(following)["state"] == "succeeded"
-    assert house.client.get(f"/v1/jobs/{job_id}").status_code == 404
-    assert not any(job_id in folder for folder, *_ in os.walk(house.data_dir))
+def test_a_job_deleted_while_it_runs_leaves_nothing_behind(system, video, long_video):
+    job_id = system.accepted(long_video, "fake-slow", clips="tile")
+    system.wait(job_id, "running")
+    assert system.client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert system.client.get(f"/v1/jobs/{job_id}").status_code == 404
+    following = system.accepted(video, "fake-slow", overlay=None)
+    assert system.wait(following)["state"] == "succeeded"
+    assert system.client.get(f"/v1/jobs/{job_id}").status_code == 404
+    assert not any(job_id in folder for folder, *_ in os.walk(system.data_dir))
 
 
-def test_a_model_that_nobody_serves_is_refused(house, video):
-    response = house.submit(video, "no-such-model")
+def test_a_model_that_nobody_serves_is_refused(system, video):
+    response = system.submit(video, "no-such-model")
     assert (response.status_code, response.json()["code"]) == (422, "unknown_model")
 
 
-def test_an_upload_that_is_no_container_is_refused(house):
-    response = house.submit(b"ffconcat version 1.0\nfile '/etc/passwd'\n")
+def test_an_upload_that_is_no_container_is_refused(system):
+    response = system.submit(b"ffconcat version 1.0\nfile '/etc/passwd'\n")
     assert response.status_code == 415
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_an_upload_that_cannot_be_decoded_fails_with_its_code(house, video):
-    job = house.wait(house.accepted(video[: len(video) // 3] + bytes(2000)))
+def test_an_upload_that_cannot_be_decoded_fails_with_its_code(system, video):
+    job = system.wait(system.accepted(video[: len(video) // 3] + bytes(2000)))
     assert job["state"] == "failed"
     assert job["error"]["code"].startswith("video_")
     assert job["attempt"] == 1
@@ -147,14 +147,14 @@ def test_an_upload_that_cannot_be_decoded_fails_with_its_code(house, video):
         ({"method": "attention", "start_layer": 1}, "start_layer is for"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_at_once(house, video, request_, detail):
-    response = house.submit(video, **request_)
+def test_what_the_model_cannot_do_is_refused_at_once(system, video, request_, detail):
+    response = system.submit(video, **request_)
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     assert detail in response.json()["detail"]
 
 
-def test_a_point_that_the_model_does_not_see_fails_with_its_code(house, video):
-    job = house.wait(house.accepted(video, query={"x": 95, "y": 0, "seconds": 1}))
+def test_a_point_that_the_model_does_not_see_fails_with_its_code(system, video):
+    job = system.wait(system.accepted(video, query={"x": 95, "y": 0, "seconds": 1}))
     assert (job["state"], job["error"]["code"]) == ("failed", "invalid_request")
     assert "outside what the model sees" in job["error"]["detail"]
 
@@ -169,10 +169,10 @@ def test_a_point_that_the_model_does_not_see_fails_with_its_code(house, video):
         {"method": "contribution_rollout", "weighting": "l2"},
     ],
 )
-def test_every_method_is_answered_and_not_as_another_is(house, video, request_):
-    ids = [house.accepted(video, overlay=None, **wanted) for wanted in ({}, request_)]
-    assert [house.wait(job_id)["state"] for job_id in ids] == ["succeeded"] * 2
-    plain, other = (archive_of(house, job_id) for job_id in ids)
+def test_every_method_is_answered_and_not_as_another_is(system, video, request_):
+    ids = [system.accepted(video, overlay=None, **wanted) for wanted in ({}, request_)]
+    assert [system.wait(job_id)["state"] for job_id in ids] == ["succeeded"] * 2
+    plain, other = (archive_of(system, job_id) for job_id in ids)
     assert not np.allclose(plain["relevance"], other["relevance"], atol=1e-6)
     meta = json.loads(str(other["meta"]))
     options = {name: value for name, value in request_.items() if name != "method"}
@@ -180,44 +180,44 @@ def test_every_method_is_answered_and_not_as_another_is(house, video, request_):
     assert meta["targets"] == ([options["target"]] if "target" in options else None)
 
 
-def test_tokens_layers_and_the_full_rollout_come_on_request(house, video):
+def test_tokens_layers_and_the_full_rollout_come_on_request(system, video):
     patch = {"clip": 0, "frame": 1, "row": 2, "column": 3}
     # The model sees 80×80 pixels from (8, 0) as 8×8 patches; frame 1 is sampled at 0.56 s.
     point = {"x": 8 + 35, "y": 25, "seconds": 0.6}
-    job_id = house.accepted(
+    job_id = system.accepted(
         video, overlay=None, query=["cls", patch, point], per_layer=True, full_rollout=True
     )
-    assert house.wait(job_id)["state"] == "succeeded"
-    stored = json.loads(fetch(house, job_id, "result.json"))
+    assert system.wait(job_id)["state"] == "succeeded"
+    stored = json.loads(fetch(system, job_id, "result.json"))
     assert stored["queries"] == ["cls", patch, patch]
     assert sum(stored["frame_relevance"][0]) == pytest.approx(1, abs=1e-3)
-    found = archive_of(house, job_id)
+    found = archive_of(system, job_id)
     assert found["layer_relevance"].shape == (1, 4, 8, 8, 8)
     row = found["full_rollout"][0, 1 + 64 + 2 * 8 + 3, 1:].astype(np.float32)
     np.testing.assert_allclose(found["query_relevance"][1, 0].ravel(), row, rtol=2e-3, atol=1e-6)
     np.testing.assert_array_equal(found["query_relevance"][1], found["query_relevance"][2])
 
 
-def test_faithfulness_comes_with_its_picture(house, video):
-    job_id = house.accepted(video, overlay=None, faithfulness=True)
-    job = house.wait(job_id)
+def test_faithfulness_comes_with_its_picture(system, video):
+    job_id = system.accepted(video, overlay=None, faithfulness=True)
+    job = system.wait(job_id)
     assert job["state"] == "succeeded", job
     assert job["result"]["timings_seconds"]["faithfulness"] > 0
-    stored = json.loads(fetch(house, job_id, "result.json"))
+    stored = json.loads(fetch(system, job_id, "result.json"))
     assert stored["faithfulness"]["target"]["index"] == stored["predictions"][0]["index"]
     for fill in stored["faithfulness"]["fills"]:
         assert fill["deletion"]["most_first"] < fill["deletion"]["random_mean"]
-    with Image.open(io.BytesIO(fetch(house, job_id, "faithfulness.png"))) as plot:
+    with Image.open(io.BytesIO(fetch(system, job_id, "faithfulness.png"))) as plot:
         assert plot.format == "PNG"
 
 
 @pytest.fixture
-def fleeting(house):
+def fleeting(system):
     """Start workers of a model of their own, and end what is left of them."""
     started = []
 
     def start(*flags: str):
-        started.append(house.worker(*flags, kept=False))
+        started.append(system.worker(*flags, kept=False))
         return started[-1]
 
     yield start
@@ -225,46 +225,46 @@ def fleeting(house):
         worker.kill()
 
 
-def test_another_worker_finishes_what_a_killed_one_left(house, long_video, fleeting):
+def test_another_worker_finishes_what_a_killed_one_left(system, long_video, fleeting):
     """Both are `fake-slow`, as is the session's: whichever is killed, another is left."""
     flags = ["--engine", "fake", "--model", "fake-slow"]
     mortal = fleeting(*flags)
-    await_workers(house, "fake-slow", 2)
+    await_workers(system, "fake-slow", 2)
     running = [
-        house.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
+        system.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
     ]
     for job_id in running:
-        house.wait(job_id, "running", until=is_explained)
+        system.wait(job_id, "running", until=is_explained)
     children = mortal.children
     assert len(children) >= 2
     mortal.kill()
-    jobs = [house.wait(job_id) for job_id in running]
+    jobs = [system.wait(job_id) for job_id in running]
     assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
     assert sorted(job["attempt"] for job in jobs) == [1, 2]
     assert not any(map(is_alive, children))
 
 
-def test_a_worker_told_to_stop_finishes_its_job_first(house, long_video, fleeting):
+def test_a_worker_told_to_stop_finishes_its_job_first(system, long_video, fleeting):
     flags = ["--engine", "fake", "--model", "fake-slow"]
     leaving = fleeting(*flags)
-    await_workers(house, "fake-slow", 2)
+    await_workers(system, "fake-slow", 2)
     running = [
-        house.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
+        system.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
     ]
     for job_id in running:
-        house.wait(job_id, "running")
+        system.wait(job_id, "running")
     children = leaving.children
     assert leaving.stop() == 0
-    jobs = [house.wait(job_id) for job_id in running]
+    jobs = [system.wait(job_id) for job_id in running]
     assert [(job["state"], job["attempt"]) for job in jobs] == [("succeeded", 1)] * 2
     assert not any(map(is_alive, children))
-    await_workers(house, "fake-slow", 1, seconds=2)
+    await_workers(system, "fake-slow", 1, seconds=2)
 
 
-def await_workers(house, model: str, count: int, seconds: float = 30) -> None:
+def await_workers(system, model: str, count: int, seconds: float = 30) -> None:
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
-        served = house.client.get("/v1/models").json()["models"]
+        served = system.client.get("/v1/models").json()["models"]
         if {item["name"]: item["ready"] for item in served}.get(model) == count:
             return
         time.sleep(0.1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tests.hostile import claims, damage, impostors
+from tests.hostile import damage, fake_containers, header_claims
 from tests.hostile.codes import Entry
 from tests.hostile.maker import Maker
 
@@ -27,16 +27,16 @@ def make_corpus(folder: Path, secret: Path) -> Iterator[Hostile]:
     """Make every file, in `folder`; those that name another file name `secret`, a film."""
     maker = Maker(folder)
     entries: Iterator[Entry] = chain(
-        impostors.texts(secret),
-        impostors.pictures(),
-        impostors.other_files(),
-        impostors.other_containers(maker),
-        claims.references(maker, secret),
-        claims.sizes(maker),
-        claims.lengths(maker),
-        claims.streams(maker),
-        claims.bombs(maker),
-        claims.changes(maker),
+        fake_containers.texts(secret),
+        fake_containers.pictures(),
+        fake_containers.other_files(),
+        fake_containers.other_containers(maker),
+        header_claims.references(maker, secret),
+        header_claims.sizes(maker),
+        header_claims.lengths(maker),
+        header_claims.streams(maker),
+        header_claims.bombs(maker),
+        header_claims.changes(maker),
         damage.boxes_that_lie(maker),
         damage.tables_that_lie(maker),
         damage.elements_that_lie(maker),

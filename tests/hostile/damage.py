@@ -4,7 +4,10 @@ import struct
 from collections.abc import Iterator
 from random import Random
 
-from tests.hostile.boxes import (
+from tests.hostile.codes import BROKEN, CONTAINER, NO_STREAM, OK, Entry
+from tests.hostile.header_claims import CLUSTER, LARGEST, MATROSKA, SEGMENT, TABLES, TRACKS
+from tests.hostile.maker import Maker
+from tests.hostile.mp4_boxes import (
     body_of,
     box,
     box_ends,
@@ -15,9 +18,6 @@ from tests.hostile.boxes import (
     patched,
     replaced,
 )
-from tests.hostile.claims import CLUSTER, LARGEST, MATROSKA, SEGMENT, TABLES, TRACKS
-from tests.hostile.codes import BROKEN, CONTAINER, NO_STREAM, OK, Entry
-from tests.hostile.maker import Maker
 
 CUES = "1c53bb6b"
 

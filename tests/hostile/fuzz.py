@@ -16,9 +16,9 @@ from tests.hostile.codes import VIDEO_CODES
 from tests.hostile.forked import ForkedMedia
 from tests.hostile.mutants import mutate
 from tests.hostile.seeds import make_seeds
-from worker import children as crew_module
-from worker.attempt import Assignment, Attempt
-from worker.children import ChildFailure, ChildLost, Crew
+from worker import children as children_module
+from worker.attempt import Attempt, AttemptInput
+from worker.children import ChildFailure, ChildLost, Children
 from worker.messages import EngineOptions, MediaOptions
 
 DEADLINE_SECONDS = 30.0
@@ -53,7 +53,7 @@ class Account:
 
 
 class Alone:
-    """Stands in for the ledger: nobody else wants the job."""
+    """Stands in for the records: nobody else wants the job."""
 
     def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
         return False
@@ -62,10 +62,10 @@ class Alone:
 class Fuzzer:
     """Makes mutants of the seeds, and tries one after another."""
 
-    def __init__(self, folder: Path, crew: Crew, seed: int) -> None:
+    def __init__(self, folder: Path, children: Children, seed: int) -> None:
         (folder / "seeds").mkdir()
         self._folder = folder
-        self._crew = crew
+        self._children = children
         self._random = Random(seed)
         self._seeds = make_seeds(folder / "seeds")
         self.account = Account()
@@ -109,7 +109,7 @@ class Fuzzer:
         """Note a child's death; media may die of a video, the engine may not."""
         if not lost.startswith("the media process"):
             self.account.worker_deaths += 1
-            self._crew.mend()
+            self._children.restart_dead_engine()
             return lost
         self.account.failures["worker_crashed"] += 1
         self.account.deaths[lost.removeprefix("the media process ")] += 1
@@ -123,7 +123,7 @@ class Fuzzer:
         for path in folder.iterdir():
             path.unlink()
         upload.write_bytes(mutant)
-        job = Assignment(
+        job = AttemptInput(
             id="f" * 32,
             attempt=1,
             request=request,
@@ -133,18 +133,18 @@ class Fuzzer:
             engine_timeout_seconds=10.0,
             media_timeout_seconds=10.0,
         )
-        return Attempt(job, self._crew, Alone(), lambda: None)  # type: ignore[arg-type]
+        return Attempt(job, self._children, Alone(), lambda: None)  # type: ignore[arg-type]
 
 
 @contextmanager
 def fuzzing(seed: int) -> Iterator[Fuzzer]:
-    """Yield a fuzzer with a crew and a folder of its own."""
+    """Yield a fuzzer with a children and a folder of its own."""
     with (
         TemporaryDirectory(prefix="fuzz-") as folder,
-        patch.object(crew_module, "Media", ForkedMedia),
+        patch.object(children_module, "Media", ForkedMedia),
     ):
-        crew = Crew("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
+        children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
         try:
-            yield Fuzzer(Path(folder), crew, seed)
+            yield Fuzzer(Path(folder), children, seed)
         finally:
-            crew.close()
+            children.close()

@@ -19,15 +19,15 @@ from rollout_core.jobs.records import Ended, JobRecord, Ticket
 from rollout_core.jobs.redis_records import job_key
 from rollout_core.jobs.store import ArtifactStore
 from service.uploads import HEAD_BYTES, is_video_container
-from tests.hostile.claims import alias, refer
 from tests.hostile.codes import CONTAINER
 from tests.hostile.corpus import Hostile, make_corpus
-from tests.hostile.impostors import texts
+from tests.hostile.fake_containers import texts
+from tests.hostile.header_claims import alias, refer
 from tests.hostile.maker import Maker
 from tests.rollout_core import films
-from worker.children import Crew, Media
+from worker.children import Children, Media
 from worker.messages import EngineOptions, MediaOptions
-from worker.redis_jobs import Ledger
+from worker.redis_jobs import RetryingRecords
 from worker.runner import Runner
 from worker.settings import Settings
 
@@ -37,8 +37,8 @@ MOST_SECONDS = 20.0
 MOST_BYTES = 1 << 29
 
 
-class WatchedCrew(Crew):
-    """A crew that remembers how much memory its media processes took."""
+class WatchedCrew(Children):
+    """A children that remembers how much memory its media processes took."""
 
     def __init__(self) -> None:
         super().__init__("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
@@ -72,17 +72,17 @@ class Outcome:
     outputs: bytes
 
 
-class House:
+class System:
     """A store with a neighbour's film in it, and a runner that does one job after another."""
 
-    def __init__(self, folder: Path, redis: Redis, crew: WatchedCrew) -> None:
+    def __init__(self, folder: Path, redis: Redis, children: WatchedCrew) -> None:
         settings = Settings(
             engine="fake", data_dir=folder / "data", job_deadline_seconds=DEADLINE_SECONDS
         )
-        self.crew = crew
+        self.children = children
         self._redis = redis
         self._store = ArtifactStore(settings.data_dir)
-        self._runner = Runner(settings, crew, Ledger(redis), self._store, lambda: None)
+        self._runner = Runner(settings, children, RetryingRecords(redis), self._store, lambda: None)
         film = films.encode(folder / "secret.mp4", metadata={"title": TOKEN.decode()})
         self.secret = self._store.upload_path(self._submit(film.read_bytes()))
         self.secret.with_name("secret.txt").write_bytes(TOKEN)
@@ -128,42 +128,42 @@ def contents(folder: Path) -> bytes:
 
 
 @contextmanager
-def furnished(folder: Path, redis_url: str) -> Iterator[House]:
-    crew = WatchedCrew()
+def furnished(folder: Path, redis_url: str) -> Iterator[System]:
+    children = WatchedCrew()
     with Redis.from_url(redis_url) as redis:
         try:
-            yield House(folder, redis, crew)
+            yield System(folder, redis, children)
         finally:
-            crew.close()
+            children.close()
 
 
 @pytest.fixture(scope="module")
-def house(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with furnished(tmp_path_factory.mktemp("house"), redis_url) as house:
-        yield house
+def system(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with furnished(tmp_path_factory.mktemp("system"), redis_url) as system:
+        yield system
 
 
 @pytest.fixture(scope="module")
-def corpus(house: House, tmp_path_factory: pytest.TempPathFactory) -> list[Hostile]:
-    return [*make_corpus(tmp_path_factory.mktemp("corpus"), house.secret)]
+def corpus(system: System, tmp_path_factory: pytest.TempPathFactory) -> list[Hostile]:
+    return [*make_corpus(tmp_path_factory.mktemp("corpus"), system.secret)]
 
 
 @pytest.fixture(scope="module")
-def engine(house: House) -> int:
+def engine(system: System) -> int:
     """Return the engine's process id before any hostile file has come."""
-    return house.crew.engine.pid
+    return system.children.engine.pid
 
 
 @pytest.fixture(scope="module")
-def outcomes(house: House, corpus: list[Hostile], engine: int) -> dict[str, Outcome]:
-    return {hostile.name: outcome_of(hostile, house) for hostile in corpus}
+def outcomes(system: System, corpus: list[Hostile], engine: int) -> dict[str, Outcome]:
+    return {hostile.name: outcome_of(hostile, system) for hostile in corpus}
 
 
-def outcome_of(hostile: Hostile, house: House) -> Outcome:
+def outcome_of(hostile: Hostile, system: System) -> Outcome:
     """Do a job; do it again if it was late: the disk can stand still, the file stays as it is."""
-    first = house.run(hostile.content)
+    first = system.run(hostile.content)
     is_late = first.seconds >= DEADLINE_SECONDS and first.code != hostile.code
-    return house.run(hostile.content) if is_late or first.seconds >= MOST_SECONDS else first
+    return system.run(hostile.content) if is_late or first.seconds >= MOST_SECONDS else first
 
 
 def test_the_corpus_is_large_and_no_file_is_in_it_twice(corpus):
@@ -186,8 +186,8 @@ def test_every_job_ends_in_time(outcomes):
     assert {name: seconds for name, seconds in took.items() if seconds >= MOST_SECONDS} == {}
 
 
-def test_no_job_takes_much_memory(outcomes, house):
-    assert 0 < house.crew.peak_bytes < MOST_BYTES
+def test_no_job_takes_much_memory(outcomes, system):
+    assert 0 < system.children.peak_bytes < MOST_BYTES
 
 
 def test_nothing_of_a_neighbour_is_in_any_output(outcomes):
@@ -201,11 +201,11 @@ def test_no_answer_tells_a_path_or_a_traceback(outcomes):
         assert "Traceback" not in outcome.detail
 
 
-def test_the_worker_is_alive_and_well_afterwards(house, outcomes, engine):
-    assert house.crew.engine.pid == engine
-    outcome = house.run(house.secret.read_bytes())
+def test_the_worker_is_alive_and_well_afterwards(system, outcomes, engine):
+    assert system.children.engine.pid == engine
+    outcome = system.run(system.secret.read_bytes())
     assert (outcome.code, outcome.attempt) == ("succeeded", 1)
-    assert house.crew.engine.alive
+    assert system.children.engine.alive
 
 
 def test_what_the_service_refuses_at_once_the_worker_would_refuse_too(corpus):
@@ -219,9 +219,9 @@ def test_what_the_service_refuses_at_once_the_worker_would_refuse_too(corpus):
 # The dangers are real
 
 
-def test_the_neighbours_token_would_be_seen(house, tmp_path):
+def test_the_neighbours_token_would_be_seen(system, tmp_path):
     """A film's own names do not reach its outputs, so a token in them has come from elsewhere."""
-    (tmp_path / "stolen").write_bytes(house.secret.read_bytes())
+    (tmp_path / "stolen").write_bytes(system.secret.read_bytes())
     assert TOKEN in contents(tmp_path)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -230,18 +230,18 @@ def test_the_neighbours_token_would_be_seen(house, tmp_path):
     assert TOKEN in contents(tmp_path)
 
 
-def test_ffmpeg_follows_a_list_to_a_neighbours_film(house, tmp_path):
-    lists = {name: content for name, content, _ in texts(house.secret)}
+def test_ffmpeg_follows_a_list_to_a_neighbours_film(system, tmp_path):
+    lists = {name: content for name, content, _ in texts(system.secret)}
     upload = tmp_path / "upload"
     upload.write_bytes(lists["text-concat-absolute"])
     with av.open(f"file:{upload}", options={"safe": "0"}) as container:
         assert len([*container.decode(video=0)]) == 10
 
 
-def test_ffmpeg_follows_an_alias_to_a_neighbours_film(house, tmp_path):
+def test_ffmpeg_follows_an_alias_to_a_neighbours_film(system, tmp_path):
     maker = Maker(tmp_path)
     upload = tmp_path / "upload"
-    upload.write_bytes(refer(maker.mp4, b"alis", alias(house.secret, levels=0)))
+    upload.write_bytes(refer(maker.mp4, b"alis", alias(system.secret, levels=0)))
     options = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(f"file:{upload}", options=options) as container:
         assert len([*container.decode(video=0)]) == 10

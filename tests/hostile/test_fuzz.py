@@ -42,9 +42,9 @@ def test_the_account_is_one_line(fuzzer):
 
 
 def test_a_death_of_media_is_counted_and_the_mutant_kept(fuzzer, monkeypatch):
-    monkeypatch.setattr(fuzzer._crew, "_media_options", NO_TIME)
+    monkeypatch.setattr(fuzzer._children, "_media_options", NO_TIME)
     before = fuzzer.account.mutants
-    fuzzer._crew.take_media().kill()  # the one that waits has its limits already
+    fuzzer._children.take_media().kill()  # the one that waits has its limits already
     fuzzer.try_one()
     assert fuzzer.account.deaths.total() == 1
     assert fuzzer.account.failures["worker_crashed"] == 1

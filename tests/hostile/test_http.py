@@ -123,7 +123,7 @@ def test_schemathesis_finds_nothing(service, video, tmp_path):
     )
     program = Path(sys.executable).with_name("schemathesis")
     flags = ["--checks=all", "--generation-deterministic", "--max-examples=25", "--no-color"]
-    hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.hostile.forms"}
+    hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.hostile.schema_hooks"}
 
     done = subprocess.run(
         [program, "run", f"{service.url}/openapi.json", *flags, "--continue-on-failure"],

@@ -17,10 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.house.house import House, open_house, wait_until
-from tests.house.processes import Process, open_files
 from tests.load.film import make_film
 from tests.load.gauge import Gauge
+from tests.system.processes import Process, open_files
+from tests.system.system import System, open_system, wait_until
 
 CLIENTS_PER_SECOND = 25
 """How fast the clients come."""
@@ -106,20 +106,20 @@ class Load:
 
 def measure(*, clients: int, seconds: float, workers: int) -> Load:
     """Let so many clients work for so long."""
-    with open_house() as house, TemporaryDirectory() as folder:
-        parts = _furnish(house, workers)
+    with open_system() as system, TemporaryDirectory() as folder:
+        parts = _furnish(system, workers)
         gauge = Gauge(parts)
-        files, connections = _open_files(parts), _connections(house)
+        files, connections = _open_files(parts), _connections(system)
         with gauge.watching():
-            measured = _run_locust(house, Path(folder), clients, seconds)
-        _cancel_all(house)
+            measured = _run_locust(system, Path(folder), clients, seconds)
+        _cancel_all(system)
         time.sleep(LEAVE_SECONDS)
         left = _open_files(parts)
         return Load(
             clients=clients,
             memory={name: _memory(gauge, name) for name in parts},
             files={name: (files[name], left[name]) for name in parts},
-            connections=(connections, _connections(house)),
+            connections=(connections, _connections(system)),
             **measured,
         )
 
@@ -132,19 +132,19 @@ def _memory(gauge: Gauge, name: str) -> Memory:
     )
 
 
-def _furnish(house: House, workers: int) -> dict[str, Process]:
+def _furnish(system: System, workers: int) -> dict[str, Process]:
     """Start an API and workers, bring each to its first job, and return them by name."""
-    parts = {"API": house.api()}
+    parts = {"API": system.api()}
     for number in range(1, workers + 1):
-        parts[f"supervisor {number}"] = house.worker(model="fake")
-    house.await_models("fake")
+        parts[f"supervisor {number}"] = system.worker(model="fake")
+    system.await_models("fake")
     return parts
 
 
-def _run_locust(house: House, folder: Path, clients: int, seconds: float) -> dict[str, Any]:
+def _run_locust(system: System, folder: Path, clients: int, seconds: float) -> dict[str, Any]:
     report = folder / "report.json"
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary"]
-    command += ["--locustfile", "tests/load/clients.py", "--host", str(house.client.base_url)]
+    command += ["--locustfile", "tests/load/clients.py", "--host", str(system.client.base_url)]
     command += ["--users", str(clients), "--spawn-rate", str(CLIENTS_PER_SECOND)]
     command += ["--run-time", f"{seconds:.0f}s", "--exit-code-on-error", "0"]
     command += ["--film", str(make_film(folder / "film.mp4")), "--report", str(report)]
@@ -155,14 +155,14 @@ def _run_locust(house: House, folder: Path, clients: int, seconds: float) -> dic
     return measured
 
 
-def _cancel_all(house: House) -> None:
+def _cancel_all(system: System) -> None:
     """Cancel what the clients have left behind, and wait until the workers are idle."""
 
     def none_left() -> bool:
-        pages = (house.client.get("/v1/jobs", params={"state": state}) for state in UNDER_WAY)
+        pages = (system.client.get("/v1/jobs", params={"state": state}) for state in UNDER_WAY)
         left = [job["id"] for page in pages for job in page.json()["jobs"]]
         for job_id in left:
-            house.client.post(f"/v1/jobs/{job_id}/cancel")
+            system.client.post(f"/v1/jobs/{job_id}/cancel")
         return not left
 
     wait_until(none_left, CANCEL_SECONDS, "all jobs to be canceled")
@@ -172,8 +172,8 @@ def _open_files(parts: dict[str, Process]) -> dict[str, int]:
     return {name: len(open_files(process.pid)) for name, process in parts.items()}
 
 
-def _connections(house: House) -> int:
-    with house.redis as redis:
+def _connections(system: System) -> int:
+    with system.redis as redis:
         return len(redis.client_list()) - 1
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from statistics import median
 from threading import Event, Thread
 
-from tests.house.processes import Process, resident_bytes
+from tests.system.processes import Process, resident_bytes
 
 SAMPLE_SECONDS = 1.0
 

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from tests.house.house import wait_until
-from tests.house.processes import Process
 from tests.load.gauge import Gauge
+from tests.system.processes import Process
+from tests.system.system import wait_until
 
 GROW = """
 import sys, time

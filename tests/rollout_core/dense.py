@@ -70,33 +70,33 @@ def run(model: TimeSformer, clip: Tensor) -> DenseRun:
 def product(run: DenseRun, matrix_of: Callable[[DenseMixing], Tensor]) -> Tensor:
     """Multiply the mixings' matrices, the first rightmost: `n n`."""
     total = torch.eye(len(run.mixings[0].outputs))
-    for mixing in run.mixings:
-        total = matrix_of(mixing) @ total
+    for step in run.mixings:
+        total = matrix_of(step) @ total
     return total
 
 
-def rollout_matrix(mixing: DenseMixing) -> Tensor:
+def rollout_matrix(step: DenseMixing) -> Tensor:
     """Half the mean attention, half the identity."""
-    return _rows_to_one(mixing.attention.mean(dim=0) + torch.eye(len(mixing.outputs)))
+    return _rows_to_one(step.attention.mean(dim=0) + torch.eye(len(step.outputs)))
 
 
-def raw_matrix(mixing: DenseMixing) -> Tensor:
+def raw_matrix(step: DenseMixing) -> Tensor:
     """The mean attention; a token that takes no part stays as it is."""
-    attention = mixing.attention.mean(dim=0)
+    attention = step.attention.mean(dim=0)
     return attention + torch.diag((attention.sum(dim=1) == 0).float())
 
 
-def gradient_matrix(mixing: DenseMixing) -> Tensor:
+def gradient_matrix(step: DenseMixing) -> Tensor:
     """Chefer et al.'s update; the attention's gradient must be there."""
-    weighed = mixing.attention * mixing.attention.grad
-    return weighed.clamp(min=0).mean(dim=0).detach() + torch.eye(len(mixing.outputs))
+    weighed = step.attention * step.attention.grad
+    return weighed.clamp(min=0).mean(dim=0).detach() + torch.eye(len(step.outputs))
 
 
 def contribution_matrix(weighting: str) -> Callable[[DenseMixing], Tensor]:
     """Each vector's share of the output, one after another; an output of nothing is its own."""
 
-    def matrix_of(mixing: DenseMixing) -> Tensor:
-        vectors = mixing.deviations if weighting == "deviation" else mixing.vectors
+    def matrix_of(step: DenseMixing) -> Tensor:
+        vectors = step.deviations if weighting == "deviation" else step.vectors
         outputs = vectors.sum(dim=1)
         n = len(outputs)
         shares = torch.zeros(n, n)

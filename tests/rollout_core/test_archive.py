@@ -17,7 +17,7 @@ from rollout_core.archive import (
 )
 from rollout_core.contract import METHOD_OPTIONS, ExplainRequest, PatchQuery
 from rollout_core.model.specs import spec_of
-from rollout_core.resolve import Run
+from rollout_core.resolve import ResolvedRun
 
 
 def archive_of(**changes):
@@ -148,7 +148,7 @@ ALWAYS = dict.fromkeys(ARRAY_TYPES, np.zeros(1))
 PATCH = PatchQuery(clip=1, frame=2, row=3, column=4)
 
 
-def run(request: dict[str, Any], **changes: Any) -> Run:
+def run(request: dict[str, Any], **changes: Any) -> ResolvedRun:
     facts: dict[str, Any] = {
         "checkpoint_sha256": "ab" * 32,
         "crop": (1, 2, 30, 40),
@@ -157,7 +157,9 @@ def run(request: dict[str, Any], **changes: Any) -> Run:
         "end_seconds": 4.0,
         "queries": ("cls",),
     }
-    return Run(spec=SPEC, request=ExplainRequest.model_validate(request), **(facts | changes))
+    return ResolvedRun(
+        spec=SPEC, request=ExplainRequest.model_validate(request), **(facts | changes)
+    )
 
 
 def describe(

@@ -10,14 +10,14 @@ from rollout_core.contract import ExplainRequest, ExplainResult, PatchQuery, Tar
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS, RANDOM_ORDERS, STEPS, summarize
-from rollout_core.resolve import Run
-from rollout_core.result import Findings, describe_result, target_of, top_predictions
+from rollout_core.resolve import ResolvedRun
+from rollout_core.result import ResultArrays, describe_result, target_of, top_predictions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def run(*queries: TokenQuery, **request: object) -> Run:
-    return Run(
+def run(*queries: TokenQuery, **request: object) -> ResolvedRun:
+    return ResolvedRun(
         spec=MOVING_SHAPES,
         checkpoint_sha256="ab" * 32,
         request=ExplainRequest.model_validate(request),
@@ -29,9 +29,9 @@ def run(*queries: TokenQuery, **request: object) -> Run:
     )
 
 
-def findings(clips: int = 2, t: int = 3, h: int = 2, w: int = 4, queries: int = 1) -> Findings:
+def findings(clips: int = 2, t: int = 3, h: int = 2, w: int = 4, queries: int = 1) -> ResultArrays:
     """Clip c's relevance for query r is c + 10 r."""
-    found = Findings()
+    found = ResultArrays()
     for clip in range(clips):
         values = clip + 10 * np.arange(queries, dtype=np.float32)
         found.add(pts_seconds=np.arange(t)[None] + 10.0 * clip)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def described(
-    folder: Path, asked: Run, found: Archive | None = None, **known: Any
+    folder: Path, asked: ResolvedRun, found: Archive | None = None, **known: Any
 ) -> ExplainResult:
     return describe_result(
         asked,

@@ -27,7 +27,7 @@ from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from service.app import create_app
-from service.jobs import JobQueue
+from service.jobs import Jobs
 from service.settings import Settings
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
@@ -59,8 +59,8 @@ def store(settings: Settings) -> ArtifactStore:
 
 
 @pytest.fixture
-def queue(redis: Redis, store: ArtifactStore) -> JobQueue:
-    return JobQueue(redis, store)
+def queue(redis: Redis, store: ArtifactStore) -> Jobs:
+    return Jobs(redis, store)
 
 
 @pytest.fixture

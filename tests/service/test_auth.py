@@ -10,7 +10,7 @@ import pytest
 
 from service import auth as keys_module
 from service.app import create_app
-from service.auth import CHECK_SECONDS, KeyRing, KeysFileError, main
+from service.auth import CHECK_SECONDS, ApiKeys, KeysFileError, main
 from service.settings import Settings
 from service.usage import Owner
 from tests.service.test_uploads import call
@@ -40,7 +40,7 @@ def now():
 
 @pytest.fixture
 def ring(path, now):
-    return KeyRing(path, clock=lambda: now[0])
+    return ApiKeys(path, clock=lambda: now[0])
 
 
 class TestOwner:
@@ -54,19 +54,19 @@ class TestOwner:
 
     def test_a_name_may_have_two_keys(self, path):
         path.write_text(table("alice", "old", "new"))
-        ring = KeyRing(path)
+        ring = ApiKeys(path)
 
         assert ring.owner("old") == ring.owner("new") == Owner(name="alice")
 
     def test_a_single_digest_needs_no_list(self, path):
         path.write_text(f'[alice]\nsha256 = "{digest("a")}"\n')
 
-        assert KeyRing(path).owner("a") == Owner(name="alice")
+        assert ApiKeys(path).owner("a") == Owner(name="alice")
 
     def test_nobody_may_be_named(self, path):
         path.write_text("")
 
-        assert KeyRing(path).owner("a") is None
+        assert ApiKeys(path).owner("a") is None
 
     @pytest.mark.parametrize("key", ["a", "b", "c"])
     def test_every_digest_is_compared_in_constant_time(self, ring, key, monkeypatch):
@@ -107,13 +107,13 @@ class TestFile:
         path.write_text(text)
 
         with pytest.raises(KeysFileError, match=r"keys\.toml") as caught:
-            KeyRing(path)
+            ApiKeys(path)
 
         assert words in str(caught.value)
 
     def test_one_that_is_not_there_is_refused(self, tmp_path):
         with pytest.raises(KeysFileError):
-            KeyRing(tmp_path / "none.toml")
+            ApiKeys(tmp_path / "none.toml")
 
 
 class TestReload:
@@ -184,7 +184,7 @@ class TestCommand:
         assert len(set(keys)) == 2
         assert all(len(key) >= 43 for key in keys)
         path.write_text(path.read_text() + made[0].stdout)
-        assert KeyRing(path).owner(keys[0]) == Owner(name="carol")
+        assert ApiKeys(path).owner(keys[0]) == Owner(name="carol")
         assert list(tomllib.loads(made[0].stdout)) == ["carol"]
         assert keys[0] not in made[0].stdout
 

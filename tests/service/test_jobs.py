@@ -10,9 +10,9 @@ from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Progre
 from rollout_core.jobs.redis_records import job_key
 from service import jobs as queue_module
 from service.errors import JobNotFound, QueueFull
-from service.jobs import JobQueue
+from service.jobs import Jobs
 from service.redis_jobs import JOBS_KEY
-from service.usage import Census
+from service.usage import StoreUsage
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
 
@@ -79,14 +79,14 @@ class TestSubmit:
 
     def test_the_default_model_is_filled_in(self, redis, store, submit, announce):
         announce("other", worker="w2")
-        queue = JobQueue(redis, store, default_model="other")
+        queue = Jobs(redis, store, default_model="other")
 
         assert queue.get(submit(queue)).request.model == "other"
 
     def test_a_full_queue_says_when_to_come_back(self, redis, store, submit, announce):
         announce(seconds_per_job=20)
         announce("other", worker="w2")
-        queue = JobQueue(redis, store, max_queued=2)
+        queue = Jobs(redis, store, max_queued=2)
         submit(queue, model="fake")
         submit(queue, model="fake")
 
@@ -109,8 +109,8 @@ class TestSubmit:
         assert queue.page().jobs == ()
 
     def test_an_upload_finds_room_or_is_refused(self, redis, store, submit):
-        census = Census(store, max_bytes=12)
-        queue = JobQueue(redis, store, census=census)
+        usage = StoreUsage(store, max_bytes=12)
+        queue = Jobs(redis, store, usage=usage)
         queue.require_room(12)
         submit(queue)
 
@@ -186,7 +186,7 @@ class TestGet:
         succeeded, canceled = submit(), submit()
         worker.succeed(succeeded)
         worker.end(canceled, JobRecord().ended("canceled", datetime.now(UTC)))
-        queue = JobQueue(Redis(unix_socket_path="/nonexistent/socket"), store)
+        queue = Jobs(Redis(unix_socket_path="/nonexistent/socket"), store)
 
         assert queue.get(succeeded).state == "succeeded"
         assert queue.get(canceled).state == "canceled"
@@ -426,7 +426,7 @@ class TestDelete:
     def test_bytes_are_removed_although_redis_is_away(self, store, submit, leftovers):
         job_id = submit()
 
-        JobQueue(Redis(unix_socket_path="/nonexistent/socket"), store).delete(job_id)
+        Jobs(Redis(unix_socket_path="/nonexistent/socket"), store).delete(job_id)
 
         assert leftovers() == []
 
@@ -443,7 +443,7 @@ def test_a_service_whose_clock_is_wrong_knows_what_runs(redis, store, new_job, w
     running, dead = new_job(), new_job()
     worker.claim(running)
     worker.claim(dead, age_seconds=LEASE_SECONDS + 1)
-    queue = JobQueue(redis, store, clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+    queue = Jobs(redis, store, clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds))
 
     assert queue.cancel(running).state == "running"
     assert queue.cancel(dead).state == "canceled"

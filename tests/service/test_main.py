@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from service.__main__ import main
-from tests.house.processes import is_alive
+from tests.system.processes import is_alive
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def test_what_is_not_http_is_a_problem_too(tmp_path, valkey_url, request_bytes):
 def test_a_bug_is_logged_with_its_traceback(tmp_path, valkey_url):
     code = (
         "from service.__main__ import main\n"
-        "from service.jobs import JobQueue\n"
-        "JobQueue.models = lambda self: 1 / 0\n"
+        "from service.jobs import Jobs\n"
+        "Jobs.models = lambda self: 1 / 0\n"
         f"main(['--port', '0', '--redis-url', {valkey_url!r}])"
     )
     process = subprocess.Popen(

@@ -14,7 +14,7 @@ from rollout_core.jobs.redis_records import KNOWN_SECONDS, WORKERS_KEY, job_key
 from service.errors import JobNotFound
 from service.maintenance import REMEMBERED_TTLS, STALE_UPLOAD_SECONDS, Reconciler, repeating, sweep
 from service.redis_jobs import JOBS_KEY, Register
-from service.usage import Census
+from service.usage import StoreUsage
 
 QUEUE_KEY = "rq:queue:rollout-fake"
 
@@ -26,7 +26,7 @@ def register(redis):
 
 @pytest.fixture
 def reconciler(store, register):
-    return Reconciler(store, Census(store), register)
+    return Reconciler(store, StoreUsage(store), register)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_job_that_cannot_be_read_stands_in_nobody_s_way(
 
 
 def test_two_services_that_look_at_once_queue_a_job_once(store, redis, stored):
-    reconcilers = [Reconciler(store, Census(store), Register(redis)) for _ in range(2)]
+    reconcilers = [Reconciler(store, StoreUsage(store), Register(redis)) for _ in range(2)]
 
     for reconciler in reconcilers:
         reconciler.reconcile()

@@ -9,8 +9,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rollout_core import errors as core_errors
 from rollout_core.errors import RolloutError
 from service import errors as service_errors
-from service.auth import KeyRing
-from service.jobs import JobQueue
+from service.auth import ApiKeys
+from service.jobs import Jobs
 from service.problems import MEDIA_TYPE, STATUS, status_of
 
 KEYS = {"type", "title", "status", "detail", "code"}
@@ -76,7 +76,7 @@ def test_redis_that_goes_down_in_the_middle(client, new_job, monkeypatch):
     def fail(*_, **__):
         raise RedisConnectionError("Error 111 connecting to 10.0.0.1:6379")
 
-    monkeypatch.setattr(JobQueue, "get", fail)
+    monkeypatch.setattr(Jobs, "get", fail)
 
     document = problem(client.get(f"/v1/jobs/{'0' * 32}"), 503, "redis_unavailable")
     assert "10.0.0.1" not in str(document)
@@ -93,7 +93,7 @@ def test_redis_that_refuses(client, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(JobQueue, "models", fail)
+    monkeypatch.setattr(Jobs, "models", fail)
 
     problem(client.get("/v1/models"), 503, "redis_unavailable")
 
@@ -141,7 +141,7 @@ def test_a_bug_is_logged_and_not_shown(open_client, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("in /srv/secret/module.py")
 
-    monkeypatch.setattr(JobQueue, "models", fail)
+    monkeypatch.setattr(Jobs, "models", fail)
     client = open_client(raise_server_exceptions=False)
 
     document = problem(client.get("/v1/models"), 500, "internal")
@@ -179,7 +179,7 @@ def test_no_call_shows_where_it_broke(open_client, mp4, monkeypatch, method, pat
         raise error
 
     for name in ("submit", "page", "get", "cancel", "delete", "models", "ready_workers"):
-        monkeypatch.setattr(JobQueue, name, fail)
+        monkeypatch.setattr(Jobs, name, fail)
     client = open_client(raise_server_exceptions=False)
     files = {"video": ("v.mp4", mp4)} if (method, path) == ("POST", "/v1/jobs") else None
 
@@ -195,7 +195,7 @@ def test_a_bug_before_the_call_is_not_shown_either(open_client, tmp_path, monkey
         raise RuntimeError("/srv/secret/module.py")
 
     (tmp_path / "keys.toml").touch()
-    monkeypatch.setattr(KeyRing, "owner", fail)
+    monkeypatch.setattr(ApiKeys, "owner", fail)
     client = open_client(raise_server_exceptions=False, api_keys_file=tmp_path / "keys.toml")
 
     response = client.get("/v1/jobs", headers={"Authorization": "Bearer a"})
@@ -208,7 +208,7 @@ def test_an_unavailable_service_is_logged_with_its_cause(client, monkeypatch, ca
     def fail(*_):
         raise RedisConnectionError("refused")
 
-    monkeypatch.setattr(JobQueue, "models", fail)
+    monkeypatch.setattr(Jobs, "models", fail)
     with caplog.at_level(logging.ERROR):
         client.get("/v1/models")
 

@@ -18,9 +18,9 @@ import pytest
 from service import server as server_module
 from service import uploads
 from service.server import allow_connections, make_server
-from tests.house.processes import open_files
 from tests.service.test_main import running
 from tests.service.test_uploads import END, TYPE, part
+from tests.system.processes import open_files
 
 
 @pytest.fixture

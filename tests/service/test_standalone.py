@@ -18,14 +18,14 @@ from service.settings import Settings
 from service.standalone import (
     GRACE_SECONDS,
     WORKER_DRAIN_SECONDS,
-    Keeper,
+    RestartingProcess,
     StandaloneError,
     private_valkey,
     standalone,
     valkey_command,
     worker_command,
 )
-from tests.house.processes import is_alive
+from tests.system.processes import is_alive
 
 
 def wait_for(condition, seconds=10):
@@ -134,7 +134,7 @@ class TestKeeper:
         return [sys.executable, "-c", code]
 
     def test_it_starts_and_stops_a_process(self, tmp_path):
-        with Keeper("process", self.command(tmp_path)):
+        with RestartingProcess("process", self.command(tmp_path)):
             wait_for(lambda: list(tmp_path.iterdir()))
             (pid,) = [int(path.name) for path in tmp_path.iterdir()]
             assert is_alive(pid)
@@ -146,7 +146,7 @@ class TestKeeper:
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 0.05)
         monkeypatch.setattr(standalone_module, "POLL_SECONDS", 0.02)
 
-        with Keeper("process", self.command(tmp_path, "os._exit(3)")):
+        with RestartingProcess("process", self.command(tmp_path, "os._exit(3)")):
             wait_for(lambda: len(list(tmp_path.iterdir())) >= 3)
 
         assert "ended with 3" in caplog.text
@@ -156,7 +156,7 @@ class TestKeeper:
         monkeypatch.setattr(standalone_module, "GRACE_SECONDS", 0.2)
         deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('{}/deaf', 'w'); time.sleep(60)"
 
-        with Keeper("process", self.command(tmp_path, deaf.format(tmp_path))):
+        with RestartingProcess("process", self.command(tmp_path, deaf.format(tmp_path))):
             wait_for((tmp_path / "deaf").exists)
 
         pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
@@ -165,7 +165,7 @@ class TestKeeper:
     def test_it_does_not_wait_out_the_pause_before_a_restart(self, tmp_path, monkeypatch):
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 60)
 
-        with Keeper("process", self.command(tmp_path, "os._exit(0)")):
+        with RestartingProcess("process", self.command(tmp_path, "os._exit(0)")):
             wait_for(lambda: list(tmp_path.iterdir()))
             time.sleep(2 * standalone_module.POLL_SECONDS)
 
@@ -174,8 +174,8 @@ class TestKeeper:
     def test_the_process_ends_with_a_keeper_that_is_killed(self, tmp_path):
         code = (
             "import os, pathlib, sys, time\n"
-            "from service.standalone import Keeper\n"
-            f"with Keeper('process', {self.command(tmp_path)!r}):\n"
+            "from service.standalone import RestartingProcess\n"
+            f"with RestartingProcess('process', {self.command(tmp_path)!r}):\n"
             f"    while not list(pathlib.Path({str(tmp_path)!r}).iterdir()): time.sleep(0.01)\n"
             "    os.kill(os.getpid(), 9)"
         )

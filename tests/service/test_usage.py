@@ -10,7 +10,7 @@ from rollout_core.errors import StoreFull
 from rollout_core.jobs.records import JobRecord, Ticket
 from service.errors import StorageQuotaExceeded
 from service.redis_jobs import OpenJobs
-from service.usage import ACCEPT_SECONDS, RESERVED_BYTES, Census, Owner, Quotas
+from service.usage import ACCEPT_SECONDS, RESERVED_BYTES, Owner, Quotas, StoreUsage
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
 
@@ -36,94 +36,94 @@ def accept(store):
 
 
 @pytest.fixture
-def census(store):
-    return Census(store)
+def usage(store):
+    return StoreUsage(store)
 
 
-def test_every_job_is_counted_and_which_are_open(census, store, accept):
+def test_every_job_is_counted_and_which_are_open(usage, store, accept):
     tickets = [accept(number) for number in range(3)]
     store.end(tickets[1].id, ENDED)
 
-    census.take()
+    usage.take()
 
-    assert census.tickets == {ticket.id: ticket for ticket in tickets}
-    assert census.open.keys() == {tickets[0].id, tickets[2].id}
+    assert usage.tickets == {ticket.id: ticket for ticket in tickets}
+    assert usage.open.keys() == {tickets[0].id, tickets[2].id}
 
 
-def test_a_job_that_ends_expires_or_goes_is_counted_anew(census, store, accept):
+def test_a_job_that_ends_expires_or_goes_is_counted_anew(usage, store, accept):
     ended, gone = accept(1, size=5000), accept(2)
-    census.take()
+    usage.take()
     store.end(ended.id, ENDED)
     store.delete(gone.id)
 
-    census.take()
+    usage.take()
 
-    assert (census.jobs, census.open) == ({ended.id}, {})
-    before = census.bytes_of(None)
+    assert (usage.jobs, usage.open) == ({ended.id}, {})
+    before = usage.bytes_of(None)
     store.expire(ended.id)
-    census.take()
-    assert before - census.bytes_of(None) >= 5000
+    usage.take()
+    assert before - usage.bytes_of(None) >= 5000
 
 
-def test_what_has_ended_is_not_looked_at_twice(census, store, accept, monkeypatch):
+def test_what_has_ended_is_not_looked_at_twice(usage, store, accept, monkeypatch):
     ended, waiting = accept(1), accept(2)
     store.end(ended.id, ENDED)
-    census.take()
+    usage.take()
     looked_at = []
     monkeypatch.setattr(store, "bytes_of", lambda job_id: looked_at.append(job_id) or 1)
 
-    census.take()
+    usage.take()
 
     assert looked_at == [waiting.id]
-    assert census.jobs == {ended.id, waiting.id}
+    assert usage.jobs == {ended.id, waiting.id}
 
 
-def test_bytes_are_counted_by_owner_and_at_once(census, accept):
+def test_bytes_are_counted_by_owner_and_at_once(usage, accept):
     accept(1, owner="ann")
     accept(2, size=3000, owner="ben")
-    census.take()
-    assert census.bytes_of("ben") - census.bytes_of("ann") == pytest.approx(2000, abs=100)
-    assert census.bytes_of("cy") == 0
+    usage.take()
+    assert usage.bytes_of("ben") - usage.bytes_of("ann") == pytest.approx(2000, abs=100)
+    assert usage.bytes_of("cy") == 0
 
-    census.accept(accept(3, size=700, owner="cy"))
+    usage.accept(accept(3, size=700, owner="cy"))
 
-    assert census.bytes_of("cy") == 700
-    census.take()
-    assert census.bytes_of("cy") >= 700
+    assert usage.bytes_of("cy") == 700
+    usage.take()
+    assert usage.bytes_of("cy") >= 700
 
 
-def test_a_job_that_cannot_be_read_is_counted_but_not_open(census, accept, settings, caplog):
+def test_a_job_that_cannot_be_read_is_counted_but_not_open(usage, accept, settings, caplog):
     ticket = accept(1)
     path = settings.data_dir / "jobs" / ticket.id / "job.json"
     path.write_text('{"of": "another version"}')
 
-    census.take()
+    usage.take()
 
-    assert census.jobs == {ticket.id}
-    assert census.tickets == census.open == {}
+    assert usage.jobs == {ticket.id}
+    assert usage.tickets == usage.open == {}
     assert ticket.id in caplog.text
 
 
 def test_a_limited_store_has_room_until_it_is_full(store, accept):
-    census = Census(store, max_bytes=100_000)
+    usage = StoreUsage(store, max_bytes=100_000)
     accept(1, size=60_000)
-    census.take()
+    usage.take()
 
-    census.require_room(30_000)
+    usage.require_room(30_000)
     with pytest.raises(StoreFull, match="of the 100000 bytes"):
-        census.require_room(40_000)
-    census.accept(accept(2, size=30_000))
+        usage.require_room(40_000)
+    usage.accept(accept(2, size=30_000))
     with pytest.raises(StoreFull):
-        census.require_room(30_000)
+        usage.require_room(30_000)
 
 
-def test_a_disk_that_is_nearly_full_takes_nothing(census, monkeypatch):
+def test_a_disk_that_is_nearly_full_takes_nothing(usage, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(RESERVED_BYTES + 1000))
 
-    census.require_room(1000)
+    usage.require_room(1000)
     with pytest.raises(StoreFull, match="nearly full"):
-        census.require_room(1001)
+        usage.require_room(1001)
 
 
 ANN = Owner(name="ann", max_queued_jobs=2, max_stored_bytes=100)
@@ -157,8 +157,8 @@ def now():
 
 
 @pytest.fixture
-def quotas(open_jobs, store, census, now):
-    return Quotas(open_jobs, store, census, clock=lambda: now[0])
+def quotas(open_jobs, store, usage, now):
+    return Quotas(open_jobs, store, usage, clock=lambda: now[0])
 
 
 @pytest.fixture
@@ -241,10 +241,10 @@ class TestPlaces:
 
 
 class TestBytes:
-    def test_up_to_the_limit(self, quotas, census, accept_quota):
+    def test_up_to_the_limit(self, quotas, usage, accept_quota):
         accept_quota(1)
-        census.take()
-        held = census.bytes_of("ann")
+        usage.take()
+        held = usage.bytes_of("ann")
         owner = ANN.model_copy(update={"max_stored_bytes": held + 10})
 
         quotas.require_bytes(owner, 10)

@@ -2,12 +2,12 @@ import pytest
 
 from rollout_core.errors import UnknownModel
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
-from service.workers import Fleet
+from service.workers import Workers
 
 
 @pytest.fixture
 def fleet(redis):
-    return Fleet(redis)
+    return Workers(redis)
 
 
 def test_models_of_live_workers_are_served(fleet, announce):

@@ -101,6 +101,13 @@ def test_code_comes_after_the_dependencies(stages):
         assert any("pip install --constraint" in argument for _, argument in before)
 
 
+def test_version_is_there_for_the_first_installation(stages, root):
+    assert 'path = "rollout_core/__init__.py"' in (root / "pyproject.toml").read_text()
+    for name in ("build-api", "build-worker"):
+        before = list(takewhile(lambda step: "pip install" not in step[1], stages[name]))
+        assert ("COPY", "rollout_core/__init__.py rollout_core/") in before
+
+
 def test_takes_no_secrets(root):
     text = (root / "Dockerfile").read_text()
     assert not re.search(r"(?im)^\s*(ARG|ADD)\b|secret|token|password|://(?!127\.0\.0\.1)", text)

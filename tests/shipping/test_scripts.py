@@ -16,6 +16,9 @@ BASH_SCRIPTS = (
     ".ci/run",
 )
 
+INSTALLATION_FILES = ("pyproject.toml", "constraints.txt", "rollout_core/__init__.py")
+"""An installation is made again when one of them changes."""
+
 PYTHON = """#!/bin/bash
 # A python3.11 that makes environments of copies of itself, and notes what pip is told.
 case "$*" in
@@ -25,6 +28,7 @@ case "$*" in
         echo "VIRTUAL_ENV=$PWD/.venv" >.venv/bin/activate
         echo venv >>calls ;;
     "-m pip --version") exit 0 ;;
+    "-V") echo "Python 3.11.0" ;;
     "-m pip install "*) echo "pip ${*: -1}" >>calls; exit "${PIP_STATUS:-0}" ;;
 esac
 """
@@ -56,8 +60,8 @@ def test_test_script_checks_everything_in_order(root):
 @pytest.fixture
 def checkout(root, tmp_path):
     """A copy of what scripts/environment needs, and a Python that only pretends."""
-    (tmp_path / "repository" / "scripts").mkdir(parents=True)
-    for path in ("pyproject.toml", "constraints.txt", "scripts/environment"):
+    for path in (*INSTALLATION_FILES, "scripts/environment"):
+        (tmp_path / "repository" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, tmp_path / "repository" / path)
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -106,7 +110,7 @@ def test_environment_of_the_demo_is_completed_for_the_tests(checkout):
     assert checkout.calls() == ["pip .[worker,dev]"]
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", INSTALLATION_FILES)
 def test_environment_follows_its_files(checkout, name):
     checkout.run("worker")
     checkout.calls()
@@ -144,4 +148,39 @@ def test_missing_python_is_told(checkout, tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "needs Python 3.11 or newer" in done.stderr
+    assert checkout.calls() == []
+
+
+@pytest.fixture
+def other_python(tmp_path):
+    """A Python of another version, which is not on the PATH."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    other = folder / "python3.12"
+    other.write_text(PYTHON.replace("Python 3.11.0", "Python 3.12.0"))
+    other.chmod(0o755)
+    return other
+
+
+def test_named_python_makes_the_environment(checkout, other_python):
+    assert checkout.run("worker", PYTHON=str(other_python)).returncode == 0
+    assert checkout.calls() == ["venv", "pip .[worker]"]
+    made = (checkout.folder / ".venv" / "bin" / "python").read_text()
+    assert made == other_python.read_text()
+    assert checkout.run("worker", PYTHON=str(other_python)).returncode == 0
+    assert checkout.calls() == []
+
+
+def test_named_python_replaces_an_environment_of_another_version(checkout, other_python):
+    checkout.run("worker")
+    checkout.calls()
+    assert checkout.run("worker", PYTHON=str(other_python)).returncode == 0
+    assert checkout.calls() == ["venv", "pip .[worker]"]
+
+
+def test_named_python_is_the_only_candidate(checkout):
+    done = checkout.run("worker", PYTHON="no-such-python")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "PYTHON=no-such-python" in done.stderr
     assert checkout.calls() == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rollout_core.contract import ExplainRequest, PatchQuery
-from rollout_core.resolve import Run
+from rollout_core.resolve import ResolvedRun
 from rollout_core.video import sampling
 from worker import fake_engine
 from worker.answer_checks import is_curve, is_explanation, is_plan
@@ -19,9 +19,9 @@ OPENED = Opened(
 )
 
 
-def run(**request: object) -> Run:
+def run(**request: object) -> ResolvedRun:
     asked = ExplainRequest.model_validate(request)
-    return Run(SPEC, None, asked, (0, 0, 80, 80), "uniform", 0, 1, asked.queries)
+    return ResolvedRun(SPEC, None, asked, (0, 0, 80, 80), "uniform", 0, 1, asked.queries)
 
 
 def answer(**request: object) -> dict[str, np.ndarray]:

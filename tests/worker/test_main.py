@@ -40,8 +40,8 @@ def test_a_message_can_neither_forge_a_line_of_the_log_nor_command_a_terminal():
 
 
 def test_media_is_held_to_what_was_found():
-    crew = main_module._crew(Settings(engine="fake"), WHOLE)
+    children = main_module._children(Settings(engine="fake"), WHOLE)
     try:
-        assert crew._media_options.confinement == WHOLE
+        assert children._media_options.confinement == WHOLE
     finally:
-        crew.close()
+        children.close()

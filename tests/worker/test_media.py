@@ -37,7 +37,7 @@ NOT_CONFINED = Confinement(landlock_abi=None, seccomp=False)
 
 
 def idle() -> None:
-    """Stand in for a pulse that has nothing to do."""
+    """Stand in for a heartbeat that has nothing to do."""
 
 
 @pytest.fixture

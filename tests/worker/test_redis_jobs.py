@@ -15,18 +15,18 @@ from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.jobs.records import JobRecord, Progress
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from worker import redis_jobs as connection_module
-from worker import redis_jobs as ledger_module
+from worker import redis_jobs as redis_jobs_module
 from worker.fake_engine import SPECS
-from worker.heartbeat import Leaving
-from worker.redis_jobs import UNREACHABLE, Ledger, ServerIll, connect
+from worker.heartbeat import ShuttingDown
+from worker.redis_jobs import UNREACHABLE, RetryingRecords, ServerUnusable, connect
 
 JOB = "0" * 32
 PROGRESS = Progress(stage="explain", done=1, total=4)
 
 
 @pytest.fixture
-def ledger(redis) -> Ledger:
-    return Ledger(redis)
+def records(redis) -> RetryingRecords:
+    return RetryingRecords(redis)
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def record(redis, put):
     return lambda: JobRecord.model_validate_json(redis.get(job_key(JOB)))
 
 
-def claim(ledger: Ledger, max_attempts: int = 3) -> JobRecord:
-    return ledger.claim(JOB, max_attempts=max_attempts)
+def claim(records: RetryingRecords, max_attempts: int = 3) -> JobRecord:
+    return records.claim(JOB, max_attempts=max_attempts)
 
 
 @pytest.fixture
@@ -53,34 +53,34 @@ def expire(put, record):
     return lambda: put(record().model_copy(update={"lease_until": datetime.now(UTC)}))
 
 
-def test_a_claim_begins_the_next_attempt(ledger, record):
-    assert claim(ledger).attempt == 1
-    ledger.release(JOB, 1)
-    assert claim(ledger) == record()
+def test_a_claim_begins_the_next_attempt(records, record):
+    assert claim(records).attempt == 1
+    records.release(JOB, 1)
+    assert claim(records) == record()
     assert record().attempt == 2
 
 
-def test_a_job_that_a_live_attempt_has_is_not_taken_from_it(ledger, record, expire):
-    claim(ledger, 1)
+def test_a_job_that_a_live_attempt_has_is_not_taken_from_it(records, record, expire):
+    claim(records, 1)
     with pytest.raises(JobHeld):
-        claim(ledger, 1)
+        claim(records, 1)
     assert (record().attempt, record().over) == (1, False)
     expire()
-    assert claim(ledger, 1).over
+    assert claim(records, 1).over
 
 
-def test_a_job_to_be_canceled_is_taken_to_be_ended(ledger, record, put, expire):
-    claim(ledger)
+def test_a_job_to_be_canceled_is_taken_to_be_ended(records, record, put, expire):
+    claim(records)
     put(record().request_cancel())
     expire()
-    assert claim(ledger).over
+    assert claim(records).over
     assert (record().over, record().attempt) == (True, 1)
 
 
-def test_a_job_without_record_cannot_be_claimed(ledger, redis, put):
+def test_a_job_without_record_cannot_be_claimed(records, redis, put):
     redis.delete(job_key(JOB))
     with pytest.raises(AttemptLost):
-        claim(ledger)
+        claim(records)
 
 
 def test_of_many_who_claim_at_once_one_gets_the_job(redis_url, record):
@@ -89,7 +89,7 @@ def test_of_many_who_claim_at_once_one_gets_the_job(redis_url, record):
     def take() -> None:
         with Redis.from_url(redis_url) as own:
             try:
-                numbers.append(claim(Ledger(own), max_attempts=100).attempt)
+                numbers.append(claim(RetryingRecords(own), max_attempts=100).attempt)
             except JobHeld:
                 numbers.append(0)
 
@@ -102,70 +102,70 @@ def test_of_many_who_claim_at_once_one_gets_the_job(redis_url, record):
     assert record().attempt == 1
 
 
-def test_a_beat_renews_the_lease_and_says_how_far(ledger, record):
-    claim(ledger)
+def test_a_beat_renews_the_lease_and_says_how_far(records, record):
+    claim(records)
     before = record().lease_until
     time.sleep(0.01)
-    assert ledger.beat(JOB, 1, PROGRESS) is False
+    assert records.beat(JOB, 1, PROGRESS) is False
     assert record().lease_until > before
     assert record().progress == PROGRESS
 
 
-def test_a_beat_hears_that_the_job_shall_stop(ledger, put, record):
-    claim(ledger)
+def test_a_beat_hears_that_the_job_shall_stop(records, put, record):
+    claim(records)
     put(record().request_cancel())
-    assert ledger.beat(JOB, 1, PROGRESS) is True
+    assert records.beat(JOB, 1, PROGRESS) is True
 
 
-def test_a_beat_for_a_lost_job_says_so(ledger, redis):
+def test_a_beat_for_a_lost_job_says_so(records, redis):
     redis.delete(job_key(JOB))
     with pytest.raises(AttemptLost, match="gone"):
-        ledger.beat(JOB, 1, PROGRESS)
+        records.beat(JOB, 1, PROGRESS)
     redis.set(job_key(JOB), JobRecord().model_dump_json())
-    claim(ledger)
-    ledger.release(JOB, 1)
-    claim(ledger)
+    claim(records)
+    records.release(JOB, 1)
+    claim(records)
     with pytest.raises(AttemptLost, match="attempt 1"):
-        ledger.beat(JOB, 1, PROGRESS)
+        records.beat(JOB, 1, PROGRESS)
 
 
-def test_an_attempt_asks_whether_it_has_the_job(ledger, put):
-    claim(ledger)
-    ledger.require(JOB, 1)
-    ledger.release(JOB, 1)
+def test_an_attempt_asks_whether_it_has_the_job(records, put):
+    claim(records)
+    records.require(JOB, 1)
+    records.release(JOB, 1)
     with pytest.raises(AttemptLost):
-        ledger.require(JOB, 1)
+        records.require(JOB, 1)
 
 
-def test_an_attempt_that_is_handed_back_does_not_count(ledger, put):
-    claim(ledger)
-    ledger.hand_back(JOB, 1)
-    assert claim(ledger).attempt == 1
+def test_an_attempt_that_is_handed_back_does_not_count(records, put):
+    claim(records)
+    records.hand_back(JOB, 1)
+    assert claim(records).attempt == 1
 
 
-def test_an_attempt_cannot_leave_a_job_that_it_has_lost(ledger, record):
-    claim(ledger)
-    ledger.release(JOB, 1)
-    claim(ledger)
-    ledger.release(JOB, 1)
-    ledger.hand_back(JOB, 1)
+def test_an_attempt_cannot_leave_a_job_that_it_has_lost(records, record):
+    claim(records)
+    records.release(JOB, 1)
+    claim(records)
+    records.release(JOB, 1)
+    records.hand_back(JOB, 1)
     assert record().attempt == 2
     assert record().lease_until is not None
 
 
-def test_a_job_that_has_ended_is_forgotten(ledger, redis):
-    ledger.forget(JOB)
+def test_a_job_that_has_ended_is_forgotten(records, redis):
+    records.forget(JOB)
     assert not redis.exists(job_key(JOB))
-    Ledger(Redis(unix_socket_path="/nonexistent/socket")).forget(JOB)
+    RetryingRecords(Redis(unix_socket_path="/nonexistent/socket")).forget(JOB)
 
 
-def test_a_step_leaves_the_expiry_of_the_record_alone(ledger, redis, put):
+def test_a_step_leaves_the_expiry_of_the_record_alone(records, redis, put):
     redis.expire(job_key(JOB), 1000)
-    claim(ledger)
+    claim(records)
     assert 900 < redis.ttl(job_key(JOB)) <= 1000
 
 
-def test_a_worker_is_announced_and_withdrawn(ledger, redis):
+def test_a_worker_is_announced_and_withdrawn(records, redis):
     announcement = Announcement(
         model=SPECS["fake"],
         checkpoint_sha256=None,
@@ -174,9 +174,9 @@ def test_a_worker_is_announced_and_withdrawn(ledger, redis):
         ready=True,
         beat_at=datetime.now(UTC),
     )
-    ledger.announce("me", announcement)
+    records.announce("me", announcement)
     assert Announcement.model_validate_json(redis.hget(WORKERS_KEY, "me")) == announcement
-    ledger.withdraw("me")
+    records.withdraw("me")
     assert redis.hgetall(WORKERS_KEY) == {}
 
 
@@ -201,52 +201,52 @@ class Flaky(Redis):
 
 @pytest.fixture
 def flaky(redis_url, put, monkeypatch):
-    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(redis_jobs_module, "RETRY_SECONDS", 0.01)
     with Flaky.from_url(redis_url) as client:
         yield client
 
 
 def test_what_must_not_be_lost_waits_for_redis(flaky, record):
-    ledger = Ledger(flaky)
-    assert claim(ledger).attempt == 1
+    records = RetryingRecords(flaky)
+    assert claim(records).attempt == 1
     flaky.away = 2
-    ledger.release(JOB, 1)
+    records.release(JOB, 1)
     assert record().lease_until is None
     flaky.away = 2
-    ledger.await_redis()
+    records.await_redis()
     assert flaky.away == 0
 
 
 def test_a_beat_does_not_wait_for_redis(flaky):
-    ledger = Ledger(flaky)
-    claim(ledger)
+    records = RetryingRecords(flaky)
+    claim(records)
     flaky.away = 1
     with pytest.raises(RedisConnectionError):
-        ledger.beat(JOB, 1, PROGRESS)
-    assert ledger.beat(JOB, 1, PROGRESS) is False
+        records.beat(JOB, 1, PROGRESS)
+    assert records.beat(JOB, 1, PROGRESS) is False
 
 
 def test_who_must_leave_does_not_wait_for_redis(flaky):
     def leave() -> None:
-        raise Leaving
+        raise ShuttingDown
 
     flaky.away = 2
-    with pytest.raises(Leaving):
-        Ledger(flaky, leave).claim(JOB, max_attempts=3)
-    with pytest.raises(Leaving):
-        Ledger(flaky, leave).beat(JOB, 1, PROGRESS)
-    assert Ledger(flaky, leave).claim(JOB, max_attempts=3).attempt == 1
+    with pytest.raises(ShuttingDown):
+        RetryingRecords(flaky, leave).claim(JOB, max_attempts=3)
+    with pytest.raises(ShuttingDown):
+        RetryingRecords(flaky, leave).beat(JOB, 1, PROGRESS)
+    assert RetryingRecords(flaky, leave).claim(JOB, max_attempts=3).attempt == 1
 
 
 def test_an_ill_redis_is_waited_for(redis_url, redis, put, record):
     with connect(redis_url) as client:
-        ledger = Ledger(client)
-        ledger.claim(JOB, max_attempts=3)
-        release = threading.Thread(target=ledger.release, args=(JOB, 1), daemon=True)
+        records = RetryingRecords(client)
+        records.claim(JOB, max_attempts=3)
+        release = threading.Thread(target=records.release, args=(JOB, 1), daemon=True)
         redis.config_set("maxmemory", 1)
         try:
             with pytest.raises(UNREACHABLE):
-                ledger.beat(JOB, 1, PROGRESS)
+                records.beat(JOB, 1, PROGRESS)
             release.start()
             release.join(0.5)
             assert release.is_alive()
@@ -257,17 +257,17 @@ def test_an_ill_redis_is_waited_for(redis_url, redis, put, record):
 
 
 def test_leaving_does_not_need_redis():
-    Ledger(Redis(unix_socket_path="/nonexistent/socket")).withdraw("me")
+    RetryingRecords(Redis(unix_socket_path="/nonexistent/socket")).withdraw("me")
 
 
-def test_a_lease_is_in_the_future(ledger, record):
-    claim(ledger)
+def test_a_lease_is_in_the_future(records, record):
+    claim(records)
     assert record().lease_until - datetime.now(UTC) > timedelta(seconds=3)
 
 
-def test_a_host_whose_clock_is_ahead_takes_no_job_from_a_live_worker(ledger, put, monkeypatch):
+def test_a_host_whose_clock_is_ahead_takes_no_job_from_a_live_worker(records, put, monkeypatch):
     put(JobRecord())
-    ledger.claim(JOB, max_attempts=3)
+    records.claim(JOB, max_attempts=3)
 
     class Ahead(datetime):
         @classmethod
@@ -276,7 +276,7 @@ def test_a_host_whose_clock_is_ahead_takes_no_job_from_a_live_worker(ledger, put
 
     monkeypatch.setattr("worker.redis_jobs.datetime", Ahead)
     with pytest.raises(JobHeld):
-        ledger.claim(JOB, max_attempts=3)
+        records.claim(JOB, max_attempts=3)
 
 
 class Patient:
@@ -305,18 +305,18 @@ class Patient:
             while plain.info("persistence")["rdb_last_bgsave_status"] != "err":
                 time.sleep(0.02)
 
-        def mend() -> None:
+        def restart_dead_engine() -> None:
             obstacle.rmdir()
             self.say("SAVE")
 
-        return mend
+        return restart_dead_engine
 
     def replica(self) -> Callable[[], None]:
         self.say("REPLICAOF", "127.0.0.1", 1)
         return lambda: self.say("REPLICAOF", "NO", "ONE")
 
 
-ILLNESSES = ("full_memory", "full_disk", "replica")
+STATE_ERRORS = ("full_memory", "full_disk", "replica")
 
 
 @pytest.fixture
@@ -357,33 +357,33 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("illness", ILLNESSES)
+@pytest.mark.parametrize("illness", STATE_ERRORS)
 def test_an_ill_server_is_as_one_that_is_away(patient, illness):
     with connect(patient.url) as client:
         client.set("count", 5)
-        mend = getattr(patient, illness)()
+        restart_dead_engine = getattr(patient, illness)()
         for write in WRITES.values():
-            with pytest.raises(ServerIll):
+            with pytest.raises(ServerUnusable):
                 write(client)
             assert client.get("count") == b"5"  # the connection is still in step
-        assert issubclass(ServerIll, RedisConnectionError)
-        mend()
+        assert issubclass(ServerUnusable, RedisConnectionError)
+        restart_dead_engine()
         for write in WRITES.values():
             write(client)
         assert client.get("count") == b"8"
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("illness", ILLNESSES)
+@pytest.mark.parametrize("illness", STATE_ERRORS)
 def test_with_patience_it_is_done_once_when_the_server_is_well(patient, illness, write):
-    mend = getattr(patient, illness)()
+    restart_dead_engine = getattr(patient, illness)()
     give_up = time.monotonic() + 8
     with connect(patient.url, lambda: time.monotonic() < give_up) as client:
         writer = threading.Thread(target=WRITES[write], args=(client,))
         writer.start()
         time.sleep(0.3)
         assert writer.is_alive()
-        mend()
+        restart_dead_engine()
         writer.join(5)
         assert not writer.is_alive()
         assert client.get("count") == b"1"

@@ -24,16 +24,16 @@ from rollout_core.jobs.redis_records import job_key
 from rollout_core.jobs.store import ArtifactStore
 from tests.worker.clips import make_video
 from worker import fake_engine
-from worker.children import Crew
-from worker.heartbeat import Leaving
+from worker.children import Children
+from worker.heartbeat import ShuttingDown
 from worker.messages import EngineOptions, MediaOptions
-from worker.redis_jobs import Ledger
+from worker.redis_jobs import RetryingRecords
 from worker.runner import Runner
 
 
 @pytest.fixture
-def ledger(redis) -> Ledger:
-    return Ledger(redis)
+def records(redis) -> RetryingRecords:
+    return RetryingRecords(redis)
 
 
 @pytest.fixture
@@ -54,17 +54,17 @@ def failure(store) -> Callable[[str], Ended]:
 
 
 @contextmanager
-def running(settings, ledger, store, model="fake", tend=lambda: None) -> Iterator[Runner]:
-    crew = Crew("fake", EngineOptions(model=model), MediaOptions(), load_seconds=30)
+def running(settings, records, store, model="fake", do_duties=lambda: None) -> Iterator[Runner]:
+    children = Children("fake", EngineOptions(model=model), MediaOptions(), load_seconds=30)
     try:
-        yield Runner(settings, crew, ledger, store, tend)
+        yield Runner(settings, children, records, store, do_duties)
     finally:
-        crew.close()
+        children.close()
 
 
 @pytest.fixture
-def runner(settings, ledger, store) -> Iterator[Runner]:
-    with running(settings, ledger, store) as runner:
+def runner(settings, records, store) -> Iterator[Runner]:
+    with running(settings, records, store) as runner:
         yield runner
 
 
@@ -115,7 +115,7 @@ def test_the_archive_holds_what_the_engine_says_of_these_frames(runner, store, s
 
 
 def test_a_job_that_is_gone_or_has_ended_is_left_alone(
-    runner, ledger, store, redis, submit, record
+    runner, records, store, redis, submit, record
 ):
     gone = submit()
     redis.delete(job_key(gone))
@@ -140,8 +140,8 @@ def test_a_job_that_has_a_result_is_not_done_again(runner, store, submit):
     assert store.artifact_path(job_id, "result.json").read_bytes() == before
 
 
-def test_a_deliberate_failure_of_the_engine_is_final(settings, ledger, store, submit, failure):
-    with running(settings, ledger, store, "fake-fail") as runner:
+def test_a_deliberate_failure_of_the_engine_is_final(settings, records, store, submit, failure):
+    with running(settings, records, store, "fake-fail") as runner:
         job_id = submit()
         runner.run(job_id)
     assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 1)
@@ -172,9 +172,9 @@ def test_the_runner_serves_on_after_failures(runner, store, submit):
 
 
 def test_an_engine_that_dies_every_time_uses_up_the_attempts(
-    settings, ledger, store, submit, failure
+    settings, records, store, submit, failure
 ):
-    with running(settings, ledger, store, "fake-crash") as runner:
+    with running(settings, records, store, "fake-crash") as runner:
         job_id = submit()
         runner.run(job_id)
     assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 3)
@@ -185,10 +185,10 @@ def test_an_engine_that_dies_every_time_uses_up_the_attempts(
 
 
 def test_an_engine_that_hangs_every_time_uses_up_the_attempts(
-    settings, ledger, store, submit, failure
+    settings, records, store, submit, failure
 ):
     settings = settings.model_copy(update={"engine_timeout_seconds": 0.5, "max_attempts": 2})
-    with running(settings, ledger, store, "fake-hang") as runner:
+    with running(settings, records, store, "fake-hang") as runner:
         job_id = submit()
         runner.run(job_id)
     assert failure(job_id).attempt == 2
@@ -196,20 +196,20 @@ def test_an_engine_that_hangs_every_time_uses_up_the_attempts(
     assert "the engine did not answer within 0.5 seconds" in failure(job_id).error.detail
 
 
-def test_a_job_that_takes_too_long_fails_at_once(settings, ledger, store, submit, failure):
+def test_a_job_that_takes_too_long_fails_at_once(settings, records, store, submit, failure):
     settings = settings.model_copy(update={"job_deadline_seconds": 1.5})
-    with running(settings, ledger, store, "fake-hang") as runner:
+    with running(settings, records, store, "fake-hang") as runner:
         job_id = submit()
         runner.run(job_id)
     assert failure(job_id).attempt == 1
     assert failure(job_id).error.code == "deadline_exceeded"
 
 
-def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store, submit, failure):
+def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, records, store, submit, failure):
     job_id = submit()
     for attempt in (1, 2, 3):
-        ledger.claim(job_id, max_attempts=3)
-        ledger.release(job_id, attempt)
+        records.claim(job_id, max_attempts=3)
+        records.release(job_id, attempt)
     (store.begin_attempt(job_id, 3) / "overlay.mp4").write_bytes(b"half")
     runner.run(job_id)
     assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 3)
@@ -221,7 +221,7 @@ def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, ledger, store
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("stage", ["explain", "render"])
 def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
-    settings, ledger, store, submit, record, tmp_path, sign, stage
+    settings, records, store, submit, record, tmp_path, sign, stage
 ):
     settings = settings.model_copy(update={"media_timeout_seconds": 2.0})
     large = make_video(tmp_path / "large.mp4", width=1280, height=720)  # takes a while to render
@@ -233,7 +233,7 @@ def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
             os.kill(media, sign)
             struck.append(media)
 
-    with running(settings, ledger, store, "fake-slow", strike_media_once) as runner:
+    with running(settings, records, store, "fake-slow", strike_media_once) as runner:
         job_id = submit(large.read_bytes(), clips="tile")
         runner.run(job_id)
     assert struck
@@ -241,14 +241,14 @@ def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
 
 
 def test_an_engine_that_hangs_once_costs_one_attempt_and_little_time(
-    settings, ledger, store, submit, record
+    settings, records, store, submit, record
 ):
     """With nothing set, it is noticed by what the warm-up took."""
     stopped = []
 
     def stop_engine_once() -> None:
         if not stopped and record(job_id).progress.stage == "explain":
-            os.kill(runner._crew.engine.pid, signal.SIGSTOP)
+            os.kill(runner._children.engine.pid, signal.SIGSTOP)
             stopped.append(time.monotonic())
 
     def note_the_next() -> None:
@@ -256,7 +256,7 @@ def test_an_engine_that_hangs_once_costs_one_attempt_and_little_time(
         if len(stopped) == 1 and record(job_id).attempt == 2:
             stopped.append(time.monotonic())
 
-    with running(settings, ledger, store, "fake-slow", note_the_next) as runner:
+    with running(settings, records, store, "fake-slow", note_the_next) as runner:
         job_id = submit(clips="tile", overlay=None)
         runner.run(job_id)
     assert store.result(job_id).attempt == 2
@@ -264,32 +264,32 @@ def test_an_engine_that_hangs_once_costs_one_attempt_and_little_time(
 
 
 def test_a_job_is_handed_back_as_if_its_attempt_had_never_begun(
-    settings, ledger, store, submit, record
+    settings, records, store, submit, record
 ):
     def leave() -> None:
         if record(job_id).progress.stage == "explain":
-            raise Leaving
+            raise ShuttingDown
 
-    with running(settings, ledger, store, "fake-slow", leave) as runner:
+    with running(settings, records, store, "fake-slow", leave) as runner:
         job_id = submit(clips="tile", overlay=None)
-        with pytest.raises(Leaving):
+        with pytest.raises(ShuttingDown):
             runner.run(job_id)
         assert not media_processes_of(runner)
     assert store.is_open(job_id)
     assert (record(job_id).attempt, record(job_id).lease_until) == (0, None)
-    with running(settings, ledger, store) as runner:
+    with running(settings, records, store) as runner:
         runner.run(job_id)
     assert store.result(job_id).attempt == 1
 
 
 def test_a_canceled_job_stops_at_a_clips_boundary(
-    settings, ledger, store, redis, submit, record, failure
+    settings, records, store, redis, submit, record, failure
 ):
     def cancel() -> None:
         asked = record(job_id).model_copy(update={"cancel_requested": True})
         redis.set(job_key(job_id), asked.model_dump_json())
 
-    with running(settings, ledger, store, "fake-slow", cancel) as runner:
+    with running(settings, records, store, "fake-slow", cancel) as runner:
         job_id = submit(clips="tile")
         began = time.monotonic()
         runner.run(job_id)
@@ -299,14 +299,14 @@ def test_a_canceled_job_stops_at_a_clips_boundary(
     assert attempts_left(store, job_id) == []
 
 
-def test_a_job_deleted_while_it_runs_is_dropped(settings, ledger, store, redis, submit):
+def test_a_job_deleted_while_it_runs_is_dropped(settings, records, store, redis, submit):
     job_id, following = submit(clips="tile"), submit(overlay=None)
 
     def delete() -> None:
         redis.delete(job_key(job_id))
         store.delete(job_id)
 
-    with running(settings, ledger, store, "fake-slow", delete) as runner:
+    with running(settings, records, store, "fake-slow", delete) as runner:
         runner.run(job_id)
         assert not store.upload_path(job_id).parents[1].exists()
         runner.run(following)
@@ -315,24 +315,24 @@ def test_a_job_deleted_while_it_runs_is_dropped(settings, ledger, store, redis, 
 
 @pytest.mark.parametrize("takes_folder", [True, False])
 def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
-    settings, ledger, store, submit, record, takes_folder, failure
+    settings, records, store, submit, record, takes_folder, failure
 ):
     """It neither disturbs the newer attempt, nor leaves before that has ended."""
     ends_at = time.monotonic() + 4
 
     def work_elsewhere() -> None:
         if record(job_id).attempt == 1:
-            ledger.release(job_id, 1)
-            ledger.claim(job_id, max_attempts=9)
+            records.release(job_id, 1)
+            records.claim(job_id, max_attempts=9)
             if takes_folder:
                 store.begin_attempt(job_id, 2)
         elif time.monotonic() < ends_at:
-            ledger.beat(job_id, 2, Progress(stage="render", done=0, total=1))
+            records.beat(job_id, 2, Progress(stage="render", done=0, total=1))
         else:
             error = JobError(code="video_undecodable", title="t", detail="d")
             store.end(job_id, record(job_id).ended("failed", datetime.now(UTC), error))
 
-    with running(settings, ledger, store, "fake-slow", work_elsewhere) as runner:
+    with running(settings, records, store, "fake-slow", work_elsewhere) as runner:
         job_id = submit(clips="tile")
         runner.run(job_id)
     assert time.monotonic() > ends_at
@@ -340,9 +340,9 @@ def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
     assert not store.result(job_id)
 
 
-def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, ledger, store, submit):
+def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, records, store, submit):
     job_id = submit(overlay=None)
-    ledger.claim(job_id, max_attempts=1)
+    records.claim(job_id, max_attempts=1)
     runner._settings = runner._settings.model_copy(update={"max_attempts": 2})
     began = time.monotonic()
     runner.run(job_id)
@@ -351,21 +351,21 @@ def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, ledge
 
 
 def test_a_job_whose_worker_goes_on_and_on_is_left_to_it(
-    settings, ledger, store, submit, record, monkeypatch
+    settings, records, store, submit, record, monkeypatch
 ):
     """A second delivery must not keep this worker from others for as long as that one lasts."""
     monkeypatch.setattr("worker.runner.HELD_SECONDS", 1.0)
 
     def beat_elsewhere() -> None:
-        ledger.beat(job_id, 1, Progress(stage="render", done=0, total=1))
+        records.beat(job_id, 1, Progress(stage="render", done=0, total=1))
 
-    with running(settings, ledger, store, tend=beat_elsewhere) as runner:
+    with running(settings, records, store, do_duties=beat_elsewhere) as runner:
         job_id = submit()
-        ledger.claim(job_id, max_attempts=9)
+        records.claim(job_id, max_attempts=9)
         with pytest.raises(JobHeld):
             runner.run(job_id)
         following = submit(overlay=None)
-        runner._tend = lambda: None
+        runner._do_duties = lambda: None
         runner.run(following)
     assert store.is_open(job_id)
     assert (record(job_id).attempt, record(job_id).lease_until is None) == (1, False)
@@ -373,7 +373,7 @@ def test_a_job_whose_worker_goes_on_and_on_is_left_to_it(
 
 
 def test_what_was_canceled_in_the_last_moment_is_not_published(
-    settings, ledger, store, redis, submit, failure
+    settings, records, store, redis, submit, failure
 ):
     def cancel_at_the_end() -> None:
         if any(store.upload_path(job_id).parents[1].glob("attempts/1/rollout.npz")):
@@ -381,7 +381,7 @@ def test_what_was_canceled_in_the_last_moment_is_not_published(
             with suppress(AttemptLost):
                 store.end(job_id, canceled)
 
-    class LateLedger(Ledger):
+    class LateLedger(RetryingRecords):
         def beat(self, *arguments):
             cancel_at_the_end()
             return super().beat(*arguments)
@@ -422,9 +422,9 @@ def test_an_end_waits_until_the_disk_has_room_for_it(runner, store, submit, fail
 
 
 def test_a_job_that_is_in_another_store_is_left_to_others(
-    settings, ledger, store, submit, record, caplog
+    settings, records, store, submit, record, caplog
 ):
-    with running(settings, ledger, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
+    with running(settings, records, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
         job_id = submit()
         runner.run(job_id)
     assert store.is_open(job_id)
@@ -449,11 +449,11 @@ def test_a_job_that_has_ended_is_forgotten_by_redis(runner, redis, submit):
 
 
 def test_an_attempt_that_was_taken_for_dead_cannot_fail_the_job(
-    settings, ledger, store, redis, submit, record
+    settings, records, store, redis, submit, record
 ):
     """It comes back, and fails, while the newer attempt runs; the first to end is the newer."""
 
-    class Sleepy(Ledger):
+    class Sleepy(RetryingRecords):
         def require(self, job_id: str, attempt: int) -> None:
             if attempt == 1:
                 self.release(job_id, 1)
@@ -478,11 +478,11 @@ def stop_waiting() -> None:
     raise StopWaiting
 
 
-def test_beats_tell_how_far_the_job_is(settings, ledger, store, submit, record):
+def test_beats_tell_how_far_the_job_is(settings, records, store, submit, record):
     seen = []
 
     with running(
-        settings, ledger, store, "fake-slow", lambda: seen.append(record(job_id))
+        settings, records, store, "fake-slow", lambda: seen.append(record(job_id))
     ) as runner:
         job_id = submit(clips="tile")
         runner.run(job_id)
@@ -498,22 +498,22 @@ def test_beats_tell_how_far_the_job_is(settings, ledger, store, submit, record):
     assert explaining[-1].done > explaining[0].done
 
 
-def test_a_bug_of_ours_ends_the_attempt_not_the_worker(settings, ledger, store, submit, failure):
+def test_a_bug_of_ours_ends_the_attempt_not_the_worker(settings, records, store, submit, failure):
     def stumble() -> None:
         raise ZeroDivisionError
 
-    with running(settings, ledger, store, "fake", stumble) as runner:
+    with running(settings, records, store, "fake", stumble) as runner:
         job_id = submit()
         runner.run(job_id)
     assert failure(job_id).error.code == "worker_crashed"
     assert "internal error" in failure(job_id).error.detail
 
 
-def test_an_engine_that_died_between_jobs_costs_no_attempt(settings, ledger, store, submit):
-    with running(settings, ledger, store) as runner:
+def test_an_engine_that_died_between_jobs_costs_no_attempt(settings, records, store, submit):
+    with running(settings, records, store) as runner:
         runner.run(submit(overlay=None))
-        os.kill(runner._crew.engine.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, runner._crew.engine.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(runner._children.engine.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, runner._children.engine.pid, os.WEXITED | os.WNOWAIT)
         job_id = submit(overlay=None)
         runner.run(job_id)
     assert store.result(job_id).attempt == 1
@@ -528,7 +528,7 @@ def test_every_second_of_a_longer_video_has_its_clip(runner, store, submit, tmp_
 
 def media_processes_of(runner: Runner) -> list[int]:
     """Return the media processes that serve a job: all but the spare one."""
-    spare = runner._crew._spare_media.pid
+    spare = runner._children._spare_media.pid
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
     return [
         pid

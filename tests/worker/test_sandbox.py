@@ -15,8 +15,8 @@ import pyseccomp
 import pytest
 
 from rollout_core.contract import ExplainRequest
-from tests.worker import crimes
-from tests.worker.crimes import KERNEL
+from tests.worker import sandbox_escapes
+from tests.worker.sandbox_escapes import KERNEL
 from worker import sandbox, wire
 from worker.children import Media
 from worker.fake_engine import SPECS
@@ -108,8 +108,8 @@ BY_FILES = {
 }
 """What Landlock stops by itself."""
 
-CRIMES = crimes.Criminal(Path("x"), 0, "").crimes()
-RIGHTS = crimes.Criminal(Path("x"), 0, "").rights()
+CRIMES = sandbox_escapes.Criminal(Path("x"), 0, "").sandbox_escapes()
+RIGHTS = sandbox_escapes.Criminal(Path("x"), 0, "").rights()
 BY_BOTH = {"link a neighbour", "link symbolically", "make a pipe", "start a program"}
 BY_BOTH |= {"make a folder", "make a folder elsewhere"}
 BY_CALLS = CRIMES.keys() - BY_FILES | BY_BOTH
@@ -141,7 +141,7 @@ def confess(folder: Path, *layers: str) -> dict[str, str]:
     (folder / "neighbour/victim").write_bytes(b"")
     ours, theirs = socket.socketpair()
     with doors(folder) as (port, door), theirs, Connection(ours.detach()) as connection:
-        command = [sys.executable, "-P", "-m", "tests.worker.crimes", "-".join(layers)]
+        command = [sys.executable, "-P", "-m", "tests.worker.sandbox_escapes", "-".join(layers)]
         command += [str(folder / "neighbour/video"), str(port), door]
         command += ["media", str(theirs.fileno()), MediaOptions().model_dump_json()]
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=MEDIA_ENVIRONMENT)
@@ -173,7 +173,7 @@ def deeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     }
 
 
-def test_every_crime_is_a_crime_and_every_layer_stops_its_own(deeds, confinement):
+def test_every_escape_is_a_escape_and_every_layer_stops_its_own(deeds, confinement):
     """Behind nothing all are possible, so that each refusal is a layer's doing."""
     files = BY_FILES if confinement.landlock_abi else set()
     calls = BY_CALLS if confinement.seccomp else set()
@@ -182,12 +182,12 @@ def test_every_crime_is_a_crime_and_every_layer_stops_its_own(deeds, confinement
         for name, ends in deeds.items()
     }
     lacking = refused["none"]
-    assert lacking <= crimes.NUMBERS.keys()  # the kernel has no such call
+    assert lacking <= sandbox_escapes.NUMBERS.keys()  # the kernel has no such call
     expected = {"none": set(), "landlock": files, "seccomp": calls, "both": files | calls}
     assert refused == {name: deeds | lacking for name, deeds in expected.items()}
 
 
-def test_behind_both_layers_no_crime_is_left():
+def test_behind_both_layers_no_escape_is_left():
     assert CRIMES.keys() == BY_FILES | BY_CALLS
 
 

@@ -14,7 +14,7 @@ FRAMES, SIZE = 8, 64
 
 
 def clips(name: str, count: int = 24, seed: int = 0, **changes: object) -> ClipBatch:
-    """Render `count` scenes of one class."""
+    """Render `count` faults of one class."""
     labels = torch.full((count,), CLASSES.index(name))
     options = {"frames": FRAMES, "height": SIZE, "width": SIZE} | changes
     return render(labels, Generator().manual_seed(seed), **options)
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_scene_at_any_size():
     assert (halved - small.evidence).abs().mean() < 0.01
 
 
-def test_other_seeds_give_other_scenes():
+def test_other_seeds_give_other_faults():
     difference = clips("left", seed=0).frames - clips("left", seed=1).frames
     assert difference.abs().mean() > 0.05
 
@@ -112,14 +112,14 @@ def test_labels_are_drawn_evenly():
 
 
 def pair(first: str, second: str, count: int = 24, **changes: object) -> ClipBatch:
-    """Render `count` scenes of two objects."""
+    """Render `count` faults of two objects."""
     labels = torch.tensor([[CLASSES.index(first), CLASSES.index(second)]]).expand(count, 2)
     options = {"frames": FRAMES, "height": SIZE, "width": SIZE, "noise": 0.0} | changes
     return render(labels, Generator().manual_seed(0), **options)
 
 
 def test_a_scene_of_one_object_is_the_one_it_always_was():
-    # The demo checkpoint was trained on the scenes of a seed, and is judged by those of another.
+    # The demo checkpoint was trained on the faults of a seed, and is judged by those of another.
     batch = clips("swing", count=2)
     brightness, area = batch.frames.mean(dim=(1, 2, 3, 4)), batch.evidence.mean(dim=(1, 2, 3))
     torch.testing.assert_close(brightness, torch.tensor([0.525808, 0.477715]), atol=1e-5, rtol=0)

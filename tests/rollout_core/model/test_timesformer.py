@@ -55,7 +55,7 @@ def test_the_fused_kernel_of_long_sequences_says_what_the_explicit_product_says(
     clips = random_clips(batch=1, t=22, height=32, width=24)
     assert FUSED_ON_CPU_FROM_TOKENS <= 22 * 4 * 6
     fused = model(clips)
-    with watch(model.layers, lambda mixing: None):  # takes the explicit product, to see its softmax
+    with watch(model.layers, lambda step: None):  # takes the explicit product, to see its softmax
         torch.testing.assert_close(model(clips), fused, atol=1e-5, rtol=1e-5)
 
 

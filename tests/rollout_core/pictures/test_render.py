@@ -103,9 +103,9 @@ def test_the_sheet_alone_ends_with_the_last_sampled_frame(plain_film, tmp_path):
     assert calls == [(done, 9) for done in range(1, 10)]
 
 
-def test_drawing_has_a_pulse(plain_film, tmp_path):
+def test_drawing_has_a_heartbeat(plain_film, tmp_path):
     beats = []
-    rendered(plain_film, tmp_path / "out", overlay=Overlay(), pulse=lambda: beats.append(0))
+    rendered(plain_film, tmp_path / "out", overlay=Overlay(), heartbeat=lambda: beats.append(0))
     assert len(beats) >= 10
 
 

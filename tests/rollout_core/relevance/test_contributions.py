@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from rollout_core.model.timesformer import Mixing, TimeSformer, watch
+from rollout_core.model.timesformer import AttentionStep, TimeSformer, watch
 from rollout_core.relevance import contributions
 from rollout_core.relevance.contributions import contribution_shares, raw_shares
 from tests.rollout_core import dense
@@ -16,20 +16,20 @@ ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
 WEIGHTINGS = ["projection", "deviation", "alti", "l2"]
 
 
-def mixings(model: TimeSformer, clips: Tensor) -> list[Mixing]:
-    seen: list[Mixing] = []
+def mixings(model: TimeSformer, clips: Tensor) -> list[AttentionStep]:
+    seen: list[AttentionStep] = []
     with torch.inference_mode(), watch(model.layers, seen.append):
         model(clips)
     return seen
 
 
-def hand_made(attention: Tensor, values: Tensor, inputs: Tensor) -> Mixing:
+def hand_made(attention: Tensor, values: Tensor, inputs: Tensor) -> AttentionStep:
     """One head, one sequence, an identity for a projection."""
     c = values.shape[-1]
     projection = torch.nn.Linear(c, c)
     torch.nn.init.eye_(projection.weight)
     torch.nn.init.zeros_(projection.bias)
-    return Mixing(
+    return AttentionStep(
         "group",
         attention[None, None, None],
         values[None, None, None],
@@ -39,7 +39,7 @@ def hand_made(attention: Tensor, values: Tensor, inputs: Tensor) -> Mixing:
     )
 
 
-def two_tokens() -> Mixing:
+def two_tokens() -> AttentionStep:
     """y_0 = (1, 0) + (1, 1)/2 + (2, -1)/2 = (2.5, 0), y_1 = (0, 3) + (2, -1) = (2, 2)."""
     return hand_made(
         attention=torch.tensor([[0.5, 0.5], [0.0, 1.0]]),
@@ -69,21 +69,21 @@ def test_shares_worked_by_hand(weighting: str, expected: list[list[float]]):
 
 def test_what_points_against_the_output_gets_nothing():
     # y_0 = (1, 0) + (-1, 0)/2 + (5, 0)/2.
-    mixing = hand_made(
+    step = hand_made(
         attention=torch.full((2, 2), 0.5),
         values=torch.tensor([[5.0, 0.0], [-1.0, 0.0]]),
         inputs=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     )
-    raw = raw_shares(mixing, "projection")[0, 0, 0]
+    raw = raw_shares(step, "projection")[0, 0, 0]
     torch.testing.assert_close(raw, torch.tensor([3.5 / 3, -0.5 / 3]))
-    shares = contribution_shares(mixing, "projection")[0, 0, 0]
+    shares = contribution_shares(step, "projection")[0, 0, 0]
     torch.testing.assert_close(shares, torch.tensor([1.0, 0.0]))
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_an_output_of_nothing_stays_its_own(weighting: str):
-    mixing = hand_made(torch.full((2, 2), 0.5), torch.zeros(2, 3), torch.zeros(2, 3))
-    torch.testing.assert_close(contribution_shares(mixing, weighting)[0, 0], torch.eye(2))
+    step = hand_made(torch.full((2, 2), 0.5), torch.zeros(2, 3), torch.zeros(2, 3))
+    torch.testing.assert_close(contribution_shares(step, weighting)[0, 0], torch.eye(2))
 
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
@@ -91,29 +91,29 @@ def test_the_vectors_sum_to_what_the_block_put_out(attention_type: str):
     model, clips = random_model(attention_type=attention_type), random_clips(batch=1)
     ours, obvious = mixings(model, clips), dense.run(model, clips[0]).mixings
     assert len(ours) == len(obvious)
-    for mixing, other in zip(ours, obvious, strict=True):
+    for step, other in zip(ours, obvious, strict=True):
         vectors = other.vectors.sum(dim=1)
         patches = vectors[-3 * 12 :]  # t p
-        if mixing.axis == "time":
-            outputs = rearrange(mixing.outputs, "1 p t c -> (t p) c")
+        if step.axis == "time":
+            outputs = rearrange(step.outputs, "1 p t c -> (t p) c")
         elif attention_type == "joint_space_time":
-            outputs = mixing.outputs[0, 0, 1:]
+            outputs = step.outputs[0, 0, 1:]
         else:
-            outputs = rearrange(mixing.outputs[:, :, 1:], "1 t p c -> (t p) c")
+            outputs = rearrange(step.outputs[:, :, 1:], "1 t p c -> (t p) c")
         torch.testing.assert_close(patches, outputs, atol=1e-5, rtol=0)
-        if mixing.axis == "group":
+        if step.axis == "group":
             copies = len(vectors) - 3 * 12
             torch.testing.assert_close(
-                vectors[:copies], mixing.outputs[0, :copies, 0], atol=1e-5, rtol=0
+                vectors[:copies], step.outputs[0, :copies, 0], atol=1e-5, rtol=0
             )
 
 
 @pytest.mark.parametrize("weighting", ["projection", "deviation"])
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_projection_shares_sum_to_one_before_the_clamp(attention_type: str, weighting: str):
-    for mixing in mixings(random_model(attention_type=attention_type), random_clips()):
-        rows = raw_shares(mixing, weighting).sum(dim=-1)
-        if mixing.shares_cls:
+    for step in mixings(random_model(attention_type=attention_type), random_clips()):
+        rows = raw_shares(step, weighting).sum(dim=-1)
+        if step.shares_cls:
             rows[:, :, 0] = rows[:, :, 0].mean(dim=1, keepdim=True)
         torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-5, rtol=0)
 
@@ -121,12 +121,12 @@ def test_projection_shares_sum_to_one_before_the_clamp(attention_type: str, weig
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_rows_are_shares(attention_type: str, weighting: str):
-    for mixing in mixings(random_model(attention_type=attention_type), random_clips()):
-        shares = contribution_shares(mixing, weighting)
+    for step in mixings(random_model(attention_type=attention_type), random_clips()):
+        shares = contribution_shares(step, weighting)
         assert shares.dtype == torch.float32
         assert shares.min() >= 0
         rows = shares.sum(dim=-1)
-        if mixing.shares_cls:
+        if step.shares_cls:
             # The frames' rows differ; their mean is the classification token's.
             assert (rows[:, :, 0] - 1).abs().max() > 1e-3
             rows[:, :, 0] = rows[:, :, 0].mean(dim=1, keepdim=True)
@@ -134,40 +134,40 @@ def test_rows_are_shares(attention_type: str, weighting: str):
 
 
 def test_what_every_token_brings_is_no_token_s_deviation():
-    mixing = two_tokens()
-    plain = raw_shares(mixing, "deviation")
+    step = two_tokens()
+    plain = raw_shares(step, "deviation")
     shift = torch.tensor([10.0, -7.0])
-    outputs = mixing.outputs + shift
+    outputs = step.outputs + shift
     # Through the attention, by the skip connection, or as the projection's bias.
-    biased = deepcopy(mixing.projections[0])
+    biased = deepcopy(step.projections[0])
     biased.bias.copy_(shift)
     for shifted in (
-        replace(mixing, values=mixing.values + shift, outputs=outputs),
-        replace(mixing, inputs=mixing.inputs + shift, outputs=outputs),
-        replace(mixing, projections=(biased,), outputs=outputs),
+        replace(step, values=step.values + shift, outputs=outputs),
+        replace(step, inputs=step.inputs + shift, outputs=outputs),
+        replace(step, projections=(biased,), outputs=outputs),
     ):
         torch.testing.assert_close(raw_shares(shifted, "deviation"), plain)
-        difference = raw_shares(shifted, "projection") - raw_shares(mixing, "projection")
+        difference = raw_shares(shifted, "projection") - raw_shares(step, "projection")
         assert difference.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch, weighting: str):
     model, clips = random_model(), random_clips()
-    whole = [raw_shares(mixing, weighting) for mixing in mixings(model, clips)]
+    whole = [raw_shares(step, weighting) for step in mixings(model, clips)]
     for elements in (1, 1000):
         monkeypatch.setattr(contributions, "CPU_CHUNK", elements)
-        for mixing, expected in zip(mixings(model, clips), whole, strict=True):
-            actual = raw_shares(mixing, weighting)
+        for step, expected in zip(mixings(model, clips), whole, strict=True):
+            actual = raw_shares(step, weighting)
             torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_half_precision_is_worked_out_in_float32(weighting: str):
     model, clips = random_model(), random_clips()
-    exact = [contribution_shares(mixing, weighting) for mixing in mixings(model, clips)]
+    exact = [contribution_shares(step, weighting) for step in mixings(model, clips)]
     halves = mixings(model.bfloat16(), clips.bfloat16())
-    for mixing, expected in zip(halves, exact, strict=True):
-        half = contribution_shares(mixing, weighting)
+    for step, expected in zip(halves, exact, strict=True):
+        half = contribution_shares(step, weighting)
         assert half.dtype == torch.float32
         assert 0 < (half - expected).norm() / expected.norm() < 0.05

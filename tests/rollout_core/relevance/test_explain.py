@@ -83,7 +83,7 @@ def test_attention_equals_the_published_code(name: str):
     model = load_model(REFERENCE / f"tiny_{name}.pyth", num_heads=4)
     with (
         torch.inference_mode(),
-        capture_flow(model, lambda mixing: fuse_heads(mixing, "mean")) as flow,
+        capture_flow(model, lambda step: fuse_heads(step, "mean")) as flow,
     ):
         model(published["clips"])
     groups = torch.stack(flow.groups)

@@ -4,7 +4,7 @@ import weakref
 import pytest
 import torch
 
-from rollout_core.model.timesformer import Mixing
+from rollout_core.model.timesformer import AttentionStep
 from rollout_core.relevance import gradients
 from rollout_core.relevance.gradients import gradient_flow
 from rollout_core.relevance.rollout import Flow
@@ -94,10 +94,10 @@ def test_no_attention_outlives_its_layer(monkeypatch: pytest.MonkeyPatch):
     seen: list[weakref.ref[torch.Tensor]] = []
     collect = gradients._collect
 
-    def watched(mixing: Mixing, flow: Flow) -> None:
+    def watched(step: AttentionStep, flow: Flow) -> None:
         assert not any(other() is not None for other in seen[:-1])  # time and space of a layer
-        seen.append(weakref.ref(mixing.attention))
-        collect(mixing, flow)
+        seen.append(weakref.ref(step.attention))
+        collect(step, flow)
 
     monkeypatch.setattr(gradients, "_collect", watched)
     gc.disable()  # a cycle would be freed by luck

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rollout_core.model.timesformer import Mixing, watch
+from rollout_core.model.timesformer import AttentionStep, watch
 from rollout_core.relevance.methods import capture_flow, fuse_heads, see
 from tests.rollout_core.models import random_clips, random_model
 
@@ -16,7 +16,7 @@ DEFAULTS = {
 
 
 def test_fusion_is_taken_over_heads():
-    mixings: list[Mixing] = []
+    mixings: list[AttentionStep] = []
     model = random_model()
     with torch.inference_mode(), watch(model.layers, mixings.append):
         model(random_clips())
@@ -47,8 +47,8 @@ def test_rows_of_rollouts_are_shares_and_attention_has_no_skip_connection():
         assert (halved.diagonal(dim1=-2, dim2=-1) >= 0.3).all()
 
 
-def mean_head(mixing: Mixing) -> Tensor:
-    return mixing.attention.mean(dim=2)
+def mean_head(step: AttentionStep) -> Tensor:
+    return step.attention.mean(dim=2)
 
 
 def test_divided_attention_has_the_documented_shapes():
@@ -71,21 +71,21 @@ def test_other_attention_has_no_time_of_its_own(attention_type: str, shape: tupl
     assert flow.time == []
 
 
-def test_a_mixing_tells_how_its_outputs_came_about():
+def test_a_step_tells_how_its_outputs_came_about():
     model = random_model()
-    seen: list[Mixing] = []
+    seen: list[AttentionStep] = []
     with torch.inference_mode(), watch(model.layers, seen.append):
         model(random_clips())
-    assert [mixing.axis for mixing in seen] == ["time", "group"] * 3
-    assert [mixing.shares_cls for mixing in seen] == [False, True] * 3
-    for mixing in seen:
-        update = (mixing.attention @ mixing.values).transpose(2, 3).flatten(3)
-        for layer in mixing.projections:
+    assert [step.axis for step in seen] == ["time", "group"] * 3
+    assert [step.shares_cls for step in seen] == [False, True] * 3
+    for step in seen:
+        update = (step.attention @ step.values).transpose(2, 3).flatten(3)
+        for layer in step.projections:
             update = layer(update)
-        if mixing.shares_cls:
+        if step.shares_cls:
             update[:, :, 0] = update[:, :, 0].mean(dim=1, keepdim=True)
-        torch.testing.assert_close(mixing.inputs + update, mixing.outputs)
-        rows = mixing.attention.sum(dim=-1)
+        torch.testing.assert_close(step.inputs + update, step.outputs)
+        rows = step.attention.sum(dim=-1)
         torch.testing.assert_close(rows, torch.ones_like(rows))
 
 

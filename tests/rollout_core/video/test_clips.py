@@ -120,7 +120,7 @@ def test_probe_leaves_out_what_comes_before_the_first_decodable_frame(film):
     assert found.frame_rate_hz == pytest.approx(25)
 
 
-def test_probing_and_reading_have_a_pulse(plain_film):
+def test_probing_and_reading_have_a_heartbeat(plain_film):
     beats = []
     probe(plain_film, LIMITS, lambda: beats.append("probe"))
     assert beats.count("probe") > 10
@@ -131,7 +131,7 @@ def test_probing_and_reading_have_a_pulse(plain_film):
         height=8,
         width=12,
         limits=LIMITS,
-        pulse=lambda: beats.append("read"),
+        heartbeat=lambda: beats.append("read"),
     )
     assert len([*clips]) == 1
     assert beats.count("read") >= 10

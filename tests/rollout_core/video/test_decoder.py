@@ -437,7 +437,7 @@ def test_a_video_without_any_decodable_frame_is_refused(film):
         frames_of(path)
 
 
-def test_the_pulse_is_felt_even_where_nothing_can_be_decoded(film):
+def test_the_heartbeat_is_felt_even_where_nothing_can_be_decoded(film):
     """Whoever watches a process must not take one that works in vain for one that hangs."""
     path = film("film.mkv")
     packets = spoil_packets(path)

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.hostile.boxes import (
+from tests.hostile.mp4_boxes import (
     body_of,
     box,
     box_ends,

@@ -1,6 +1,6 @@
 """Runs a program for which the disk below a folder is full, as long as a file exists.
 
-    python -m tests.house.full_disk FOLDER MARK PROGRAM ARGUMENT …
+    python -m tests.system.full_disk FOLDER MARK PROGRAM ARGUMENT …
 
 While MARK exists, every file that the program opens for writing below FOLDER is `/dev/full`
 instead, so it is the kernel that says ENOSPC. It needs no privileges, unlike a small file system.

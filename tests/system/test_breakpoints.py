@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from tests.house.house import wait_until
-from tests.house.test_processes import state_of
+from tests.system.system import wait_until
+from tests.system.test_processes import state_of
 
 POINT = "pathlib:Path.write_text"
 
@@ -14,7 +14,7 @@ POINT = "pathlib:Path.write_text"
 def test_halts_once_where_it_shall(run, tmp_path, when, first_is_there):
     mark, first, second = (tmp_path / name for name in ("mark", "first", "second"))
     options = (when, POINT, str(mark))
-    process = run("tests.house.breakpoints", *options, names=("first", "second"))
+    process = run("tests.system.breakpoints", *options, names=("first", "second"))
     wait_until(lambda: state_of(process.pid) == "T", 10, "the breakpoint")
     assert mark.exists()
     assert first.exists() == first_is_there
@@ -27,6 +27,6 @@ def test_halts_once_where_it_shall(run, tmp_path, when, first_is_there):
 def test_runs_through_where_the_mark_is_there(run, tmp_path):
     (tmp_path / "mark").touch()
     options = ("before", POINT, str(tmp_path / "mark"))
-    process = run("tests.house.breakpoints", *options, names=("first",))
+    process = run("tests.system.breakpoints", *options, names=("first",))
     assert process.wait(10) == 0
     assert (tmp_path / "first").exists()

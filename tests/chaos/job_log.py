@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
 
-from tests.house.house import ENDED
+from tests.system.system import ENDED
 
 End = tuple[Any, ...]
 """All that can be seen of how a job ended."""
@@ -34,7 +34,7 @@ class Entry:
         return self.end is None and self.deleted_at is None and "lost" not in self.faults
 
 
-class Ledger:
+class JobLog:
     """Keeps the account; several threads write it."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.house.processes import ROOT
+from tests.system.processes import ROOT
 
 PROGRAM = """
 import sys

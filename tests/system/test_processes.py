@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.house.house import wait_until
-from tests.house.processes import (
+from tests.system.processes import (
     RESTART_SECONDS,
     Process,
     is_alive,
     open_files,
     resident_bytes,
 )
+from tests.system.system import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 NEST = [

@@ -1,8 +1,8 @@
-"""A media process that, where it would look at its upload, commits every crime it knows.
+"""A media process that, where it would look at its upload, commits every escape it knows.
 
-    python -m tests.worker.crimes LAYERS NEIGHBOUR PORT SOCKET media FD OPTIONS
+    python -m tests.worker.sandbox_escapes LAYERS NEIGHBOUR PORT SOCKET media FD OPTIONS
 
-Only the `LAYERS` named are put in force. What became of each crime is the detail of its failure.
+Only the `LAYERS` named are put in force. What became of each escape is the detail of its failure.
 """
 
 import ctypes
@@ -49,8 +49,8 @@ class Criminal:
         self.upload = Path()
         self.folder = Path()
 
-    def crimes(self) -> dict[str, Callable[[], object]]:
-        """Return every crime by its name; each raises `OSError` if it is refused."""
+    def sandbox_escapes(self) -> dict[str, Callable[[], object]]:
+        """Return every escape by its name; each raises `OSError` if it is refused."""
         own, parent = self.folder / "own", os.getppid()
         return {
             "read /etc/passwd": Path("/etc/passwd").read_bytes,
@@ -164,7 +164,7 @@ def main() -> None:
         return restrict_files(upload, folder) if "landlock" in layers else None
 
     def commit(*_: object) -> None:
-        found = outcomes(criminal.rights()) | outcomes(criminal.crimes())
+        found = outcomes(criminal.rights()) | outcomes(criminal.sandbox_escapes())
         raise VideoError(json.dumps(found))
 
     sandbox._restrict_files = restrict

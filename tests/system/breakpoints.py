@@ -1,6 +1,6 @@
 """Runs a program that halts, once, where a function of it begins or has just returned.
 
-    python -m tests.house.breakpoints {before|after} MODULE:CLASS.METHOD MARK PROGRAM ARGUMENT …
+    python -m tests.system.breakpoints {before|after} MODULE:CLASS.METHOD MARK PROGRAM ARGUMENT …
 
 There the program writes the file MARK and stops, as by SIGSTOP: whoever waits for the file may
 look around, kill it, or let it go on. Where MARK exists, the program runs as ever, so one that

@@ -11,9 +11,9 @@ from random import Random
 
 from PIL import Image
 
-from tests.hostile.boxes import ts_packet
 from tests.hostile.codes import CONTAINER, NO_STREAM, Entry
 from tests.hostile.maker import Maker
+from tests.hostile.mp4_boxes import ts_packet
 
 ADDRESS = "http://127.0.0.1:9/film.ts"
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n{}#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from service.standalone import valkey_command
-from tests.house.processes import Process
+from tests.system.processes import Process
 
 START_SECONDS = 60.0
 MANY_STARTS = 3
@@ -31,8 +31,8 @@ ENDED = ("succeeded", "failed", "canceled")
 TIMEOUT_SECONDS = 20.0
 
 
-class House:
-    """All the processes around one store, kept alive until the house is closed."""
+class System:
+    """All the processes around one store, kept alive until the system is closed."""
 
     def __init__(self, folder: Path) -> None:
         """Start a Valkey server in `folder`, whose path must be short: it holds a socket."""
@@ -114,7 +114,7 @@ class House:
         self.valkey.bring_up()
 
     def before_closing(self, leave: Callable[[], None]) -> None:
-        """Call `leave` while the house still stands, once it is to be closed."""
+        """Call `leave` while the system still stands, once it is to be closed."""
         self._guests.callback(leave)
 
     @property
@@ -206,13 +206,13 @@ class House:
 
 
 @contextmanager
-def open_house() -> Iterator[House]:
-    """Yield a house in a folder of its own, which is removed at the end."""
+def open_system() -> Iterator[System]:
+    """Yield a system in a folder of its own, which is removed at the end."""
     with (
-        tempfile.TemporaryDirectory(prefix="house-", dir="/tmp") as folder,
-        House(Path(folder)) as house,
+        tempfile.TemporaryDirectory(prefix="system-", dir="/tmp") as folder,
+        System(Path(folder)) as system,
     ):
-        yield house
+        yield system
 
 
 def upload(video: bytes, model: str, **request: Any) -> dict[str, tuple[str | None, bytes, str]]:

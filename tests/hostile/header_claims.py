@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from tests.hostile.boxes import body_of, box, edit, element, elements, patched, replaced, ts_packet
 from tests.hostile.codes import BROKEN, CONTAINER, DEADLINE, LARGE, LONG, NO_STREAM, OK, Entry
 from tests.hostile.maker import Maker
+from tests.hostile.mp4_boxes import (
+    body_of,
+    box,
+    edit,
+    element,
+    elements,
+    patched,
+    replaced,
+    ts_packet,
+)
 from tests.rollout_core import films
 
 MEDIA = "moov/trak/mdia/mdhd"

@@ -1,0 +1,54 @@
+import pytest
+
+from tests.system.processes import is_alive
+from tests.system.system import open_system, wait_until
+
+
+@pytest.fixture(scope="module")
+def system():
+    with open_system() as system:
+        yield system
+
+
+def test_valkey_keeps_its_data_when_it_is_killed(system):
+    with system.redis as redis:
+        redis.set("kept", 1)
+    system.valkey.kill()
+    system.await_valkey()
+    with system.redis as redis:
+        assert redis.get("kept") == b"1"
+
+
+def test_valkey_can_be_made_to_forget_everything(system):
+    with system.redis as redis:
+        redis.set("forgotten", 1)
+    system.forget_everything()
+    system.await_valkey()
+    with system.redis as redis:
+        assert redis.get("forgotten") is None
+
+
+def test_a_shifting_worker_serves_another_model_each_time(system):
+    system.api()
+    worker = system.shifting_worker(models=("fake", "fake-slow"))
+    system.await_models("fake")
+    worker.kill()
+    system.await_models("fake-slow")
+    assert "fake-slow" in worker.log.read_text()
+
+
+def test_an_api_that_cannot_start_shows_why(system):
+    with pytest.raises(AssertionError, match="port: Input should be less than"):
+        system.api("--port", "70000")
+    system.processes.pop().take_down()
+
+
+def test_nothing_outlives_the_system():
+    left = []
+    with open_system() as system:
+        system.before_closing(lambda: left.append(system.valkey.alive))
+        worker = system.worker(model="fake")
+        wait_until(lambda: worker.children_of_kind("media"), 20, "the worker's children")
+        pids = [system.valkey.pid, worker.pid, *worker.children]
+    assert left == [True]
+    wait_until(lambda: not any(map(is_alive, pids)), 10, "the processes to be gone")
