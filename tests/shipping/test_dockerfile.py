@@ -5,7 +5,9 @@ from itertools import takewhile
 
 import pytest
 
-TARGETS = ("api", "worker")
+TARGETS = ("api", "worker", "worker-fake")
+
+EXTRAS = {"api": "service", "worker": "worker", "worker-fake": "fake"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def environment(stage):
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def test_has_the_two_targets(stages):
+def test_every_target_exists(stages):
     assert set(TARGETS) <= set(stages)
 
 
@@ -45,7 +47,7 @@ def test_target_is_slim_and_tested_python(stages, target):
 def test_target_runs_as_a_fixed_user_other_than_root(stages, target):
     assert arguments(stages[target], "USER") == ["10001:10001"]
     keywords = [keyword for keyword, _ in stages[target]]
-    assert keywords.index("USER") > max(i for i, k in enumerate(keywords) if k in ("RUN", "COPY"))
+    assert "RUN" not in keywords[keywords.index("USER") :]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -60,7 +62,12 @@ def test_target_has_a_health_check_that_compiles(stages, target):
 
 
 @pytest.mark.parametrize(
-    ("target", "command"), [("api", "rollout-service"), ("worker", "rollout-worker")]
+    ("target", "command"),
+    [
+        ("api", "rollout-service"),
+        ("worker", "rollout-worker"),
+        ("worker-fake", "rollout-worker"),
+    ],
 )
 def test_target_starts_its_command(stages, root, target, command):
     assert json.loads(arguments(stages[target], "ENTRYPOINT")[0]) == [command]
@@ -77,16 +84,13 @@ def test_target_writes_to_data_and_tmp_alone(stages, target):
     assert arguments(stages[target], "WORKDIR")[-1] == "/tmp"
 
 
-def test_only_the_worker_installs_its_extra(stages):
-    def installs(name):
-        return [run for run in arguments(stages[name], "RUN") if "pip install" in run]
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_installs_its_own_extra_at_pinned_versions(stages, target):
+    installs = [run for run in arguments(stages[f"build-{target}"], "RUN") if "pip install" in run]
 
-    assert not any("[worker]" in run for run in installs("build-api"))
-    assert any("[worker]" in run for run in installs("build-worker"))
-    for name in ("build-api", "build-worker"):
-        assert all(
-            "--constraint constraints.txt" in run or "--no-deps" in run for run in installs(name)
-        )
+    extras = [name for run in installs for name in re.findall(r"\.\[(\w+)\]", run)]
+    assert extras == [EXTRAS[target]]
+    assert all("--constraint constraints.txt" in run or "--no-deps" in run for run in installs)
 
 
 def test_worker_sees_the_gpu(stages):
@@ -96,14 +100,14 @@ def test_worker_sees_the_gpu(stages):
 
 
 def test_code_comes_after_the_dependencies(stages):
-    for name in ("build-api", "build-worker"):
+    for name in (f"build-{target}" for target in TARGETS):
         before = takewhile(lambda step: step != ("COPY", ". ."), stages[name])
         assert any("pip install --constraint" in argument for _, argument in before)
 
 
 def test_version_is_there_for_the_first_installation(stages, root):
     assert 'path = "rollout_core/__init__.py"' in (root / "pyproject.toml").read_text()
-    for name in ("build-api", "build-worker"):
+    for name in (f"build-{target}" for target in TARGETS):
         before = list(takewhile(lambda step: "pip install" not in step[1], stages[name]))
         assert ("COPY", "rollout_core/__init__.py rollout_core/") in before
 
