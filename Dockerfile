@@ -17,13 +17,12 @@ RUN groupadd --gid 10001 rollout \
 WORKDIR /tmp
 
 
-# Empty packages get the dependencies first, so that a change of the code does not install them
-# again. Only rollout_core/__init__.py is real: it holds the version. pip works on the
+# The dependencies alone, so that a change of the code makes no new layer of them. Empty packages
+# stand for the code; only rollout_core/__init__.py is real: it holds the version. pip works on the
 # environments from outside: they hold none.
-FROM base AS build
+FROM base AS dependencies
 ENV PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_PYTHON=/opt/rollout
+    PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 COPY rollout_core/__init__.py rollout_core/
@@ -31,27 +30,28 @@ RUN python -m venv --without-pip /opt/rollout \
  && touch README.md LICENSE \
  && for package in service worker; do \
         install -D /dev/null "$package/__init__.py"; \
-    done \
- && pip install --constraint constraints.txt .
+    done
 
-FROM build AS build-api
-RUN pip install --constraint constraints.txt '.[service]'
-COPY . .
-RUN pip install --no-deps --force-reinstall .
+FROM dependencies AS dependencies-api
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[service]'
 
-FROM build AS build-worker-fake
-RUN pip install --constraint constraints.txt '.[fake]'
-COPY . .
-RUN pip install --no-deps --force-reinstall .
+FROM dependencies AS dependencies-worker-fake
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[fake]'
 
-FROM build AS build-worker
-RUN pip install --constraint constraints.txt '.[worker]'
+FROM dependencies AS dependencies-worker
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker]'
+
+# The code, as a wheel that each image installs over the empty packages.
+FROM base AS wheel
+WORKDIR /src
 COPY . .
-RUN pip install --no-deps --force-reinstall .
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
 
 FROM base AS api
-COPY --from=build-api /opt/rollout /opt/rollout
+COPY --from=dependencies-api /opt/rollout /opt/rollout
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    pip --python /opt/rollout install --no-cache-dir --no-deps --force-reinstall /dist/*.whl
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000
@@ -63,18 +63,23 @@ ENTRYPOINT ["rollout-service"]
 
 
 FROM base AS base-worker
-USER 10001:10001
 VOLUME /data
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s \
     CMD ["python", "-m", "worker.health"]
 ENTRYPOINT ["rollout-worker"]
 
 FROM base-worker AS worker-fake
-COPY --from=build-worker-fake /opt/rollout /opt/rollout
+COPY --from=dependencies-worker-fake /opt/rollout /opt/rollout
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    pip --python /opt/rollout install --no-cache-dir --no-deps --force-reinstall /dist/*.whl
+USER 10001:10001
 ENV ROLLOUT_ENGINE=fake
 
 # The NVIDIA container toolkit of the host adds the driver; without a GPU it runs on the CPU.
 FROM base-worker AS worker
-COPY --from=build-worker /opt/rollout /opt/rollout
+COPY --from=dependencies-worker /opt/rollout /opt/rollout
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    pip --python /opt/rollout install --no-cache-dir --no-deps --force-reinstall /dist/*.whl
+USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -81,7 +81,7 @@ def _confinement(settings: Settings) -> Confinement:
         SystemExit: a layer is missing, and the settings require all of them.
     """
     found = try_confinement()
-    log.info("media sandbox: %s", found)
+    log.info("media is confined: %s", found)
     if settings.require_confinement and not found.complete:
         sys.exit(f"rollout-worker: the media sandbox is incomplete: {found}")
     return found

@@ -86,11 +86,10 @@ def test_target_writes_to_data_and_tmp_alone(stages, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_target_installs_its_own_extra_at_pinned_versions(stages, target):
-    installs = [run for run in arguments(stages[f"build-{target}"], "RUN") if "pip install" in run]
-
-    extras = [name for run in installs for name in re.findall(r"\.\[(\w+)\]", run)]
-    assert extras == [EXTRAS[target]]
-    assert all("--constraint constraints.txt" in run or "--no-deps" in run for run in installs)
+    runs = arguments(stages[f"dependencies-{target}"], "RUN")
+    (install,) = [run for run in runs if run.startswith("pip ")]
+    assert re.findall(r"\.\[(\w+)\]", install) == [EXTRAS[target]]
+    assert "--constraint constraints.txt" in install
 
 
 def test_worker_sees_the_gpu(stages):
@@ -99,17 +98,23 @@ def test_worker_sees_the_gpu(stages):
     assert set(env["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility"}
 
 
-def test_code_comes_after_the_dependencies(stages):
-    for name in (f"build-{target}" for target in TARGETS):
-        before = takewhile(lambda step: step != ("COPY", ". ."), stages[name])
-        assert any("pip install --constraint" in argument for _, argument in before)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_change_of_the_code_makes_no_new_layer_of_dependencies(stages, target):
+    for _, argument in stages[f"dependencies-{target}"]:
+        assert argument != ". ."
+    steps = stages[target]
+    dependencies = ("COPY", f"--from=dependencies-{target} /opt/rollout /opt/rollout")
+    code = [step for step in steps if "from=wheel" in step[1]]
+    assert len(code) == 1
+    assert steps.index(dependencies) < steps.index(code[0])
+    assert "--no-deps --force-reinstall" in code[0][1]
 
 
-def test_version_is_there_for_the_first_installation(stages, root):
+@pytest.mark.parametrize("target", TARGETS)
+def test_version_is_there_for_the_first_installation(stages, root, target):
     assert 'path = "rollout_core/__init__.py"' in (root / "pyproject.toml").read_text()
-    for name in (f"build-{target}" for target in TARGETS):
-        before = list(takewhile(lambda step: "pip install" not in step[1], stages[name]))
-        assert ("COPY", "rollout_core/__init__.py rollout_core/") in before
+    before = takewhile(lambda step: "pip " not in step[1], stages[f"dependencies-{target}"])
+    assert ("COPY", "rollout_core/__init__.py rollout_core/") in list(before)
 
 
 def test_takes_no_secrets(root):

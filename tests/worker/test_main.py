@@ -22,7 +22,7 @@ def confinement(monkeypatch, found: Confinement, **settings: object) -> Confinem
 def test_sandbox_layers_are_logged_at_start(monkeypatch, caplog, found):
     with caplog.at_level(logging.INFO):
         assert confinement(monkeypatch, found) == found
-    assert caplog.messages == [f"media sandbox: {found}"]
+    assert caplog.messages == [f"media is confined: {found}"]
 
 
 @pytest.mark.parametrize("found", PARTS)
