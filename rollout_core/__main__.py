@@ -1,38 +1,34 @@
-"""`rollout-explain VIDEO`: one video, no server."""
+"""`rollout-explain VIDEO`: explains one video without a server."""
 
 import re
 import sys
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
-from tqdm import tqdm
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
+from rollout_core.command import read_settings, require_extra, settings_config
 from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Queries, Stage
 from rollout_core.errors import RolloutError
-from rollout_core.model.checkpoints import open_model
 from rollout_core.model.specs import MOVING_SHAPES
-from rollout_core.pipeline import compare_methods, explain_video
+
+with require_extra("rollout-explain", "worker"):
+    import torch
+    from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+    from tqdm import tqdm
+
+    from rollout_core.model.checkpoints import open_model
+    from rollout_core.pipeline import compare_methods, explain_video
 
 PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\d+)")
 POINT = re.compile(r"(?P<x>[\d.]+):(?P<y>[\d.]+)@(?P<seconds>[\d.]+)")
 
 
 class Command(ExplainRequest, BaseSettings):
-    """Explain what a video transformer looked at in one video."""
+    """Show which parts of a video a video transformer uses for its prediction."""
 
     model_config = SettingsConfigDict(
-        frozen=True,
-        extra="ignore",
-        env_prefix="ROLLOUT_",
-        cli_prog_name="rollout-explain",
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_implicit_flags=True,
-        cli_parse_none_str="null",
+        **settings_config("rollout-explain"), cli_parse_none_str="null"
     )
 
     video: CliPositionalArg[Path]
@@ -50,7 +46,7 @@ class Command(ExplainRequest, BaseSettings):
         validation_alias=AliasChoices("o", "output"),
         description="Folder for the results.",
     )
-    device: str = Field("auto", description="auto takes the GPU if there is one.")
+    device: str = Field("auto", description="auto uses the GPU if there is one.")
 
     @field_validator("query", mode="before")
     @classmethod
@@ -65,35 +61,33 @@ class Command(ExplainRequest, BaseSettings):
 
     @property
     def request(self) -> ExplainRequest:
-        """What is asked of the model, as the service would be asked it."""
-        asked = ExplainRequest.model_fields.keys() - {"model"}
-        return ExplainRequest(**{name: getattr(self, name) for name in asked})
+        """The request that a client would send to the service."""
+        names = ExplainRequest.model_fields.keys() - {"model"}
+        return ExplainRequest(**{name: getattr(self, name) for name in names})
 
 
 def main() -> None:
     """Read the command line and explain one video."""
+    command = read_settings(Command)
     try:
-        command = CliApp.run(Command, cli_args=sys.argv[1:])
         explain(command)
-    except ValidationError as error:
-        sys.exit(f"rollout-explain: {_first_complaint(error)}")
     except (RolloutError, OSError) as error:
         sys.exit(f"rollout-explain: {error}")
 
 
 def explain(command: Command) -> None:
-    """Explain a video; print what the model said, and where the results are."""
+    """Explain a video; print the predictions and the paths of the result files."""
     name, _, checkpoint = command.model.partition("=")
     device = command.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = open_model(name, checkpoint or None, device=device)
-    asked = command.video, command.output, command.request, loaded
+    arguments = command.video, command.output, command.request, loaded
     with _ProgressBar(leave=False, disable=None) as bar:
-        result = explain_video(*asked, progress=bar.show)
+        result = explain_video(*arguments, progress=bar.show)
         names = [RESULT_NAME, *(artifact.name for artifact in result.artifacts)]
         if command.compare:
-            names.append(compare_methods(*asked, command.compare, progress=bar.show).name)
+            names.append(compare_methods(*arguments, command.compare, progress=bar.show).name)
     for prediction in result.predictions:
         print(f"{prediction.probability:7.2%}  {prediction.label}")
     for name in names:
@@ -101,7 +95,7 @@ def explain(command: Command) -> None:
 
 
 def _read_query(value: Any) -> Any:
-    """Turn a query's short form into its fields."""
+    """Return the fields of a query given in short form."""
     if not isinstance(value, str) or value == "cls":
         return value
     match = PATCH.fullmatch(value) or POINT.fullmatch(value)
@@ -110,13 +104,8 @@ def _read_query(value: Any) -> Any:
     return {name: text for name, text in match.groupdict().items() if text is not None}
 
 
-def _first_complaint(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-
-
 class _ProgressBar(tqdm):  # type: ignore[type-arg]
-    """One bar that begins anew at each stage."""
+    """A progress bar that starts again at each stage."""
 
     _stage: Stage | None = None
 

@@ -1,4 +1,7 @@
-"""The numbers of a result as one file, and what they mean. numpy only, and never a pickle."""
+"""The arrays of a result in one file, `rollout.npz`, and the metadata that describes them.
+
+Needs numpy only. Never writes or loads pickles.
+"""
 
 import json
 import platform
@@ -12,27 +15,118 @@ from zipfile import is_zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.contract import METHOD_OPTIONS, ExplainRequest
+from rollout_core.contract import OPTIONS_BY_METHOD, ExplainRequest
 from rollout_core.resolve import ResolvedRun
+
+RECORDED_PACKAGES = ("timesformer-rollout", "torch", "timm", "av", "numpy", "pillow", "cmap")
+"""Packages whose versions are recorded, because they may affect a result."""
+
+DISCARD = (
+    "of each attention (of one frame, or over time of one location) this share of the smallest "
+    "entries of the whole head-fused matrix is set to 0, before the residual is added; a token's "
+    "own entry stays, and rows are renormalised"
+)
+"""What `discard_ratio` means here. In other programs it is a quantile after the residual."""
+
+SUMS_TO_ONE = "none: with the classification token's own share, {} sums to 1"
+UNBOUNDED = "none: sums are not fixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """What one array of an archive holds.
+
+    Attributes:
+        dtype: the type in the file.
+        axes: names of the axes: `clip`, `query`, `t` frame, `h w` patch, `l` layer, `k` class,
+            `n` token (the classification token, then the patches in the order `t h w`).
+        meaning: what a value is.
+        axes_text: the entry under `axes` in the metadata. Default: `axes`.
+        optional: whether the file may lack the array.
+    """
+
+    dtype: type[np.generic]
+    axes: str
+    meaning: str
+    axes_text: str | None = None
+    optional: bool = False
+
+
+ARRAYS: dict[str, ArraySpec] = {
+    "relevance": ArraySpec(
+        dtype=np.float32,
+        axes="clip t h w",
+        meaning="relevance of each patch for the first query",
+    ),
+    "frame_relevance": ArraySpec(
+        dtype=np.float32,
+        axes="clip t",
+        meaning="share of each frame in the clip's relevance",
+    ),
+    "temporal_rollout": ArraySpec(
+        dtype=np.float32,
+        axes="clip t t",
+        meaning="relevance of each frame for a query spread over all patches of a frame",
+        axes_text="clip t t: the row is the frame asked about, the column where it looked",
+    ),
+    "pts_seconds": ArraySpec(
+        dtype=np.float64,
+        axes="clip t",
+        meaning="time of each sampled frame, in seconds since the first frame of the video",
+    ),
+    "frame_index": ArraySpec(
+        dtype=np.int64,
+        axes="clip t",
+        meaning="index of each sampled frame among all frames of the video",
+    ),
+    "crop_xywh": ArraySpec(
+        dtype=np.int64,
+        axes="xywh",
+        meaning="the part that the model saw, in source pixels as displayed",
+        axes_text="x y width height, source pixels as displayed",
+    ),
+    "logits": ArraySpec(dtype=np.float32, axes="clip k", meaning="output of the model"),
+    "targets": ArraySpec(
+        dtype=np.int64,
+        axes="clip",
+        meaning="index of the class explained, for methods that explain a class",
+        axes_text="clip, index of the class",
+        optional=True,
+    ),
+    "query_relevance": ArraySpec(
+        dtype=np.float32,
+        axes="query clip t h w",
+        meaning="relevance of each patch for each query, if there are several",
+        optional=True,
+    ),
+    "layer_relevance": ArraySpec(
+        dtype=np.float32,
+        axes="clip l t h w",
+        meaning="relevance at each layer for the first query, if `per_layer` was requested",
+        axes_text="clip l t h w: of the first query, from it down to the input of layer l; of "
+        "attention, that of layer l alone",
+        optional=True,
+    ),
+    "full_rollout": ArraySpec(
+        dtype=np.float16,
+        axes="clip n n",
+        meaning="rollout of every token, if `full_rollout` was requested",
+        axes_text="clip n n: the row is the query; token 0 is the classification token, then "
+        "the patches in order t h w",
+        optional=True,
+    ),
+}
+"""Every array of an archive, in the order of the file. `Archive` has a field for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """What `rollout.npz` holds, under these names; what is None is not in the file.
+    """The content of `rollout.npz`. An array that is None is not in the file.
+
+    `ARRAYS` gives the dtype, the axes and the meaning of each array.
 
     Attributes:
-        relevance: float32 `clip t h w`, of the first query.
-        frame_relevance: float32 `clip t`, each frame's share of the clip's relevance.
-        temporal_rollout: float32 `clip t t`, from all patches of a frame to each frame.
-        pts_seconds: float64 `clip t`, of each sampled frame, counted from the first.
-        frame_index: int64 `clip t`, of each sampled frame among all frames of the video.
-        crop_xywh: int64 `4`, the part that the model saw, in source pixels as displayed.
-        logits: float32 `clip k`.
-        meta: see `run.describe_run`; JSON text in the file.
-        targets: int64 `clip`, the class explained, where the method explains one.
-        query_relevance: float32 `query clip t h w`, where several queries were asked.
-        layer_relevance: float32 `clip l t h w`, if asked for.
-        full_rollout: float16 `clip n n`, row by query, if asked for.
+        meta: see `describe_run`. Stored as JSON text.
     """
 
     relevance: NDArray[np.float32]
@@ -49,29 +143,11 @@ class Archive:
     full_rollout: NDArray[np.float16] | None = None
 
 
-ARRAY_TYPES: dict[str, type[np.generic]] = {
-    "relevance": np.float32,
-    "frame_relevance": np.float32,
-    "temporal_rollout": np.float32,
-    "pts_seconds": np.float64,
-    "frame_index": np.int64,
-    "crop_xywh": np.int64,
-    "logits": np.float32,
-}
-
-OPTIONAL_ARRAY_TYPES: dict[str, type[np.generic]] = {
-    "targets": np.int64,
-    "query_relevance": np.float32,
-    "layer_relevance": np.float32,
-    "full_rollout": np.float16,
-}
-
-
 def save(path: Path, archive: Archive) -> None:
-    """Write an archive, compressed: beside its place, then moved there."""
+    """Write a compressed archive: first to a file beside `path`, which is then renamed."""
     arrays = {
-        name: np.asarray(array, kind)
-        for name, kind in (ARRAY_TYPES | OPTIONAL_ARRAY_TYPES).items()
+        name: np.asarray(array, spec.dtype)
+        for name, spec in ARRAYS.items()
         if (array := getattr(archive, name)) is not None
     }
     meta = np.array(json.dumps(archive.meta, ensure_ascii=False, allow_nan=False))
@@ -85,53 +161,19 @@ def load(path: Path) -> Archive:
     """Read an archive.
 
     Raises:
-        ValueError, KeyError: it is none, or holds pickled objects, which are never loaded.
+        ValueError: the file is not a complete archive, or it holds pickled objects.
+        KeyError: a required array is missing.
     """
     if not is_zipfile(path):
-        raise ValueError(f"{path} is no whole archive")
+        raise ValueError(f"{path} is not a complete archive")
     with np.load(path, allow_pickle=False) as file:
         meta = json.loads(str(file["meta"]))
-        names = (*ARRAY_TYPES, *(name for name in OPTIONAL_ARRAY_TYPES if name in file))
+        names = [name for name, spec in ARRAYS.items() if not spec.optional or name in file]
         return Archive(**{name: file[name] for name in names}, meta=meta)
 
 
-VERSIONED = ("timesformer-rollout", "torch", "timm", "av", "numpy", "pillow", "cmap")
-"""Distributions whose version may bear on a result."""
-
-
-DISCARD = (
-    "of each attention (of one frame, or over time of one location) this share of the smallest "
-    "entries of the whole head-fused matrix is set to 0, before the residual is added; a token's "
-    "own entry stays, and rows are renormalised"
-)
-"""The meaning of `discard_ratio`; in other programs it is a quantile after the residual."""
-
-
-_SHARES = "none: with the classification token's own share, {} sums to 1"
-
-
-_UNBOUNDED = "none: sums are not fixed"
-
-
-AXES = {
-    "relevance": "clip t h w",
-    "frame_relevance": "clip t",
-    "temporal_rollout": "clip t t: the row is the frame asked about, the column where it looked",
-    "pts_seconds": "clip t",
-    "frame_index": "clip t",
-    "crop_xywh": "x y width height, source pixels as displayed",
-    "logits": "clip k",
-    "targets": "clip, index of the class",
-    "query_relevance": "query clip t h w",
-    "layer_relevance": "clip l t h w: of the first query, from it down to the input of layer l; of "
-    "attention, that of layer l alone",
-    "full_rollout": "clip n n: the row is the query; token 0 is the classification token, then "
-    "the patches in order t h w",
-}
-
-
 def describe_run(run: ResolvedRun, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return what is needed to understand the arrays of an archive, and to make them again."""
+    """Return the metadata of an archive: all that is needed to read and reproduce its arrays."""
     request, spec = run.resolved_request, run.spec
     targets = arrays.get("targets")
     return {
@@ -157,26 +199,29 @@ def describe_run(run: ResolvedRun, arrays: Mapping[str, NDArray[Any]]) -> dict[s
         },
         "overlay": request.overlay.model_dump() if request.overlay else None,
         "normalisation": _describe_normalisation(request, arrays),
-        "axes": {name: axes for name, axes in AXES.items() if name in arrays},
+        "axes": {
+            name: spec.axes_text or spec.axes for name, spec in ARRAYS.items() if name in arrays
+        },
         "versions": _versions(),
     }
 
 
 def _describe_method(request: ExplainRequest) -> dict[str, Any]:
-    """Return the method and every option that means something to it."""
-    options = {name: getattr(request, name) for name in METHOD_OPTIONS[request.method]}
+    """Return the method and the options that it uses."""
+    options = {name: getattr(request, name) for name in OPTIONS_BY_METHOD[request.method]}
     discard = {"discard": DISCARD} if "discard_ratio" in options else {}
     return {"name": request.method, **options, **discard}
 
 
 def _describe_normalisation(request: ExplainRequest, arrays: Collection[str]) -> dict[str, str]:
-    """Return how each array of relevance, and what is drawn of it, is scaled."""
-    # Only the mean of the heads' attention still sums to 1; rollouts renormalise, but Chefer's.
-    bounded = request.method in ("rollout", "contribution_rollout") or (
+    """Return how each array of relevance and the pictures are scaled."""
+    # Rollouts renormalise rows, except gradient_rollout. Of fused attention, only the mean over
+    # heads still sums to 1.
+    sums_to_one = request.method in ("rollout", "contribution_rollout") or (
         request.method == "attention" and request.head_fusion == "mean"
     )
     scales = {
-        name: _SHARES.format(whole) if bounded else _UNBOUNDED
+        name: SUMS_TO_ONE.format(whole) if sums_to_one else UNBOUNDED
         for name, whole in (
             ("relevance", "a clip that the query is of"),
             ("query_relevance", "the query's clip"),
@@ -196,9 +241,9 @@ def _describe_normalisation(request: ExplainRequest, arrays: Collection[str]) ->
 
 
 def _versions() -> dict[str, str]:
-    """Return the version of Python and of each distribution that is installed here."""
+    """Return the version of Python and of each installed package in `RECORDED_PACKAGES`."""
     versions = {"python": platform.python_version()}
-    for name in VERSIONED:
+    for name in RECORDED_PACKAGES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""What service and worker say to each other: the JSON that crosses the queue, and its names.
+"""The public request and result: the JSON that clients send and read, and its limits.
 
-Everything is frozen, and refuses fields it does not know. Times are RFC 3339 in UTC.
+Every model is immutable and refuses unknown fields. Times are RFC 3339 in UTC.
 """
 
 import errno
@@ -22,6 +22,21 @@ from pydantic import (
 
 from rollout_core.model.specs import Sampling
 
+RESULT_NAME = "result.json"
+ARCHIVE_NAME = "rollout.npz"
+OVERLAY_NAME = "overlay.mp4"
+SHEET_NAME = "sheet.png"
+FAITHFULNESS_NAME = "faithfulness.png"
+
+MAX_QUERIES = 64
+
+MAX_VIDEO_SECONDS = 600.0
+MAX_VIDEO_PIXELS = 4096 * 2304
+"""Default limits of a video: its length, and the pixels of one frame."""
+
+MAX_FULL_ROLLOUT_TOKENS = 4096
+"""Most tokens of a clip for which a full rollout is computed: 32 MiB in half precision."""
+
 Method = Literal["rollout", "attention", "gradient_rollout", "contribution_rollout"]
 HeadFusion = Literal["mean", "max", "min"]
 Weighting = Literal["projection", "deviation", "alti", "l2"]
@@ -31,34 +46,21 @@ Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
 ClassIndex = Annotated[StrictInt, Field(ge=0, lt=1 << 31)]
 ClassLabel = Annotated[str, Field(min_length=1, max_length=256)]
 
-
-RESULT_NAME = "result.json"
-ARCHIVE_NAME = "rollout.npz"
-OVERLAY_NAME = "overlay.mp4"
-SHEET_NAME = "sheet.png"
-FAITHFULNESS_NAME = "faithfulness.png"
-
-MAX_QUERIES = 64
-
-METHOD_OPTIONS: dict[Method, tuple[str, ...]] = {
+OPTIONS_BY_METHOD: dict[Method, tuple[str, ...]] = {
     "rollout": ("head_fusion", "discard_ratio", "start_layer", "full_rollout"),
     "attention": ("head_fusion", "layer"),
     "gradient_rollout": ("start_layer", "target", "full_rollout"),
     "contribution_rollout": ("weighting", "start_layer", "full_rollout"),
 }
-"""The fields of a request that not every method has, and those that have them."""
-
-FULL_ROLLOUT_TOKENS = 4096
-"""Tokens of a clip, up to which its full rollout may be asked for: 32 MiB in half precision."""
+"""The options that each method uses. An option that no method names is for all of them."""
 
 
 class Frozen(BaseModel):
-    """Base of every message: immutable, unknown fields refused."""
+    """Base of all models here: immutable, refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,43 +68,43 @@ class Frozen(BaseModel):
 class Overlay(Frozen):
     """How the overlay video looks."""
 
-    colormap: str = Field(
-        "turbo", max_length=64, description="Name of a colormap, as in matplotlib."
+    colormap: str = Field("turbo", max_length=64, description="Name of a matplotlib colormap.")
+    opacity: float = Field(
+        0.6, ge=0, le=1, description="Opacity of the heat map at its highest relevance."
     )
-    opacity: float = Field(0.6, ge=0, le=1, description="Of the heat map where it is hottest.")
     layout: Layout = "overlay"
 
 
 class PatchQuery(Frozen):
-    """One patch of a clip; everything is counted from 0."""
+    """One patch of a clip. All indices count from 0."""
 
     clip: Index = 0
-    frame: Index = Field(description="Among the sampled frames of the clip.")
+    frame: Index = Field(description="Index among the clip's sampled frames.")
     row: Index
     column: Index
 
 
 class PointQuery(Frozen):
-    """The patch at a point of the video, in the sampled frame that is nearest in time."""
+    """The patch at a point of the video, in the sampled frame nearest in time."""
 
     x: float = Field(ge=0, allow_inf_nan=False, description="Source pixels, as displayed.")
     y: float = Field(ge=0, allow_inf_nan=False, description="Source pixels, as displayed.")
-    seconds: Seconds = Field(description="From the first frame of the video.")
+    seconds: Seconds = Field(description="Time since the first frame of the video.")
 
 
 TokenQuery = Literal["cls"] | PatchQuery
-"""A token of the model's output: the classification token, or a patch."""
+"""An output token of the model: the classification token, or a patch."""
 
 
-def _kind_of(query: object) -> str:
-    """Tell what a query is meant to be, so that errors speak of nothing else."""
+def _query_kind(query: object) -> str:
+    """Return which kind of query is meant, so that errors name only that kind's fields."""
     if isinstance(query, str):
         return "cls"
     named = query if isinstance(query, dict) else getattr(query, "__dict__", {})
     return "point" if named.keys() & PointQuery.model_fields.keys() else "patch"
 
 
-def _count_of(query: object) -> str:
+def _query_count(query: object) -> str:
     return "several" if isinstance(query, (list, tuple)) else "one"
 
 
@@ -110,24 +112,24 @@ Query = Annotated[
     Annotated[Literal["cls"], Tag("cls")]
     | Annotated[PatchQuery, Tag("patch")]
     | Annotated[PointQuery, Tag("point")],
-    Discriminator(_kind_of),
+    Discriminator(_query_kind),
 ]
 Queries = Annotated[
     Annotated[Query, Tag("one")]
     | Annotated[tuple[Query, ...], Field(min_length=1, max_length=MAX_QUERIES), Tag("several")],
-    Discriminator(_count_of),
+    Discriminator(_query_count),
 ]
 
 
-class ClipRequest(Frozen):
-    """What to explain of each clip, and how."""
+class _LayerOptions(Frozen):
+    """How the attention of each layer becomes relevance."""
 
-    method: Method = Field("rollout", description="How relevance is worked out.")
+    method: Method = Field("rollout", description="How relevance is computed.")
     weighting: Weighting = Field(
-        "projection", description="What contribution_rollout takes for a token's share."
+        "projection", description="How contribution_rollout measures a token's contribution."
     )
     head_fusion: HeadFusion = Field(
-        "mean", description="How rollout and attention make one map of a layer's heads."
+        "mean", description="How rollout and attention combine the heads of a layer."
     )
     discard_ratio: float = Field(
         0.0,
@@ -135,20 +137,54 @@ class ClipRequest(Frozen):
         lt=1,
         description="Share of the smallest attention entries that rollout drops in each layer.",
     )
-    start_layer: Index = Field(0, description="First layer that takes part in a rollout.")
-    layer: Index | None = Field(None, description="Layer that attention shows; the last.")
+    start_layer: Index = Field(0, description="First layer that a rollout includes.")
+    layer: Index | None = Field(
+        None, description="Layer that attention shows. Default: the last layer."
+    )
+
+
+class _Subject(_LayerOptions):
+    """Which class and which tokens are explained.
+
+    Inherits `_LayerOptions` for one reason: `ClipRequest` then keeps the public order of fields.
+    """
+
     target: ClassIndex | ClassLabel | None = Field(
         None,
         description="Class, by index or label, for gradient_rollout and faithfulness. "
-        "Default: the one predicted for the clip.",
+        "Default: the class predicted for the clip.",
     )
     query: Queries = Field(
         "cls", description="Token to explain, or several; the first one is drawn."
     )
+
+
+class MethodOptions(_LayerOptions):
+    """A method and its options: all that decides how relevance is computed.
+
+    Raises:
+        ValidationError: a value is out of range, or the method does not use an option that
+            differs from its default.
+    """
+
     per_layer: bool = Field(False, description="Also return the relevance at every layer.")
     full_rollout: bool = Field(False, description="Also return the rollout of every token.")
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        for name, field in MethodOptions.model_fields.items():
+            if getattr(self, name) != field.default:
+                check_option(self.method, name)
+        return self
+
+
+class ClipRequest(MethodOptions, _Subject):
+    """What to explain of each clip, and how."""
+
     faithfulness: bool = Field(
-        False, description="Also measure what the class loses and gains with the patches."
+        False,
+        description="Also measure how the class's probability changes as patches are deleted "
+        "and inserted.",
     )
 
     @property
@@ -156,19 +192,19 @@ class ClipRequest(Frozen):
         """The tokens to explain; the first one is drawn."""
         return self.query if isinstance(self.query, tuple) else (self.query,)
 
+    @property
+    def method_options(self) -> MethodOptions:
+        """The method and its options, without the other fields."""
+        return MethodOptions(**{name: getattr(self, name) for name in MethodOptions.model_fields})
+
     @model_validator(mode="after")
-    def _check_method(self) -> Self:
-        check_method(
-            self.method,
-            weighting=self.weighting,
-            head_fusion=self.head_fusion,
-            discard_ratio=self.discard_ratio,
-            start_layer=self.start_layer,
-            layer=self.layer,
-            full_rollout=self.full_rollout,
-            # Faithfulness needs a class for every method.
-            target=None if self.faithfulness else self.target,
-        )
+    def _check_target(self) -> Self:
+        if self.target is not None and not self.faithfulness:
+            check_option(self.method, "target")
+        return self
+
+    @model_validator(mode="after")
+    def _check_faithfulness(self) -> Self:
         if self.faithfulness and self.queries[0] != "cls":
             raise ValueError("faithfulness is measured for the query 'cls'")
         return self
@@ -178,17 +214,17 @@ class ExplainRequest(ClipRequest):
     """What to explain of a video, and how. Every field has a default."""
 
     model: ModelName | None = Field(None, description="Default: the service's default model.")
-    sampling: Sampling | None = Field(None, description="Default: as the model was trained.")
+    sampling: Sampling | None = Field(None, description="Default: the sampling used in training.")
     clips: Literal["one", "tile"] = Field(
         "one", description="One clip, or consecutive clips that cover the whole span."
     )
     start_seconds: Seconds | None = Field(
-        None, description="Start of the span; default: the video's."
+        None, description="Start of the span. Default: the start of the video."
     )
     end_seconds: Seconds | None = Field(
-        None, description="End of the span, exclusive; default: the video's."
+        None, description="End of the span, exclusive. Default: the end of the video."
     )
-    overlay: Overlay | None = Field(Overlay(), description="null: make no overlay video.")
+    overlay: Overlay | None = Field(Overlay(), description="null makes no overlay video.")
 
     @model_validator(mode="after")
     def _check_span(self) -> Self:
@@ -205,39 +241,8 @@ class ExplainRequest(ClipRequest):
         return self
 
 
-def check_method(
-    method: Method,
-    *,
-    weighting: Weighting,
-    head_fusion: HeadFusion,
-    discard_ratio: float,
-    start_layer: int,
-    layer: int | None,
-    full_rollout: bool,
-    target: object,
-) -> None:
-    """Refuse what a method would have to ignore.
-
-    Raises:
-        ValueError: an option that is not at its default means nothing to this method.
-    """
-    is_set = {
-        "weighting": weighting != "projection",
-        "head_fusion": head_fusion != "mean",
-        "discard_ratio": discard_ratio != 0,
-        "start_layer": start_layer != 0,
-        "layer": layer is not None,
-        "full_rollout": full_rollout,
-        "target": target is not None,
-    }
-    for name, used in is_set.items():
-        if used and name not in METHOD_OPTIONS[method]:
-            takers = [other for other, options in METHOD_OPTIONS.items() if name in options]
-            raise ValueError(f"{name} is for {', '.join(takers)}, not for {method}")
-
-
 class Prediction(Frozen):
-    """One class and the probability that the model gives it, averaged over clips."""
+    """A class and its probability, averaged over the clips."""
 
     label: str
     index: int = Field(ge=0)
@@ -253,76 +258,83 @@ class Artifact(Frozen):
 
 
 class Target(Frozen):
-    """The class that an explanation is of."""
+    """The class that is explained."""
 
     label: str
     index: int = Field(ge=0)
 
 
 class OrderScores(Frozen):
-    """Area under the curve of a class's probability, by the order in which patches go or come."""
+    """Areas under a class's probability curve, by the order of the patches."""
 
-    most_first: float = Field(description="The most relevant patch first.")
-    least_first: float = Field(description="The least relevant patch first.")
-    random_mean: float = Field(description="Over random orders.")
+    most_first: float = Field(description="With the most relevant patch first.")
+    least_first: float = Field(description="With the least relevant patch first.")
+    random_mean: float = Field(description="Mean over random orders.")
     random_std: float = Field(description="Standard deviation over random orders.")
 
 
 class FillFaithfulness(Frozen):
-    """Scores where missing patches are replaced in one way, and the curves they come from.
+    """Scores for one way to fill deleted patches, and the curves behind them.
 
-    A curve has `steps + 1` probabilities: with 0, 1/steps … all of the patches deleted (or
-    inserted). Deleting in one order shows the same pictures as inserting in its reverse.
+    A curve has `steps + 1` probabilities, with 0, 1/steps, … 1 of the patches deleted. Inserting
+    in one order shows the same pictures as deleting in the reverse order.
     """
 
     fill: Fill
-    deletion: OrderScores = Field(description="Good maps have a low most_first.")
-    insertion: OrderScores = Field(description="Good maps have a high most_first.")
+    deletion: OrderScores = Field(description="A good map has a low most_first.")
+    insertion: OrderScores = Field(description="A good map has a high most_first.")
     most_first_deleted: tuple[float, ...]
     least_first_deleted: tuple[float, ...]
-    random_deleted: tuple[tuple[float, ...], ...] = Field(description="One curve an order.")
+    random_deleted: tuple[tuple[float, ...], ...] = Field(description="One curve per random order.")
 
 
 class Faithfulness(Frozen):
-    """What the model's probability of a class loses and gains with the patches of a clip."""
+    """How a class's probability changes as the clip's patches are deleted and inserted."""
 
     target: Target
     steps: int
-    forwards: int = Field(description="Clips that the model ran to find out.")
+    forwards: int = Field(description="Clips that the model ran for this measurement.")
     fills: tuple[FillFaithfulness, ...]
 
 
 class ExplainResult(Frozen):
-    """The answer, as `result.json` holds it."""
+    """The result of a job: the content of `result.json`."""
 
     model: str
-    checkpoint_sha256: str | None = Field(description="None for a model without a checkpoint.")
+    checkpoint_sha256: str | None = Field(description="null for a model without a checkpoint.")
     request: ExplainRequest = Field(description="With every default filled in.")
     predictions: tuple[Prediction, ...] = Field(description="Most probable first, at most five.")
     clips: int
-    frames: int = Field(description="Sampled frames, all clips together.")
+    frames: int = Field(description="Number of sampled frames in all clips.")
     targets: tuple[Target, ...] | None = Field(
-        None, description="Class that each clip's relevance is of; null if it is of none."
+        None, description="Class explained in each clip; null for methods without a class."
     )
     queries: tuple[TokenQuery, ...] = Field(
-        ("cls",), description="The tokens explained; points are resolved to patches."
+        ("cls",), description="The tokens explained, with points resolved to patches."
     )
     frame_relevance: tuple[tuple[float, ...], ...] = Field(
-        (), description="By clip and sampled frame: its share of the clip's relevance."
+        (), description="For each clip and sampled frame: its share of the clip's relevance."
     )
     faithfulness: Faithfulness | None = None
-    artifacts: tuple[Artifact, ...] = Field(description="Every other file of the result.")
+    artifacts: tuple[Artifact, ...] = Field(description="All other files of the result.")
     timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
     attempt: int
     started_at: datetime
     ended_at: datetime
 
 
+def check_option(method: Method, name: str) -> None:
+    """Raise ValueError if only other methods use the option `name`."""
+    users = [other for other, options in OPTIONS_BY_METHOD.items() if name in options]
+    if users and method not in users:
+        raise ValueError(f"{name} is for {', '.join(users)}, not for {method}")
+
+
 def describe(path: Path) -> Artifact:
     """Return a file's name, size and digest.
 
     Raises:
-        OSError: it is a link, or no plain file: nobody waits for a pipe.
+        OSError: it is a link or another special file. Opening a pipe could block forever.
     """
     status = path.lstat()
     if not S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""A whole video explained in this process, with no server: from a path to a folder of results."""
+"""Explains a whole video in this process, without a server."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,17 +35,16 @@ from rollout_core.relevance.faithfulness import STEPS, Floats, Order, measure
 from rollout_core.relevance.perturbation import perturbed_probabilities
 from rollout_core.resolve import ResolvedRun, check_request, explained_class, with_method
 from rollout_core.result import ResultArrays, describe_result, target_to_follow
-from rollout_core.video.clips import Crop, VideoInfo, crop_of, probe, read_clips
+from rollout_core.video.clips import OpenedVideo, open_clips, read_clips
 from rollout_core.video.decoder import Limits
-from rollout_core.video.sampling import Plan, plan
 
 UNLIMITED = Limits(max_seconds=float("inf"), max_pixels=1 << 28, max_frames=1 << 40)
-"""For a person's own video on their own machine."""
+"""For trusted videos: no limit that a real video reaches."""
 
 COMPARISON_NAME = "comparison.png"
 
 ProgressCallback = Callable[[Stage, int, int], None]
-"""Called with a stage, the steps of it that are done, and how many there are."""
+"""Called with a stage, the number of its steps that are done, and the total number."""
 
 
 def explain_video(
@@ -57,31 +56,32 @@ def explain_video(
     limits: Limits = UNLIMITED,
     progress: ProgressCallback = lambda *_: None,
 ) -> ExplainResult:
-    """Explain one video, and write the same files into `folder` as the service would.
+    """Explain one video, and write the same files into `folder` as the service does.
 
     Args:
-        request: its `model` is not looked at; `loaded` is the model.
+        request: its `model` is ignored; `loaded` is the model.
     Raises:
         RolloutError: the video or the request cannot be used.
     """
     started_at, timings = datetime.now(UTC), _Timings()
-    video = _Video.open(path, request, loaded, limits)
+    job = _Job.open(path, request, loaded, limits)
     with timings.measure("explain"):
-        found, clip = _explain(video, loaded, progress)
+        found, clip = _explain(job, loaded, progress)
     faithfulness = None
     if request.faithfulness:
         with timings.measure("faithfulness"):
-            faithfulness = _measure(video.run, found, clip, loaded, progress)
+            faithfulness = _measure(job.run, found, clip, loaded, progress)
     folder.mkdir(parents=True, exist_ok=True)
     archive.save(folder / ARCHIVE_NAME, found)
     with timings.measure("render"):
-        _render(video, found, folder, progress)
+        _render(job, found, folder, progress)
         if faithfulness is not None:
+            # Imports matplotlib, which takes about a second.
             from rollout_core.pictures.plot import plot_faithfulness
 
             plot_faithfulness(faithfulness, folder / FAITHFULNESS_NAME)
     result = describe_result(
-        video.run,
+        job.run,
         found,
         folder,
         faithfulness=faithfulness,
@@ -103,26 +103,26 @@ def compare_methods(
     limits: Limits = UNLIMITED,
     progress: ProgressCallback = lambda *_: None,
 ) -> Path:
-    """Draw the maps that `explain_video` left in `folder` above those of further methods.
+    """Draw the maps of several methods below those that `explain_video` wrote to `folder`.
 
     Returns:
-        The contact sheet, in `folder`: a row a method.
+        The path of a contact sheet in `folder`, with one row per method.
     Raises:
         RolloutError: the video or the request cannot be used.
     """
-    video = _Video.open(path, request, loaded, limits)
+    job = _Job.open(path, request, loaded, limits)
     found = archive.load(folder / ARCHIVE_NAME)
     maps: dict[str, NDArray[np.float32]] = {request.method: found.relevance}
     for method in methods:
         if method not in maps:
-            run = replace(video.run, request=with_method(request, method))
-            maps[method] = _explain(replace(video, run=run), loaded, progress)[0].relevance
+            run = replace(job.run, request=with_method(request, method))
+            maps[method] = _explain(replace(job, run=run), loaded, progress)[0].relevance
     render_comparison(
         path,
         pts_seconds=found.pts_seconds,
         frame_index=found.frame_index,
         relevance=maps,
-        crop=video.crop,
+        crop=job.video.crop,
         overlay=request.overlay or Overlay(),
         path=folder / COMPARISON_NAME,
         limits=limits,
@@ -131,43 +131,39 @@ def compare_methods(
 
 
 @dataclass(frozen=True)
-class _Video:
-    """A video that was probed, and what will be sampled of it."""
+class _Job:
+    """One video, how it will be sampled, and the resolved request."""
 
     path: Path
     limits: Limits
-    info: VideoInfo
-    moments: Plan
-    crop: Crop
+    video: OpenedVideo
     run: ResolvedRun
 
     @classmethod
     def open(
         cls, path: Path, request: ExplainRequest, loaded: LoadedModel, limits: Limits
-    ) -> "_Video":
+    ) -> "_Job":
         if request.overlay is not None:
             check_colormap(request.overlay.colormap)
         spec = loaded.spec
         check_request(request, spec)
-        info = probe(path, limits)
-        moments = plan(info.duration_seconds, request, spec)
-        crop = crop_of(info, height=spec.height, width=spec.width)
+        video = open_clips(path, request, spec, limits)
         run = ResolvedRun.resolve(
             request,
             spec,
             checkpoint_sha256=loaded.sha256,
-            crop=crop,
-            sampling=moments.sampling,
-            start_seconds=moments.start_seconds,
-            end_seconds=moments.end_seconds,
-            times_seconds=moments.times_seconds.tolist(),
+            crop=video.crop,
+            sampling=video.plan.sampling,
+            start_seconds=video.plan.start_seconds,
+            end_seconds=video.plan.end_seconds,
+            times_seconds=video.plan.times_seconds.tolist(),
         )
-        return cls(path, limits, info, moments, crop, run)
+        return cls(path, limits, video, run)
 
 
 @dataclass
 class _Timings:
-    """Seconds spent, by name."""
+    """Seconds spent in each stage, by name."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -178,60 +174,50 @@ class _Timings:
         self.seconds[name] = time.monotonic() - began
 
 
-def _explain(
-    video: _Video, loaded: LoadedModel, progress: ProgressCallback
-) -> tuple[Archive, Tensor]:
-    """Explain clip after clip; also return the last one, `1 c t H W`, as the model saw it."""
-    spec, total = loaded.spec, len(video.moments.times_seconds)
+def _explain(job: _Job, loaded: LoadedModel, progress: ProgressCallback) -> tuple[Archive, Tensor]:
+    """Explain each clip. Return the archive and the last clip, `1 c t H W`, as the model saw it."""
+    spec, total = loaded.spec, len(job.video.plan.times_seconds)
     parameter = next(loaded.model.parameters())
-    findings = ResultArrays()
+    arrays = ResultArrays()
     clips = read_clips(
-        video.path,
-        video.moments,
-        video.crop,
+        job.path,
+        job.video.plan,
+        job.video.crop,
         height=spec.height,
         width=spec.width,
-        limits=video.limits,
+        limits=job.limits,
     )
     progress("explain", 0, total)
     for index, clip in enumerate(clips):
         inputs = prepare_clips(
             clip.frames[np.newaxis], spec, device=parameter.device, dtype=parameter.dtype
         )
-        explanation = _explain_clip(inputs, index, video.run, loaded)
-        findings.add(
+        explanation = _explain_clip(inputs, index, job.run, loaded)
+        arrays.add(
             pts_seconds=clip.pts_seconds[np.newaxis],
             frame_index=clip.frame_index[np.newaxis],
             **explanation.arrays(),
         )
         progress("explain", index + 1, total)
-    return findings.archive(video.run), inputs
+    return arrays.archive(job.run), inputs
 
 
 def _explain_clip(clip: Tensor, index: int, run: ResolvedRun, loaded: LoadedModel) -> Explanation:
-    """Explain one clip, `1 c t H W`, of a video."""
-    request = run.request
+    """Explain one clip, `1 c t H W`."""
     return explain_clips(
         loaded.model,
         clip,
-        method=request.method,
-        weighting=request.weighting,
-        head_fusion=request.head_fusion,
-        discard_ratio=request.discard_ratio,
-        start_layer=request.start_layer,
-        layer=request.layer,
-        target=explained_class(request, run.spec),
+        run.request.method_options,
+        target=explained_class(run.request, run.spec),
         queries=run.queries,
         first_clip=index,
-        per_layer=request.per_layer,
-        full_rollout=request.full_rollout,
     )
 
 
 def _measure(
     run: ResolvedRun, found: Archive, clip: Tensor, loaded: LoadedModel, progress: ProgressCallback
 ) -> Faithfulness:
-    """Measure how faithful the map of the one clip, `1 c t H W`, is."""
+    """Measure the faithfulness of the map of the only clip, `1 c t H W`."""
     target = target_to_follow(run.request, found.logits, run.spec)
 
     def follow(fill: Fill, order: Order) -> Floats:
@@ -247,16 +233,16 @@ def _measure(
     return measure(found.relevance[0], target, follow, progress=partial(progress, "faithfulness"))
 
 
-def _render(video: _Video, found: Archive, folder: Path, progress: ProgressCallback) -> None:
+def _render(job: _Job, found: Archive, folder: Path, progress: ProgressCallback) -> None:
     render(
-        video.path,
+        job.path,
         pts_seconds=found.pts_seconds,
         frame_index=found.frame_index,
         relevance=found.relevance,
-        crop=video.crop,
-        overlay=video.run.request.overlay,
+        crop=job.video.crop,
+        overlay=job.run.request.overlay,
         folder=folder,
-        limits=video.limits,
-        frames=video.info.frames,
+        limits=job.limits,
+        frames=job.video.info.frames,
         progress=lambda done, total: progress("render", done, total),
     )

@@ -1,4 +1,4 @@
-"""From what was found clip by clip to the result that is stored: numbers first, then words."""
+"""Builds a result: from the arrays of each clip to the archive and to `result.json`."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -27,27 +27,29 @@ from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import ResolvedRun
 
 DECIMALS = 4
-"""Of numbers in a result that are there to be read; the archive has them in full."""
+"""Decimals of numbers in `result.json`. The archive has the full precision."""
+
+TOP_PREDICTIONS = 5
 
 
 class ResultArrays:
-    """What was found of each clip so far, in the clips' order. Frames are not kept."""
+    """Collects the arrays of each clip, in the order of the clips. Does not keep frames."""
 
     def __init__(self) -> None:
         self._parts: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
 
     def add(self, **arrays: NDArray[Any]) -> None:
-        """Keep what was found of the next clips.
+        """Add the arrays of the next clips.
 
         Args:
-            arrays: with the clips as their first axis: `pts_seconds` and `frame_index` `b t`, and
-                what an `Explanation` holds, under its names.
+            arrays: by name, with the clips as first axis: `pts_seconds` and `frame_index`, `b t`,
+                and the arrays of an `Explanation`.
         """
         for name, array in arrays.items():
             self._parts[name].append(array)
 
     def archive(self, run: ResolvedRun) -> Archive:
-        """Put together what was found, and what tells how."""
+        """Return the archive: the arrays of all clips, and their metadata."""
         found = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         query_relevance = found.pop("query_relevance").swapaxes(0, 1)  # query clip t h w
         relevance = query_relevance[0]  # clip t h w
@@ -71,7 +73,11 @@ def describe_result(
     attempt: int,
     started_at: datetime,
 ) -> ExplainResult:
-    """Return the result whose files, all but `result.json`, lie finished in `folder`."""
+    """Return the content of `result.json`.
+
+    Args:
+        folder: contains all other files of the result, complete.
+    """
     shares = found.frame_relevance.astype(np.float64).round(DECIMALS)
     return ExplainResult(
         model=run.spec.name,
@@ -93,7 +99,7 @@ def describe_result(
 
 
 def artifact_names(request: ExplainRequest) -> list[str]:
-    """Return the names of a result's files, but for `result.json`."""
+    """Return the names of all files of a result except `result.json`."""
     made = {
         ARCHIVE_NAME: True,
         OVERLAY_NAME: request.overlay is not None,
@@ -103,17 +109,8 @@ def artifact_names(request: ExplainRequest) -> list[str]:
     return [name for name, is_made in made.items() if is_made]
 
 
-def _targets(found: Archive, spec: ModelSpec) -> tuple[Target, ...] | None:
-    if found.targets is None:
-        return None
-    return tuple(target_of(int(index), spec) for index in found.targets)
-
-
-TOP = 5
-
-
 def target_of(target: int | str, spec: ModelSpec) -> Target:
-    """Name a class that is given by index or label.
+    """Return the class with this index or label.
 
     Raises:
         InvalidRequest: the model has no such class.
@@ -123,15 +120,15 @@ def target_of(target: int | str, spec: ModelSpec) -> Target:
 
 
 def target_to_follow(request: ClipRequest, logits: np.ndarray, spec: ModelSpec) -> Target:
-    """Return the class asked for, or else the one predicted from `logits`, `clip k`."""
+    """Return the requested class, or by default the class predicted from `logits`, `clip k`."""
     asked = request.target
     return target_of(top_predictions(logits, spec)[0].index if asked is None else asked, spec)
 
 
 def top_predictions(
-    logits: np.ndarray, spec: ModelSpec, count: int = TOP
+    logits: np.ndarray, spec: ModelSpec, count: int = TOP_PREDICTIONS
 ) -> tuple[Prediction, ...]:
-    """Average the clips' probabilities and return the `count` most probable classes.
+    """Return the `count` most probable classes, with probabilities averaged over the clips.
 
     Args:
         logits: `clip k`.
@@ -148,8 +145,14 @@ def top_predictions(
 def frame_shares(relevance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return each frame's share of its clip's relevance, `clip t`, from `clip t h w`.
 
-    A clip without any relevance has shares of 0.
+    A clip without relevance gets shares of 0.
     """
     frames = relevance.sum(axis=(2, 3), dtype=np.float64)
     totals = frames.sum(axis=1, keepdims=True)
     return np.asarray(frames / np.where(totals > 0, totals, 1), np.float32)
+
+
+def _targets(found: Archive, spec: ModelSpec) -> tuple[Target, ...] | None:
+    if found.targets is None:
+        return None
+    return tuple(target_of(int(index), spec) for index in found.targets)

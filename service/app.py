@@ -1,4 +1,4 @@
-"""The application: routes, error answers, and what they share."""
+"""The FastAPI application: routes, error answers, and the services they use."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -16,8 +16,13 @@ from service import openapi, problems
 from service.auth import ApiKeys, RequireKey
 from service.dependencies import Services
 from service.jobs import Jobs
-from service.maintenance import RECONCILE_SECONDS, SWEEP_SECONDS, Reconciler, repeating, sweep
-from service.redis_jobs import Register
+from service.maintenance import (
+    CLEAN_UP_SECONDS,
+    RECONCILE_SECONDS,
+    Reconciler,
+    clean_up,
+    periodic_tasks,
+)
 from service.routes import artifacts, jobs, status
 from service.settings import Settings
 from service.usage import StoreUsage
@@ -25,34 +30,37 @@ from service.usage import StoreUsage
 REDIS_TIMEOUT_SECONDS = 5.0
 
 REDIS_CONNECTIONS = 8
-"""Calls are short, so a few connections serve all threads; more would stay open after a rush."""
+"""Calls are short, so few connections serve all threads. More would stay open after a peak."""
 
 TAGS = [
-    {"name": "jobs", "description": "Upload a video, follow the job, end it."},
-    {"name": "artifacts", "description": "Fetch what a job has made."},
-    {"name": "models", "description": "What can be asked for."},
-    {"name": "health", "description": "For whoever runs the service."},
+    {"name": "jobs", "description": "Upload a video, follow the job, cancel or delete it."},
+    {"name": "artifacts", "description": "Download the files of a job's result."},
+    {"name": "models", "description": "List the models that can be used."},
+    {"name": "health", "description": "For the operator of the service."},
 ]
 
 
 class State(TypedDict):
-    """What the lifespan hands to every request."""
+    """State of every request, set by the lifespan."""
 
     services: Services
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the app. Redis and the store are opened when it starts, not before."""
+    """Return the app. Redis and the store are opened when it starts."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         services = _open_services(settings)
-        chores = (
+        tasks = (
             (services.reconciler.reconcile, RECONCILE_SECONDS),
-            (partial(sweep, services.store, services.queue, settings.result_ttl), SWEEP_SECONDS),
+            (
+                partial(clean_up, services.store, services.jobs, settings.result_ttl),
+                CLEAN_UP_SECONDS,
+            ),
         )
         try:
-            async with repeating(*chores):
+            async with periodic_tasks(*tasks):
                 yield {"services": services}
         finally:
             services.redis.close()
@@ -87,17 +95,23 @@ def _open_services(settings: Settings) -> Services:
     redis = Redis.from_pool(connections)
     store = ArtifactStore(settings.data_dir)
     usage = StoreUsage(store, max_bytes=settings.max_store_bytes)
-    queue = Jobs(
+    service_jobs = Jobs(
         redis,
         store,
+        artifact_url=artifacts.artifact_url,
         usage=usage,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
     )
-    reconciler = Reconciler(store, usage, Register(redis))
+    reconciler = Reconciler(store, usage, redis)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
-        settings=settings, redis=redis, store=store, queue=queue, reconciler=reconciler, keys=keys
+        settings=settings,
+        redis=redis,
+        store=store,
+        jobs=service_jobs,
+        reconciler=reconciler,
+        keys=keys,
     )
 
 
@@ -106,7 +120,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def main() -> None:
-    """Print the document."""
+    """Print the OpenAPI document."""
     sys.stdout.write(openapi.render(create_app(Settings())))
 
 

@@ -1,4 +1,4 @@
-"""What the routes work with, built once per app and handed to each call."""
+"""The services that routes use, and FastAPI dependencies that pass them to a route."""
 
 import re
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Services:
-    """The collaborators of every route."""
+    """Everything a route may use; built once per app."""
 
     settings: Settings
     redis: Redis
     store: ArtifactStore
-    queue: Jobs
+    jobs: Jobs
     reconciler: Reconciler
     keys: ApiKeys | None
 
@@ -46,13 +46,13 @@ def _owner_name(owner: Annotated[Owner | None, Depends(_owner)]) -> str | None:
 def _job_id(
     job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})],
 ) -> str:
-    """Refuse what cannot be an id before it comes near a path; to the client it is just unknown."""
+    """Return the id; answer 404 to a malformed one, before it is used in a path."""
     if not JOB_ID.fullmatch(job_id):
         raise JobNotFound("there is no such job")
     return job_id
 
 
-Use = Annotated[Services, Depends(_services)]
-Caller = Annotated[Owner | None, Depends(_owner)]
-CallerName = Annotated[str | None, Depends(_owner_name)]
-KnownId = Annotated[str, Depends(_job_id)]
+ServicesDep = Annotated[Services, Depends(_services)]
+OwnerDep = Annotated[Owner | None, Depends(_owner)]
+OwnerNameDep = Annotated[str | None, Depends(_owner_name)]
+JobIdDep = Annotated[str, Depends(_job_id)]

@@ -1,9 +1,9 @@
-"""Runs a command that must not outlive whoever started it.
+"""Runs a command that ends when its parent process ends.
 
     python -m service.die_with_parent PARENT_PID COMMAND …
 
-The kernel asks the command to end when its parent does, however that ends. Only Linux can;
-elsewhere the command merely runs.
+On Linux, the kernel sends SIGTERM to the command when the parent ends for any reason. On other
+systems the command runs without this.
 """
 
 import ctypes
@@ -12,16 +12,16 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>. The wish survives the change into another program."""
+"""From <linux/prctl.h>. The setting survives `exec`."""
 
 
 def main() -> None:
-    """Become the command."""
+    """Replace this process with the command."""
     parent, *command = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
-        sys.exit("whoever started this has ended")
+        sys.exit("the parent process has ended already")
     os.execv(command[0], command)  # noqa: S606 (the command is the service's own)
 
 

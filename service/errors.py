@@ -1,20 +1,27 @@
-"""Failures that only the HTTP side knows, beside those of `rollout_core.errors`."""
+"""Errors that only the service has, each with its HTTP status.
+
+The statuses of errors of `rollout_core.errors` are in `service.problems.CORE_STATUS`.
+"""
+
+from http import HTTPStatus
 
 from rollout_core.errors import InvalidRequest, RolloutError, StoreFull
 
 
 class Unauthorized(RolloutError):
-    """The service wants an API key, and the request bears none that it knows."""
+    """The request has no API key, or one that is not known."""
 
     code = "unauthorized"
     title = "An API key is needed"
+    status = HTTPStatus.UNAUTHORIZED
 
 
 class JobNotFound(RolloutError):
-    """No job has this id, or it has been deleted."""
+    """No job has this id, it was deleted, or it has another owner."""
 
     code = "job_not_found"
     title = "No such job"
+    status = HTTPStatus.NOT_FOUND
 
 
 class ArtifactNotFound(RolloutError):
@@ -22,34 +29,39 @@ class ArtifactNotFound(RolloutError):
 
     code = "artifact_not_found"
     title = "No such artifact"
+    status = HTTPStatus.NOT_FOUND
 
 
 class JobNotFinished(RolloutError):
-    """There is no artifact: the job is still waiting or running."""
+    """The job has no artifacts yet: it is waiting or running."""
 
     code = "job_not_finished"
     title = "The job has not finished"
+    status = HTTPStatus.CONFLICT
 
 
 class JobWithoutResult(RolloutError):
-    """There is no artifact, and never will be: the job has failed or was canceled."""
+    """The job has no artifacts: it failed or was canceled."""
 
     code = "job_without_result"
     title = "The job ended without a result"
+    status = HTTPStatus.CONFLICT
 
 
 class ArtifactExpired(RolloutError):
-    """The job's files have been removed because of their age."""
+    """The job's files were removed because of their age."""
 
     code = "artifact_expired"
     title = "The artifacts have expired"
+    status = HTTPStatus.GONE
 
 
 class RangeNotSatisfiable(RolloutError):
-    """The range asked for lies behind the end of the file."""
+    """The requested range starts after the end of the file."""
 
     code = "range_not_satisfiable"
-    title = "The range lies outside the file"
+    title = "The range is outside the file"
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"the file has {size_bytes} bytes")
@@ -61,6 +73,7 @@ class NotMultipart(RolloutError):
 
     code = "media_type_unsupported"
     title = "The body must be multipart/form-data"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class MalformedUpload(RolloutError):
@@ -68,34 +81,39 @@ class MalformedUpload(RolloutError):
 
     code = "upload_malformed"
     title = "The multipart form is malformed"
+    status = HTTPStatus.BAD_REQUEST
 
 
 class InvalidForm(InvalidRequest):
-    """A multipart form whose parts are not the ones expected."""
+    """A multipart form with unexpected, repeated or missing parts."""
 
     code = "form_invalid"
-    title = "The form has not the expected parts"
+    title = "The form does not have the expected parts"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class UploadTooLarge(RolloutError):
-    """More bytes than the service takes."""
+    """The body has more bytes than the service accepts."""
 
     code = "upload_too_large"
     title = "The upload is too large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class UploadTooSlow(RolloutError):
-    """The upload has stalled, or crawls."""
+    """The upload stopped, or arrives too slowly."""
 
     code = "upload_too_slow"
     title = "The upload is too slow"
+    status = HTTPStatus.REQUEST_TIMEOUT
 
 
 class UploadEncoded(RolloutError):
-    """The body is compressed, or coded otherwise."""
+    """The body is compressed or has another Content-Encoding."""
 
     code = "content_encoding_unsupported"
     title = "The body must not be encoded"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class RedisUnavailable(RolloutError):
@@ -103,13 +121,15 @@ class RedisUnavailable(RolloutError):
 
     code = "redis_unavailable"
     title = "The job queue cannot be reached"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class QueueFull(RolloutError):
-    """As many jobs wait for the model as may wait."""
+    """The model's queue has reached its limit."""
 
     code = "queue_full"
     title = "Too many jobs are waiting"
+    status = HTTPStatus.TOO_MANY_REQUESTS
 
     def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
         super().__init__(detail)
@@ -117,14 +137,16 @@ class QueueFull(RolloutError):
 
 
 class QuotaExceeded(QueueFull):
-    """The key's owner has as many jobs under way as he may have."""
+    """The owner of the key has reached the limit of open jobs."""
 
     code = "quota_exceeded"
     title = "Too many of your jobs have not ended"
+    status = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class StorageQuotaExceeded(StoreFull):
-    """The key's owner stores as much as he may."""
+    """The owner of the key has reached the limit of stored bytes."""
 
     code = "storage_quota_exceeded"
-    title = "You store as much as you may"
+    title = "Storage quota exceeded"
+    status = HTTPStatus.INSUFFICIENT_STORAGE

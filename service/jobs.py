@@ -1,14 +1,15 @@
 """Jobs as the API handles them: stored, queued, looked up, listed, canceled, deleted.
 
-What is fixed about a job, and how it ended, lies in the store; what changes lies in its `JobRecord`
-in Redis. `Jobs.get` is the one place where they become a job's public state.
+What is fixed about a job, and how it ended, is in the store; what changes is in its `JobRecord` in
+Redis. `Jobs._describe_now` is the one place where they become a job's public state.
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,23 @@ from redis.exceptions import RedisError
 
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
 from rollout_core.errors import AttemptLost, JobEnded
-from rollout_core.jobs.records import JobRecord, JobState, Ticket
+from rollout_core.jobs.records import Ended, JobRecord, JobState, Ticket
+from rollout_core.jobs.redis_records import parse_record, redis_now
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
 from service.errors import JobNotFound, QueueFull, QuotaExceeded
-from service.redis_jobs import Place, Register
+from service.redis_jobs import CHUNK, Place, RedisJobs
 from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel
 from service.usage import Owner, Quotas, StoreUsage
 from service.workers import Workers
+
+SCAN_LIMIT = 2000
+"""Jobs read for one page at most; a page whose filter matches few of them is short."""
+
+Ending = ExplainResult | Ended
+
+ArtifactUrl = Callable[[str, str], str]
+"""Returns the URL of an artifact, given the job id and the artifact's name."""
 
 
 def utc_now() -> datetime:
@@ -33,14 +43,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-SCAN_LIMIT = 2000
-"""Jobs looked at for one page; a page whose filter matches few of them is short."""
-
-
 class Jobs:
     """The jobs of one store and one Redis.
 
-    A job belongs to whose key it came with, or to nobody; to all others there is no such job.
+    A job belongs to the owner of the key that created it; other callers get `JobNotFound`. Without
+    keys, all jobs belong to the owner None.
     """
 
     def __init__(
@@ -48,27 +55,30 @@ class Jobs:
         redis: Redis,
         store: ArtifactStore,
         *,
+        artifact_url: ArtifactUrl,
         usage: StoreUsage | None = None,
         max_queued: int = 1000,
         default_model: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """Use `redis`, which must not decode its answers: RQ wants bytes."""
+        """Use `redis`, which must not decode its answers: RQ needs bytes."""
+        self._redis = redis
         self._store = store
+        self._artifact_url = artifact_url
         self._usage = usage or StoreUsage(store)
         self._max_queued = max_queued
         self._default_model = default_model
         self._clock = clock
-        self._fleet = Workers(redis, clock=clock)
-        self._register = Register(redis)
-        self._quotas = Quotas(self._register.open, store, self._usage)
+        self._workers = Workers(redis, clock=clock)
+        self._redis_jobs = RedisJobs(redis)
+        self._quotas = Quotas(self._redis_jobs, store, self._usage)
 
     def require_room(self, upload_bytes: int, *, owner: Owner | None = None) -> None:
-        """Make sure that the store has room for an upload.
+        """Check that the store has room for an upload.
 
         Raises:
-            StoreFull: it has not.
-            StorageQuotaExceeded: the owner may not store so much.
+            StoreFull: the store or the disk is full.
+            StorageQuotaExceeded: the owner would store more than allowed.
         """
         self._usage.require_room(upload_bytes)
         self._quotas.require_bytes(owner, upload_bytes)
@@ -78,12 +88,12 @@ class Jobs:
 
         Raises:
             UnknownModel: see `Workers.choose`.
-            InvalidRequest: the model cannot do what is asked.
-            QueueFull: as many jobs wait as may wait.
-            QuotaExceeded: as many of the owner's jobs have not ended as he may have.
-            StorageQuotaExceeded: the owner may not store so much.
+            InvalidRequest: the request does not fit the model.
+            QueueFull: the model's queue has reached its limit.
+            QuotaExceeded: the owner has reached the limit of open jobs.
+            StorageQuotaExceeded: the owner would store more than allowed.
         """
-        spec = self._fleet.choose(request.model, default=self._default_model)
+        spec = self._workers.choose(request.model, default=self._default_model)
         check_request(request, spec)
         self._require_room(spec.name)
         ticket = Ticket(
@@ -94,37 +104,30 @@ class Jobs:
             owner=owner.name if owner else None,
         )
         self._quotas.require_bytes(owner, ticket.upload_bytes)
-        self._take_place(ticket, owner)
+        self._reserve(ticket, owner)
         try:
             self._store.accept(ticket, upload)
-            self._register.enter(ticket)
+            self._redis_jobs.add(ticket)
         except BaseException:
             self._store.delete(ticket.id)
-            with suppress(RedisError):  # then its place is free after a while
-                self._quotas.give_back(ticket.id, owner)
+            with suppress(RedisError):  # then the reservation expires
+                self._quotas.release(ticket.id, owner)
             raise
         self._usage.accept(ticket)
         return self.get(ticket.id, owner=ticket.owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Return a job as it stands now: the one place that decides its public state.
-
-        A job that has ended is answered without Redis.
+        """Return a job as it is now. A job that has ended is read without Redis.
 
         Raises:
-            JobNotFound: there is none, or it is gone, or another's.
+            JobNotFound: there is no such job, or it has another owner.
         """
         ticket = self._ticket(job_id, owner)
         ending = self._store.ending(job_id)
-        record = None if ending else self._register.record(job_id)
-        if record is None:
-            # Records go when their job has ended: that may have been in between.
-            ending = ending or self._store.ending(job_id)
-        if isinstance(ending, ExplainResult):
-            return self._succeeded(ticket, ending)
-        if ending is not None:
-            return _describe(ticket, **ending.model_dump())
-        return self._under_way(ticket, record or JobRecord())
+        snapshot = self._snapshot()
+        if ending is None:
+            snapshot.read_records([job_id])
+        return self._describe_now(ticket, ending, snapshot)
 
     def page(
         self,
@@ -137,104 +140,142 @@ class Jobs:
         """Return up to `limit` of the owner's jobs in `state`, newest first, from `cursor` on.
 
         Raises:
-            InvalidRequest: the cursor is not one of ours.
+            InvalidRequest: the cursor is not valid.
         """
         jobs: list[Job] = []
         last = Place.parse(cursor) if cursor else None
-        places = self._register.list.newest_first(owner, after=last)
-        for last in islice(places, SCAN_LIMIT):
-            job = self._get_or_none(last.job_id, owner)
-            if job and state in (None, job.state):
-                jobs.append(job)
+        places = self._redis_jobs.newest_first(owner, after=last)
+        snapshot = self._snapshot()
+        rest: Iterator[Place] = iter(())
+        for batch in _batches(islice(places, SCAN_LIMIT), limit if state is None else CHUNK):
+            found = self._describe_each(batch, owner, snapshot)
+            rest = iter(batch)
+            for last in rest:
+                job = found.get(last.job_id)
+                if job and state in (None, job.state):
+                    jobs.append(job)
+                if len(jobs) == limit:
+                    break
             if len(jobs) == limit:
                 break
-        more = next(places, None) is not None
+        more = next(chain(rest, places), None) is not None
         return JobPage(jobs=tuple(jobs), next_cursor=str(last) if more else None)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a waiting job at once; ask the attempt that runs it to stop.
 
         Raises:
-            JobNotFound: there is none, or it is another's.
+            JobNotFound: there is no such job, or it has another owner.
             JobEnded: it has succeeded or failed, or was canceled before.
         """
         job = self.get(job_id, owner=owner)
         if job.ended_at is not None:
             raise JobEnded(f"the job is {job.state} already")
-        record = self._register.request_cancel(job_id)
-        if not self._register.is_alive(record):
+        record = self._redis_jobs.request_cancel(job_id)
+        if not record.is_alive(redis_now(self._redis)):
             self._end_canceled(job_id, job.model, record)
         return self.get(job_id, owner=owner)
 
     def delete(self, job_id: str, *, owner: str | None = None) -> None:
-        """Remove every byte kept for a job. An attempt that runs it finds it gone, and stops.
+        """Remove every byte of a job. An attempt that runs it finds the job gone, and stops.
 
         Raises:
-            JobNotFound: there is none, or it is another's.
+            JobNotFound: there is no such job, or it has another owner.
         """
         self._remove(self._ticket(job_id, owner))
 
     def expire(self, job_id: str) -> None:
-        """Remove the files of an old job, unless it has not ended."""
+        """Remove the files of an old job if it has ended."""
         if self._store.has_ended(job_id) and self._store.keeps_upload(job_id):
             self._store.expire(job_id)
 
     def forget(self, job_id: str) -> None:
-        """Remove all that is kept of an expired job."""
+        """Remove the rest of an expired job: its ticket, its ending, its place in the list."""
         if self._store.has_expired(job_id) and (ticket := self._store.ticket(job_id)):
             self._remove(ticket)
 
     def models(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now."""
-        return self._fleet.served()
+        return self._workers.served()
 
     def ready_workers(self) -> dict[str, int]:
         """Return how many workers are ready for each known model."""
-        return self._fleet.ready()
+        return self._workers.ready()
 
     def wait_seconds(self, job: Job) -> int:
-        """Return after how long it is worth asking for a job again."""
-        return self._fleet.wait_seconds(job.model, job.queue_position or 1)
+        """Return the seconds after which a client should ask for a job again."""
+        return self._workers.wait_seconds(job.model, job.queue_position or 1)
 
     def forget_stale_workers(self) -> None:
-        """Remove what workers long gone have announced."""
-        self._fleet.forget_stale()
+        """Remove the announcements of workers that ended long ago."""
+        self._workers.forget_stale()
 
     def _require_room(self, model: str) -> None:
-        waiting = self._register.delivery.waiting(model)
+        waiting = self._redis_jobs.waiting(model)
         if waiting >= self._max_queued:
             raise QueueFull(
                 f"{waiting} jobs wait for {model}",
-                retry_after_seconds=self._fleet.wait_seconds(model, waiting),
+                retry_after_seconds=self._workers.wait_seconds(model, waiting),
             )
 
-    def _take_place(self, ticket: Ticket, owner: Owner | None) -> None:
-        if not self._quotas.take_place(ticket.id, owner):
+    def _reserve(self, ticket: Ticket, owner: Owner | None) -> None:
+        if not self._quotas.reserve(ticket.id, owner):
             raise QuotaExceeded(
-                "you have as many jobs that have not ended as you may",
-                retry_after_seconds=self._fleet.wait_seconds(ticket.model, 1),
+                "you have reached your limit of jobs that have not ended",
+                retry_after_seconds=self._workers.wait_seconds(ticket.model, 1),
             )
 
     def _remove(self, ticket: Ticket) -> None:
         self._store.delete(ticket.id)
-        with suppress(RedisError):  # what stays there is removed by the `Reconciler`
-            self._register.strike(ticket.id, ticket.owner)
-            self._register.delivery.withdraw(ticket.id, ticket.model)
+        with suppress(RedisError):  # the `Reconciler` removes what is left in Redis
+            self._redis_jobs.remove(ticket.id, ticket.owner)
+            self._redis_jobs.dequeue(ticket.id, ticket.model)
 
     def _end_canceled(self, job_id: str, model: str, record: JobRecord) -> None:
-        """End a job that no attempt runs, unless one that was taken for dead is quicker."""
+        """End a job that no attempt runs. An attempt believed dead may still end it first."""
         self._store.end_attempts(job_id)
         with suppress(AttemptLost):
             self._store.end(job_id, record.ended("canceled", self._clock()))
-        self._register.close(job_id)
-        self._register.delivery.withdraw(job_id, model)
+        self._redis_jobs.records.delete(job_id)
+        self._redis_jobs.dequeue(job_id, model)
 
-    def _get_or_none(self, job_id: str, owner: str | None) -> Job | None:
-        """Return a job unless it is gone, or was stored in a form that this version cannot read."""
-        try:
-            return self.get(job_id, owner=owner)
-        except (JobNotFound, ValidationError):
-            return None
+    def _describe_each(
+        self, places: Sequence[Place], owner: str | None, snapshot: "_Snapshot"
+    ) -> dict[str, Job]:
+        """Return the jobs at these places by id.
+
+        Leaves out jobs that are gone, and those stored in a form that this version cannot read.
+        """
+        stored: dict[str, tuple[Ticket, Ending | None]] = {}
+        for place in places:
+            with suppress(JobNotFound, ValidationError):
+                ticket = self._ticket(place.job_id, owner)
+                stored[ticket.id] = ticket, self._store.ending(ticket.id)
+        snapshot.read_records([job_id for job_id, (_, ending) in stored.items() if not ending])
+        jobs = {}
+        for job_id, (ticket, ending) in stored.items():
+            with suppress(ValidationError):
+                jobs[job_id] = self._describe_now(ticket, ending, snapshot)
+        return jobs
+
+    def _describe_now(self, ticket: Ticket, ending: Ending | None, snapshot: "_Snapshot") -> Job:
+        """Return a job as it is now: the one place that decides its public state.
+
+        Args:
+            ending: how the job had ended when the store was read, before Redis.
+        """
+        record = None if ending else snapshot.record(ticket.id)
+        if record is None:
+            # A record is deleted when its job ends: that may have been between the two reads.
+            ending = ending or self._store.ending(ticket.id)
+        if isinstance(ending, ExplainResult):
+            return self._succeeded(ticket, ending)
+        if ending is not None:
+            return _describe(ticket, **ending.model_dump())
+        return _open(ticket, record or JobRecord(), snapshot)
+
+    def _snapshot(self) -> "_Snapshot":
+        return _Snapshot(self._redis, self._redis_jobs, self._workers)
 
     def _ticket(self, job_id: str, owner: str | None) -> Ticket:
         ticket = self._store.ticket(job_id)
@@ -242,26 +283,8 @@ class Jobs:
             raise _not_found(job_id)
         return ticket
 
-    def _under_way(self, ticket: Ticket, record: JobRecord) -> Job:
-        """Return a job that has not ended."""
-        if self._register.is_alive(record):
-            return _describe(
-                ticket,
-                state="running",
-                started_at=record.started_at,
-                attempt=record.attempt,
-                progress=record.progress,
-            )
-        return _describe(
-            ticket,
-            state="queued",
-            attempt=record.attempt,
-            queue_position=self._register.delivery.position(ticket.id, ticket.model),
-            waiting_for="turn" if self._fleet.ready().get(ticket.model) else "worker",
-        )
-
     def _succeeded(self, ticket: Ticket, result: ExplainResult) -> Job:
-        """Return a job that has a result, from its files alone: Redis may have forgotten it."""
+        """Return a job that has a result, from its files alone: Redis may have lost it."""
         return _describe(
             ticket,
             state="succeeded",
@@ -278,13 +301,80 @@ class Jobs:
         )
 
     def _artifacts(self, job_id: str, result: ExplainResult) -> Iterator[JobArtifact]:
-        """Yield what can be fetched: `result.json`, which cannot list itself, and the others."""
+        """Yield the artifacts: `result.json`, which cannot list itself, then those it lists."""
         own = self._store.artifact_path(job_id, RESULT_NAME)
         if own is None or self._store.has_expired(job_id):
             return
         for file in (describe(own), *result.artifacts):
-            url = f"/v1/jobs/{job_id}/artifacts/{file.name}"
+            url = self._artifact_url(job_id, file.name)
             yield JobArtifact(name=file.name, bytes=file.bytes, sha256=file.sha256, url=url)
+
+
+class _Snapshot:
+    """What Redis says about the jobs of one call: each fact is read once, when it is needed."""
+
+    def __init__(self, redis: Redis, redis_jobs: RedisJobs, workers: Workers) -> None:
+        self._redis = redis
+        self._redis_jobs = redis_jobs
+        self._workers = workers
+        self._records: dict[str, bytes | None] = {}
+        self._positions: dict[str, dict[str, int]] = {}
+
+    def read_records(self, job_ids: Iterable[str]) -> None:
+        """Read the records of more jobs, in one command."""
+        self.__dict__.pop("now", None)  # leases must be compared with a time read after them
+        self._records.update(self._redis_jobs.records.get_many_raw(job_ids))
+
+    def record(self, job_id: str) -> JobRecord | None:
+        """Return the record of a job, None if it has none.
+
+        Raises:
+            ValidationError: another version wrote it in a form that this one cannot read.
+        """
+        text = self._records[job_id]
+        return None if text is None else parse_record(text)
+
+    @cached_property
+    def now(self) -> datetime:
+        """Redis' time."""
+        return redis_now(self._redis)
+
+    @cached_property
+    def ready_workers(self) -> dict[str, int]:
+        """Ready workers by model."""
+        return self._workers.ready()
+
+    def position(self, ticket: Ticket) -> int | None:
+        """Return a job's position in its queue, None if it is not there."""
+        if len(self._records) == 1:
+            return self._redis_jobs.position(ticket.id, ticket.model)
+        if ticket.model not in self._positions:
+            self._positions[ticket.model] = self._redis_jobs.positions(ticket.model)
+        return self._positions[ticket.model].get(ticket.id)
+
+
+def _batches(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
+    while batch := list(islice(places, size)):
+        yield batch
+
+
+def _open(ticket: Ticket, record: JobRecord, snapshot: _Snapshot) -> Job:
+    """Return a job that has not ended."""
+    if record.lease_until is not None and record.is_alive(snapshot.now):
+        return _describe(
+            ticket,
+            state="running",
+            started_at=record.started_at,
+            attempt=record.attempt,
+            progress=record.progress,
+        )
+    return _describe(
+        ticket,
+        state="queued",
+        attempt=record.attempt,
+        queue_position=snapshot.position(ticket),
+        waiting_for="turn" if snapshot.ready_workers.get(ticket.model) else "worker",
+    )
 
 
 def _not_found(job_id: str) -> JobNotFound:
@@ -292,12 +382,12 @@ def _not_found(job_id: str) -> JobNotFound:
 
 
 def _describe(ticket: Ticket, **changing: Any) -> Job:
-    """Return a job; what is not said of it is null."""
-    unsaid = Job.model_fields.keys() - {"id", "model", "created_at", "request"}
+    """Return a job; fields that are not given are null."""
+    empty = Job.model_fields.keys() - {"id", "model", "created_at", "request"}
     return Job(
         id=ticket.id,
         model=ticket.model,
         created_at=ticket.created_at,
         request=ticket.request,
-        **(dict.fromkeys(unsaid) | changing),
+        **(dict.fromkeys(empty) | changing),
     )

@@ -1,8 +1,8 @@
-"""Keeps Redis in line with the store, which alone remembers every job.
+"""Periodic tasks: bring Redis in line with the store, and remove what is old.
 
-A job is there once its folder is, whatever Redis knows of it: the service may have died before it
-could say so, or Redis may have come back empty. What Redis should know it is told again here, and
-what it should have forgotten it is made to forget.
+The store is the only complete list of jobs. A job exists once its folder does, whatever Redis
+knows about it: the service may have died before it could queue the job, or Redis may have lost its
+data.
 """
 
 import asyncio
@@ -10,96 +10,109 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from redis import Redis
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from rollout_core.jobs.records import Ticket
+from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from service.jobs import Jobs
-from service.redis_jobs import Register
+from service.redis_jobs import RedisJobs
 from service.usage import StoreUsage
 
 RECONCILE_SECONDS = 5.0
+
+CLEAN_UP_SECONDS = 300.0
+
+STALE_UPLOAD_SECONDS = 600.0
+"""An upload that has not grown for this long was left by a process that was killed."""
+
+REMEMBERED_TTLS = 4
+"""A job is deleted after this multiple of the time to live of its files."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Looks at all jobs, time and again."""
+    """Compares all jobs in the store with Redis, and corrects Redis.
 
-    def __init__(self, store: ArtifactStore, usage: StoreUsage, register: Register) -> None:
+    One pass needs a few commands however many jobs there are, and some more for each job that
+    differs.
+    """
+
+    def __init__(self, store: ArtifactStore, usage: StoreUsage, redis: Redis) -> None:
         self._store = store
         self._usage = usage
-        self._register = register
-        self._astray: set[str] = set()
+        self._redis = redis
+        self._redis_jobs = RedisJobs(redis)
+        self._lost: set[str] = set()
 
     def reconcile(self) -> None:
-        """Count the store, and mend what differs in Redis."""
-        self._usage.take()
-        self._mend_list()
-        self._queue_again()
-        self._close_others()
+        """Recount the store, and correct what differs in Redis."""
+        self._usage.recount()
+        self._correct_lists()
+        recorded = set(self._redis_jobs.records.ids())
+        self._queue_again(recorded)
+        self._delete_records(recorded)
 
-    def _mend_list(self) -> None:
-        """List the jobs that are missing there, and drop those that are gone."""
-        listed = self._register.list.owners()
-        for job_id, ticket in self._usage.tickets.items():
-            if job_id not in listed:
-                self._register.enlist(ticket)
+    def _correct_lists(self) -> None:
+        """List the jobs that are missing in the lists, and remove those that are gone."""
+        listed = self._redis_jobs.listed()
+        tickets = self._usage.tickets
+        missing = tickets.keys() - listed.keys()
+        if missing:
+            self._redis_jobs.list_jobs(tickets[job_id] for job_id in missing)
         for job_id in listed.keys() - self._usage.jobs:
             if not self._store.exists(job_id):
-                self._register.strike(job_id, listed[job_id])
+                self._redis_jobs.remove(job_id, listed[job_id])
 
-    def _queue_again(self) -> None:
-        """Queue open jobs that Redis does not know, or that nobody has had since the last time."""
+    def _queue_again(self, recorded: set[str]) -> None:
+        """Queue open jobs that have no record, or that were lost at this pass and the last one."""
         open_jobs = self._usage.open
-        entered = {id for id, ticket in open_jobs.items() if self._enter(ticket)}
-        astray = self._find_astray(open_jobs)
-        for job_id in astray & self._astray:
-            self._register.delivery.repeat(job_id, open_jobs[job_id].model)
-        for job_id in entered | astray & self._astray:
+        added = {job_id for job_id in open_jobs.keys() - recorded if self._add(open_jobs[job_id])}
+        lost = self._find_lost(open_jobs)
+        still_lost = lost & self._lost
+        for job_id in still_lost:
+            self._redis_jobs.requeue(job_id, open_jobs[job_id].model)
+        for job_id in added | still_lost:
             logger.warning("Job %s was lost by Redis or a worker, and is queued again", job_id)
-        self._astray = astray - self._astray
+        self._lost = lost - still_lost
 
-    def _enter(self, ticket: Ticket) -> bool:
-        """Queue a job unless Redis knows it.
+    def _add(self, ticket: Ticket) -> bool:
+        """Queue a job unless Redis knows it; return whether it was queued.
 
-        An attempt that Redis has forgotten may still run: the next must not have its number.
+        An attempt that Redis has lost may still run: the next one must not get the same number.
         """
         is_open = self._store.is_open(ticket.id)
-        return is_open and self._register.enter(ticket, self._store.latest_attempt(ticket.id))
+        return is_open and self._redis_jobs.add(ticket, self._store.latest_attempt(ticket.id))
 
-    def _find_astray(self, open_jobs: dict[str, Ticket]) -> set[str]:
-        """Return the jobs that wait in no queue, and that no worker was seen to begin."""
+    def _find_lost(self, open_jobs: dict[str, Ticket]) -> set[str]:
+        """Return the jobs that are in no queue, started by no worker, and run by no attempt."""
         models = {ticket.model for ticket in open_jobs.values()}
-        held = (self._register.delivery.held(model) for model in models)
-        return {job_id for job_id in open_jobs.keys() - set().union(*held) if self._waits(job_id)}
+        held = (self._redis_jobs.held(model) for model in models)
+        candidates = open_jobs.keys() - set().union(*held)
+        if not candidates:
+            return set()
+        records = self._redis_jobs.records.get_many(candidates)
+        now = redis_now(self._redis)
+        return {
+            job_id
+            for job_id, record in records.items()
+            if not (record and record.is_alive(now)) and self._store.is_open(job_id)
+        }
 
-    def _waits(self, job_id: str) -> bool:
-        """Whether a job has not ended, and no attempt lives."""
-        record = self._register.record(job_id)
-        alive = record is not None and self._register.is_alive(record)
-        return self._store.is_open(job_id) and not alive
+    def _delete_records(self, recorded: set[str]) -> None:
+        """Delete the records of jobs that have ended, or are gone.
 
-    def _close_others(self) -> None:
-        """Forget the records of jobs that have ended, or are gone."""
-        for job_id in self._register.recorded():
-            if not self._store.is_open(job_id):
-                self._register.close(job_id)
-
-
-SWEEP_SECONDS = 300.0
-
-
-STALE_UPLOAD_SECONDS = 600.0
-"""An upload that has not grown for so long was left by a process that was killed."""
-
-
-REMEMBERED_TTLS = 4
-"""After so many times its time to live, nothing is left of a job."""
+        A job that has ended since the store was counted is left to the next pass.
+        """
+        suspects = recorded - self._usage.open.keys()
+        ended = [job_id for job_id in suspects if not self._store.is_open(job_id)]
+        self._redis_jobs.records.delete(*ended)
 
 
-def sweep(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
+def clean_up(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
     """Expire and delete old jobs, and remove broken uploads and stale announcements."""
     for job_id in store.older_than(result_ttl):
         jobs.expire(job_id)
@@ -110,24 +123,29 @@ def sweep(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
 
 
 @asynccontextmanager
-async def repeating(*chores: tuple[Callable[[], None], float]) -> AsyncIterator[None]:
-    """Run each chore every so many seconds, in a thread, as long as the context lasts."""
-    tasks = [asyncio.create_task(_repeat(chore, seconds)) for chore, seconds in chores]
+async def periodic_tasks(*tasks: tuple[Callable[[], None], float]) -> AsyncIterator[None]:
+    """Run each task in a thread, again and again, while the context lasts.
+
+    Args:
+        tasks: functions, each with the seconds between its end and its next start.
+    """
+    running = [asyncio.create_task(_repeat(task, seconds)) for task, seconds in tasks]
     try:
         yield
     finally:
-        for task in tasks:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _repeat(chore: Callable[[], None], seconds: float) -> None:
-    """Run a chore now and again; one that fails is logged, and the next time it is tried again."""
+async def _repeat(task: Callable[[], None], seconds: float) -> None:
+    """Run a task again and again; a failure is logged, and the next run tries again."""
+    name = getattr(getattr(task, "func", task), "__name__", type(task).__name__)
     while True:
         try:
-            await run_in_threadpool(chore)
+            await run_in_threadpool(task)
         except (RedisError, OSError) as error:
-            logger.warning("A chore was put off: %s", error)
+            logger.warning("Periodic task %s failed, and is tried again later: %s", name, error)
         except Exception:
-            logger.exception("A chore failed")
+            logger.exception("Periodic task %s failed", name)
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, with what FastAPI cannot see: problem documents and the upload form."""
+"""The OpenAPI document, with parts FastAPI cannot derive: problem documents, the upload form."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ VIDEO_TYPES = (
     "video/vnd.avi",
     "video/mp2t",
 )
-"""Of the containers that are taken. What a client says of its file counts for nothing."""
+"""Media types of the accepted containers. The one that a client sends is ignored."""
 
 UPLOAD_FORM: dict[str, Any] = {
     "required": True,
@@ -48,21 +48,20 @@ UPLOAD_FORM: dict[str, Any] = {
         }
     },
 }
-"""The body of `POST /v1/jobs`, which the route reads from the raw stream."""
-
+"""The body of the call that creates a job; the route reads it from the raw stream."""
 
 KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key. A service that was started without a file of keys asks for none.",
+    "description": "An API key. Not needed if the service was started without a file of keys.",
 }
 
 HEADERS = {
-    "Location": "Where to follow the job.",
-    "Retry-After": "Seconds after which it is worth asking again.",
-    "ETag": "The SHA-256 of the file; strong.",
+    "Location": "Path of the job.",
+    "Retry-After": "Seconds to wait before the next request.",
+    "ETag": "The SHA-256 of the file; a strong validator.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
-    "Content-Range": "Which bytes of how many; of several parts, each says so for itself.",
+    "Content-Range": "The bytes sent and the file size; each part of several ranges has its own.",
 }
 
 _HEADERS_OF_PROBLEMS = {
@@ -74,12 +73,12 @@ _HEADERS_OF_PROBLEMS = {
 
 
 def headers(*names: str) -> dict[str, Any]:
-    """Describe the headers of an answer."""
+    """Return the OpenAPI description of an answer's headers."""
     return {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
 
 
 def problems(*errors: type[RolloutError]) -> dict[int | str, dict[str, Any]]:
-    """Describe the error answers of a route, for its `responses`."""
+    """Return the OpenAPI description of a route's error answers, for its `responses`."""
     titles: dict[int, list[str]] = {}
     for error in errors:
         titles.setdefault(status_of(error), []).append(f"`{error.code}`: {error.title}")
@@ -91,7 +90,7 @@ def problems(*errors: type[RolloutError]) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app.openapi()` return the whole document."""
+    """Make `app.openapi()` return the complete document."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -102,7 +101,7 @@ def install(app: FastAPI) -> None:
 
 
 def render(app: FastAPI) -> str:
-    """Return the document as it is committed."""
+    """Return the document in the form that is committed."""
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -118,16 +117,16 @@ def _build(app: FastAPI) -> dict[str, Any]:
     schema = Problem.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
     definitions = schema.pop("$defs")
     document["components"]["schemas"].update({**definitions, "Problem": schema})
-    _guard(document)
+    _require_keys(document)
     return document
 
 
-def _guard(document: dict[str, Any]) -> None:
-    """Describe that the calls behind the gate want a key."""
+def _require_keys(document: dict[str, Any]) -> None:
+    """Describe that the calls below `API_PREFIX` need a key."""
     document["components"]["securitySchemes"] = {"key": KEY_SCHEME}
     refused = problems(Unauthorized)["401"]
     for path, operations in document["paths"].items():
-        if path.startswith(auth.PREFIX):
+        if path.startswith(auth.API_PREFIX):
             for operation in operations.values():
                 operation["security"] = [{"key": []}]
                 operation["responses"]["401"] = refused

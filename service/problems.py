@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem document, and the one table of their HTTP statuses."""
+"""Answers every error with an RFC 9457 problem document."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,61 +25,40 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.store import unavailable
 from service.errors import (
-    ArtifactExpired,
-    ArtifactNotFound,
-    JobNotFinished,
-    JobNotFound,
-    JobWithoutResult,
     MalformedUpload,
-    NotMultipart,
     QueueFull,
     RangeNotSatisfiable,
     RedisUnavailable,
     StorageQuotaExceeded,
     Unauthorized,
     UploadEncoded,
-    UploadTooLarge,
     UploadTooSlow,
 )
 
-STATUS: Mapping[type[RolloutError], HTTPStatus] = {
-    MalformedUpload: HTTPStatus.BAD_REQUEST,
-    Unauthorized: HTTPStatus.UNAUTHORIZED,
-    JobNotFound: HTTPStatus.NOT_FOUND,
-    ArtifactNotFound: HTTPStatus.NOT_FOUND,
-    UploadTooSlow: HTTPStatus.REQUEST_TIMEOUT,
-    JobNotFinished: HTTPStatus.CONFLICT,
-    JobWithoutResult: HTTPStatus.CONFLICT,
+CORE_STATUS: Mapping[type[RolloutError], HTTPStatus] = {
     JobEnded: HTTPStatus.CONFLICT,
-    ArtifactExpired: HTTPStatus.GONE,
-    UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    NotMultipart: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    UploadEncoded: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UnsupportedContainer: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
-    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
-    RedisUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     RolloutError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""The nearest class in an error's ancestry counts."""
+"""HTTP statuses of the errors of `rollout_core.errors`; the nearest ancestor counts."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 RETRY_AFTER_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
 MAX_FIELD_LENGTH = 100
-BUG = "the service met an error of its own"
+BUG = "internal error of the service"
 PREFACE = "Value error, "
-"""What pydantic puts before words of our own."""
+"""Pydantic puts this before the messages of our own validators."""
 
 logger = logging.getLogger(__name__)
 
 
 class FieldError(Frozen):
-    """What is wrong with one field of a request."""
+    """Why one field of a request is invalid."""
 
     field: str
     message: str
@@ -94,7 +73,7 @@ class Problem(Frozen):
     detail: str
     code: str
     errors: tuple[FieldError, ...] | None = Field(
-        None, description="The fields that are wrong, if that is the problem."
+        None, description="The invalid fields, if that is the problem."
     )
 
 
@@ -136,12 +115,15 @@ def install(app: FastAPI) -> None:
 
 
 def status_of(error: type[RolloutError]) -> HTTPStatus:
-    """Return the HTTP status of a class of errors."""
-    return next(STATUS[ancestor] for ancestor in error.__mro__ if ancestor in STATUS)
+    """Return the HTTP status of an error class: its own, or that of the core error."""
+    own: HTTPStatus | None = getattr(error, "status", None)
+    if own is not None:
+        return own
+    return next(CORE_STATUS[ancestor] for ancestor in error.__mro__ if ancestor in CORE_STATUS)
 
 
 def problem_of(error: RolloutError) -> ProblemResponse:
-    """Return the answer to a request that met a deliberate failure."""
+    """Return the answer to a request that failed with `error`."""
     status = status_of(type(error))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, StorageQuotaExceeded):
         logger.error("%s: %s: %s", error.code, error, error.__cause__)
@@ -170,7 +152,7 @@ def _headers(error: RolloutError, status: HTTPStatus) -> dict[str, str]:
 
 
 def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-    """Name the fields that are wrong, but never repeat what was sent in them."""
+    """Name the invalid fields, but never repeat the values that were sent in them."""
     fields = tuple(_field_errors(error.errors()[:MAX_FIELDS]))
     detail = "; ".join(f"{item.field}: {item.message}" for item in fields)
     kind = InvalidRequest
@@ -194,7 +176,7 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
 
 
 def _allowed_methods(request: Request) -> Iterator[str]:
-    """Yield the methods of all routes of a path; Starlette knows only those of the first."""
+    """Yield the methods of all routes of a path; Starlette gives only those of the first."""
     for method in METHODS:
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
@@ -202,7 +184,7 @@ def _allowed_methods(request: Request) -> Iterator[str]:
 
 
 def _on_disconnect(_: Request, __: ClientDisconnect) -> Response:
-    """Answer a client that is most likely gone."""
+    """Answer a client that has most likely disconnected."""
     return problem_of(MalformedUpload("the body ends too early"))
 
 
@@ -219,7 +201,7 @@ def _on_store_down(_: Request, error: OSError) -> Response:
 
 
 def _on_bug(_: Request, __: Exception) -> Response:
-    """Say no more than that it happened. The server above us logs the traceback."""
+    """Answer without details. The server logs the traceback."""
     return ProblemResponse(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         RolloutError.code,

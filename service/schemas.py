@@ -1,4 +1,4 @@
-"""What clients are told: the JSON of every answer that is not an error."""
+"""The JSON of every answer that is not an error."""
 
 from datetime import datetime
 from typing import Literal
@@ -11,23 +11,23 @@ from rollout_core.model.specs import ModelSpec
 
 
 class JobArtifact(Artifact):
-    """One file of a result, and where to fetch it."""
+    """One file of a result, and its URL."""
 
     url: str = Field(description="A path on this service.")
 
 
 class JobResult(Frozen):
-    """The answer of a job that has succeeded."""
+    """The result of a job that has succeeded."""
 
     predictions: tuple[Prediction, ...] = Field(description="Most probable first.")
     clips: int
-    frames: int = Field(description="Sampled frames, all clips together.")
+    frames: int = Field(description="Sampled frames of all clips together.")
     artifacts: tuple[JobArtifact, ...] = Field(description="Empty once they have expired.")
     timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
 
 
 class Job(Frozen):
-    """A job as it stands now."""
+    """A job as it is now."""
 
     id: JobId
     state: JobState
@@ -35,10 +35,10 @@ class Job(Frozen):
     created_at: datetime
     started_at: datetime | None = Field(description="Start of the latest attempt.")
     ended_at: datetime | None
-    attempt: int = Field(description="Attempts begun so far.")
+    attempt: int = Field(description="Number of attempts started.")
     queue_position: int | None = Field(description="1 is next; null unless the job is waiting.")
     waiting_for: Literal["turn", "worker"] | None = Field(
-        description="worker: no live one serves the model; null unless the job is waiting."
+        description="worker: no live worker serves the model; null unless the job is waiting."
     )
     progress: Progress | None
     request: ExplainRequest = Field(description="With its model filled in.")
@@ -47,7 +47,7 @@ class Job(Frozen):
 
 
 class JobPage(Frozen):
-    """Some jobs, newest first."""
+    """One page of jobs, newest first."""
 
     jobs: tuple[Job, ...]
     next_cursor: str | None = Field(description="For the next page; null on the last one.")
@@ -67,21 +67,21 @@ class ServedModel(Frozen):
 
 
 class ModelList(Frozen):
-    """The models that can be asked for without waiting for a worker."""
+    """The models that live workers serve now."""
 
     models: tuple[ServedModel, ...]
 
 
 class Liveness(Frozen):
-    """The process answers."""
+    """The process is alive."""
 
     status: str = "alive"
 
 
 class Readiness(Frozen):
-    """Redis answers, and the store can be written."""
+    """Redis answers, and the store is writable."""
 
     status: str = "ready"
     workers: dict[str, int] = Field(
-        description="Known model → workers that are ready to run a job; with 0, jobs only wait."
+        description="Known model → workers that are ready to run a job; with 0, its jobs wait."
     )

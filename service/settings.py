@@ -1,12 +1,13 @@
-"""What an operator may set: environment variables `ROLLOUT_*`, or flags of the same names."""
+"""Settings of the service: environment variables `ROLLOUT_*`, or flags of the same names."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 from redis import ConnectionPool
 
+from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 
 
@@ -16,56 +17,46 @@ class Settings(BaseSettings):
     Every flag can also be set as an environment variable, such as ROLLOUT_DATA_DIR.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="ROLLOUT_",
-        frozen=True,
-        env_ignore_empty=True,
-        cli_prog_name="rollout-service",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-    )
+    model_config = settings_config("rollout-service")
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Redis or Valkey; unused with --standalone."
     )
     data_dir: Path = Field(
-        Path("rollout-data"), description="Folder of the artifacts, shared with the workers."
+        Path("rollout-data"), description="Folder of the store, shared with the workers."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     max_upload_bytes: int = Field(512 * 1024**2, ge=1, description="Largest body of an upload.")
     upload_idle_seconds: float = Field(
-        30, gt=0, le=60, description="An upload must bring another 128 KiB, or its end, in so long."
+        30, gt=0, le=60, description="Time for each 128 KiB of an upload, and for its end."
     )
     max_connections: int = Field(
-        1000, ge=1, description="Connections served at a time; what is more is told to come back."
+        1000, ge=1, description="Connections at a time. Further ones get 503."
     )
-    drain_seconds: int = Field(
-        30, ge=0, description="How long transfers may go on when the service is told to stop."
-    )
+    drain_seconds: int = Field(30, ge=0, description="Time for transfers to finish after SIGTERM.")
     api_keys_file: Path | None = Field(
         None,
-        description="TOML file of API keys, see service/auth.py; default: no key is asked for.",
+        description="TOML file of API keys. Default: no key is needed.",
     )
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
     default_model: ModelName | None = Field(
-        None, description="For requests that name none; default: the only one announced."
+        None, description="Model for requests that name none. Default: the only one."
     )
     result_ttl: float = Field(
         7 * 24 * 3600, gt=0, description="Seconds until the files of an ended job are removed."
     )
     max_store_bytes: int | None = Field(
-        None, ge=1, description="Bytes of jobs that may be kept; default: what the disk has."
+        None, ge=1, description="Most bytes that all jobs may take. Default: the disk."
     )
     standalone: bool = Field(
         False, description="Also start a private Valkey server and one worker."
     )
-    engine: Literal["torch", "fake"] = Field("torch", description="Of the standalone worker.")
-    model: str | None = Field(
-        None, description="NAME or NAME=CHECKPOINT of the standalone worker; default: its own."
+    engine: Literal["torch", "fake"] = Field(
+        "torch", description="Engine of the standalone worker."
     )
-    device: str = Field("auto", description="Of the standalone worker: auto, cpu, cuda ….")
+    model: str | None = Field(None, description="NAME or NAME=CHECKPOINT of the standalone worker.")
+    device: str = Field("auto", description="Device of the standalone worker: auto, cpu, cuda ….")
 
     @field_validator("redis_url")
     @classmethod

@@ -1,7 +1,8 @@
-"""Everything on one machine: a private Valkey server and one worker, beside the service.
+"""Standalone mode: a private Valkey server and one worker, run by the service.
 
-The same parts as in production, started, kept running and stopped with the service. Data lie
-below the data directory; whoever is not this user cannot reach the server, which has no port.
+They are the same programs as in production; they are started, restarted and stopped with the
+service. The server keeps its data below the data directory. It has no port, and its socket is
+accessible to this user only.
 """
 
 import fcntl
@@ -29,23 +30,23 @@ from rollout_core.errors import RolloutError
 from service.settings import Settings
 
 START_SECONDS = 60.0
-"""How long Valkey may take to read its data."""
+"""Timeout for the start of Valkey, which reads its data."""
 
 GRACE_SECONDS = 10.0
-"""How long a process may take to stop before it is killed."""
+"""Timeout for a process to stop; after it, the process is killed."""
 
 WORKER_DRAIN_SECONDS = GRACE_SECONDS / 2
-"""How long a stopped worker's job may still take; it goes on when the service is started again."""
+"""Time for a stopped worker to finish its job; otherwise the next start continues it."""
 
 RESTART_SECONDS = 1.0
 POLL_SECONDS = 0.2
 STDERR = 2
 
 MAX_PATH_LENGTH = 85
-"""The path of a unix socket has at most 107 bytes, on some systems 103."""
+"""Limit for the folder. A unix socket's path has at most 107 bytes, on some systems 103."""
 
 _PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
-"""What a URL takes as it is."""
+"""Characters that need no quoting in a URL."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +57,13 @@ class StandaloneError(RolloutError):
 
 @contextmanager
 def standalone(settings: Settings) -> Iterator[Settings]:
-    """Run Valkey and a worker around the service; yield the settings that use them.
+    """Run Valkey and a worker while the context lasts; yield the settings that use them.
 
     Raises:
         StandaloneError: one of them cannot be started.
     """
     if find_spec("av") is None:
-        raise StandaloneError("there is no worker; install timesformer-rollout[worker]")
+        raise StandaloneError("the worker is not installed; install timesformer-rollout[worker]")
     with ExitStack() as stack:
         redis_url = stack.enter_context(private_valkey(settings.data_dir.resolve() / "valkey"))
         settings = settings.model_copy(update={"redis_url": redis_url})
@@ -78,17 +79,17 @@ def private_valkey(folder: Path) -> Iterator[str]:
         StandaloneError: another service uses the folder, or the server does not start.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(folder / "lock"), _plain_name(folder) as name:
+    with _locked(folder / "lock"), _short_path(folder) as name:
         url = f"unix://{name}/valkey.sock"
-        _end_orphan(url)
-        with RestartingProcess("Valkey server", valkey_command(name)) as keeper:
-            if not _answers(url, keeper):
+        _stop_orphan(url)
+        with RestartingProcess("Valkey server", valkey_command(name)) as process:
+            if not _answers(url, process):
                 raise StandaloneError(f"Valkey does not start; see {folder / 'valkey.log'}")
             yield url
 
 
 def valkey_command(folder: Path) -> list[str]:
-    """Return the command line of the server that keeps its data in `folder`."""
+    """Return the command line of a server that keeps its data in `folder`."""
     command = [str(get_binary_path()), "--port", "0", "--dir", str(folder)]
     command += ["--unixsocket", str(folder / "valkey.sock"), "--unixsocketperm", "700"]
     command += ["--appendonly", "yes", "--logfile", str(folder / "valkey.log")]
@@ -96,7 +97,7 @@ def valkey_command(folder: Path) -> list[str]:
 
 
 def worker_command(settings: Settings) -> list[str]:
-    """Return the command line of the worker that belongs to these settings."""
+    """Return the command line of the worker for these settings."""
     command = [sys.executable, "-m", "worker", "--redis-url", settings.redis_url]
     command += ["--data-dir", str(settings.data_dir.resolve())]
     command += ["--engine", settings.engine, "--device", settings.device]
@@ -105,40 +106,47 @@ def worker_command(settings: Settings) -> list[str]:
 
 
 class RestartingProcess:
-    """Keeps a process running: starts it again whenever it ends by itself.
+    """Runs a process, and starts it again whenever it ends by itself.
 
-    On Linux the process ends with us, even where we are killed.
+    On Linux the process ends with this one, even if this one is killed.
     """
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.restarts = 0
         self._name = name
         self._command = command
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="keeper")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="restarting-process")
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leaving.set()
+        self._stopping.set()
         self._thread.join()
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         process = self._start()
-        while not self._leaving.wait(POLL_SECONDS):
+        while not self._stopping.wait(POLL_SECONDS):
             if process.poll() is None:
                 continue
             self.restarts += 1
-            logger.warning("The %s ended with %s; start it again", self._name, process.returncode)
-            if self._leaving.wait(RESTART_SECONDS):
+            logger.warning(
+                "The %s ended with exit status %s; starting it again",
+                self._name,
+                process.returncode,
+            )
+            if self._stopping.wait(RESTART_SECONDS):
                 break
             process = self._start()
         _stop(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Start the process, out of reach of the terminal's Ctrl-C and off our standard output."""
+        """Start the process in a session of its own, so that Ctrl-C does not reach it.
+
+        Its output goes to standard error.
+        """
         return subprocess.Popen(
             [sys.executable, "-m", "service.die_with_parent", str(os.getpid()), *self._command],
             start_new_session=True,
@@ -158,7 +166,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel takes back when this process ends, however it ends."""
+    """Hold a lock, which the kernel releases when this process ends for any reason."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,8 +176,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_name(folder: Path) -> Iterator[Path]:
-    """Yield the folder, or a link to it where its own path is too long or too unusual."""
+def _short_path(folder: Path) -> Iterator[Path]:
+    """Yield the folder, or a link to it if its path is too long or needs quoting in a URL."""
     usable = _PLAIN_PATH.fullmatch(str(folder)) and len(str(folder)) <= MAX_PATH_LENGTH
     if usable:
         yield folder
@@ -180,17 +188,17 @@ def _plain_name(folder: Path) -> Iterator[Path]:
         yield link
 
 
-def _end_orphan(url: str) -> None:
-    """End a server that a killed service left behind: we hold the lock, so it is nobody's."""
+def _stop_orphan(url: str) -> None:
+    """Stop a server that a killed service left running. The caller holds the folder's lock."""
     with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis, suppress(RedisError):
         redis.shutdown()
 
 
-def _answers(url: str, keeper: RestartingProcess) -> bool:
-    """Wait until a server answers; False if it ended instead, or takes too long."""
+def _answers(url: str, process: RestartingProcess) -> bool:
+    """Wait until a server answers; return False if it ended, or timed out."""
     deadline = time.monotonic() + START_SECONDS
     with Redis.from_url(url) as redis:
-        while not keeper.restarts and time.monotonic() < deadline:
+        while not process.restarts and time.monotonic() < deadline:
             with suppress(RedisError):
                 return bool(redis.ping())
             time.sleep(POLL_SECONDS / 10)

@@ -1,7 +1,7 @@
-"""Receives an upload: a multipart form whose file goes straight to disk while it arrives.
+"""Receives an upload: a multipart form whose video is written to disk while it arrives.
 
-Starlette's own form parser would spool the file to a second place and knows no limit, so the
-stream is fed to python-multipart's parser here. Memory holds no more than about `FLUSH_BYTES`.
+Starlette's own form parser would write the file twice and has no size limit, so the stream is
+passed to python-multipart's parser here. Memory holds about `FLUSH_BYTES` at most.
 """
 
 import asyncio
@@ -34,25 +34,39 @@ MAX_REQUEST_BYTES = 64 * 1024
 FLUSH_BYTES = 1024**2
 
 STEP_BYTES = 128 * 1024
-"""What must arrive in each `idle_seconds`, or the body's end. One rule for clients that fall silent
-and for those that crawl: it bounds the time of any upload by its size, and at 30 s leaves room for
-every line of 35 kbit/s."""
+"""Bytes that must arrive in each period of `idle_seconds`, unless the body ends before.
+
+This one rule stops silent clients and slow ones: it limits the time of an upload by its size. With
+30 s, a connection of 35 kbit/s is fast enough.
+"""
+
+HEAD_BYTES = 512
+"""Bytes at the start of a file that `is_video_container` needs."""
+
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+_EBML = b"\x1a\x45\xdf\xa3"
+
+_SYNC_BYTE = 0x47
+
+_PACKETS = ((188, 0), (192, 4))
+"""Length of an MPEG-TS packet and offset of its sync byte: without and with a time stamp."""
 
 
 async def receive(
     request: Request, path: Path, *, max_bytes: int, idle_seconds: float
 ) -> ExplainRequest:
-    """Write the form's video to `path`, and return what is asked of it.
+    """Write the form's video to `path`, and return the request.
 
     Raises:
-        NotMultipart, MalformedUpload, InvalidForm: the body is not the form we expect.
+        NotMultipart, MalformedUpload, InvalidForm: the body is not the expected form.
         UploadEncoded: the body is compressed.
         UploadTooLarge: the body has more than `max_bytes`.
-        UploadTooSlow: `idle_seconds` went by without `STEP_BYTES` or the end.
-        UnsupportedContainer: the video does not begin like one.
+        UploadTooSlow: fewer than `STEP_BYTES` arrived within `idle_seconds`.
+        UnsupportedContainer: the file does not begin like a supported container.
         RequestValidationError: the request part is not a valid `ExplainRequest`.
         StoreUnavailable: `path` cannot be written.
-        ClientDisconnect: the client went away.
+        ClientDisconnect: the client disconnected.
     """
     form = _Form(_boundary(request))
     try:
@@ -67,8 +81,34 @@ async def receive(
     return _parse_request(form.request)
 
 
+def announced_bytes(request: Request, max_bytes: int) -> int:
+    """Return the size of the body by its Content-Length, 0 if it has none.
+
+    Raises:
+        UploadTooLarge: the announced size is over `max_bytes`.
+    """
+    header = request.headers.get("content-length", "0")
+    announced = int(header) if header.isdecimal() else 0
+    if announced > max_bytes:
+        raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are accepted")
+    return announced
+
+
+def is_video_container(head: bytes) -> bool:
+    """Return whether a file that begins with `head` may be in a supported container.
+
+    Supported: MP4, MOV, Matroska, WebM, AVI, MPEG-TS.
+    """
+    return (
+        head[4:8] in _MP4_BOXES
+        or head.startswith(_EBML)
+        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+        or any(_has_sync_bytes(head, length, offset) for length, offset in _PACKETS)
+    )
+
+
 class _Form:
-    """The parser's callbacks, and what they have gathered."""
+    """The callbacks of the parser, and the data they have collected."""
 
     def __init__(self, boundary: bytes) -> None:
         self.request: bytes | None = None
@@ -105,7 +145,7 @@ class _Form:
             raise MalformedUpload("the form cannot be parsed") from error
 
     def finish(self) -> None:
-        """Check that the form is whole and has a video."""
+        """Check that the form is complete and has a video."""
         if not self._complete:
             raise MalformedUpload("the form ends before its last boundary")
         if VIDEO_PART not in self._seen:
@@ -172,7 +212,7 @@ class _Form:
 
 def _boundary(request: Request) -> bytes:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UploadEncoded("send the form as it is, without Content-Encoding")
+        raise UploadEncoded("send the form without Content-Encoding")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise NotMultipart("the body must be multipart/form-data")
@@ -182,31 +222,18 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-def announced_bytes(request: Request, max_bytes: int) -> int:
-    """Return how large the body says it is, 0 if it does not.
-
-    Raises:
-        UploadTooLarge: it says that it is too large.
-    """
-    header = request.headers.get("content-length", "0")
-    announced = int(header) if header.isdecimal() else 0
-    if announced > max_bytes:
-        raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are taken")
-    return announced
-
-
 async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives; stop where it is too slow or too large."""
+    """Yield the body as it arrives; raise if it is too slow or too large."""
     received = 0
     async for chunk in _paced(request.stream(), idle_seconds):
         received += len(chunk)
         if received > max_bytes:
-            raise UploadTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+            raise UploadTooLarge(f"the body has more than the {max_bytes} bytes that are accepted")
         yield chunk
 
 
 async def _paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield what arrives while there is progress; what we do with it does not count as idle."""
+    """Yield the chunks of a stream; raise if it is too slow. Time of the consumer is free."""
     left, step = idle_seconds, 0
     clock = asyncio.get_running_loop().time
     while True:
@@ -227,7 +254,7 @@ async def _paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIter
 
 
 async def _flush(form: _Form, file: BinaryIO, *, at_least: int) -> None:
-    """Write what has gathered, off the event loop, once there is enough of it."""
+    """Write the pending video bytes, in a thread, once there are `at_least` of them."""
     if len(form.pending) >= at_least:
         await run_in_threadpool(file.write, bytes(form.pending))
         form.pending.clear()
@@ -244,34 +271,7 @@ def _parse_request(text: bytes | None) -> ExplainRequest:
         raise RequestValidationError(located) from error
 
 
-HEAD_BYTES = 512
-"""How much of a file `is_video_container` wants to see."""
-
-
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-
-
-_EBML = b"\x1a\x45\xdf\xa3"
-
-
-_SYNC_BYTE = 0x47
-
-
-_PACKETS = ((188, 0), (192, 4))
-"""Length of an MPEG-TS packet, and where its sync byte stands: plain, or with a time stamp."""
-
-
-def is_video_container(head: bytes) -> bool:
-    """Whether a file beginning with `head` may be MP4, MOV, Matroska, WebM, AVI or MPEG-TS."""
-    return (
-        head[4:8] in _MP4_BOXES
-        or head.startswith(_EBML)
-        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
-        or any(_has_sync_bytes(head, length, offset) for length, offset in _PACKETS)
-    )
-
-
 def _has_sync_bytes(head: bytes, length: int, offset: int) -> bool:
-    """Whether the first three packets, or all that a shorter file has, begin with a sync byte."""
+    """Return whether the first three packets, or all of a shorter file, have a sync byte."""
     starts = head[offset : offset + 2 * length + 1 : length]
     return len(head) >= length and set(starts) == {_SYNC_BYTE}

@@ -2,51 +2,59 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from statistics import fmean
-from typing import cast
 
-from pydantic import ValidationError
 from redis import Redis
 
 from rollout_core.errors import UnknownModel
-from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY, Announcement
+from rollout_core.jobs.redis_records import (
+    KNOWN_SECONDS,
+    Announcement,
+    Announcements,
+    parse_announcement,
+)
 from rollout_core.model.specs import ModelSpec
 from service.schemas import ServedModel
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
-"""Taken where no worker has finished a job yet."""
+"""Assumed time of a job as long as no worker has finished one."""
 
 
 class Workers:
-    """Reads the announcements; nothing is kept between calls."""
+    """The models that workers serve, read from Redis at every call."""
 
     def __init__(
         self, redis: Redis, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self._redis = redis
+        self._announcements = Announcements(redis)
         self._clock = clock
 
     def served(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now, by name."""
+        now = self._clock()
         by_model: dict[str, list[Announcement]] = defaultdict(list)
-        for announcement in self._heard_within(LIVE_SECONDS):
-            by_model[announcement.model.name].append(announcement)
+        for announcement in self._known():
+            if announcement.is_live(now):
+                by_model[announcement.model.name].append(announcement)
         return tuple(_describe(by_model[name]) for name in sorted(by_model))
 
     def ready(self) -> dict[str, int]:
-        """Return how many workers are ready for each model that is known."""
-        known = {item.model.name: 0 for item in self._heard_within(KNOWN_SECONDS)}
-        return known | {model.name: model.ready for model in self.served()}
+        """Return the number of ready live workers for each known model."""
+        now = self._clock()
+        ready: dict[str, int] = defaultdict(int)
+        for announcement in self._known():
+            ready[announcement.model.name] += announcement.ready and announcement.is_live(now)
+        return dict(ready)
 
     def choose(self, name: str | None, *, default: str | None = None) -> ModelSpec:
-        """Return the model to use where `name` is asked for: `default` or the only one if None.
+        """Return the model `name`; if None, return `default` or the only known model.
 
         Raises:
-            UnknownModel: nobody has announced it, or several are known and none is named.
+            UnknownModel: the model is not known, or several are and none is named.
         """
-        known = {item.model.name: item.model for item in self._heard_within(KNOWN_SECONDS)}
+        known = {item.model.name: item.model for item in self._known()}
         names = ", ".join(sorted(known))
         if not known:
             raise UnknownModel("no worker has announced a model yet")
@@ -60,7 +68,7 @@ class Workers:
         return known[chosen]
 
     def wait_seconds(self, model: str, jobs: int) -> int:
-        """Return how long the model's live workers will take for so many jobs, at least 1."""
+        """Return the seconds that the model's live workers need for `jobs` jobs, at least 1."""
         for served in self.served():
             if served.name == model:
                 seconds_per_job = served.seconds_per_job or UNMEASURED_SECONDS_PER_JOB
@@ -70,32 +78,34 @@ class Workers:
     def forget_stale(self) -> None:
         """Remove the announcements that no longer make a model known.
 
-        Of dead workers the latest does. Others are left by a worker that is restarted time and
-        again, thousands a day, and each would be read whenever a job is looked up.
+        Of the dead workers of a model, the latest is enough. A worker that crashes at every start
+        leaves thousands of announcements a day, and each would be read with every job.
         """
-        latest = {item.model.name: item for item in self._heard_within(KNOWN_SECONDS)}
-        for name, text in self._texts().items():
-            item = _parse(text)
-            if item is None or (
-                self._age_seconds(item) > LIVE_SECONDS and item != latest.get(item.model.name)
-            ):
-                self._redis.hdel(WORKERS_KEY, name)
+        now = self._clock()
+        parsed = {
+            worker: parse_announcement(text)
+            for worker, text in self._announcements.read_raw().items()
+        }
+        latest = {item.model.name: item for item in self._sort_known(parsed.values())}
+        stale = [
+            worker
+            for worker, item in parsed.items()
+            if item is None or (not item.is_live(now) and item != latest.get(item.model.name))
+        ]
+        self._announcements.remove(*stale)
 
-    def _heard_within(self, seconds: float) -> list[Announcement]:
-        """Return the announcements that are so young, the latest beat last."""
-        parsed = (_parse(text) for text in self._texts().values())
-        young = (item for item in parsed if item and self._age_seconds(item) <= seconds)
-        return sorted(young, key=lambda item: item.beat_at)
+    def _known(self) -> list[Announcement]:
+        """Return the announcements that make a model known, latest heartbeat last."""
+        return self._sort_known(self._announcements.read().values())
 
-    def _texts(self) -> dict[bytes, bytes]:
-        return cast(dict[bytes, bytes], self._redis.hgetall(WORKERS_KEY))
-
-    def _age_seconds(self, announcement: Announcement) -> float:
-        return (self._clock() - announcement.beat_at).total_seconds()
+    def _sort_known(self, announcements: Iterable[Announcement | None]) -> list[Announcement]:
+        now = self._clock()
+        known = (item for item in announcements if item and item.age_seconds(now) <= KNOWN_SECONDS)
+        return sorted(known, key=lambda item: item.beat_at)
 
 
 def _describe(announcements: list[Announcement]) -> ServedModel:
-    """Sum up the workers of one model; where they differ, the latest beat speaks for it."""
+    """Summarize the workers of one model. Where they differ, the latest heartbeat counts."""
     latest = announcements[-1]
     measured = [item.seconds_per_job for item in announcements if item.seconds_per_job]
     return ServedModel(
@@ -108,11 +118,3 @@ def _describe(announcements: list[Announcement]) -> ServedModel:
         ready=sum(item.ready for item in announcements),
         seconds_per_job=fmean(measured) if measured else None,
     )
-
-
-def _parse(text: bytes) -> Announcement | None:
-    """Read an announcement; None if a worker of another version wrote what we cannot read."""
-    try:
-        return Announcement.model_validate_json(text)
-    except ValidationError:
-        return None

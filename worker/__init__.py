@@ -1,1 +1,1 @@
-"""The worker: a supervisor that takes jobs, an engine that holds the model, media that decode."""
+"""The worker: a supervisor takes jobs, an engine process runs the model, media processes decode."""

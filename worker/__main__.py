@@ -15,7 +15,7 @@ with require_extra("rollout-worker", "worker"):
     from worker.heartbeat import Shutdown
     from worker.messages import Confinement, EngineOptions, MediaOptions
     from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
-    from worker.sandbox import try_confinement
+    from worker.sandbox import probe
     from worker.settings import Settings
     from worker.supervisor import EngineUnusable, Supervisor
 
@@ -61,17 +61,17 @@ def _serve(settings: Settings, children: Children) -> None:
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )
     shutdown = Shutdown(settings.drain_seconds)
-    records = RetryingRecords(quick, shutdown.require_stay)
+    records = RetryingRecords(quick, shutdown.check_shutdown)
     store = ArtifactStore(settings.data_dir)
     supervisor = Supervisor(settings, children, records, store, shutdown)
     try:
         supervisor.await_engine()
         log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
-        if not supervisor.told_to_leave:
+        if not supervisor.is_shutdown_requested:
             sys.exit("rollout-worker: ended by an error")
     finally:
-        supervisor.leave()
+        supervisor.announce_end()
 
 
 def _confinement(settings: Settings) -> Confinement:
@@ -80,7 +80,7 @@ def _confinement(settings: Settings) -> Confinement:
     Raises:
         SystemExit: a layer is missing, and the settings require all of them.
     """
-    found = try_confinement()
+    found = probe()
     log.info("media is confined: %s", found)
     if settings.require_confinement and not found.complete:
         sys.exit(f"rollout-worker: the media sandbox is incomplete: {found}")

@@ -1,13 +1,14 @@
-"""What a child's answer must look like before it is believed.
+"""Checks of what a child answers: array names, dtypes, shapes, and finite values.
 
-What is accepted here ends in a result's files, which must be readable: shapes as the request and
-the model have them, and nothing but numbers.
+Answers that pass end up in the files of a result, so these checks keep the files readable.
 """
 
+from collections.abc import Mapping
 from math import prod
 
 import numpy as np
 
+from rollout_core.archive import ARRAYS
 from rollout_core.contract import ExplainRequest
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import ResolvedRun
@@ -15,60 +16,77 @@ from rollout_core.video import sampling
 from worker.messages import Opened
 from worker.wire import Arrays
 
-Described = tuple[str, tuple[int, ...]]
-"""Type and shape of an array."""
+ENGINE_AXES = {"query_relevance": "clip query t h w"}
+"""Axes that the engine sends in another order than `ARRAYS`: it answers clip by clip."""
+
+DtypeAndShape = tuple[str, tuple[int, ...]]
 
 
 def is_plan(
     arrays: Arrays, opened: Opened, request: ExplainRequest, spec: ModelSpec, *, max_seconds: float
 ) -> bool:
-    """Whether this can be the plan of the request: media can be led astray by what it reads.
+    """Return whether this can be the plan of the request.
 
-    How long the video is, nobody else knows; how many clips it may have, follows from that. They
-    decide what a job costs, and how much the supervisor keeps of it.
+    The media process may have been compromised by the video, and only it knows how long the
+    video is. The length limits the number of clips, and so the time and memory that a job takes.
     """
     start, end = request.start_seconds or 0.0, opened.end_seconds
     if not start == opened.start_seconds < end <= max_seconds:
         return False
     most = len(sampling.plan(end, request, spec).times_seconds)
-    times: Described = "float64", (opened.clips, spec.frames)
-    return opened.clips <= most and _are(arrays, times_seconds=times)
+    times: DtypeAndShape = "float64", (opened.clips, spec.frames)
+    return opened.clips <= most and _match(arrays, {"times_seconds": times})
 
 
 def is_clip(arrays: Arrays, spec: ModelSpec) -> bool:
-    """Whether these are a clip's arrays."""
-    return _are(
-        arrays,
-        frames=("uint8", (spec.frames, spec.height, spec.width, 3)),
-        pts_seconds=("float64", (spec.frames,)),
-        frame_index=("int64", (spec.frames,)),
-    )
+    """Return whether these are the arrays of a `Clip`."""
+    frames: DtypeAndShape = "uint8", (spec.frames, spec.height, spec.width, 3)
+    times = {
+        name: (_dtype(name), (spec.frames,))  # of one clip: without the axis `clip`
+        for name in ("pts_seconds", "frame_index")
+    }
+    return _match(arrays, {"frames": frames, **times})
 
 
 def is_explanation(arrays: Arrays, run: ResolvedRun, clips: int) -> bool:
-    """Whether these are the arrays of an `Explained` of so many clips."""
-    request, spec, grid = run.request, run.spec, run.spec.grid
-    tokens = 1 + prod(grid)
-    expected: dict[str, Described] = {
-        "logits": ("float32", (clips, spec.classes)),
-        "query_relevance": ("float32", (clips, len(run.queries), *grid)),
-        "temporal_rollout": ("float32", (clips, spec.frames, spec.frames)),
+    """Return whether these are the arrays of an `Explained` of this number of clips."""
+    request, spec = run.request, run.spec
+    t, h, w = spec.grid
+    sizes = {
+        "clip": clips,
+        "query": len(run.queries),
+        **{"t": t, "h": h, "w": w, "n": 1 + prod(spec.grid)},
+        "k": spec.classes,
+        "l": spec.depth,
     }
-    if request.method == "gradient_rollout":
-        expected["targets"] = ("int64", (clips,))
-    if request.per_layer:
-        expected["layer_relevance"] = ("float32", (clips, spec.depth, *grid))
-    if request.full_rollout:
-        expected["full_rollout"] = ("float16", (clips, tokens, tokens))
-    return _are(arrays, **expected)
+    wanted = {
+        "logits": True,
+        "query_relevance": True,
+        "temporal_rollout": True,
+        "targets": request.method == "gradient_rollout",
+        "layer_relevance": request.per_layer,
+        "full_rollout": request.full_rollout,
+    }
+    expected = {name: _expected(name, sizes) for name, is_wanted in wanted.items() if is_wanted}
+    return _match(arrays, expected)
 
 
 def is_curve(arrays: Arrays, steps: int) -> bool:
-    """Whether these are the arrays of a `Perturbed`."""
-    return _are(arrays, probabilities=("float32", (steps + 1,)))
+    """Return whether these are the arrays of a `Perturbed`."""
+    return _match(arrays, {"probabilities": ("float32", (steps + 1,))})
 
 
-def _are(arrays: Arrays, **expected: Described) -> bool:
-    """Whether the arrays are of these types and shapes, and hold nothing but numbers."""
-    described = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    return described == expected and all(np.isfinite(array).all() for array in arrays.values())
+def _expected(name: str, sizes: Mapping[str, int]) -> DtypeAndShape:
+    """Return the dtype and shape of an engine's array, given the size of each axis."""
+    axes = ENGINE_AXES.get(name, ARRAYS[name].axes)
+    return _dtype(name), tuple(sizes[axis] for axis in axes.split())
+
+
+def _dtype(name: str) -> str:
+    return np.dtype(ARRAYS[name].dtype).name
+
+
+def _match(arrays: Arrays, expected: Mapping[str, DtypeAndShape]) -> bool:
+    """Return whether exactly these arrays are there, with finite values only."""
+    found = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+    return found == expected and all(np.isfinite(array).all() for array in arrays.values())

@@ -1,7 +1,7 @@
 """One attempt at a job: from an upload to the files of a result.
 
-The attempt is a plain sequence of steps that asks its two children for one thing after another.
-Whenever it waits for them, its `Heartbeat` runs.
+An attempt sends orders to its two children, one after another, and checks every answer. Its
+`Heartbeat` runs whenever it waits.
 """
 
 from collections.abc import Callable, Iterable
@@ -44,17 +44,26 @@ from worker.messages import (
 from worker.redis_jobs import RetryingRecords
 from worker.wire import Arrays
 
+MAX_BATCH_BYTES = 1 << 28
+"""Most bytes of frames sent to the engine at once. The next batch waits here meanwhile."""
+
+MEDIA_START_SECONDS = 30.0
+"""Timeout for the first message of a media process, which may still be importing its libraries."""
+
+M = TypeVar("M", bound=AnyMessage)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptInput:
-    """What is to be done, where, and how long it may take.
+    """The job of an attempt, its folders and its timeouts.
 
     Attributes:
         upload: the video.
-        folder: of the attempt; every file of the result is made there.
-        engine_timeout_seconds: how long the engine may be silent, for each clip it was asked
-            about; None for what its warm-up suggests.
-        media_timeout_seconds: how long the media process may be silent when it is waited for.
+        folder: of the attempt; every file of the result is written there.
+        deadline_seconds: longest duration of the attempt.
+        engine_timeout_seconds: timeout of the engine for each clip in a batch; None: a multiple
+            of what a clip took at its warm-up.
+        media_timeout_seconds: longest time between two messages of the media process.
     """
 
     id: str
@@ -67,17 +76,8 @@ class AttemptInput:
     media_timeout_seconds: float
 
 
-M = TypeVar("M", bound=AnyMessage)
-
-MAX_BATCH_BYTES = 1 << 28
-"""Frames that are sent to the engine at once. As many more wait here meanwhile."""
-
-MEDIA_START_SECONDS = 30.0
-"""A media process that was started just now has to import its libraries first."""
-
-
 class Attempt:
-    """One run through a job."""
+    """One attempt at a job."""
 
     def __init__(
         self,
@@ -86,7 +86,11 @@ class Attempt:
         records: RetryingRecords,
         do_duties: Callable[[], None],
     ) -> None:
-        """Prepare; `do_duties` is called at each beat for whatever else needs to be kept alive."""
+        """Start the clock of the attempt.
+
+        Args:
+            do_duties: called with each heartbeat; does what else must go on during a job.
+        """
         self._job = job
         self._children = children
         self._heartbeat = Heartbeat(
@@ -96,13 +100,15 @@ class Attempt:
         self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
 
     def run(self) -> ExplainResult:
-        """Make every file of the result in the attempt's folder, and return the result.
+        """Write every file of the result into the attempt's folder, and return the result.
 
         Raises:
-            AttemptLost: the job is no longer ours.
-            Canceled: it shall stop.
-            ChildFailure, RolloutError: it cannot be done.
-            ChildLost: a child is gone; the next attempt may fare better.
+            AttemptLost: the job no longer belongs to this attempt.
+            Canceled: the client has canceled the job.
+            ShuttingDown: the worker stops now.
+            ChildFailure, RolloutError: the job cannot be done, by any attempt.
+            ChildLost: a child died, hung or sent something invalid; the next attempt may succeed.
+            OSError: the result cannot be written.
         """
         model = self._await_engine()
         check_request(self._job.request, model.spec)
@@ -128,31 +134,31 @@ class Attempt:
             attempt=self._job.attempt,
             started_at=self._started_at,
         )
-        self._heartbeat()  # The job may have been lost or canceled meanwhile.
+        self._heartbeat()  # the job may have been lost or canceled meanwhile
         return result
 
     def _await_engine(self) -> Ready:
-        """Wait until the engine has loaded, and is done with what a former job left to it."""
+        """Wait until the engine has loaded its model and has answered a former job's order."""
         engine = self._children.engine
         while engine.busy:
             try:
                 next_message(engine, AnyMessage, self._heartbeat)
             except ChildFailure as failure:
                 if engine.model is None:
-                    raise engine.lost(f"cannot load its model: {failure}") from failure
+                    raise engine.kill_as_lost(f"cannot load its model: {failure}") from failure
         return engine.require_model()
 
     def _open(self, media: Media, model: Ready) -> tuple[ResolvedRun, int]:
-        """Have the upload probed and its clips planned; return what to run, and how many clips."""
+        """Let media open the upload and plan the clips; return the run and the number of clips."""
         upload, request, spec = str(self._job.upload), self._job.request, model.spec
         folder = str(self._job.folder)
         media.send(Open(upload=upload, folder=folder, request=request, spec=spec))
         media.expect(MEDIA_START_SECONDS)
         next_message(media, Working, self._heartbeat)
-        opened, arrays = self._hear(media, Opened)
+        opened, arrays = self._next_from_media(media, Opened)
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
-            raise media.lost("sent a plan that is none")
+            raise media.kill_as_lost("sent an invalid plan")
         self._timings["decode"] += opened.seconds
         run = ResolvedRun.resolve(
             request,
@@ -169,44 +175,44 @@ class Attempt:
     def _explain(
         self, media: Media, clips: int, run: ResolvedRun, batch_clips: int
     ) -> tuple[ResultArrays, NDArray[Any]]:
-        """Lead the clips from media to the engine; while a batch is explained, decode the next.
+        """Send the clips from media to the engine; receive one batch while another is explained.
 
         Returns:
-            What was found, and the frames of the last batch, `b t H W c`.
+            The arrays of all clips, and the frames of the last batch, `b t H W c`.
         """
         findings = ResultArrays()
-        most = max(1, min(batch_clips, MAX_BATCH_BYTES // _clip_bytes(run.spec)))
-        frames = self._next_batch(media, min(most, clips), run.spec, findings)
-        for done in range(0, clips, most):
+        max_batch = max(1, min(batch_clips, MAX_BATCH_BYTES // _clip_bytes(run.spec)))
+        frames = self._next_batch(media, min(max_batch, clips), run.spec, findings)
+        for done in range(0, clips, max_batch):
             self._heartbeat.advance("explain", done, clips)
             self._heartbeat()
             self._order_explanation(frames, done, run)
-            asked = len(frames)
-            if left := clips - done - asked:
-                frames = self._next_batch(media, min(most, left), run.spec, findings)
-            self._take_explanation(run, asked, findings)
+            ordered = len(frames)
+            if left := clips - done - ordered:
+                frames = self._next_batch(media, min(max_batch, left), run.spec, findings)
+            self._take_explanation(run, ordered, findings)
         return findings, frames
 
     def _next_batch(
         self, media: Media, clips: int, spec: ModelSpec, findings: ResultArrays
     ) -> NDArray[Any]:
-        """Receive clips from media; note their times, and return their frames, `b t H W c`."""
+        """Receive clips, add their times to `findings`, and return their frames, `b t H W c`."""
         return np.stack([self._next_clip(media, spec, findings) for _ in range(clips)])
 
     def _next_clip(self, media: Media, spec: ModelSpec, findings: ResultArrays) -> NDArray[Any]:
-        """Receive a clip from media; note its times, and return its frames, `t H W c`."""
-        clip, arrays = self._hear(media, Clip, others=[self._children.engine])
+        """Receive a clip, add its times to `findings`, and return its frames, `t H W c`."""
+        clip, arrays = self._next_from_media(media, Clip, others=[self._children.engine])
         if not is_clip(arrays, spec):
-            raise media.lost("sent a clip that is none")
+            raise media.kill_as_lost("sent an invalid clip")
         self._timings["decode"] += clip.seconds
         frames = arrays.pop("frames")
         findings.add(**{name: array[np.newaxis] for name, array in arrays.items()})
         return frames
 
     def _order_explanation(self, frames: NDArray[Any], first_clip: int, run: ResolvedRun) -> None:
-        """Ask the engine to explain the frames, `b t H W c`, of clips."""
-        question = Explain.of(
-            run.request,
+        """Order the engine to explain clips, given their frames `b t H W c`."""
+        question = Explain(
+            options=run.request.method_options,
             target=explained_class(run.request, run.spec),
             queries=run.queries,
             first_clip=first_clip,
@@ -214,14 +220,15 @@ class Attempt:
         self._ask_engine(question, len(frames), frames=frames)
 
     def _take_explanation(self, run: ResolvedRun, clips: int, findings: ResultArrays) -> None:
+        """Receive the explanation of a batch, and add its arrays to `findings`."""
         explained, arrays = next_message(self._children.engine, Explained, self._heartbeat)
         if not is_explanation(arrays, run, clips):
-            raise self._children.engine.lost("sent an explanation that is none")
+            raise self._children.engine.kill_as_lost("sent an invalid explanation")
         self._timings["explain"] += explained.seconds
         findings.add(**arrays)
 
     def _measure(self, frames: NDArray[Any], found: Archive, run: ResolvedRun) -> Faithfulness:
-        """Have the engine follow the class along each curve, for the one clip, `1 t H W c`."""
+        """Let the engine compute each perturbation curve of the one clip, `1 t H W c`."""
         target = target_to_follow(run.request, found.logits, run.spec)
         steps = faithfulness.STEPS
 
@@ -231,7 +238,7 @@ class Attempt:
             self._ask_engine(question, steps + 1, frames=frames, order=order)
             perturbed, arrays = next_message(self._children.engine, Perturbed, self._heartbeat)
             if not is_curve(arrays, steps):
-                raise self._children.engine.lost("sent a curve that is none")
+                raise self._children.engine.kill_as_lost("sent an invalid curve")
             self._timings["faithfulness"] += perturbed.seconds
             return arrays["probabilities"]
 
@@ -240,22 +247,24 @@ class Attempt:
         return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
 
     def _ask_engine(self, question: Explain | Perturb, clips: int, **arrays: NDArray[Any]) -> None:
-        """Ask what the engine must run the model on so many clips to answer."""
+        """Send an order for which the engine runs the model on `clips` clips."""
         self._children.engine.send(question, **arrays)
         self._children.engine.expect_work(clips, self._job.engine_timeout_seconds)
 
-    def _hear(self, media: Media, kind: type[M], others: Iterable[Child] = ()) -> tuple[M, Arrays]:
-        """Wait for media's next message; it must show life, and measure, all the while."""
+    def _next_from_media(
+        self, media: Media, kind: type[M], others: Iterable[Child] = ()
+    ) -> tuple[M, Arrays]:
+        """Wait for media's next message, with its timeout and its disk limit in force."""
 
         def heartbeat() -> None:
             self._heartbeat()
-            media.require_modest(self._job.folder)
+            media.check_disk_use(self._job.folder)
 
         media.expect(self._job.media_timeout_seconds)
         return next_message(media, kind, heartbeat, others)
 
     def _render(self, media: Media, found: Archive, measured: Faithfulness | None) -> None:
-        """Have the pictures drawn into the attempt's folder."""
+        """Let media draw the pictures into the attempt's folder."""
         order = Render(overlay=self._job.request.overlay, faithfulness=measured)
         media.send(
             order,
@@ -266,19 +275,19 @@ class Attempt:
         self._heartbeat.advance("render", 0, 1)
         finished = False
         while not finished:
-            rendered, _ = self._hear(media, Rendered)
+            rendered, _ = self._next_from_media(media, Rendered)
             self._heartbeat.advance("render", rendered.done, rendered.total)
             self._timings["render"], finished = rendered.seconds, rendered.finished
 
     def _tidy(self) -> None:
-        """Remove what media has left beside the pictures that were asked for; links are none."""
+        """Remove every file but the requested pictures; a link does not count as a picture."""
         pictures = {*artifact_names(self._job.request)} - {ARCHIVE_NAME}
         for path in self._job.folder.iterdir():
             if path.name not in pictures or not is_plain(path):
                 path.unlink()
 
     def _save(self, found: Archive) -> None:
-        """Write the archive, and have the disk take it: both may take longer than a lease."""
+        """Write the archive and flush it to the disk, in a thread: both may outlast a lease."""
 
         def save() -> None:
             archive.save(self._job.folder / ARCHIVE_NAME, found)
@@ -293,5 +302,5 @@ class Attempt:
 
 
 def _clip_bytes(spec: ModelSpec) -> int:
-    """Return the size of a clip's frames as they cross the wire, `t H W c`."""
+    """Return the bytes of a clip's frames, uint8 `t H W c`."""
     return prod((spec.frames, spec.height, spec.width, 3))

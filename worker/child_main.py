@@ -1,4 +1,7 @@
-"""Where a child process begins: `python -m worker.child_main KIND FD OPTIONS`."""
+"""Entry point of a child process: `python -m worker.child_main KIND FD OPTIONS`.
+
+KIND is media, torch or fake; FD is the child's end of a socket pair; OPTIONS is JSON.
+"""
 
 import ctypes
 import os
@@ -17,22 +20,22 @@ def main() -> None:
     """Serve the supervisor until it closes the socket."""
     kind, fd, options = sys.argv[1:]
     die_with(os.getppid())
-    # A signal to the whole group is the supervisor's to answer: it may have a job to finish.
+    # A terminal signals the whole group, but the supervisor decides when its children stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with Connection(int(fd)) as connection, suppress(BrokenPipeError):  # nobody is left to answer
+    with Connection(int(fd)) as connection, suppress(BrokenPipeError):  # the supervisor has ended
         serve(kind, connection, options)
 
 
 def die_with(parent_pid: int) -> None:
-    """Ask the kernel to kill us when our parent ends, however it ends."""
+    """Let the kernel kill this process when its parent ends; exit if it has ended already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
-        sys.exit("the supervisor is gone")
+        sys.exit("the supervisor has ended")
 
 
 def serve(kind: str, connection: Connection, options: str) -> None:
-    """Become a media process or an engine; only then import what that needs."""
+    """Run a media process or an engine; import only what that kind needs."""
     if kind == "media":
         from worker import media
 

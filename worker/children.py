@@ -1,8 +1,8 @@
-"""Child processes as the supervisor sees them: started, spoken with, waited for, stopped.
+"""The supervisor's child processes: start them, exchange messages, watch timeouts, kill them.
 
-A child is `python -m worker.child_main`, with one end of a socket pair. It is spawned, never
-forked, and dies with the supervisor. However it fails, the supervisor gets one exception,
-`ChildLost`.
+A child is `python -m worker.child_main` with one end of a socket pair. It is spawned, never
+forked, and the kernel kills it when the supervisor dies. Every way in which a child can break
+raises one exception, `ChildLost`.
 """
 
 import logging
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from stat import S_ISREG
@@ -36,92 +37,107 @@ from worker.messages import (
 from worker.sandbox import MEDIA_ENVIRONMENT
 from worker.wire import Arrays, WireError
 
-M = TypeVar("M", bound=AnyMessage)
-
 TICK_SECONDS = 0.25
-"""How often a wait for children looks at the clock."""
+"""A wait for a child calls the heartbeat this often."""
 
 STALL_SECONDS = 4
-"""A child that takes longer over one message, however steadily, is taken for hung.
+"""Timeout for the transfer of one message, however steadily its bytes arrive.
 
-Less than a lease: nothing can beat meanwhile.
+There is no heartbeat during a transfer, so this is less than a lease.
 """
 
 EXIT_SECONDS = 2.0
-"""How long a child may take to leave after its socket was closed."""
+"""Time for a child to exit by itself after its socket was closed."""
 
 GONE_SECONDS = 1.0
-"""How long after its socket a child may be gone; with a stall before, still less than a lease."""
+"""Time for a child to exit after it closed its socket. With STALL_SECONDS, less than a lease."""
 
 CLIP_ALLOWANCE = 20
-"""A clip may take so many times what it took at the warm-up.
+"""Timeout for a clip, as a multiple of the seconds that a clip took at the warm-up.
 
-The slowest of methods takes 5 times as long, with everything that can be asked for; see the README.
+The slowest method, with all options, takes 5 times as long as the warm-up; see docs/methods.md.
 """
 
 LEAST_ENGINE_SECONDS = 10.0
-"""However fast the engine is, it may be silent for so long."""
-
+"""Shortest timeout for the engine that is computed from the warm-up."""
 
 MAX_OUTPUT_BYTES = 1 << 16
-"""What is read of a child's output; a pipe holds as much."""
+"""Most bytes read from a child's output. A pipe holds as many."""
 
 MAX_OUTPUT_LINES = 50
-"""What is logged of it: the last."""
+"""Lines of the output that are logged: the last ones."""
 
 MAX_MEDIA_FILES = 64
-"""Media may have so many files at a time."""
+"""Most files that a media process may have at a time."""
 
 BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
+
+M = TypeVar("M", bound=AnyMessage)
 
 log = logging.getLogger(__name__)
 
 
 class ChildLost(Exception):
-    """A child died, hung or spoke nonsense; it has been killed."""
+    """A child died, hung or sent something invalid. It has been killed."""
 
 
 class ChildFailure(Exception):
-    """A child answered with a deliberate failure, and is well."""
+    """A child answered with `Failed`. It still works."""
 
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.detail)
         self.error = JobError(code=failed.code, title=failed.title, detail=failed.detail)
 
 
+@dataclass(frozen=True)
+class ChildProcess:
+    """A running process, and the supervisor's end of its socket."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+
+
+def start_process(
+    kind: str,
+    options: Frozen,
+    environment: Mapping[str, str] | None = None,
+    *,
+    output: int | None = None,
+) -> ChildProcess:
+    """Start `worker.child_main` as `kind`.
+
+    Output is inherited, or captured in a pipe that is read only after exit; a child that fills the
+    pipe blocks and times out.
+
+    Args:
+        environment: of the process; None: it inherits ours.
+        output: None, or `subprocess.PIPE`.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        arguments = [kind, str(theirs.fileno()), options.model_dump_json()]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "worker.child_main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+        )
+    return ChildProcess(process, Connection(ours.detach()))
+
+
 class Child:
-    """One child process and the supervisor's end of its socket."""
+    """One child process, the connection to it, and the timeout of the answer that it owes."""
 
     max_message_bytes: ClassVar[int] = wire.MAX_MESSAGE_BYTES
 
-    def __init__(
-        self,
-        name: str,
-        kind: str,
-        options: Frozen,
-        environment: Mapping[str, str] | None = None,
-        *,
-        output: int | None = None,
-    ) -> None:
-        """Start `worker.child_main` as `kind`; it inherits our environment unless one is given.
-
-        Its output is ours, or a pipe: that is read once it has ended, so one that writes much comes
-        to a stop, and is taken for hung.
-        """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = [kind, str(theirs.fileno()), options.model_dump_json()]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.child_main", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if output else None,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-            )
+    def __init__(self, name: str, started: ChildProcess) -> None:
+        """Watch a process that was started; `name` stands in errors and in the log."""
         self.name = name
-        self.connection = Connection(ours.detach())
+        self.connection = started.connection
+        self._process = started.process
         self._due: float | None = None
         self._allowed_seconds = 0.0
 
@@ -137,65 +153,65 @@ class Child:
 
     @property
     def busy(self) -> bool:
-        """Whether it owes an answer."""
+        """Whether the child owes an answer."""
         return self._due is not None
 
     def expect(self, within_seconds: float) -> None:
-        """Take the child for hung if it says nothing for so long from now on."""
+        """Start the timeout: the child counts as hung if it sends nothing for this long."""
         self._allowed_seconds = within_seconds
         self._due = time.monotonic() + within_seconds
 
-    def expect_as_before(self) -> None:
-        """Give the child as long again as it had for what it said last."""
+    def restart_timeout(self) -> None:
+        """Start the timeout again with the same length."""
         self.expect(self._allowed_seconds)
 
     def send(self, message: Message, **arrays: NDArray[Any]) -> None:
-        """Send a message, with the arrays that go with it.
+        """Send a message with its arrays.
 
         Raises:
-            ChildLost: it does not read, or is no more.
+            ChildLost: the child has ended, or does not read.
         """
         try:
-            with self._in_time():
+            with self._message_timeout():
                 wire.send(self.connection, message, **arrays)
         except OSError as error:
-            raise self.lost() from error
+            raise self.kill_as_lost() from error
 
     def receive(self) -> tuple[Message, Arrays]:
-        """Receive a message, with the arrays that go with it.
+        """Receive a message with its arrays.
 
         Raises:
-            ChildLost: it is no more, stopped in the middle, or sent something else.
+            ChildLost: the child has ended, stopped within a message, or sent something invalid.
         """
         try:
-            with self._in_time():
+            with self._message_timeout():
                 received = wire.receive(self.connection, max_bytes=self.max_message_bytes)
         except WireError as error:
-            raise self.lost(str(error)) from error
+            raise self.kill_as_lost(str(error)) from error
         except (EOFError, OSError) as error:
-            raise self.lost() from error
+            raise self.kill_as_lost() from error
         self._due = None
         return received
 
-    def require_punctual(self) -> None:
-        """Raise `ChildLost` if the answer that the child owes, if any, is overdue."""
+    def check_timeout(self) -> None:
+        """Raise `ChildLost` if the child owes an answer and its timeout is over."""
         if self._due is not None and time.monotonic() > self._due:
-            raise self.lost(f"did not answer within {self._allowed_seconds:g} seconds")
+            raise self.kill_as_lost(f"did not answer within {self._allowed_seconds:g} seconds")
 
-    def require_alive(self) -> None:
+    def check_alive(self) -> None:
         """Raise `ChildLost` if the process has ended."""
         if not self.alive:
-            raise self.lost()
+            raise self.kill_as_lost()
 
-    def lost(self, offence: str | None = None) -> ChildLost:
-        """Make sure that the child is gone, and say how: for its offence, or as it wanted."""
-        if offence is None:
-            offence = self._last_words()
+    def kill_as_lost(self, reason: str | None = None) -> ChildLost:
+        """Kill the child; return a `ChildLost` with the reason, or with its exit status."""
+        if reason is None:
+            reason = self._describe_exit()
         self.kill()
-        return ChildLost(f"{self.name} {offence}")
+        return ChildLost(f"{self.name} {reason}")
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process, wait until it is gone, and log what it wrote."""
         self.connection.close()
         self._process.kill()
         self._process.wait()
@@ -203,7 +219,7 @@ class Child:
         self._log_output()
 
     def stop(self) -> None:
-        """Let the process leave by itself, and end it if it does not."""
+        """Close the socket, so that the process exits; kill it if it has not after 2 s."""
         self.connection.close()
         try:
             self._process.wait(EXIT_SECONDS)
@@ -211,32 +227,34 @@ class Child:
             self.kill()
 
     @contextmanager
-    def _in_time(self) -> Iterator[None]:
-        """Cut the line if one message takes too long: `heartbeat` must go on.
+    def _message_timeout(self) -> Iterator[None]:
+        """Shut the socket down if one message takes longer than STALL_SECONDS.
 
-        A limit on each read would not do: a byte now and then would never reach it.
+        A timeout for each read would not do: a child that sends one byte now and then would never
+        reach it.
         """
         with socket.socket(fileno=os.dup(self.connection.fileno())) as line:
-            cut = Timer(STALL_SECONDS, line.shutdown, [socket.SHUT_RDWR])
-            cut.start()
+            timer = Timer(STALL_SECONDS, line.shutdown, [socket.SHUT_RDWR])
+            timer.start()
             try:
                 yield
             finally:
-                cut.cancel()
-                cut.join()
+                timer.cancel()
+                timer.join()
 
     def _log_output(self) -> None:
-        """Log what the child wrote, if it wrote to us, without waiting for more."""
+        """Log the captured output, without waiting for more."""
         if self._process.stdout and not self._process.stdout.closed:
             with self._process.stdout as pipe:
-                os.set_blocking(pipe.fileno(), False)  # a child of the child may still hold it
+                # A process that the child started may still hold the other end open.
+                os.set_blocking(pipe.fileno(), False)
                 output = (pipe.read(MAX_OUTPUT_BYTES) or b"").decode(errors="replace").strip()
             for line in output.splitlines()[-MAX_OUTPUT_LINES:]:
                 log.warning("%s wrote: %s", self.name, line)
 
-    def _last_words(self) -> str:
+    def _describe_exit(self) -> str:
         try:
-            # The socket closes a moment before the process is gone.
+            # The socket closes a moment before the process has ended.
             status = self._process.wait(GONE_SECONDS)
         except subprocess.TimeoutExpired:
             return "stopped in the middle of a message"
@@ -247,23 +265,23 @@ class Engine(Child):
     """The child that holds the model."""
 
     def __init__(self, kind: str, options: EngineOptions, load_seconds: float) -> None:
-        """Start an engine; it owes us `Ready` within `load_seconds`."""
-        super().__init__("the engine", kind, options)
+        """Start an engine, which must send `Ready` within `load_seconds`."""
+        super().__init__("the engine", start_process(kind, options))
         self.model: Ready | None = None
         self.expect(load_seconds)
 
     def receive(self) -> tuple[Message, Arrays]:
-        """As `Child.receive`; remembers what the engine says of its model."""
+        """Do as `Child.receive`, and keep the `Ready` message."""
         message, arrays = super().receive()
         if isinstance(message, Ready):
             self.model = message
         return message, arrays
 
     def expect_work(self, clips: int, clip_seconds: float | None) -> None:
-        """Take the engine for hung if running the model on so many clips takes far too long.
+        """Start the timeout for running the model on `clips` clips.
 
         Args:
-            clip_seconds: what one clip may take; default: as the warm-up suggests.
+            clip_seconds: timeout for one clip; None: CLIP_ALLOWANCE times the warm-up's seconds.
         """
         if clip_seconds is not None:
             self.expect(clips * clip_seconds)
@@ -272,74 +290,41 @@ class Engine(Child):
         self.expect(max(LEAST_ENGINE_SECONDS, clips * CLIP_ALLOWANCE * measured))
 
     def require_model(self) -> Ready:
-        """Return what the engine said of its model."""
+        """Return the engine's `Ready` message; raise `ChildLost` if it has not sent one."""
         if self.model is None:
-            raise self.lost("has not loaded its model")
+            raise self.kill_as_lost("has not loaded its model")
         return self.model
 
 
 class Media(Child):
-    """The child that decodes and renders one job's video, and may have fallen to it."""
+    """The child that decodes and renders one job's video.
+
+    Do not trust it once it has opened a video: it may have been compromised by the video.
+    """
 
     max_message_bytes = 1 << 28  # a clip of 96 frames of 224×224 has 14 MiB
 
-    def __init__(self, options: MediaOptions) -> None:
+    def __init__(self, options: MediaOptions, started: ChildProcess | None = None) -> None:
+        """Watch a media process: the one that was `started`, or a new one."""
         self.options = options
         super().__init__(
-            "the media process", "media", options, MEDIA_ENVIRONMENT, output=subprocess.PIPE
+            "the media process",
+            started or start_process("media", options, MEDIA_ENVIRONMENT, output=subprocess.PIPE),
         )
 
-    def require_modest(self, folder: Path) -> None:
-        """Raise `ChildLost` if it has too many files, or more in them than one may hold.
+    def check_disk_use(self, folder: Path) -> None:
+        """Raise `ChildLost` if there are too many files, or if together they are too large.
 
-        The kernel bounds each file. Those that it has removed but not closed count, too.
+        The kernel limits the size of each file only. Files that were removed but are still open
+        count too.
         """
-        sizes = [*_sizes_of(folder), *_sizes_of(Path(f"/proc/{self.pid}/fd"), removed=True)]
+        sizes = [*_file_sizes(folder), *_file_sizes(Path(f"/proc/{self.pid}/fd"), removed=True)]
         if len(sizes) > MAX_MEDIA_FILES or sum(sizes) > self.options.file_bytes:
-            raise self.lost("filled its folder")
-
-
-def next_message(
-    child: Child,
-    kind: type[M] | tuple[type[M], ...],
-    heartbeat: Callable[[], None],
-    others: Iterable[Child] = (),
-) -> tuple[M, Arrays]:
-    """Wait for a child's next message, which must be of that kind; call `heartbeat` at every tick.
-
-    Raises:
-        ChildLost: the child, or one of `others`, died, hung or spoke nonsense.
-        ChildFailure: the child answered with a deliberate failure.
-    """
-    while True:
-        heartbeat()
-        if wait([child.connection], TICK_SECONDS):
-            message, arrays = child.receive()
-            if isinstance(message, Working) and kind is not Working:
-                child.expect_as_before()
-                continue
-            if isinstance(message, Failed):
-                raise ChildFailure(message)
-            if not isinstance(message, kind):
-                raise child.lost(f"sent {message.kind!r}")
-            return message, arrays
-        child.require_punctual()
-        for other in others:
-            other.require_alive()
-
-
-def _sizes_of(folder: Path, *, removed: bool = False) -> Iterator[int]:
-    """Yield how much each file takes; of descriptors, each file that no folder has any more."""
-    with suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            with suppress(FileNotFoundError):  # it has just gone
-                status = path.stat(follow_symlinks=removed)
-                if not removed or (S_ISREG(status.st_mode) and status.st_nlink == 0):
-                    yield max(status.st_size, BLOCK_BYTES * status.st_blocks)
+            raise self.kill_as_lost("filled its folder")
 
 
 class Children:
-    """An engine, and a media process that waits for the next job."""
+    """The engine, and a spare media process for the next job."""
 
     def __init__(
         self,
@@ -348,41 +333,97 @@ class Children:
         media_options: MediaOptions,
         *,
         load_seconds: float,
+        start_media: Callable[[MediaOptions], Media] | None = None,
     ) -> None:
-        """Start both; the engine may take `load_seconds` to load its model."""
+        """Start both.
+
+        Args:
+            load_seconds: timeout for the engine to load its model.
+            start_media: starts a media process; default: `Media`.
+        """
         self._engine_kind = engine_kind
         self._engine_options = engine_options
         self._media_options = media_options
         self._load_seconds = load_seconds
+        self._start_media = start_media or Media
         self.engine = self._start_engine()
-        self._spare_media = Media(media_options)
+        self.spare_media = self._start_media(media_options)
 
     @property
     def ready(self) -> bool:
-        """Whether the engine has loaded its model and lives."""
+        """Whether the engine has loaded its model and is alive."""
         return self.engine.model is not None and self.engine.alive
 
     def take_media(self) -> Media:
-        """Hand over the media process that waits, and start the next one.
+        """Return the spare media process, and start the next one.
 
-        The caller kills it when its job is done: it has seen a stranger's bytes.
+        The caller must kill it after the job: it may have been compromised by the video.
         """
-        if not self._spare_media.alive:
-            self._spare_media.kill()
-            self._spare_media = Media(self._media_options)
-        media, self._spare_media = self._spare_media, Media(self._media_options)
+        if not self.spare_media.alive:
+            self.spare_media.kill()
+            self.spare_media = self._start_media(self._media_options)
+        media, self.spare_media = self.spare_media, self._start_media(self._media_options)
         return media
 
     def restart_dead_engine(self) -> None:
-        """Start a new engine in the place of one that is dead."""
+        """Start a new engine if the present one is dead."""
         if not self.engine.alive:
             self.engine.kill()
             self.engine = self._start_engine()
 
     def close(self) -> None:
-        """End both."""
-        self._spare_media.kill()
+        """Stop the engine, and kill the spare media process."""
+        self.spare_media.kill()
         self.engine.stop()
 
     def _start_engine(self) -> Engine:
         return Engine(self._engine_kind, self._engine_options, self._load_seconds)
+
+
+def next_message(
+    child: Child,
+    kind: type[M] | tuple[type[M], ...],
+    heartbeat: Callable[[], None],
+    others: Iterable[Child] = (),
+) -> tuple[M, Arrays]:
+    """Wait for a child's next message, and call `heartbeat` at every tick.
+
+    A `Working` message only restarts the child's timeout, unless it is the kind waited for.
+
+    Args:
+        kind: of the message; another kind is an error.
+        others: children that must stay alive during the wait.
+
+    Raises:
+        ChildLost: the child died, hung or sent something invalid, or one of `others` died.
+        ChildFailure: the child answered with `Failed`.
+    """
+    while True:
+        heartbeat()
+        if wait([child.connection], TICK_SECONDS):
+            message, arrays = child.receive()
+            if isinstance(message, Working) and kind is not Working:
+                child.restart_timeout()
+                continue
+            if isinstance(message, Failed):
+                raise ChildFailure(message)
+            if not isinstance(message, kind):
+                raise child.kill_as_lost(f"sent an unexpected {message.kind!r}")
+            return message, arrays
+        child.check_timeout()
+        for other in others:
+            other.check_alive()
+
+
+def _file_sizes(folder: Path, *, removed: bool = False) -> Iterator[int]:
+    """Yield the bytes that each file takes on the disk, or its length if that is more.
+
+    Args:
+        removed: `folder` holds descriptors; yield only regular files that are in no folder.
+    """
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                status = path.stat(follow_symlinks=removed)
+                if not removed or (S_ISREG(status.st_mode) and status.st_nlink == 0):
+                    yield max(status.st_size, BLOCK_BYTES * status.st_blocks)

@@ -1,4 +1,4 @@
-"""What every engine does: load a model, then explain clips until the supervisor leaves."""
+"""Serve loop of every engine: load a model, then answer orders until the supervisor closes."""
 
 import time
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from worker.wire import Arrays
 class LoadedEngine(Protocol):
     """A model in memory, ready to explain.
 
-    Both methods raise InvalidRequest if the model cannot do what is asked, and OutOfMemory if
-    the clips do not fit.
+    Both methods raise InvalidRequest if the model cannot meet the request, and OutOfMemory if
+    the clips do not fit into memory.
     """
 
     @property
     def ready(self) -> Ready:
-        """What to tell the supervisor of the model."""
+        """The message that describes the model to the supervisor."""
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         """Return the arrays of `Explained` for frames `b t H W c`."""
@@ -43,7 +43,7 @@ class LoadedEngine(Protocol):
 
 
 def warm_up(explain: Callable[[NDArray[np.uint8], Explain], object], spec: ModelSpec) -> float:
-    """Explain a blank clip twice; return how many seconds the second took, without start-up."""
+    """Explain a blank clip twice; return the seconds of the second call, without start-up."""
     frames = np.zeros((1, spec.frames, spec.height, spec.width, 3), np.uint8)
     explain(frames, Explain())
     began = time.monotonic()
@@ -52,7 +52,11 @@ def warm_up(explain: Callable[[NDArray[np.uint8], Explain], object], spec: Model
 
 
 def serve(connection: Connection, load: Callable[[], LoadedEngine]) -> None:
-    """Load, say `Ready` (or `Failed`, and leave), then answer `Explain` and `Perturb`."""
+    """Load the model and send `Ready`, then answer each `Explain` and `Perturb`.
+
+    If the model cannot be loaded, send `Failed` and return. A request that fails is answered with
+    `Failed`, and the loop continues.
+    """
     try:
         engine = load()
     except RolloutError as error:

@@ -1,7 +1,13 @@
-"""An engine without a model, for teams who build on the service and for its own tests.
+"""An engine without a model, for tests and for clients that are developed without a GPU.
 
-It speaks as the real one and takes the same requests; for its answers see `worker.fake_engine`.
-The name of the model is its script.
+It takes the same requests as the real engine, and answers with arrays of the same shapes. Patches
+that change over time or space get high relevance. The name of the model selects how it behaves:
+
+fake        answers at once
+fake-slow   answers after `SLOW_SECONDS` per clip
+fake-fail   answers every request with `out_of_memory`
+fake-crash  exits
+fake-hang   never answers
 """
 
 import os
@@ -12,7 +18,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.contract import Fill, TokenQuery
+from rollout_core.contract import Fill, MethodOptions, TokenQuery
 from rollout_core.errors import InvalidRequest, OutOfMemory, UnknownModel
 from rollout_core.model.specs import ModelSpec
 from worker.engine_server import warm_up
@@ -20,10 +26,35 @@ from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
 SLOW_SECONDS = 0.5
-"""What `fake-slow` takes for a clip, or for a curve of any number of them."""
+"""Time of `fake-slow` per clip, and per perturbation curve."""
 
 CRASH_STATUS = 70
 """Exit status of `fake-crash`."""
+
+CLS_RELEVANCE = 0.02
+"""Relevance that every token gives to the classification token."""
+
+OWN_RELEVANCE = 0.3
+"""Share of the rest that every patch gives to itself."""
+
+MIN_CHANGE = 1e-3
+"""Change added to every patch, so that a still clip has relevance too."""
+
+CHANGE_WEIGHTS = {
+    "rollout": (1, 1, 1),
+    "attention": (0, 1, 1),
+    "gradient_rollout": (2, 1, 1),
+    "projection": (1, 2, 2),
+    "deviation": (2, 1, 3),
+    "alti": (1, 3, 1),
+    "l2": (1, 1, 3),
+}
+"""Weights of the changes in time, down and across, by method or weighting."""
+
+FILL_EXPONENTS: dict[Fill, float] = {"mean": 1.0, "blur": 0.5, "still": 2.0}
+"""How fast the probability falls as patches are replaced. A blur keeps the most information."""
+
+Floats = NDArray[np.float64]
 
 SPECS: dict[str, ModelSpec] = {
     name: ModelSpec(
@@ -46,7 +77,7 @@ SPECS: dict[str, ModelSpec] = {
 
 
 class FakeEngine:
-    """A loaded `LoadedEngine` that follows the script of its name."""
+    """A `LoadedEngine` that behaves as its model's name says."""
 
     def __init__(self, spec: ModelSpec, batch_clips: int = 1) -> None:
         self._spec = spec
@@ -59,28 +90,28 @@ class FakeEngine:
         )
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
-        """Return the arrays of `Explained` for frames `b t H W c`, or do what the script says."""
-        self._require_layer("start_layer", request.start_layer)
-        self._require_layer("layer", request.layer or 0)
-        self._act(clips=len(frames))
+        """Return the arrays of `Explained` for frames `b t H W c`, or fail as the name says."""
+        self._check_layer("start_layer", request.options.start_layer)
+        self._check_layer("layer", request.options.layer or 0)
+        self._misbehave(clips=len(frames))
         return self._explain(frames, request)
 
     def perturb(
         self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
     ) -> NDArray[np.float32]:
-        """Return the probabilities of `Perturbed`, or do what the script says."""
-        self._act()
+        """Return the probabilities of `Perturbed`, or fail as the name says."""
+        self._misbehave()
         return perturb(frames, order, request, self._spec)
 
     def _explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         return explain(frames, request, self._spec)
 
-    def _require_layer(self, name: str, layer: int) -> None:
+    def _check_layer(self, name: str, layer: int) -> None:
         depth = self._spec.depth
         if layer >= depth:
             raise InvalidRequest(f"{name} is {layer}, but the model has {depth} layers")
 
-    def _act(self, clips: int = 1) -> None:
+    def _misbehave(self, clips: int = 1) -> None:
         match self._spec.name:
             case "fake-slow":
                 time.sleep(clips * SLOW_SECONDS)
@@ -93,72 +124,37 @@ class FakeEngine:
 
 
 def load(options: EngineOptions) -> FakeEngine:
-    """Return the fake engine of that name.
+    """Return the fake engine of this name.
 
     Raises:
-        UnknownModel: there is no such script.
+        UnknownModel: `SPECS` has no such name.
     """
     if options.model not in SPECS:
         raise UnknownModel(f"no fake is called {options.model!r}; there are {', '.join(SPECS)}")
     return FakeEngine(SPECS[options.model], options.batch_clips or 1)
 
 
-def _hang() -> NoReturn:
-    while True:
-        time.sleep(3600)
-
-
-Floats = NDArray[np.float64]
-
-
-CLS_SHARE = 0.02
-"""Relevance that every token leaves to the classification token."""
-
-
-OWN_SHARE = 0.3
-"""Relevance that every patch keeps of its own."""
-
-
-FLOOR = 1e-3
-"""Change that every patch is given, so that a still clip has relevance too."""
-
-
-ACCENTS = {
-    "rollout": (1, 1, 1),
-    "attention": (0, 1, 1),
-    "gradient_rollout": (2, 1, 1),
-    "projection": (1, 2, 2),
-    "deviation": (2, 1, 3),
-    "alti": (1, 3, 1),
-    "l2": (1, 1, 3),
-}
-"""Weights of the changes in time, down and across, by method or weighting."""
-
-
-FADING: dict[Fill, float] = {"mean": 1.0, "blur": 0.5, "still": 2.0}
-"""Exponent by which a class fades with the changes that are left: a blur leaves more to see."""
-
-
 def explain(frames: NDArray[np.uint8], request: Explain, spec: ModelSpec) -> Arrays:
     """Return the arrays of `Explained` for frames `b t H W c`."""
     logits = logits_of(frames, spec.classes)
-    change = change_of(frames, spec, ACCENTS[_accent(request)], request.head_fusion)
+    options = request.options
+    change = change_of(frames, spec, CHANGE_WEIGHTS[_weights_key(options)], options.head_fusion)
     explained: Arrays = {"logits": logits}
-    if request.method == "gradient_rollout":
+    if options.method == "gradient_rollout":
         explained["targets"] = _targets(logits, request.target)
-        change *= _taste(explained["targets"], spec)
+        change *= _frame_weights(explained["targets"], spec)
 
-    def look_from(layer: int) -> Floats:
-        return rollout_of(change, layer / spec.depth, request.discard_ratio)
+    def rollout_at(layer: int) -> Floats:
+        return rollout_of(change, layer / spec.depth, options.discard_ratio)
 
-    tokens = look_from(_layer(request, spec.depth))  # b n n
+    tokens = rollout_at(_layer(options, spec.depth))  # b n n
     rows = [_row(tokens, query, request.first_clip, spec) for query in request.queries]
     explained["query_relevance"] = np.stack(rows, axis=1).astype(np.float32)  # b r t h w
     explained["temporal_rollout"] = _by_frame(tokens, spec).astype(np.float32)  # b t t
-    if request.full_rollout:
+    if options.full_rollout:
         explained["full_rollout"] = tokens.astype(np.float16)
-    if request.per_layer:
-        layers = [look_from(max(layer, request.start_layer)) for layer in range(spec.depth)]
+    if options.per_layer:
+        layers = [rollout_at(max(layer, options.start_layer)) for layer in range(spec.depth)]
         rows = [_row(layer, request.queries[0], request.first_clip, spec) for layer in layers]
         explained["layer_relevance"] = np.stack(rows, axis=1).astype(np.float32)  # b l t h w
     return explained
@@ -167,47 +163,51 @@ def explain(frames: NDArray[np.uint8], request: Explain, spec: ModelSpec) -> Arr
 def perturb(
     frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb, spec: ModelSpec
 ) -> NDArray[np.float32]:
-    """Return a class's probability `steps+1`: it fades, to chance, with the changes left to see."""
+    """Return the class's probability, `steps + 1`. It falls to chance with the change left."""
     logits = logits_of(frames, spec.classes)[0].astype(np.float64)
     whole = np.exp(logits[request.target]) / np.exp(logits).sum()
-    change = change_of(frames, spec, ACCENTS["rollout"], "mean")[0].reshape(-1)  # (t h w)
+    change = change_of(frames, spec, CHANGE_WEIGHTS["rollout"], "mean")[0].reshape(-1)  # (t h w)
     left = np.append(change[order][::-1].cumsum()[::-1], 0) / change.sum()
     replaced = np.linspace(0, len(order), request.steps + 1).round().astype(np.int64)
     chance = 1 / spec.classes
-    faded = chance + (whole - chance) * left[replaced] ** FADING[request.fill]
-    return np.asarray(faded, np.float32)
+    probability = chance + (whole - chance) * left[replaced] ** FILL_EXPONENTS[request.fill]
+    return np.asarray(probability, np.float32)
 
 
 def logits_of(frames: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:
-    """Return a digest of each clip's frames as logits from -3 to 3, `b k`."""
+    """Return logits from -3 to 3, `b k`: a hash of each clip's frames."""
     digests = [sha256(clip.tobytes()).digest()[:classes] for clip in frames]
     levels = np.array([list(digest) for digest in digests], np.float32)
     return (levels / 127.5 - 1) * 3
 
 
 def change_of(
-    frames: NDArray[np.uint8], spec: ModelSpec, accents: tuple[int, int, int], fusion: str
+    frames: NDArray[np.uint8], spec: ModelSpec, weights: tuple[int, int, int], fusion: str
 ) -> Floats:
     """Return how much each patch changes in time, down and across, `b t h w`.
 
-    A patch's pixels are fused as the request wants heads to be.
+    Args:
+        weights: of the changes in time, down and across.
+        fusion: how the pixels of a patch are combined: "mean", "max" or "min".
     """
     brightness = frames.astype(np.float64).mean(axis=-1)  # b t H W
     change = sum(
         weight * np.abs(np.gradient(brightness, axis=axis))
-        for axis, weight in enumerate(accents, start=1)
+        for axis, weight in enumerate(weights, start=1)
     )
     h, w = spec.grid[1:]
     pixels = change.reshape(*change.shape[:2], h, spec.patch_height, w, spec.patch_width)
     fused: Floats = getattr(pixels, fusion)(axis=(3, 5))  # b t h i w j -> b t h w
-    return fused + FLOOR
+    return fused + MIN_CHANGE
 
 
 def rollout_of(change: Floats, depth: float, discard_ratio: float) -> Floats:
-    """Return what each token takes of each token, `b n n`; every row sums to 1.
+    """Return the relevance of each token for each token, `b n n`. Every row sums to 1.
 
-    A patch prefers its own frame and place, and everything prefers what changes: the more so,
-    the deeper (0 to 1) the layer from which it looks.
+    Every token prefers patches that change, and a patch prefers its own frame and location.
+
+    Args:
+        depth: from 0 to 1. Deeper layers prefer changes more strongly.
     """
     b, t, h, w = change.shape
     flat = change.reshape(b, -1) ** (1 + depth)  # b (t h w)
@@ -216,20 +216,25 @@ def rollout_of(change: Floats, depth: float, discard_ratio: float) -> Floats:
     near = 1 + np.kron(np.eye(t), np.ones((h * w, h * w))) + np.kron(np.ones((t, t)), np.eye(h * w))
     taken = np.concatenate([np.ones((1, t * h * w)), near]) * shares[:, None]  # b n (t h w)
     taken /= taken.sum(axis=-1, keepdims=True)
-    taken[:, 1:] = (1 - OWN_SHARE) * taken[:, 1:] + OWN_SHARE * np.eye(t * h * w)
-    cls = np.full((b, 1 + t * h * w, 1), CLS_SHARE)
-    return np.concatenate([cls, (1 - CLS_SHARE) * taken], axis=-1)
+    taken[:, 1:] = (1 - OWN_RELEVANCE) * taken[:, 1:] + OWN_RELEVANCE * np.eye(t * h * w)
+    cls = np.full((b, 1 + t * h * w, 1), CLS_RELEVANCE)
+    return np.concatenate([cls, (1 - CLS_RELEVANCE) * taken], axis=-1)
 
 
-def _accent(request: Explain) -> str:
-    return request.weighting if request.method == "contribution_rollout" else request.method
+def _hang() -> NoReturn:
+    while True:
+        time.sleep(3600)
 
 
-def _layer(request: Explain, depth: int) -> int:
-    """Return the layer from which the explained tokens look."""
-    if request.method == "attention":
-        return depth - 1 if request.layer is None else request.layer
-    return request.start_layer
+def _weights_key(options: MethodOptions) -> str:
+    return options.weighting if options.method == "contribution_rollout" else options.method
+
+
+def _layer(options: MethodOptions, depth: int) -> int:
+    """Return the layer that the relevance is of."""
+    if options.method == "attention":
+        return depth - 1 if options.layer is None else options.layer
+    return options.start_layer
 
 
 def _targets(logits: NDArray[np.float32], target: int | None) -> NDArray[np.int64]:
@@ -238,14 +243,14 @@ def _targets(logits: NDArray[np.float32], target: int | None) -> NDArray[np.int6
     return np.full(len(logits), target, np.int64)
 
 
-def _taste(targets: NDArray[np.int64], spec: ModelSpec) -> Floats:
-    """Return what each class makes of each frame, `b t 1 1`: every class has its own moment."""
-    moments = np.linspace(0, 1, spec.frames, endpoint=False) - targets[:, None] / spec.classes
-    return (1.5 + np.cos(2 * np.pi * moments))[:, :, None, None]
+def _frame_weights(targets: NDArray[np.int64], spec: ModelSpec) -> Floats:
+    """Return a per-class weight of each frame, `b t 1 1`: a cosine with a class-specific phase."""
+    phases = np.linspace(0, 1, spec.frames, endpoint=False) - targets[:, None] / spec.classes
+    return (1.5 + np.cos(2 * np.pi * phases))[:, :, None, None]
 
 
 def _row(tokens: Floats, query: TokenQuery, first_clip: int, spec: ModelSpec) -> Floats:
-    """Return what a token takes of each patch, `b t h w`; a clip without the token has none."""
+    """Return the relevance of each patch for a token, `b t h w`: 0 in clips without the token."""
     t, h, w = spec.grid
     if query == "cls":
         return tokens[:, 0, 1:].reshape(-1, t, h, w)
@@ -257,7 +262,7 @@ def _row(tokens: Floats, query: TokenQuery, first_clip: int, spec: ModelSpec) ->
 
 
 def _by_frame(tokens: Floats, spec: ModelSpec) -> Floats:
-    """Return what the patches of each frame take of each frame, on average, `b t t`."""
+    """Return the mean relevance of each frame for the patches of each frame, `b t t`."""
     t = spec.frames
     b, p = len(tokens), (tokens.shape[1] - 1) // t
     pairs = tokens[:, 1:, 1:].reshape(b, t, p, t, p)  # b (q p) (t k) -> b q p t k

@@ -1,53 +1,50 @@
-"""Says by its exit status whether this host's worker beats: `python -m worker.health`.
+"""Health check of a container: `python -m worker.health` fails if no worker of this host is alive.
 
-For the health checks of containers, where the host is the container. A worker announces itself
-idle and busy, from when it begins to load a model that it knows.
+The host is the container. A worker announces itself every few seconds, idle and busy. It starts
+when it begins to load a model that it has a spec of.
 """
 
 import socket
 import sys
 import uuid
-from datetime import UTC, datetime
-from typing import cast
+from datetime import datetime
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.jobs.redis_records import LIVE_SECONDS, WORKERS_KEY, Announcement
+from rollout_core.jobs.redis_records import LIVE_SECONDS, Announcements, redis_now
 from worker.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
 
 
 def new_name(hostname: str) -> str:
-    """Return a name for a worker that starts on `hostname`."""
+    """Return a unique name for a worker that starts on `hostname`."""
     return f"{hostname}.{uuid.uuid4().hex}"
 
 
 def is_beating(redis: Redis, hostname: str, now: datetime) -> bool:
-    """Whether a worker on `hostname` has announced itself lately."""
-    announced = cast("dict[bytes, bytes]", redis.hgetall(WORKERS_KEY))
-    beats = (
-        Announcement.model_validate_json(text).beat_at
-        for name, text in announced.items()
-        if name.decode().rpartition(".")[0] == hostname
+    """Return whether a worker on `hostname` is alive at `now`, by Redis' clock."""
+    return any(
+        announcement.is_live(now)
+        for name, announcement in Announcements(redis).read().items()
+        if name.rpartition(".")[0] == hostname
     )
-    return any((now - beat).total_seconds() < LIVE_SECONDS for beat in beats)
 
 
 def main() -> None:
-    """Exit with status 1 and one line unless the worker beats."""
+    """Exit with status 1 and one line on stderr unless a worker of this host is alive."""
     redis = Redis.from_url(
         Settings().redis_url,
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,
     )
     try:
-        beating = is_beating(redis, socket.gethostname(), datetime.now(UTC))
+        beating = is_beating(redis, socket.gethostname(), redis_now(redis))
     except RedisError as error:
-        sys.exit(f"Redis cannot be asked: {error}")
+        sys.exit(f"Redis does not answer: {error}")
     if not beating:
-        sys.exit(f"no worker on this host has beaten in the last {LIVE_SECONDS} s")
+        sys.exit(f"no worker on this host has sent a heartbeat in the last {LIVE_SECONDS} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""What an attempt does all the while that it waits for others: it beats, and looks at the clock."""
+"""The heartbeat of an attempt, and graceful shutdown.
+
+While an attempt waits for a child, its `Heartbeat` renews the lease, reports progress, and checks
+the deadline and requests to cancel. A `Shutdown` says when a worker that was told to stop must
+hand its job back.
+"""
 
 import logging
 import time
@@ -11,19 +16,30 @@ from worker.children import Children
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 
 BEAT_SECONDS = 1.0
+"""Time between two heartbeats."""
 
 CANCEL_GRACE_SECONDS = 10.0
-"""How long the engine may still take for what it was asked, once the job is canceled."""
+"""How long the engine may take to finish its batch after the job was canceled."""
+
+ECHO_SECONDS = 1.0
+"""A second signal within this time is a copy of the first.
+
+A worker in a terminal gets the terminal's signal and its parent's.
+"""
 
 log = logging.getLogger(__name__)
 
 
 class Canceled(Exception):
-    """The client wants the job no more."""
+    """The client has canceled the job."""
+
+
+class ShuttingDown(Exception):
+    """The worker stops now. Its job goes back to the queue."""
 
 
 class Heartbeat:
-    """The life signs of one attempt: its progress, its beats, and what they bring to light."""
+    """Calling it sends a heartbeat when one is due, and checks whether the attempt must stop."""
 
     def __init__(
         self,
@@ -34,7 +50,11 @@ class Heartbeat:
         records: RetryingRecords,
         do_duties: Callable[[], None],
     ) -> None:
-        """Start the clock; `do_duties` is called at each beat for what else must be kept alive."""
+        """Start the clock of the attempt.
+
+        Args:
+            do_duties: called after each heartbeat; does what else must go on during a job.
+        """
         self._job_id = job_id
         self._attempt = attempt
         self._deadline_seconds = deadline_seconds
@@ -44,91 +64,87 @@ class Heartbeat:
         self._began = time.monotonic()
         self._next_beat = self._began
         self._progress = Progress(stage="decode", done=0, total=1)
-        self._cancel_heard_at: float | None = None
+        self._cancel_seen_at: float | None = None
 
     @property
     def seconds(self) -> float:
-        """How long the attempt has taken so far."""
+        """Seconds since the attempt began."""
         return time.monotonic() - self._began
 
     def advance(self, stage: Stage, done: int, total: int) -> None:
-        """Enter a new step, and say so at once when it is a new stage."""
+        """Set the progress. A new stage makes the next heartbeat due at once."""
         if stage != self._progress.stage:
             self._next_beat = time.monotonic()
         self._progress = Progress(stage=stage, done=done, total=total)
 
     def __call__(self) -> None:
-        """Beat if it is time to; give up on a job that is lost, or has taken too long.
+        """Send a heartbeat if one is due, and raise if the attempt must stop.
 
-        A canceled one goes on until the engine has answered, so that it can be used at once for the
-        next; but not for long.
+        A canceled attempt waits up to `CANCEL_GRACE_SECONDS` for the engine's answer, so that the
+        engine need not be restarted.
 
         Raises:
-            AttemptLost: the job is no longer ours.
-            Canceled: it shall stop.
-            DeadlineExceeded: it has taken too long.
-            ShuttingDown: the worker goes.
+            AttemptLost: the job no longer belongs to this attempt.
+            Canceled: the client has canceled the job.
+            DeadlineExceeded: the attempt has taken too long.
+            ShuttingDown: the worker stops now.
         """
         if self.seconds > self._deadline_seconds:
             raise DeadlineExceeded(f"not done after {self._deadline_seconds:g} seconds")
         now = time.monotonic()
         if now >= self._next_beat:
             self._beat()
-            self._next_beat = time.monotonic() + BEAT_SECONDS  # Redis may hang, not the job
-        if self._cancel_heard_at is not None:
-            self._cancel(now - self._cancel_heard_at)
+            # Count from the end of the call: while Redis hangs, the job still gets its time.
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+        if self._cancel_seen_at is not None:
+            self._cancel(now - self._cancel_seen_at)
 
     def _cancel(self, seconds: float) -> None:
-        """Stop for a request that was heard so long ago, unless the engine is to answer first."""
+        """Raise `Canceled`, unless the engine still has time to answer.
+
+        Args:
+            seconds: since the request to cancel was seen.
+        """
         engine = self._children.engine
-        if engine.busy and engine.model is not None:  # it has its own time to load
+        if engine.busy and engine.model is not None:  # while it loads, its own timeout counts
             if seconds < CANCEL_GRACE_SECONDS:
                 return
             engine.kill()
         raise Canceled
 
     def _beat(self) -> None:
-        """Say that we live, and hear whether the job shall stop."""
+        """Send a heartbeat and note a request to cancel; only log if Redis does not answer."""
         try:
-            asked = self._records.beat(self._job_id, self._attempt, self._progress)
-            if asked and self._cancel_heard_at is None:
-                self._cancel_heard_at = time.monotonic()
+            cancel_requested = self._records.beat(self._job_id, self._attempt, self._progress)
+            if cancel_requested and self._cancel_seen_at is None:
+                self._cancel_seen_at = time.monotonic()
             self._do_duties()
         except UNREACHABLE as error:
-            log.warning("job %s: missed a beat: %s", self._job_id, error)
-
-
-ECHO_SECONDS = 1.0
-"""Signals come twice to a worker that gets the terminal's as well as its parent's."""
-
-
-class ShuttingDown(Exception):
-    """The worker goes, and what it was doing is left to others."""
+            log.warning("job %s: missed a heartbeat: %s", self._job_id, error)
 
 
 class Shutdown:
-    """Whether the worker has been told to leave, and how long its job may still go on."""
+    """Graceful shutdown: after SIGTERM, let the running job continue for `drain_seconds`."""
 
     def __init__(self, drain_seconds: float) -> None:
-        """Allow a running job so much time from the moment that we are told."""
         self._drain_seconds = drain_seconds
-        self._told_at: float | None = None
-        self._leave_at: float | None = None
+        self._requested_at: float | None = None
+        self._ends_at: float | None = None
 
     @property
-    def told(self) -> bool:
-        """Whether a signal has come."""
-        return self._told_at is not None
+    def is_requested(self) -> bool:
+        """Whether the worker was told to stop."""
+        return self._requested_at is not None
 
-    def tell(self) -> None:
-        """Leave when the job is done or its time is over; told again, leave at once."""
+    def request_shutdown(self) -> None:
+        """Start the drain time. A second request, not an echo of the first, ends it."""
         now = time.monotonic()
-        if self._told_at is None:
-            self._told_at, self._leave_at = now, now + self._drain_seconds
-        elif now - self._told_at >= ECHO_SECONDS:
-            self._leave_at = now
+        if self._requested_at is None:
+            self._requested_at, self._ends_at = now, now + self._drain_seconds
+        elif now - self._requested_at >= ECHO_SECONDS:
+            self._ends_at = now
 
-    def require_stay(self) -> None:
-        """Raise `ShuttingDown` if the time is over."""
-        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+    def check_shutdown(self) -> None:
+        """Raise `ShuttingDown` if the drain time is over."""
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise ShuttingDown

@@ -1,9 +1,9 @@
-"""The process that decodes an upload and renders its pictures: the only one to touch its bytes.
+"""The media process: decodes an upload and renders its pictures. No other process reads the upload.
 
-It serves one job. It limits itself first, and shuts itself in before it opens the upload, then
-says what it found over the wire: an `Opened`, the clips one by one, and after a `Render` the
-pictures. The supervisor reads a clip when it has use for it, so the socket holds this process
-back, and no more than a clip or two is ever in memory.
+It serves one job. It sets its resource limits, enters the sandbox and only then opens the upload.
+It answers `Opened`, sends the clips one by one and, after a `Render`, writes the pictures. The
+supervisor reads a clip when it needs it; until then the full socket blocks this process, so it
+holds only one or two clips in memory.
 """
 
 import os
@@ -17,21 +17,19 @@ from rollout_core.errors import RolloutError, VideoTooLarge
 from rollout_core.jobs.store import unavailable
 from rollout_core.pictures.heat import check_colormap
 from rollout_core.pictures.render import render
-from rollout_core.video import sampling
 from rollout_core.video.clips import Clip as VideoClip
-from rollout_core.video.clips import Crop, Limits, VideoInfo, crop_of, probe, read_clips
-from rollout_core.video.sampling import Plan
+from rollout_core.video.clips import Limits, OpenedVideo, open_clips, read_clips
 from worker import wire
 from worker.messages import Clip, Failed, MediaOptions, Open, Opened, Render, Rendered, Working
 from worker.sandbox import NotConfined, confine, limit
 from worker.wire import Arrays
 
-SIGN_SECONDS = 0.2
-"""At least so much time between two signs of life."""
+HEARTBEAT_SECONDS = 0.2
+"""Least time between two heartbeats."""
 
 
 def serve(connection: Connection, options: MediaOptions) -> None:
-    """Serve one job, until the supervisor leaves."""
+    """Serve one job, or return when the supervisor closes the connection."""
     limit(options)
     received = wire.receive_order(connection, Open)
     if received is None:
@@ -42,11 +40,11 @@ def serve(connection: Connection, options: MediaOptions) -> None:
     except RolloutError as error:
         wire.send(connection, Failed.of(error))
     except MemoryError:
-        wire.send(connection, Failed.of(VideoTooLarge("it takes more memory than it may")))
+        wire.send(connection, Failed.of(VideoTooLarge("the video needs more memory than allowed")))
 
 
 class _Job:
-    """One job's video, from the order to open it to the last of its pictures."""
+    """The video of one job, from `Open` to the last picture."""
 
     def __init__(self, connection: Connection, order: Open, options: MediaOptions) -> None:
         self._connection = connection
@@ -57,70 +55,69 @@ class _Job:
             max_seconds=options.max_video_seconds, max_pixels=options.max_video_pixels
         )
         self._confinement = options.confinement
-        self._sign: Working | Rendered = Working()
-        self._next_sign = 0.0
+        self._heartbeat: Working | Rendered = Working()
+        self._next_heartbeat = 0.0
 
     def serve(self) -> None:
-        """Shut ourselves in; send the clips, and draw the pictures when they are asked for."""
-        self._show_life()
-        self._shut_in()
-        info, plan, crop = self._open()
-        self._send_clips(plan, crop)
+        """Enter the sandbox, send the clips, and render the pictures after a `Render`."""
+        self._beat()
+        self._enter_sandbox()
+        video = self._open()
+        self._send_clips(video)
         received = wire.receive_order(self._connection, Render)
         if received is not None:
-            self._render(info, crop, *received)
+            self._render(video, *received)
 
-    def _shut_in(self) -> None:
-        """Keep this process to its folders.
+    def _enter_sandbox(self) -> None:
+        """Restrict this process to its folders.
 
         Raises:
-            NotConfined: less is in force than the supervisor believes.
+            NotConfined: the restrictions in force differ from those that the supervisor expects.
         """
         os.chdir(self._upload.parent)
         found = confine(self._upload, self._folder)
         if self._confinement not in (None, found):
             raise NotConfined(f"{found} and not {self._confinement}")
 
-    def _show_life(self) -> None:
-        """Say that we work, unless we have just done so.
+    def _beat(self) -> None:
+        """Send a heartbeat, unless the last one was sent less than `HEARTBEAT_SECONDS` ago.
 
-        It is called from within the work: while a call hangs, nothing is said.
+        It is called by the work itself and not by a thread, so a hanging call stops it.
         """
         now = time.monotonic()
-        if now >= self._next_sign:
-            self._next_sign = now + SIGN_SECONDS
-            wire.send(self._connection, self._sign)
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_SECONDS
+            wire.send(self._connection, self._heartbeat)
 
-    def _open(self) -> tuple[VideoInfo, Plan, Crop]:
-        """Open the upload and plan its clips; say and return what the model will see."""
+    def _open(self) -> OpenedVideo:
+        """Open the upload, plan its clips, and send `Opened`."""
         began = time.monotonic()
         spec, request = self._order.spec, self._order.request
         if request.overlay is not None:
             check_colormap(request.overlay.colormap)
-        info = probe(self._upload, self._limits, self._show_life)
-        plan = sampling.plan(info.duration_seconds, request, spec)
-        crop = crop_of(info, height=spec.height, width=spec.width)
+        video = open_clips(self._upload, request, spec, self._limits, self._beat)
+        plan = video.plan
         opened = Opened(
             clips=len(plan.times_seconds),
-            crop=tuple(crop),
+            crop=tuple(video.crop),
             sampling=plan.sampling,
             start_seconds=plan.start_seconds,
             end_seconds=plan.end_seconds,
             seconds=time.monotonic() - began,
         )
         wire.send(self._connection, opened, times_seconds=plan.times_seconds)
-        return info, plan, crop
+        return video
 
-    def _send_clips(self, plan: Plan, crop: Crop) -> None:
+    def _send_clips(self, video: OpenedVideo) -> None:
         spec = self._order.spec
         clips = read_clips(
             self._upload,
-            plan,
-            crop,
+            video.plan,
+            video.crop,
             height=spec.height,
             width=spec.width,
             limits=self._limits,
-            heartbeat=self._show_life,
+            heartbeat=self._beat,
         )
         for clip, seconds in _timed(clips):
             wire.send(
@@ -131,7 +128,13 @@ class _Job:
                 frame_index=clip.frame_index,
             )
 
-    def _render(self, info: VideoInfo, crop: Crop, order: Render, arrays: Arrays) -> None:
+    def _render(self, video: OpenedVideo, order: Render, arrays: Arrays) -> None:
+        """Draw the pictures into the job's folder, and report progress.
+
+        Raises:
+            StoreUnavailable: the pictures cannot be stored.
+            FileNotFoundError: the folder was removed, because the attempt has lost the job.
+        """
         began = time.monotonic()
 
         def rendered(done: int, total: int, *, finished: bool = False) -> Rendered:
@@ -139,33 +142,33 @@ class _Job:
             return Rendered(done=done, total=total, seconds=seconds, finished=finished)
 
         def progress(done: int, total: int) -> None:
-            self._sign = rendered(done, total)
-            self._show_life()
+            self._heartbeat = rendered(done, total)
+            self._beat()
 
         try:
             render(
                 self._upload,
                 **arrays,
-                crop=crop,
+                crop=video.crop,
                 overlay=order.overlay,
                 folder=self._folder,
                 limits=self._limits,
-                frames=info.frames,
+                frames=video.info.frames,
                 progress=progress,
-                heartbeat=self._show_life,
+                heartbeat=self._beat,
             )
             if order.faithfulness is not None:
-                self._show_life()
+                self._beat()
                 self._plot(order.faithfulness)
         except FileNotFoundError:
-            raise  # The attempt's folder was taken away: it has lost the job.
+            raise
         except OSError as error:
             detail = f"the pictures cannot be stored: {error.strerror}"
             raise unavailable(error, detail) from error
         wire.send(self._connection, rendered(1, 1, finished=True))
 
     def _plot(self, faithfulness: Faithfulness) -> None:
-        """Draw the curves. What matplotlib keeps beside them, the supervisor removes."""
+        """Draw the faithfulness curves. The supervisor removes matplotlib's cache files later."""
         os.environ["MPLCONFIGDIR"] = str(self._folder)
         from rollout_core.pictures.plot import plot_faithfulness
 
@@ -173,7 +176,7 @@ class _Job:
 
 
 def _timed(clips: Iterator[VideoClip]) -> Iterator[tuple[VideoClip, float]]:
-    """Yield each clip with the seconds that its making took."""
+    """Yield each clip with the seconds that it took to decode."""
     began = time.monotonic()
     for clip in clips:
         yield clip, time.monotonic() - began

@@ -1,7 +1,7 @@
-"""What the supervisor and its children say to each other.
+"""Messages between the supervisor and its child processes.
 
-Each message is small and typed; arrays travel beside it, see `worker.wire`. A class lists the
-arrays that go with it. A child that fails deliberately answers anything with `Failed`.
+Each message is small and typed. Arrays travel beside it (see `worker.wire`); each class lists its
+arrays. A child may answer every message with `Failed`.
 """
 
 from typing import Annotated, Literal, Self
@@ -10,37 +10,36 @@ from pydantic import Field
 
 from rollout_core.contract import (
     MAX_QUERIES,
-    ClipRequest,
+    MAX_VIDEO_PIXELS,
+    MAX_VIDEO_SECONDS,
     ExplainRequest,
     Faithfulness,
     Fill,
     Frozen,
-    HeadFusion,
-    Method,
+    MethodOptions,
     Overlay,
     Seconds,
     TokenQuery,
-    Weighting,
 )
 from rollout_core.errors import RolloutError
 from rollout_core.model.specs import ModelSpec, Sampling
 
-_Corner = Annotated[int, Field(ge=0, lt=1 << 31)]
-_Side = Annotated[int, Field(ge=1, lt=1 << 31)]
+MAX_DETAIL_CHARACTERS = 10_000
 
-CropRectangle = tuple[_Corner, _Corner, _Side, _Side]
-"""x, y, width, height in source pixels."""
+_Offset = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Length = Annotated[int, Field(ge=1, lt=1 << 31)]
 
-MAX_DETAIL = 10_000
-"""Characters of a failure's detail."""
+CropRectangle = tuple[_Offset, _Offset, _Length, _Length]
+"""x, y, width and height, in source pixels."""
 
 
 class EngineOptions(Frozen):
-    """Which model an engine loads, and where.
+    """Which model an engine loads, and where it runs.
 
     Attributes:
-        checkpoint_sha256: of the only checkpoint that may be loaded.
-        batch_clips: how many clips to ask for at once; default: the engine's own choice.
+        checkpoint_sha256: digest that the checkpoint must have, if given.
+        batch_clips: most clips in one `Explain`. Default: the engine chooses.
+        device: a torch device, or "auto" for the GPU if there is one.
     """
 
     model: str
@@ -52,11 +51,11 @@ class EngineOptions(Frozen):
 
 
 class Confinement(Frozen):
-    """What shuts a media process in, beside its limits.
+    """The sandbox of a media process, besides its resource limits.
 
     Attributes:
-        landlock_abi: of the kernel's Landlock, or None if files are not restricted.
-        seccomp: whether system calls are.
+        landlock_abi: version of the kernel's Landlock; None if file access is not restricted.
+        seccomp: whether system calls are restricted.
     """
 
     landlock_abi: int | None
@@ -64,7 +63,7 @@ class Confinement(Frozen):
 
     @property
     def complete(self) -> bool:
-        """Whether no layer is missing."""
+        """Whether both files and system calls are restricted."""
         return self.landlock_abi is not None and self.seccomp
 
     def __str__(self) -> str:
@@ -75,32 +74,33 @@ class Confinement(Frozen):
 
 
 class MediaOptions(Frozen):
-    """What a media process may use; see `worker.sandbox` and `rollout_core.video.clips.Limits`.
+    """Limits of a media process; see `worker.sandbox` and `rollout_core.video.decoder.Limits`.
 
     Attributes:
-        confinement: what must be in force, or None for whatever the machine has.
+        confinement: the sandbox that must be active. None accepts what the machine provides.
+        file_bytes: largest file that may be written.
     """
 
     confinement: Confinement | None = None
     memory_bytes: int = 4 * 2**30
     file_bytes: int = 4 * 2**30
     cpu_seconds: int = 3600
-    max_video_seconds: float = 600.0
-    max_video_pixels: int = 4096 * 2304
+    max_video_seconds: float = MAX_VIDEO_SECONDS
+    max_video_pixels: int = MAX_VIDEO_PIXELS
 
 
 class AnyMessage(Frozen):
-    """Base of every message; `kind` tells them apart."""
+    """Base of all messages. `kind` identifies the class."""
 
     kind: str
 
 
 class Ready(AnyMessage):
-    """The engine has loaded its model. Its first message.
+    """The first message of an engine: it has loaded its model.
 
     Attributes:
-        batch_clips: how many clips it wants to be asked about at once.
-        clip_seconds: how long it takes, once warm, to explain one clip by the plain rollout.
+        batch_clips: most clips that it wants in one `Explain`.
+        clip_seconds: measured time to explain one clip with the default options, after warm-up.
     """
 
     kind: Literal["ready"] = "ready"
@@ -114,47 +114,24 @@ class Ready(AnyMessage):
 class Explain(AnyMessage):
     """Explain clips. Arrays: `frames` uint8 `b t H W c`, RGB.
 
-    The fields are those of a `ClipRequest`, with target and queries resolved.
-
     Attributes:
-        first_clip: index in the video of the first of these clips; queries count from the video's.
+        target: index of the class to explain. Default: the class predicted for each clip.
+        queries: tokens to explain; `PatchQuery.clip` counts from the start of the video.
+        first_clip: index in the video of the first of these clips.
     """
 
     kind: Literal["explain"] = "explain"
-    method: Method = "rollout"
-    weighting: Weighting = "projection"
-    head_fusion: HeadFusion = "mean"
-    discard_ratio: float = 0.0
-    start_layer: int = 0
-    layer: int | None = None
+    options: MethodOptions = MethodOptions()
     target: int | None = None
     queries: tuple[TokenQuery, ...] = Field(("cls",), min_length=1, max_length=MAX_QUERIES)
     first_clip: int = 0
-    per_layer: bool = False
-    full_rollout: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        request: ClipRequest,
-        *,
-        target: int | None,
-        queries: tuple[TokenQuery, ...],
-        first_clip: int,
-    ) -> Self:
-        """Ask for what a request wants of clips, from `first_clip` on."""
-        same = request.model_dump(
-            include=cls.model_fields.keys() & ClipRequest.model_fields.keys() - {"target"}
-        )
-        return cls(target=target, queries=queries, first_clip=first_clip, **same)
 
 
 class Explained(AnyMessage):
-    """Answer to `Explain`. Arrays: those of `relevance.explain.Explanation`, by their names.
+    """Answer to `Explain`. Arrays: those of `rollout_core.relevance.explain.Explanation`.
 
-    `query_relevance` float32 `b r t h w`, `temporal_rollout` float32 `b t t`, `logits` float32
-    `b k`; where there are any, `layer_relevance` float32 `b l t h w`, `full_rollout` float16
-    `b n n` and `targets` int64 `b`.
+    `rollout_core.archive.ARRAYS` gives their dtypes and axes. Only `query_relevance` has other
+    axes here: `clip query t h w`.
     """
 
     kind: Literal["explained"] = "explained"
@@ -162,9 +139,12 @@ class Explained(AnyMessage):
 
 
 class Perturb(AnyMessage):
-    """Follow a class while a clip's patches are replaced, in `steps` steps of as many each.
+    """Compute the probability of a class while the patches of a clip are replaced in steps.
 
-    Arrays: `frames` uint8 `1 t H W c`, and `order` int64 `p`, indices of `(t h w)`.
+    Arrays: `frames` uint8 `1 t H W c`; `order` int64 `p`, indices of `(t h w)`.
+
+    Attributes:
+        steps: number of equal steps from no patch to all patches.
     """
 
     kind: Literal["perturb"] = "perturb"
@@ -174,17 +154,17 @@ class Perturb(AnyMessage):
 
 
 class Perturbed(AnyMessage):
-    """Answer to `Perturb`. Arrays: `probabilities` float32 `steps+1`, from none to all replaced."""
+    """Answer to `Perturb`. Arrays: `probabilities` float32 `steps + 1`, none to all replaced."""
 
     kind: Literal["perturbed"] = "perturbed"
     seconds: Seconds
 
 
 class Open(AnyMessage):
-    """Open an upload and plan its clips. Answered by `Opened`, then by one `Clip` a clip.
+    """Open an upload and plan its clips. Answered by `Opened`, then by one `Clip` per clip.
 
     Attributes:
-        folder: of the attempt; the only one in which anything may be written.
+        folder: folder of the attempt, the only one where the media process may write.
     """
 
     kind: Literal["open"] = "open"
@@ -195,15 +175,15 @@ class Open(AnyMessage):
 
 
 class Working(AnyMessage):
-    """Media is not hung: sent on `Open`, before a byte is read, and then at least once a second."""
+    """Heartbeat of a media process: sent right after `Open`, then at least once per second."""
 
     kind: Literal["working"] = "working"
 
 
 class Opened(AnyMessage):
-    """How the video will be sampled: the request's choices with every default filled in.
+    """How the video will be sampled, with all defaults filled in.
 
-    Arrays: `times_seconds` float64 `clip t`, the moments that will be sampled.
+    Arrays: `times_seconds` float64 `clip t`, the times to sample.
     """
 
     kind: Literal["opened"] = "opened"
@@ -216,17 +196,17 @@ class Opened(AnyMessage):
 
 
 class Clip(AnyMessage):
-    """One clip. Arrays: `frames` uint8 `t H W c`, `pts_seconds` float64, `frame_index` int64."""
+    """One clip. Arrays: `frames` uint8 `t H W c`; `pts_seconds`, `frame_index` as in an archive."""
 
     kind: Literal["clip"] = "clip"
     seconds: Seconds
 
 
 class Render(AnyMessage):
-    """Draw the opened video's pictures, and a plot of the faithfulness if there is one.
+    """Draw the pictures of the opened video, and the faithfulness plot if there is one.
 
-    Arrays: `relevance` `clip t h w`, `pts_seconds` and `frame_index` `clip t`. Answered by
-    `Rendered`, time and again until it is finished.
+    Arrays: `relevance` `clip t h w`; `pts_seconds` and `frame_index` `clip t`. Answered by
+    `Rendered`, repeatedly until one has `finished`.
     """
 
     kind: Literal["render"] = "render"
@@ -235,7 +215,7 @@ class Render(AnyMessage):
 
 
 class Rendered(AnyMessage):
-    """So many of the overlay's frames are drawn; when `finished`, every picture is."""
+    """Number of overlay frames drawn. `finished` means that all pictures are drawn."""
 
     kind: Literal["rendered"] = "rendered"
     done: int = Field(ge=0)
@@ -245,17 +225,17 @@ class Rendered(AnyMessage):
 
 
 class Failed(AnyMessage):
-    """A deliberate failure, as `rollout_core.errors` names it. The child goes on."""
+    """A failure from `rollout_core.errors`. The child continues to run."""
 
     kind: Literal["failed"] = "failed"
     code: str = Field(max_length=100)
     title: str = Field(max_length=500)
-    detail: str = Field(max_length=MAX_DETAIL)
+    detail: str = Field(max_length=MAX_DETAIL_CHARACTERS)
 
     @classmethod
     def of(cls, error: RolloutError) -> Self:
-        """Put a failure into words that cross the wire."""
-        return cls(code=error.code, title=error.title, detail=str(error)[:MAX_DETAIL])
+        """Return the message for an error."""
+        return cls(code=error.code, title=error.title, detail=str(error)[:MAX_DETAIL_CHARACTERS])
 
 
 Message = Annotated[

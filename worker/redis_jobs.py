@@ -1,9 +1,11 @@
-"""Jobs' records and workers' announcements, as they stand in Redis.
+"""The worker's access to job records and announcements, and its retry policy for Redis.
 
-Every change of a record is a step of `JobRecord` in an optimistic transaction, at a moment that
-Redis tells: the clocks of workers' hosts may differ by more than a lease. Steps that must not be
-lost wait for Redis to come back; a beat does not, for there will be another. How a job ends is
-not written here, but in the store.
+`rollout_core.jobs.redis_records` reads and writes them. This module adds when to retry:
+
+- A step that must not be lost (claim, release, hand back) is retried until Redis answers.
+- A heartbeat is not retried, because the next one follows a second later.
+
+The end of a job is written to the store, not to Redis.
 """
 
 import logging
@@ -11,12 +13,11 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Self, TypeVar, cast
+from datetime import datetime
+from typing import Any, Self, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError, WatchError
@@ -25,157 +26,160 @@ from redis.retry import Retry
 
 from rollout_core.errors import AttemptLost
 from rollout_core.jobs.records import JobRecord, Progress
-from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
+from rollout_core.jobs.redis_records import (
+    Announcement,
+    Announcements,
+    JobRecords,
+    Step,
+    redis_now,
+)
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
-"""What redis-py raises while the server cannot be reached, or is ill: see `worker.redis_jobs`."""
+"""What a client of `connect` raises if the server cannot be reached or cannot do its work."""
 
 RETRY_SECONDS = 1.0
+"""Pause before the next try."""
 
-Step = Callable[[JobRecord, datetime], JobRecord]
+STATE_ERRORS = re.compile(r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN)\b")
+"""Error codes about the state of the server, not about the command. redis-py handles LOADING."""
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-class RetryingRecords:
-    """The worker's side of what Redis holds."""
+class ServerUnusable(RedisConnectionError):
+    """The server answers, but its state does not let it do its work."""
 
-    def __init__(self, redis: Redis, require_stay: Callable[[], None] = lambda: None) -> None:
-        """Use a client that does not wait; `require_stay` raises when we shall not, either."""
+
+class RetryingRecords:
+    """Job records and announcements, with the worker's retry policy."""
+
+    def __init__(self, redis: Redis, check_shutdown: Callable[[], None] = lambda: None) -> None:
+        """Wrap a client.
+
+        Args:
+            redis: a client that does not retry for long itself.
+            check_shutdown: called before each retry; raises when the worker must stop waiting.
+        """
         self._redis = redis
-        self._require_stay = require_stay
+        self._records = JobRecords(redis)
+        self._announcements = Announcements(redis)
+        self._check_shutdown = check_shutdown
 
     def claim(self, job_id: str, *, max_attempts: int) -> JobRecord:
-        """Begin the next attempt at a job, or take it to end it; see `JobRecord.claim`.
+        """Start the next attempt, or take the job in order to end it; see `JobRecord.claim`.
 
         Raises:
             JobHeld: another attempt is alive.
-            AttemptLost: the job has ended, or is gone.
+            AttemptLost: the job has no record: it has ended, or it was deleted.
         """
 
         def step(record: JobRecord, now: datetime) -> JobRecord:
             return record.claim(now, max_attempts=max_attempts)
 
-        return self._patiently(lambda: self._take(job_id, step))
+        return self._retry(lambda: self._records.update(job_id, step))
 
     def require(self, job_id: str, attempt: int) -> None:
-        """Make sure that the job is this attempt's.
+        """Check that the job still belongs to this attempt.
 
         Raises:
-            AttemptLost: it is not.
+            AttemptLost: it does not.
         """
-        self._patiently(lambda: self._take(job_id, lambda record, _: record.require(attempt)))
+        self._retry(lambda: self._records.update(job_id, lambda record, _: record.require(attempt)))
 
     def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
-        """Renew an attempt's lease and say how far it is; return whether it shall stop.
+        """Renew the attempt's lease and store its progress, without a retry.
+
+        Returns:
+            Whether the job shall be canceled.
 
         Raises:
-            AttemptLost: the job is no longer this attempt's.
+            AttemptLost: the job no longer belongs to this attempt.
             UNREACHABLE: Redis does not answer.
         """
         try:
-            record = self._take(job_id, lambda record, now: record.beat(attempt, now, progress))
+            record = self._records.update(
+                job_id, lambda record, now: record.beat(attempt, now, progress)
+            )
         except UNREACHABLE:
-            self._require_stay()
+            self._check_shutdown()
             raise
         return record.cancel_requested
 
     def release(self, job_id: str, attempt: int) -> None:
-        """Leave the job to the next attempt, unless it is no longer this attempt's."""
-        self._leave(job_id, lambda record, _: record.release(attempt))
+        """End the lease, so that the next attempt can start; do nothing if the job was lost."""
+        self._end_lease(job_id, lambda record, _: record.release(attempt))
 
     def hand_back(self, job_id: str, attempt: int) -> None:
-        """As `release`; the attempt does not count."""
-        self._leave(job_id, lambda record, _: record.hand_back(attempt))
+        """Do as `release`, and do not count the attempt."""
+        self._end_lease(job_id, lambda record, _: record.hand_back(attempt))
 
-    def forget(self, job_id: str) -> None:
-        """Remove the record of a job that has ended; without Redis the service will."""
+    def delete_record(self, job_id: str) -> None:
+        """Delete the record of a job that has ended.
+
+        If Redis does not answer, the record stays, and the service deletes it later.
+        """
         with suppress(*UNREACHABLE):
-            self._redis.delete(job_key(job_id))
+            self._records.delete(job_id)
+
+    def now(self) -> datetime:
+        """Return the time by Redis' clock."""
+        return redis_now(self._redis)
 
     def announce(self, worker: str, announcement: Announcement) -> None:
-        """Say what a worker serves."""
-        self._redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())
+        """Replace a worker's announcement, without a retry."""
+        self._announcements.write(worker, announcement)
 
-    def withdraw(self, worker: str) -> None:
-        """Forget a worker that has served nobody, if Redis answers."""
+    def remove_announcement(self, worker: str) -> None:
+        """Remove a worker's announcement; do nothing if Redis does not answer."""
         with suppress(*UNREACHABLE):
-            self._redis.hdel(WORKERS_KEY, worker)
+            self._announcements.remove(worker)
 
-    def await_redis(self) -> None:
+    def wait_for_redis(self) -> None:
         """Return once Redis answers."""
-        self._patiently(self._redis.ping)
+        self._retry(self._redis.ping)
 
-    def _leave(self, job_id: str, step: Step) -> None:
+    def _end_lease(self, job_id: str, step: Step) -> None:
         try:
-            self._patiently(lambda: self._take(job_id, step))
+            self._retry(lambda: self._records.update(job_id, step))
         except AttemptLost as lost:
             log.info("job %s: %s", job_id, lost)
 
-    def _take(self, job_id: str, step: Step) -> JobRecord:
-        """Apply a step to a job's record, and return what it became.
-
-        Raises:
-            AttemptLost: the job has ended, or is gone.
-        """
-        key = job_key(job_id)
-
-        def apply(pipeline: Pipeline) -> JobRecord:
-            text = cast("bytes | None", pipeline.get(key))
-            if text is None:
-                raise AttemptLost("the job has ended, or is gone")
-            record = step(JobRecord.model_validate_json(text), _now(pipeline))
-            pipeline.multi()
-            pipeline.set(key, record.model_dump_json(), keepttl=True)
-            return record
-
-        return cast(
-            JobRecord,
-            self._redis.transaction(apply, key, value_from_callable=True),  # type: ignore[arg-type]
-        )
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Call until Redis answers."""
+    def _retry(self, call: Callable[[], T]) -> T:
+        """Call every second until Redis answers, or until `check_shutdown` raises."""
         while True:
             try:
                 return call()
             except UNREACHABLE as error:
                 log.warning("Redis cannot be used: %s", error)
-                self._require_stay()
+                self._check_shutdown()
                 time.sleep(RETRY_SECONDS)
 
 
-def _now(redis: Redis) -> datetime:
-    seconds, microseconds = redis.time()
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
-
-
-STATE_ERRORS = re.compile(r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN)\b")
-"""Codes of errors that tell of the server, not of the command; LOADING is known to redis-py."""
-
-
-class ServerUnusable(RedisConnectionError):
-    """The server answers, but cannot do its work."""
-
-
 def connect(url: str, is_patient: Callable[[], bool] = lambda: False, **options: Any) -> Redis:
-    """Return a client that tries again at once what a cut connection may have cost.
+    """Return a client that retries as `RedisRetry` does.
 
-    While `is_patient`, it tries for ever.
+    The client treats server-state errors (MISCONF, OOM, READONLY) as connection errors, so that
+    they are retried.
+
+    Args:
+        is_patient: asked before each retry; see `RedisRetry`.
+        options: of `Redis.from_url`.
     """
     redis = Redis.from_url(url, retry=RedisRetry(is_patient), **options)
     pool = redis.connection_pool
     pool.connection_class = type(
-        "WaryConnection", (_StateCheckingConnection, pool.connection_class), {}
+        "StateCheckingConnection", (_StateCheckingConnection, pool.connection_class), {}
     )
     return redis
 
 
 class RedisRetry(Retry):
-    """Asks again for as long as there is patience; but once even without, and at once.
+    """Retries every second while `is_patient()` is true; otherwise retries once, immediately.
 
-    Without, nobody waits twice for a server that hangs.
+    Without patience there is no retry after a timeout: it would wait a second time for a server
+    that hangs.
     """
 
     def __init__(self, is_patient: Callable[[], bool]) -> None:
@@ -183,7 +187,7 @@ class RedisRetry(Retry):
         self._is_patient = is_patient
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Stay the same: every connection wants a copy."""
+        """Return this object: redis-py copies the policy for each connection."""
         return self
 
     def call_with_retry(
@@ -193,7 +197,7 @@ class RedisRetry(Retry):
         is_retryable: Callable[[Exception], bool] | None = None,
         with_failure_count: bool = False,
     ) -> T:
-        """As `Retry.call_with_retry`, with our idea of how often."""
+        """Do as `Retry.call_with_retry`, but count and pause by this class' rules."""
         failures = 0
 
         def failed(error: Exception, *counted: int) -> None:
@@ -201,16 +205,15 @@ class RedisRetry(Retry):
             failures += 1
             try:
                 fail(error, *counted)
-            except WatchError:  # a whole transaction would be tried again, and again
-                self._bear(error)
+            except WatchError:  # redis-py would repeat the whole transaction without a pause
+                self._pause_or_raise(error)
                 raise
             if failures > 1 or isinstance(error, RedisTimeoutError):
-                self._bear(error)
+                self._pause_or_raise(error)
 
         return super().call_with_retry(do, failed, is_retryable, with_failure_count)
 
-    def _bear(self, error: Exception) -> None:
-        """Wait a while, or raise the error if there is no patience."""
+    def _pause_or_raise(self, error: Exception) -> None:
         if not self._is_patient():
             raise error
         log.warning("Redis cannot be used: %s", error)
@@ -218,7 +221,7 @@ class RedisRetry(Retry):
 
 
 class _StateCheckingConnection(AbstractConnection):
-    """Takes an answer that tells of an ill server for a connection that has failed."""
+    """Raises `ServerUnusable` for a reply that reports a server-state error."""
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:

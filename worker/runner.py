@@ -1,11 +1,12 @@
-"""A job from its delivery to its end: attempt after attempt, until one is the last.
+"""Runs a delivered job: makes attempts until the job has ended.
 
     delivered ──claim──▶ attempt ──▶ published, failed or canceled
                   ▲         │
-                  ╰─────────╯ a child was lost, something of ours broke, or another has the job
+                  ╰─────────╯ a child was lost, an internal error, or the job was lost
 
-However an attempt ends, its folder is gone or published, and the next finds a whole children. While
-another worker's attempt lives, a delivery waits for it; not for ever, for that has its own.
+After an attempt its folder is published or moved away, and a dead engine is restarted before the
+next one. While another worker's attempt is alive, the runner waits for it, but not for long: that
+attempt has a delivery of its own, which brings the job back if that worker dies.
 """
 
 import logging
@@ -30,22 +31,24 @@ from worker.heartbeat import Canceled, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 from worker.settings import Settings
 
-FORMER_DEATH = "the worker died"
-"""Why an attempt ended that did not live to say so."""
+WORKER_DIED = "the worker died"
+"""Cause of an attempt's end if that attempt could not report one."""
 
 REMEMBERED_ATTEMPTS = 20
+"""Number of attempts in the mean that is announced."""
 
 WAIT_SECONDS = 0.5
-"""How often to ask whether another worker's attempt still lives."""
+"""Pause before the next try to claim the job, or to store its end."""
 
 HELD_SECONDS = 2 * LEASE_SECONDS
-"""An attempt that still beats after so long is well, and who waits for it could serve others."""
+"""Stop waiting after this long: the other attempt is healthy, and this worker can take another job.
+"""
 
 log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Carries out jobs, one at a time."""
+    """Runs jobs, one at a time."""
 
     def __init__(
         self,
@@ -55,9 +58,13 @@ class Runner:
         store: ArtifactStore,
         do_duties: Callable[[], None],
     ) -> None:
-        """Collect what jobs need; `do_duties` keeps the worker's other duties alive during one."""
+        """Keep what jobs need.
+
+        Args:
+            do_duties: called during a job, with each heartbeat and each wait.
+        """
+        self.children = children
         self._settings = settings
-        self._children = children
         self._records = records
         self._store = store
         self._do_duties = do_duties
@@ -65,25 +72,25 @@ class Runner:
 
     @property
     def seconds_per_job(self) -> float | None:
-        """Mean of the latest attempts, or None before the first."""
+        """Mean duration of the latest attempts, or None before the first."""
         latest = self._latest_seconds
         return sum(latest) / len(latest) if latest else None
 
     def run(self, job_id: str) -> None:
-        """Bring a job to its end, or see it come to its end; return at once if it is gone.
+        """Make attempts until the job has ended; return at once if it is unknown or has ended.
 
         Raises:
-            JobHeld: another worker has it, and will bring it to its end.
-            ShuttingDown: the worker goes. The job is as if this attempt had never begun.
+            JobHeld: another worker runs the job.
+            ShuttingDown: the worker stops now. The attempt was handed back and does not count.
         """
-        cause = FORMER_DEATH
+        cause = WORKER_DIED
         while (record := self._claim(job_id)) is not None:
             if record.over:
-                self._give_up(job_id, record, cause)
+                self._end_claimed(job_id, record, cause)
                 break
             log.info("job %s: attempt %d", job_id, record.attempt)
             began = time.monotonic()
-            self._children.restart_dead_engine()
+            self.children.restart_dead_engine()
             try:
                 self._try(job_id, record)
             except ShuttingDown:
@@ -103,14 +110,17 @@ class Runner:
         if self._store.has_ended(job_id):
             self._store.end_attempts(job_id)
         elif not self._store.exists(job_id):
-            log.warning("job %s is not in this store: deleted, or the service has another", job_id)
-        self._records.await_redis()
+            log.warning(
+                "job %s is not in this store: it was deleted, or the service uses another store",
+                job_id,
+            )
+        self._records.wait_for_redis()
 
     def _claim(self, job_id: str) -> JobRecord | None:
-        """Take the job as soon as no other attempt lives; return None once it has ended.
+        """Claim the job as soon as no other attempt is alive; return None if it has ended.
 
         Raises:
-            JobHeld: the other attempt goes on and on.
+            JobHeld: another attempt is still alive after HELD_SECONDS.
         """
         give_up = time.monotonic() + HELD_SECONDS
         while self._store.is_open(job_id):
@@ -125,33 +135,41 @@ class Runner:
         return None
 
     def _try(self, job_id: str, record: JobRecord) -> None:
-        """Make one attempt, and end the job unless the next shall."""
+        """Make one attempt, and end the job unless there shall be another attempt.
+
+        Raises:
+            ChildLost, ShuttingDown: there shall be another attempt.
+        """
         try:
             result = Attempt(
                 self._input(job_id, record.attempt),
-                self._children,
+                self.children,
                 self._records,
                 self._do_duties,
             ).run()
             self._store.publish(job_id, record.attempt, result)
-            self._records.forget(job_id)
+            self._records.delete_record(job_id)
             log.info("job %s: succeeded", job_id)
         except AttemptLost as lost:
-            log.info("job %s: dropped: %s", job_id, lost)
+            log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
         except Canceled:
             self._end(job_id, record.ended("canceled", datetime.now(UTC)))
         except ChildFailure as failure:
             self._fail(job_id, record, failure.error)
         except RolloutError as error:
             self._fail(job_id, record, job_error(error))
-            if isinstance(error, DeadlineExceeded) and self._children.engine.busy:
-                self._children.engine.kill()
+            if isinstance(error, DeadlineExceeded) and self.children.engine.busy:
+                self.children.engine.kill()
         except OSError as error:
             detail = f"the result cannot be stored: {error.strerror}"
             self._fail(job_id, record, job_error(unavailable(error, detail)))
 
-    def _give_up(self, job_id: str, record: JobRecord, cause: str) -> None:
-        """End a job that was to be canceled, or whose attempts are used up by such causes."""
+    def _end_claimed(self, job_id: str, record: JobRecord, cause: str) -> None:
+        """End a job that was canceled, or that has no attempts left.
+
+        Args:
+            cause: why the last attempt ended.
+        """
         if record.cancel_requested:
             self._end(job_id, record.ended("canceled", datetime.now(UTC)))
             return
@@ -159,16 +177,16 @@ class Runner:
         self._end(job_id, record.ended("failed", datetime.now(UTC), job_error(error)))
 
     def _fail(self, job_id: str, record: JobRecord, error: JobError) -> None:
-        """End a job as failed, unless a newer attempt has it."""
+        """End the job as failed, unless a newer attempt has claimed it."""
         try:
             self._records.require(job_id, record.attempt)
         except AttemptLost as lost:
-            log.info("job %s: dropped: %s", job_id, lost)
+            log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
             return
         self._end(job_id, record.ended("failed", datetime.now(UTC), error))
 
     def _end(self, job_id: str, ended: Ended) -> None:
-        """End a job without a result, however long the disk takes to have room for that."""
+        """End the job without a result; retry until the disk has room for the end."""
         self._store.end_attempts(job_id)
         while True:
             try:
@@ -180,16 +198,17 @@ class Runner:
                 self._wait()
                 continue
             break
-        self._records.forget(job_id)
+        self._records.delete_record(job_id)
         log.info("job %s: %s: %s", job_id, ended.state, ended.error and ended.error.detail)
 
     def _wait(self) -> None:
-        """Let some time pass, in which the worker's other duties are kept up."""
+        """Pause, then do the worker's other duties."""
         time.sleep(WAIT_SECONDS)
         with suppress(*UNREACHABLE):
             self._do_duties()
 
     def _input(self, job_id: str, attempt: int) -> AttemptInput:
+        """Create the attempt's folder; raise `AttemptLost` if the job was deleted."""
         ticket = self._store.ticket(job_id)
         if ticket is None:
             raise AttemptLost("the job has been deleted")
@@ -206,5 +225,5 @@ class Runner:
 
 
 def job_error(error: RolloutError) -> JobError:
-    """Put a failure of the project into words for a client."""
+    """Return a deliberate failure in the form that clients get."""
     return JobError(code=error.code, title=error.title, detail=str(error))

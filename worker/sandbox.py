@@ -1,9 +1,13 @@
-"""How a media process shuts itself in before it touches a stranger's bytes.
+"""The sandbox of a media process: limits, Landlock and seccomp.
 
-It does so in three layers, none of which needs a privilege and none of which can be undone.
-Limits bound what it takes, Landlock which files it sees, and seccomp (`worker.sandbox`) what it
-can ask of the kernel: no network, no other process. A layer that the machine lacks is left out;
-`worker.sandbox` finds out which, and tells.
+A media process enters the sandbox before it opens an upload. The sandbox has three layers. None
+needs a privilege, and none can be undone:
+
+- limits bound the memory, the processor time and the files that the process may use;
+- Landlock restricts which files it can read and write;
+- seccomp restricts which system calls it can make: no network, no other process.
+
+A layer that the machine lacks is left out. `probe` finds out which layers it has.
 """
 
 import errno
@@ -20,26 +24,99 @@ from typing import TYPE_CHECKING
 
 import rollout_core
 import worker
-from worker.messages import (
-    Confinement,
-    MediaOptions,
-)
+from worker.messages import Confinement, MediaOptions
+
+if TYPE_CHECKING:
+    from pyseccomp import Arg, SyscallFilter
+
+MEDIA_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of the limited address space
+    "OPENBLAS_NUM_THREADS": "1",  # so does each of its threads
+}
+"""All environment variables of a media process: it gets no addresses and no secrets."""
+
+PROBE_SECONDS = 30.0
+"""Timeout of the probe."""
+
+# Limits
 
 OPEN_FILES = 64
 
+# Landlock
+
 LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")
-"""What libraries read of the system."""
+"""System paths that libraries read."""
+
+# seccomp: the allowed system calls
+
+MEMORY = """
+    brk madvise membarrier mmap mprotect mremap munmap
+"""
+
+THREADS = """
+    arch_prctl exit exit_group futex futex_waitv get_robust_list getcpu gettid restart_syscall rseq
+    rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend sched_getaffinity
+    sched_getparam sched_getscheduler sched_yield set_robust_list set_tid_address sigaltstack
+"""
+
+CLOCKS = """
+    clock_getres clock_gettime clock_nanosleep gettimeofday nanosleep time
+"""
+
+DESCRIPTORS = """
+    close close_range dup dup2 dup3 fadvise64 fallocate fdatasync flock fstat fstatfs fsync
+    ftruncate lseek poll ppoll pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 read readv
+    select sendfile write writev
+"""
+
+PATHS = """
+    access chdir creat faccessat faccessat2 fchdir getcwd getdents getdents64 lstat newfstatat open
+    openat readlink readlinkat rename renameat renameat2 stat statfs statx unlink unlinkat
+"""
+
+OWN_PROCESS = """
+    getegid geteuid getgid getpgid getpgrp getpid getppid getrandom getresgid getresuid getrlimit
+    getrusage getsid getuid sysinfo times uname
+"""
+
+ALLOWED = f"{MEMORY} {THREADS} {CLOCKS} {DESCRIPTORS} {PATHS} {OWN_PROCESS}".split()
+"""System calls that are allowed with any arguments."""
+
+CLONE_THREAD = 0x0001_0000
+"""Flag of `clone` that makes a thread, from <linux/sched.h>."""
+
+CLONE_NAMESPACES = 0x7E02_0000
+"""All flags of `clone` that make a namespace, from <linux/sched.h>."""
+
+DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
+"""Allowed commands of `fcntl`: duplicates, flags and locks.
+
+F_SETOWN and F_SETSIG are missing: they could kill the supervisor.
+"""
+
+DEVICE_COMMANDS = (0x5401, 0x5450, 0x5451, 0x541B)
+"""Allowed commands of `ioctl`: TCGETS, FIONCLEX, FIOCLEX, FIONREAD.
+
+TIOCSTI is missing: it could type into a terminal.
+"""
+
+PR_SET_NAME = 15
+"""Allowed command of `prctl`, from <linux/prctl.h>: decoders name their threads."""
+
+UNKNOWN = -1
+"""What libseccomp returns for the name of a system call that it does not know."""
 
 
 class NotConfined(Exception):
-    """A layer is missing that must not be."""
+    """A layer of the sandbox is not in force, but must be."""
 
 
 def limit(options: MediaOptions) -> None:
-    """Limit this process's memory, files and processor time; it cannot undo that.
+    """Limit the memory, files and processor time of this process, for good.
 
-    There is no limit on processes: the kernel would count all those of the user, ours or not.
-    Where seccomp is in force, there can be none but this one.
+    The number of processes is not limited here: the kernel would count all processes of the user.
+    Under seccomp this process cannot start any.
     """
     limits = {
         resource.RLIMIT_AS: options.memory_bytes,
@@ -57,13 +134,17 @@ def limit(options: MediaOptions) -> None:
 
 
 def confine(upload: Path, folder: Path) -> Confinement:
-    """Let this process read its upload's folder and write its attempt's; return what is in force.
+    """Restrict the files and the system calls of this process, for good.
 
-    Of other files it can read what the interpreter and its libraries need, and write none. Folders
-    it cannot make, for a deep tree of them is hard to remove.
+    It can read the upload's folder, and read and write the attempt's `folder`. Elsewhere it can
+    read what the interpreter and its libraries need, and write nothing. It cannot make folders,
+    because a deep tree of them is hard to remove.
+
+    Returns:
+        The layers that are in force.
 
     Raises:
-        NotConfined: it has more threads than this one, which Landlock would not hold.
+        NotConfined: this process has other threads, which Landlock would not restrict.
     """
     if len([*Path("/proc/self/task").iterdir()]) > 1:
         raise NotConfined("there are threads already")
@@ -72,15 +153,42 @@ def confine(upload: Path, folder: Path) -> Confinement:
     return Confinement(landlock_abi=abi, seccomp=calls is not None and enforce(calls))
 
 
+def probe() -> Confinement:
+    """Enter the sandbox in a process of its own, and return the layers that are in force there.
+
+    Raises:
+        subprocess.SubprocessError: the process failed.
+    """
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "worker.sandbox", folder],
+            env=MEDIA_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=PROBE_SECONDS,
+            check=True,
+        )
+    return Confinement.model_validate_json(done.stdout)
+
+
+def main() -> None:
+    """Enter the sandbox with the folder that is named, and print the layers in force as JSON."""
+    folder = Path(sys.argv[1])
+    sys.stdout.write(confine(folder / "video", folder).model_dump_json())
+
+
+# Landlock
+
+
 def _restrict_files(upload: Path, folder: Path) -> int | None:
-    """Shut all other files away; return the ABI of the kernel's Landlock, or None without one."""
+    """Restrict file access; return the ABI of the kernel's Landlock, or None if it has none."""
     try:
         from landlock import FSAccess, LandlockError, Ruleset, landlock_abi_version
     except ImportError:
         return None
     try:
         abi = landlock_abi_version()
-    except LandlockError:  # the kernel is too old, or was told to go without
+    except LandlockError:  # the kernel is too old, or Landlock is disabled
         return None
     read_file = FSAccess.READ_FILE
     read = read_file | FSAccess.READ_DIR
@@ -95,9 +203,10 @@ def _restrict_files(upload: Path, folder: Path) -> int | None:
 
 
 def _readable() -> Iterator[Path]:
-    """Yield what is read by the interpreter, our packages, and the libraries of both.
+    """Yield what the interpreter, our packages and their libraries read.
 
-    Neither our packages' parent nor the environment's folder, where a store may be.
+    Neither the parent of our packages nor the environment's folder is included: the store may be
+    there.
     """
     modules = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     modules += [site.getusersitepackages(), f"{sys.base_prefix}/lib"]
@@ -107,110 +216,20 @@ def _readable() -> Iterator[Path]:
             yield path
 
 
-TRIAL_SECONDS = 30.0
-
-
-def try_confinement() -> Confinement:
-    """Have a process shut itself in as media does, and return what was in force.
-
-    Raises:
-        subprocess.SubprocessError: it could not even try.
-    """
-    with TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "worker.sandbox", folder],
-            env=MEDIA_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=TRIAL_SECONDS,
-            check=True,
-        )
-    return Confinement.model_validate_json(done.stdout)
-
-
-def main() -> None:
-    """Try it on this process, with a folder to work in, and print what is in force."""
-    folder = Path(sys.argv[1])
-    sys.stdout.write(confine(folder / "video", folder).model_dump_json())
-
-
-if TYPE_CHECKING:
-    from pyseccomp import Arg, SyscallFilter
-
-
-MEMORY = """
-    brk madvise membarrier mmap mprotect mremap munmap
-"""
-
-
-THREADS = """
-    arch_prctl exit exit_group futex futex_waitv get_robust_list getcpu gettid restart_syscall rseq
-    rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend sched_getaffinity
-    sched_getparam sched_getscheduler sched_yield set_robust_list set_tid_address sigaltstack
-"""
-
-
-CLOCKS = """
-    clock_getres clock_gettime clock_nanosleep gettimeofday nanosleep time
-"""
-
-
-DESCRIPTORS = """
-    close close_range dup dup2 dup3 fadvise64 fallocate fdatasync flock fstat fstatfs fsync
-    ftruncate lseek poll ppoll pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 read readv
-    select sendfile write writev
-"""
-
-
-PATHS = """
-    access chdir creat faccessat faccessat2 fchdir getcwd getdents getdents64 lstat newfstatat open
-    openat readlink readlinkat rename renameat renameat2 stat statfs statx unlink unlinkat
-"""
-
-
-OURSELVES = """
-    getegid geteuid getgid getpgid getpgrp getpid getppid getrandom getresgid getresuid getrlimit
-    getrusage getsid getuid sysinfo times uname
-"""
-
-
-ALLOWED = f"{MEMORY} {THREADS} {CLOCKS} {DESCRIPTORS} {PATHS} {OURSELVES}".split()
-
-
-CLONE_THREAD = 0x0001_0000
-
-
-CLONE_NAMESPACES = 0x7E02_0000
-"""Flags of `clone`, from <linux/sched.h>; a thread, and each kind of namespace."""
-
-
-DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
-"""Of `fcntl`: duplicates, flags and locks. F_SETOWN and F_SETSIG could kill the supervisor."""
-
-
-DEVICE_COMMANDS = (0x5401, 0x5450, 0x5451, 0x541B)
-"""Of `ioctl`: TCGETS, FIONCLEX, FIOCLEX, FIONREAD. TIOCSTI could type into a terminal."""
-
-
-PR_SET_NAME = 15
-"""Of `prctl`, from <linux/prctl.h>; decoders name their threads."""
-
-
-UNKNOWN = -1
-"""What libseccomp makes of a name that it does not know."""
+# seccomp
 
 
 def allowed_calls() -> "SyscallFilter | None":
-    """Make the filter that `enforce` puts in force, or return None where there is no libseccomp.
+    """Return the filter for `enforce`, or None if libseccomp is not installed.
 
-    That it is found takes other programs, so this must come before anything is shut away.
+    To find libseccomp, its package starts other programs: call this before files are restricted.
     """
     try:
         import pyseccomp
-    except (ImportError, RuntimeError):  # the package, or libseccomp, is not here
+    except (ImportError, RuntimeError):  # the package or libseccomp is missing
         return None
     calls = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
-    calls.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)  # hold every thread
+    calls.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)  # restrict every thread
     equal, masked, argument = pyseccomp.EQ, pyseccomp.MASKED_EQ, pyseccomp.Arg
     for name in ALLOWED:
         _allow(calls, name)
@@ -226,7 +245,7 @@ def allowed_calls() -> "SyscallFilter | None":
 
 
 def enforce(calls: "SyscallFilter") -> bool:
-    """Let this process make no other call from now on; say whether the kernel can do that."""
+    """Refuse all other system calls from now on; return False if the kernel cannot do that."""
     try:
         calls.load()
     except OSError:
@@ -235,20 +254,13 @@ def enforce(calls: "SyscallFilter") -> bool:
 
 
 def _allow(calls: "SyscallFilter", name: str, *conditions: "Arg") -> None:
-    """Allow a call, under all the conditions, where this machine and libseccomp know it."""
+    """Allow a system call if all conditions hold; skip a name unknown to this machine."""
     import pyseccomp
 
     number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
     if number != UNKNOWN:
         calls.add_rule(pyseccomp.ALLOW, number, *conditions)
 
-
-MEDIA_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MiB of the limited address space
-    "OPENBLAS_NUM_THREADS": "1",  # so does each of its threads
-}
-"""All that a media process knows of our environment: no addresses, no secrets."""
 
 if __name__ == "__main__":
     main()

@@ -1,57 +1,64 @@
-"""What can be set about a worker: by flags, or by environment variables of the same names."""
+"""Settings of a worker: command-line flags, or `ROLLOUT_` environment variables."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
+
+from rollout_core.command import settings_config
+from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
 
 DEFAULT_MODELS = {"torch": "moving-shapes", "fake": "fake"}
 
 
 class Settings(BaseSettings):
-    """A worker: takes jobs for one model from Redis and explains videos."""
+    """Take jobs for one model from Redis, and explain their videos."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="ignore",
-        env_prefix="ROLLOUT_",
-        cli_prog_name="rollout-worker",
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
+    model_config = settings_config("rollout-worker")
+
+    engine: Literal["torch", "fake"] = Field(
+        "torch", description="torch runs a model; fake is for tests, needs no torch."
     )
-
-    engine: Literal["torch", "fake"] = Field("torch", description="fake needs no torch.")
     model: str | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(=.+)?$",
-        description="NAME or NAME=CHECKPOINT; default: moving-shapes, or fake.",
+        description="NAME or NAME=CHECKPOINT. Default: moving-shapes; for the fake engine: fake.",
     )
     checkpoint_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Of the only checkpoint that may be loaded."
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."
     )
-    device: str = Field("auto", description="auto takes the GPU if there is one.")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    data_dir: Path = Field(Path("rollout-data"), description="The store; shared with the service.")
-    max_attempts: int = Field(3, ge=1, description="How often a job is tried.")
-    job_deadline_seconds: float = Field(900, gt=0, description="How long an attempt may take.")
+    device: str = Field("auto", description="Device of torch; auto: a GPU if there is one.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Number format of the model."
+    )
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL of the Redis server.")
+    data_dir: Path = Field(
+        Path("rollout-data"), description="Folder of the store, shared with the service."
+    )
+    max_attempts: int = Field(3, ge=1, description="Most attempts at a job.")
+    job_deadline_seconds: float = Field(900, gt=0, description="Longest duration of an attempt.")
     batch_clips: int | None = Field(
-        None, ge=1, le=64, description="Clips explained at once; default: 8 on CUDA, else 1."
+        None, ge=1, le=64, description="Clips in a batch. Default: 8 on CUDA, else 1."
     )
     engine_timeout_seconds: float | None = Field(
-        None, gt=0, description="How long a clip may take; default: 20 times the warm-up's."
+        None,
+        gt=0,
+        description="Timeout of the engine for each clip. Default: 20 times the warm-up's.",
     )
-    media_timeout_seconds: float = Field(10, gt=0, description="How long decoding may be silent.")
+    media_timeout_seconds: float = Field(
+        10, gt=0, description="Timeout of the media process for its next sign of life."
+    )
     drain_seconds: float = Field(
-        60, ge=0, description="How long a running job may go on when the worker is stopped."
+        60, ge=0, description="Time for the running job to finish after SIGTERM."
     )
-    engine_load_seconds: float = Field(600, gt=0, description="How long loading may take.")
-    max_video_seconds: float = Field(600, gt=0)
-    max_video_pixels: int = Field(4096 * 2304, gt=0, description="Of one frame.")
+    engine_load_seconds: float = Field(600, gt=0, description="Timeout for loading the model.")
+    max_video_seconds: float = Field(
+        MAX_VIDEO_SECONDS, gt=0, description="Longest video that is accepted."
+    )
+    max_video_pixels: int = Field(MAX_VIDEO_PIXELS, gt=0, description="Most pixels in a frame.")
     require_confinement: bool = Field(
-        False, description="Refuse to start where decoding cannot be confined wholly."
+        False, description="Refuse to start unless Landlock and seccomp are both in force."
     )
 
     @property
@@ -61,7 +68,7 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint(self) -> str | None:
-        """File, folder or hub id to load it from, if one was given."""
+        """File, folder or hub id of the model's checkpoint, or None if none was given."""
         return self._model.partition("=")[2] or None
 
     @property

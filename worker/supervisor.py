@@ -1,14 +1,14 @@
-"""The process that takes jobs: an RQ worker that keeps its children, its lease and its word.
+"""RQ worker that owns the engine and media processes and renews the job's lease while it runs.
 
-RQ delivers and redelivers; whether a job runs, has failed or may be tried again is decided by
-its record and the store. While a job runs here, `do_duties` does what RQ's own loop does between
-jobs, once a second: it renews the lease, requeues what dead workers left, and announces us.
+RQ only delivers jobs, and delivers them again if a worker dies. The job's record and the store
+decide whether a job runs, has failed or may be retried. While a job runs, `do_duties` does once a
+second what RQ's own loop does between jobs: it renews RQ's lease, requeues the jobs of dead
+workers, and announces this worker.
 """
 
 import socket
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
@@ -34,35 +34,39 @@ from worker.runner import Runner
 from worker.settings import Settings
 
 LEASE_SECONDS = int(records.LEASE_SECONDS)
-"""RQ's lease on a running job; it would be of no use to deliver one that cannot be claimed."""
+"""RQ's lease on a running job. A job that was delivered earlier could not be claimed."""
 
 MAINTENANCE_SECONDS = 5
-"""How often a worker looks for jobs whose lease has run out."""
+"""Time between two searches for jobs whose RQ lease has run out."""
 
 WORKER_TTL_SECONDS = 17
-"""RQ waits for a job 15 seconds less than this, so an idle worker beats every 2 seconds."""
+"""RQ waits for a job for 15 seconds less, so an idle worker sends a heartbeat every 2 seconds."""
 
 ANSWER_SECONDS = 3
-"""A running job waits so long for a Redis that hangs."""
+"""Timeout of a Redis call in a running job, if Redis hangs."""
 
 ANNOUNCE_SECONDS = 3.0
+"""Time between two announcements."""
 
 
 class EngineUnusable(Exception):
-    """The engine cannot load its model, so this worker can serve nobody."""
+    """The engine cannot load its model, so this worker cannot run jobs."""
 
 
 class OwnQueue(Queue):
-    """A queue whose maintenance lock does not outlive a dead worker by a quarter of an hour."""
+    """A queue with a short maintenance lock.
+
+    RQ's lock would block maintenance for a quarter of an hour if the worker that holds it dies.
+    """
 
     def acquire_maintenance_lock(self) -> bool:
-        """Take the lock for a little longer than maintenance lasts."""
+        """Take the lock for two maintenance intervals; return whether it was free."""
         key = self.registry_cleaning_key
         return bool(self.connection.set(key, 1, nx=True, ex=2 * MAINTENANCE_SECONDS))
 
 
 class Supervisor(SimpleWorker):
-    """An RQ worker on exactly one queue, which makes RQ's delivery free of loss."""
+    """An RQ worker on exactly one queue: with one queue, RQ moves a job without losing it."""
 
     queue_class = OwnQueue
 
@@ -74,13 +78,13 @@ class Supervisor(SimpleWorker):
         store: ArtifactStore,
         shutdown: Shutdown,
     ) -> None:
-        """Listen for `settings.model_name`'s jobs; the children may still be loading."""
+        """Prepare to take jobs for `settings.model_name`; the engine may still be loading."""
         self._graceful_shutdown = shutdown
         self._serving = self._busy = False
         super().__init__(
             [queue_name(settings.model_name)],
             name=new_name(socket.gethostname()),
-            connection=connect(settings.redis_url, self._may_wait),
+            connection=connect(settings.redis_url, self._is_patient),
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_SECONDS,
             maintenance_interval=MAINTENANCE_SECONDS,
@@ -92,14 +96,14 @@ class Supervisor(SimpleWorker):
         self._runner = Runner(settings, children, records, store, self.do_duties)
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
-        self._leaving = False
-        self._undone: JobHeld | ShuttingDown | None = None
+        self._closed = False
+        self._unfinished: JobHeld | ShuttingDown | None = None
 
     def await_engine(self) -> None:
-        """Wait until the engine has loaded its model, announcing that it is about to.
+        """Wait until the engine has loaded its model, and announce this worker meanwhile.
 
         Raises:
-            EngineUnusable: it will not.
+            EngineUnusable: the engine failed to load its model.
         """
         self._children.restart_dead_engine()
         engine = self._children.engine
@@ -111,44 +115,45 @@ class Supervisor(SimpleWorker):
         self._announce()
 
     @property
-    def told_to_leave(self) -> bool:
-        """Whether a signal has come; RQ's loop also ends for what it does not expect."""
-        return self._graceful_shutdown.told
+    def is_shutdown_requested(self) -> bool:
+        """Whether the worker was told to stop. If not, RQ's loop ended by an unexpected error."""
+        return self._graceful_shutdown.is_requested
 
-    def leave(self) -> None:
-        """Announce that we take no more jobs. A model that we have served stays known.
+    def announce_end(self) -> None:
+        """Announce that this worker takes no more jobs.
 
-        Its jobs wait for the next worker; one that we could not load is forgotten.
+        A model that was loaded stays known, and its jobs wait for the next worker. If the model
+        could not be loaded, the announcement is removed.
         """
         if self._children.engine.model is None:
-            self._records.withdraw(self.name)
+            self._records.remove_announcement(self.name)
             return
-        self._leaving = True
+        self._closed = True
         with suppress(*UNREACHABLE):
             self._announce()
 
     def work(self, *arguments: Any, **options: Any) -> bool:
-        """Take jobs until told to leave, or until an error that RQ does not expect."""
+        """Take jobs until told to stop, or until an error that RQ does not expect."""
         self._serving = True
         return super().work(*arguments, **options)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Let RQ call the task, which hands the job to us."""
+        """Let RQ call the task, which calls `_run_job`."""
         self._running = job, execution
-        token = task.runner.set(self._carry_out)
+        token = task.runner.set(self._run_job)
         try:
             return super().perform_job(job, queue, execution)
         finally:
             task.runner.reset(token)
             self._running = None
 
-    def _carry_out(self, job_id: str) -> None:
-        """Run a job; for one that we leave undone see `handle_job_success`."""
-        self._busy, self._undone = True, None
+    def _run_job(self, job_id: str) -> None:
+        """Run a job; `handle_job_success` deals with one that did not end here."""
+        self._busy, self._unfinished = True, None
         try:
             self._runner.run(job_id)
         except (JobHeld, ShuttingDown) as reason:
-            self._undone = reason
+            self._unfinished = reason
         finally:
             self._busy = False
 
@@ -159,77 +164,80 @@ class Supervisor(SimpleWorker):
         started_job_registry: StartedJobRegistry,  # noqa: ARG002
         execution: Execution,
     ) -> None:
-        """Forget a delivery whose job has ended; put one that was handed back first in its queue.
+        """Delete the delivery of a job that has ended; requeue a job that was handed back.
 
-        That of a job which another worker has is left to that one. RQ would look for every other
-        execution first, and fail where a worker died lately. What Redis has forgotten of a
-        delivery cannot be put back: the service makes another.
+        A job that was handed back goes to the front of the queue. If another worker runs the job,
+        its delivery stays. If Redis has lost the delivery's data, it cannot be requeued; the
+        service makes a new delivery.
+
+        RQ's own method loads all executions of the job first, and fails if one belongs to a worker
+        that died a short time ago.
         """
         is_whole = bool(self.connection.hexists(job.key, "data"))
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
-            if self._undone is None or not is_whole:
+            if self._unfinished is None or not is_whole:
                 pipeline.delete(job.key, job.execution_registry.key)
-            elif isinstance(self._undone, ShuttingDown):
+            elif isinstance(self._unfinished, ShuttingDown):
                 job.set_status(JobStatus.QUEUED, pipeline=pipeline)
                 queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
             pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Carry a job out, and take no other before the engine is fit for it."""
+        """Run a job, then wait until the engine is ready for the next one."""
         super().execute_job(job, queue)
-        if not self.told_to_leave:
+        if not self.is_shutdown_requested:
             self.await_engine()
 
     def do_duties(self) -> None:
-        """Keep up the worker's other duties while a job runs.
+        """Do the worker's other duties while a job runs.
 
         Raises:
-            ShuttingDown: there is no more time for it.
+            ShuttingDown: the drain time is over.
         """
-        self._graceful_shutdown.require_stay()
+        self._graceful_shutdown.check_shutdown()
         if self._running:
             self.maintain_heartbeats(*self._running)
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Beat as RQ does, idle or busy, and announce ourselves."""
+        """Send RQ's heartbeat, idle or busy, and announce this worker."""
         super().heartbeat(timeout, pipeline)
         self._announce_if_due()
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        """Return how long RQ leaves a job to us without a beat."""
+        """Return the seconds of RQ's lease on a running job."""
         return LEASE_SECONDS
 
     @property
     def connection_timeout(self) -> int:
-        """Seconds that a call may take beside the longest wait for a job: RQ has 10."""
+        """Timeout of a Redis call: the longest wait for a job plus 3 s, where RQ adds 10 s."""
         return self.dequeue_timeout + ANSWER_SECONDS
 
     def subscribe(self) -> None:
-        """Take no commands over pub/sub: jobs are canceled through their records."""
+        """Do not listen for RQ's commands: jobs are canceled through their records."""
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Leave now, or give the job that runs its time."""
-        self._graceful_shutdown.tell()
+        """Stop now if idle; otherwise start the drain time of the running job."""
+        self._graceful_shutdown.request_shutdown()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Give the job that runs no more time: told twice."""
-        self._graceful_shutdown.tell()
+        """End the drain time: this is the second signal."""
+        self._graceful_shutdown.request_shutdown()
 
     def teardown(self) -> None:
-        """Sign off, if there is a Redis to hear it."""
+        """Remove this worker from RQ's lists; do nothing if Redis does not answer."""
         with suppress(*UNREACHABLE):
             super().teardown()  # type: ignore[no-untyped-call]
 
     def set_shutdown_requested_date(self) -> None:
-        """Leave Redis alone: this is called inside a signal handler, and nobody reads it."""
+        """Do not write the date: this runs in a signal handler, and the date is not read."""
 
-    def _may_wait(self) -> bool:
-        """Whether RQ shall wait for Redis; a job that runs goes on without."""
-        return self._serving and not self._busy and not self.told_to_leave
+    def _is_patient(self) -> bool:
+        """Return whether to retry Redis calls; a running job continues without Redis."""
+        return self._serving and not self._busy and not self.is_shutdown_requested
 
     def _announce_if_due(self) -> None:
         if time.monotonic() >= self._next_announcement:
@@ -241,22 +249,23 @@ class Supervisor(SimpleWorker):
         spec = model.spec if model else self._expected_spec()
         if spec is None:
             return
-        announcement = Announcement(
-            model=spec,
-            checkpoint_sha256=model.checkpoint_sha256 if model else None,
-            engine=self._settings.engine,
-            device=model.device if model else self._settings.device,
-            ready=self._children.ready and not self._leaving and not self.told_to_leave,
-            seconds_per_job=self._runner.seconds_per_job,
-            beat_at=datetime.now(UTC),
-        )
+        stopping = self._closed or self.is_shutdown_requested
         try:
+            announcement = Announcement(
+                model=spec,
+                checkpoint_sha256=model.checkpoint_sha256 if model else None,
+                engine=self._settings.engine,
+                device=model.device if model else self._settings.device,
+                ready=self._children.ready and not stopping,
+                seconds_per_job=self._runner.seconds_per_job,
+                beat_at=self._records.now(),
+            )
             self._records.announce(self.name, announcement)
         except UNREACHABLE:
             if not self._serving:
                 raise
 
     def _expected_spec(self) -> ModelSpec | None:
-        """Return what the tables say of the model while it loads."""
+        """Return the spec of the model while it loads, or None if its name is not known."""
         table = fake_engine.SPECS if self._settings.engine == "fake" else SPECS
         return table.get(self._settings.model_name)

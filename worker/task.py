@@ -1,12 +1,15 @@
-"""The function that RQ calls for a job, by its path: `rollout_core.jobs.redis_records.TASK`."""
+"""The function that RQ calls for a job: `rollout_core.jobs.redis_records.TASK`.
+
+Its path must not change: jobs in the queue name it.
+"""
 
 from collections.abc import Callable
 from contextvars import ContextVar
 
 runner: ContextVar[Callable[[str], None]] = ContextVar("runner")
-"""What carries a job out in this process; the supervisor sets it around each job."""
+"""Runs a job in this process, given the job's id. The supervisor sets it around each job."""
 
 
 def explain(job_id: str) -> None:
-    """Bring a job to its end, inside the supervisor that took it."""
+    """Run a job in the supervisor that took it from the queue."""
     runner.get()(job_id)

@@ -1,4 +1,4 @@
-"""The engine that holds a TimeSformer. Only its own process ever imports this."""
+"""The engine that runs a TimeSformer. Only the engine process imports this module."""
 
 import gc
 from collections.abc import Callable
@@ -20,11 +20,42 @@ from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
 BATCH_CLIPS = {"cuda": 8}
-"""How many clips to ask for at once, by the kind of device; on any other, one."""
+"""Default number of clips per batch, by type of device. On other devices: one."""
+
+T = TypeVar("T")
+
+
+class BatchSizes:
+    """Remembers the largest batch size that fits in memory, for each kind of work."""
+
+    def __init__(self, message: str) -> None:
+        """Set the message of the error if a single clip does not fit."""
+        self._message = message
+        self._sizes: dict[str, int] = {}
+
+    def fit(self, kind: str, max_clips: int, work: Callable[[int], T]) -> T:
+        """Call `work` with a batch size that fits in memory, and return its result.
+
+        The first size is `max_clips`, or the size that fitted before. If memory runs out, the size
+        is halved and the work starts again.
+
+        Raises:
+            OutOfMemory: a single clip does not fit.
+        """
+        size = min(max_clips, self._sizes.get(kind, max_clips))
+        while True:
+            try:
+                return work(size)
+            except torch.OutOfMemoryError:
+                pass  # The traceback holds tensors; they are freed after this block.
+            _free_memory()
+            if size == 1:
+                raise OutOfMemory(self._message)
+            self._sizes[kind] = size = size // 2
 
 
 class TorchEngine:
-    """A loaded `LoadedEngine` that runs the real model, warm."""
+    """A `LoadedEngine` that runs the real model."""
 
     def __init__(
         self,
@@ -33,34 +64,38 @@ class TorchEngine:
         dtype: torch.dtype,
         batch_clips: int | None = None,
     ) -> None:
-        """Warm up. `batch_clips` is how many clips to ask for; default: see `BATCH_CLIPS`.
+        """Warm the model up.
 
+        Args:
+            batch_clips: most clips per batch. Default: see `BATCH_CLIPS`.
         Raises:
-            OutOfMemory: there is no room for a single clip.
+            OutOfMemory: a single clip does not fit in memory.
         """
         self._model = loaded.model.eval()
         self._spec = loaded.spec
         self._device = device
         self._dtype = dtype
-        self._batches = Batches(f"one clip of {loaded.spec.frames} frames does not fit on {device}")
+        self._batches = BatchSizes(
+            f"one clip of {loaded.spec.frames} frames does not fit on {device}"
+        )
         self.ready = Ready(
             spec=loaded.spec,
             checkpoint_sha256=loaded.sha256,
-            device=_describe(device),
+            device=_device_name(device),
             batch_clips=batch_clips or BATCH_CLIPS.get(device.type, 1),
             clip_seconds=warm_up(self.explain, loaded.spec),
         )
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         """Return the arrays of `Explained` for frames `b t H W c`."""
-        explain = partial(self._explain_by, frames, request)
-        return self._batches.fit(request.method, len(frames), explain)
+        explain = partial(self._explain_in_batches, frames, request)
+        return self._batches.fit(request.options.method, len(frames), explain)
 
     def perturb(
         self, frames: NDArray[np.uint8], order: NDArray[np.int64], request: Perturb
     ) -> NDArray[np.float32]:
         """Return the probabilities of `Perturbed` for frames `1 t H W c` and patches `p`."""
-        most = min(request.steps + 1, forward_clips(prod(self._spec.grid)))
+        max_clips = min(request.steps + 1, forward_clips(prod(self._spec.grid)))
 
         def perturb(batch_clips: int) -> Tensor:
             return perturbed_probabilities(
@@ -73,31 +108,28 @@ class TorchEngine:
                 batch_clips=batch_clips,
             )
 
-        return np.asarray(self._batches.fit(request.kind, most, perturb).numpy(), np.float32)
+        return np.asarray(self._batches.fit(request.kind, max_clips, perturb).numpy(), np.float32)
 
-    def _explain_by(self, frames: NDArray[np.uint8], request: Explain, batch_clips: int) -> Arrays:
-        """Explain so many clips at once, and put together what was found."""
+    def _explain_in_batches(
+        self, frames: NDArray[np.uint8], request: Explain, batch_clips: int
+    ) -> Arrays:
+        """Explain the clips in batches, and concatenate the arrays."""
         parts = [
-            self._explain(frames[first : first + batch_clips], request, request.first_clip + first)
-            for first in range(0, len(frames), batch_clips)
+            self._explain_batch(frames[i : i + batch_clips], request, request.first_clip + i)
+            for i in range(0, len(frames), batch_clips)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _explain(self, frames: NDArray[np.uint8], request: Explain, first_clip: int) -> Arrays:
+    def _explain_batch(
+        self, frames: NDArray[np.uint8], request: Explain, first_clip: int
+    ) -> Arrays:
         explanation = explain_clips(
             self._model,
             self._prepare(frames),
-            method=request.method,
-            weighting=request.weighting,
-            head_fusion=request.head_fusion,
-            discard_ratio=request.discard_ratio,
-            start_layer=request.start_layer,
-            layer=request.layer,
+            request.options,
             target=request.target,
             queries=request.queries,
             first_clip=first_clip,
-            per_layer=request.per_layer,
-            full_rollout=request.full_rollout,
         )
         return explanation.arrays()
 
@@ -109,10 +141,10 @@ def load(options: EngineOptions) -> TorchEngine:
     """Load the model that the options name.
 
     Raises:
-        CheckpointError: the checkpoint is not what it should be, or not the one that is pinned.
-        UnknownModel: nobody knows the name, and no checkpoint was given.
+        CheckpointError: the checkpoint cannot be loaded, or its digest differs from the pinned one.
+        UnknownModel: the name is unknown and no checkpoint is given.
     """
-    device = _choose(options.device)
+    device = _torch_device(options.device)
     dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
     loaded = open_model(
         options.model,
@@ -124,47 +156,16 @@ def load(options: EngineOptions) -> TorchEngine:
     return TorchEngine(loaded, device, dtype, options.batch_clips)
 
 
-def _choose(device: str) -> torch.device:
+def _free_memory() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _torch_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
 
 
-def _describe(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-T = TypeVar("T")
-
-
-class Batches:
-    """The sizes of batch that have fitted, by the kind of work."""
-
-    def __init__(self, refusal: str) -> None:
-        """Prepare; `refusal` is what to say when not even one clip fits."""
-        self._refusal = refusal
-        self._sizes: dict[str, int] = {}
-
-    def fit(self, kind: str, most: int, work: Callable[[int], T]) -> T:
-        """Return what work of a kind gives with the largest batch that fits, of up to `most` clips.
-
-        Whenever memory runs out, the batch is halved, and the work done again from its beginning.
-
-        Raises:
-            OutOfMemory: one clip alone does not fit.
-        """
-        size = min(most, self._sizes.get(kind, most))
-        while True:
-            try:
-                return work(size)
-            except torch.OutOfMemoryError:
-                pass  # only when it is dealt with are the tensors gone that its traceback holds
-            _free_memory()
-            if size == 1:
-                raise OutOfMemory(self._refusal)
-            self._sizes[kind] = size = size // 2
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""Messages and arrays over a socket between two processes, of which one may be hostile.
+"""Messages and arrays over a socket between two processes, one of which may be compromised.
 
 A message is one frame of JSON, `{"message": …, "arrays": {name: {"dtype", "shape"}}}`, followed
-by one frame of raw bytes an array. Nothing is ever pickled: frames are sent and received as
-bytes, and what a header claims is checked before a byte is believed.
+by one frame of raw bytes for each array. Pickle is never used. The sizes in the header are checked
+before an array is received.
 """
 
 import math
@@ -17,14 +17,18 @@ from rollout_core.contract import Frozen
 from worker.messages import AnyMessage, Message
 
 MAX_HEADER_BYTES = 1 << 20
+
 MAX_MESSAGE_BYTES = 1 << 30
+"""Most bytes of a message's arrays, together."""
 
 Arrays = dict[str, NDArray[Any]]
+"""Arrays by name, as they belong to a message."""
+
 M = TypeVar("M", bound=AnyMessage)
 
 
 class WireError(Exception):
-    """What came over the wire is not a message."""
+    """The other process sent something that is not a valid message."""
 
 
 class _Array(Frozen):
@@ -42,7 +46,12 @@ class _Header(Frozen):
 
 
 def send(connection: Connection, message: Message, **arrays: NDArray[Any]) -> None:
-    """Send a message and the arrays that go with it."""
+    """Send a message with its arrays.
+
+    Raises:
+        ValidationError: an array has a dtype that is not allowed.
+        OSError: the other side has closed.
+    """
     described = {
         name: _Array.model_validate({"dtype": array.dtype.name, "shape": array.shape})
         for name, array in arrays.items()
@@ -56,18 +65,21 @@ def send(connection: Connection, message: Message, **arrays: NDArray[Any]) -> No
 def receive(
     connection: Connection, *, max_bytes: int = MAX_MESSAGE_BYTES
 ) -> tuple[Message, Arrays]:
-    """Receive a message and the arrays that go with it, all together of up to `max_bytes`.
+    """Receive a message with its arrays.
+
+    Args:
+        max_bytes: most bytes of the arrays, together.
 
     Raises:
         EOFError: the other side has closed.
-        OSError: it went away in the middle, sent too much, or has stopped sending.
-        WireError: what it sent is not a message.
+        OSError: it closed within a message, or sent a frame that is too long.
+        WireError: it sent something that is not a valid message.
     """
     try:
         header = _Header.model_validate_json(connection.recv_bytes(MAX_HEADER_BYTES))
     except ValidationError as error:
-        # No more of it: what was sent may be in there, at any length.
-        raise WireError(f"sent no header: {error.errors()[0]['type']}") from error
+        # Name the type only: the full text repeats what was sent, at any length.
+        raise WireError(f"sent an invalid header: {error.errors()[0]['type']}") from error
     if sum(array.nbytes for array in header.arrays.values()) > max_bytes:
         raise WireError(f"sent more than {max_bytes} bytes at once")
     arrays = {name: _receive_array(connection, claim) for name, claim in header.arrays.items()}
@@ -75,7 +87,11 @@ def receive(
 
 
 def receive_order(connection: Connection, *kinds: type[M]) -> tuple[M, Arrays] | None:
-    """Receive as a child does: a message of those kinds, or None once the supervisor has left."""
+    """Receive an order in a child; return None if the supervisor has closed the socket.
+
+    Raises:
+        WireError: it is not a valid message, or of none of the `kinds`.
+    """
     try:
         message, arrays = receive(connection)
     except (EOFError, ConnectionResetError):
@@ -88,8 +104,8 @@ def receive_order(connection: Connection, *kinds: type[M]) -> tuple[M, Arrays] |
 
 def _receive_array(connection: Connection, claim: _Array) -> NDArray[Any]:
     if math.prod(size or 1 for size in claim.shape) > MAX_MESSAGE_BYTES:
-        # numpy bounds sizes beside a 0, too
-        raise WireError(f"an array of {claim.dtype} {claim.shape} is not acceptable")
+        # An array with a 0 in its shape has no bytes, but numpy limits its other sizes too.
+        raise WireError(f"an array of {claim.dtype} {claim.shape} is too large")
     data = connection.recv_bytes(claim.nbytes)
     if len(data) != claim.nbytes:
         raise WireError(f"{claim.dtype} {claim.shape} needs {claim.nbytes} bytes, not {len(data)}")

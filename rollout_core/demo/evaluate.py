@@ -1,19 +1,20 @@
-"""How well the demo model names a motion, and whether its maps point at what moved.
+"""Evaluates the demo model: its accuracy, and whether its relevance maps find the moving object.
 
-`python -m rollout_core.demo.evaluate` prints both for clips that the training never drew.
+The metrics compare a map with the known evidence of a clip. `python -m rollout_core.demo.evaluate`
+prints accuracy and metrics on held-out clips.
 """
 
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange, reduce
 from torch import Generator, Tensor
 from tqdm import trange
 
+from rollout_core.contract import MethodOptions
 from rollout_core.demo.shapes import CLASSES
 from rollout_core.demo.train import draw_clips
 from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
@@ -22,27 +23,34 @@ from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance.explain import explain_clips, normalize
 
 HELD_OUT_SEED = 2_000_003
-"""Seeds of training are small."""
+"""Larger than any seed used for training."""
 
 BATCH_CLIPS = 50
 
-MAPS: dict[str, dict[str, Any]] = {
-    "rollout": {},
-    "rollout from the second layer": {"start_layer": 1},
-    "last layer's raw attention": {"method": "attention"},
-    "contributions, projection": {"method": "contribution_rollout"},
-    "contributions, deviation": {"method": "contribution_rollout", "weighting": "deviation"},
+MAPS = {
+    "rollout": MethodOptions(),
+    "rollout from the second layer": MethodOptions(start_layer=1),
+    "last layer's raw attention": MethodOptions(method="attention"),
+    "contributions, projection": MethodOptions(method="contribution_rollout"),
+    "contributions, deviation": MethodOptions(method="contribution_rollout", weighting="deviation"),
 }
-"""The maps that are judged, and the options of `explain_clips` that make them."""
+"""The maps to evaluate, and the options of `explain_clips` that produce them."""
+
+ON_OBJECT = 0.25
+"""A patch is on the moving object if the object covers at least this share of it."""
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Report:
-    """Figures over held-out clips.
+    """Results on held-out clips.
 
     Attributes:
-        confusion: `k k`, clips by true class and by answer.
-        pointing: by kind of map, or "chance": mean pointing game, mean relevance on the object.
+        confusion: int64 `k k`, number of clips by true class (row) and predicted class (column).
+        pointing: for each map in `MAPS` and for "chance": the means of `pointing_game` and of
+            the relevance on patches of the object.
     """
 
     confusion: Tensor
@@ -50,7 +58,7 @@ class Report:
 
     @property
     def top1(self) -> float:
-        """Share of right answers."""
+        """Share of correct predictions, 0 to 1."""
         return float(self.confusion.trace() / self.confusion.sum())
 
     def lines(self) -> Iterator[str]:
@@ -63,8 +71,17 @@ class Report:
             yield f"{name:<32}{hits:<16.3f}{share:.3f}"
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A mean over clips with its bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 def evaluate(model: TimeSformer, *, clips: int, seed: int = HELD_OUT_SEED) -> Report:
-    """Classify and explain `clips` fresh clips."""
+    """Classify and explain `clips` generated clips."""
     generator = Generator().manual_seed(seed)
     confusion = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.long)
     sums = {name: torch.zeros(2) for name in ("chance", *MAPS)}
@@ -85,10 +102,89 @@ def evaluate(model: TimeSformer, *, clips: int, seed: int = HELD_OUT_SEED) -> Re
 
 
 def relevance_maps(model: TimeSformer, clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what is compared, maps `b t h w` by name, and the logits, `b k`."""
-    explanations = {name: explain_clips(model, clips, **how) for name, how in MAPS.items()}
+    """Return the maps in `MAPS`, `b t h w` by name, and the logits, `b k`."""
+    explanations = {name: explain_clips(model, clips, how) for name, how in MAPS.items()}
     maps = {name: explanation.relevance for name, explanation in explanations.items()}
     return maps, explanations["rollout"].logits
+
+
+def coverage_of(evidence: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Return the covered share of each patch, `... t h w`.
+
+    Args:
+        evidence: `... t H W`, 0 to 1 per pixel.
+        patch: height and width of a patch, in pixels.
+    """
+    y, x = patch
+    return reduce(evidence, "... t (h y) (w x) -> ... t h w", "mean", y=y, x=x)
+
+
+def pointing_game(relevance: Tensor, coverage: Tensor) -> Tensor:
+    """Return 1 for clips whose most relevant patch is on the object, else 0, `b`.
+
+    Several equally relevant patches share the score.
+
+    Args:
+        relevance, coverage: `b t h w`.
+    """
+    flat, evidence = (rearrange(m, "b t h w -> b (t h w)") for m in (relevance, coverage))
+    return _peak_on_object(flat, evidence)
+
+
+def frame_hit_rate(relevance: Tensor, coverage: Tensor) -> Tensor:
+    """Return the share of frames whose most relevant patch is on the object, `b`.
+
+    Every frame with a patch on the object counts, however relevant the frame is: the score shows
+    whether the map follows the object along its motion.
+    """
+    flat, evidence = (rearrange(m, "b t h w -> b t (h w)") for m in (relevance, coverage))
+    counts = (evidence >= ON_OBJECT).any(dim=-1).float()  # b t
+    return (_peak_on_object(flat, evidence) * counts).sum(dim=1) / counts.sum(dim=1)
+
+
+def object_share(relevance: Tensor, coverage: Tensor) -> Tensor:
+    """Return the share of a clip's positive relevance that is on the object, `b`.
+
+    The relevance of a patch is weighted by its coverage.
+    """
+    flat, evidence = (
+        rearrange(m, "b t h w -> b (t h w)") for m in (_positive(relevance), coverage)
+    )
+    return (flat * evidence).sum(dim=1) / flat.sum(dim=1)
+
+
+def leaning(relevance: Tensor, coverages: Tensor) -> Tensor:
+    """Return each object's part of the relevance that is on any object.
+
+    Args:
+        relevance: `b t h w`.
+        coverages: `b o t h w`, of each object.
+    Returns:
+        `b o`, sums to 1 over the objects; equal parts if no relevance is on an object.
+    """
+    shares = torch.stack([object_share(relevance, each) for each in coverages.unbind(1)], dim=1)
+    total = shares.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, shares / total, 1 / shares.shape[1])
+
+
+def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
+    """Return Spearman's rank correlation between paired maps, `b t h w`, as `b`.
+
+    The correlation with a constant map is 0.
+    """
+    ranks = [_ranks(rearrange(m, "b t h w -> b (t h w)")) for m in (maps, others)]
+    first, second = (r - r.mean(dim=1, keepdim=True) for r in ranks)
+    return torch.cosine_similarity(first, second, dim=1)
+
+
+def bootstrap(values: Tensor, *, seed: int = 0) -> Interval:
+    """Return the mean of `values`, `b`, and its interval at `CONFIDENCE` from resampled clips."""
+    values = values.double()
+    generator = Generator().manual_seed(seed)
+    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = values[drawn].mean(dim=1).quantile(torch.tensor([tail, 1 - tail]).double()).tolist()
+    return Interval(values.mean().item(), low, high)
 
 
 def main() -> None:
@@ -104,105 +200,15 @@ def main() -> None:
     print(*report.lines(), sep="\n")
 
 
-ON_OBJECT = 0.25
-"""A patch is on the moving object when the object covers at least this share of it."""
-
-
-CONFIDENCE = 0.95
-
-
-RESAMPLES = 2000
-
-
-def coverage_of(evidence: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Turn pixels, `... t H W`, into the share of each patch that is covered, `... t h w`.
-
-    Args:
-        patch: height and width of a patch, in pixels.
-    """
-    y, x = patch
-    return reduce(evidence, "... t (h y) (w x) -> ... t h w", "mean", y=y, x=x)
-
-
-def pointing_game(relevance: Tensor, coverage: Tensor) -> Tensor:
-    """Score 1 where the most relevant patch of a clip is on the object, else 0. Returns `b`."""
-    flat, evidence = (rearrange(m, "b t h w -> b (t h w)") for m in (relevance, coverage))
-    return _peak_on_object(flat, evidence)
-
-
-def frame_hit_rate(relevance: Tensor, coverage: Tensor) -> Tensor:
-    """Return the share of frames whose own most relevant patch is on the object, `b`.
-
-    A frame counts when at least one of its patches is on the object. It need not be a frame that
-    the map finds relevant: this score asks where the map points to all along the motion.
-    """
-    flat, evidence = (rearrange(m, "b t h w -> b t (h w)") for m in (relevance, coverage))
-    counts = (evidence >= ON_OBJECT).any(dim=-1).float()  # b t
-    return (_peak_on_object(flat, evidence) * counts).sum(dim=1) / counts.sum(dim=1)
-
-
-def object_share(relevance: Tensor, coverage: Tensor) -> Tensor:
-    """Return the share of a clip's relevance that is on the object, `b`.
-
-    Relevance counts by how much of its patch the object covers.
-    """
-    flat, evidence = (
-        rearrange(m, "b t h w -> b (t h w)") for m in (_positive(relevance), coverage)
-    )
-    return (flat * evidence).sum(dim=1) / flat.sum(dim=1)
-
-
-def leaning(relevance: Tensor, coverages: Tensor) -> Tensor:
-    """Return how two objects divide the relevance that is on either of them.
-
-    Args:
-        coverages: `b o t h w`, of each object.
-    Returns:
-        `b o`, sums to 1 over the objects; even where nothing is on any of them.
-    """
-    shares = torch.stack([object_share(relevance, each) for each in coverages.unbind(1)], dim=1)
-    total = shares.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, shares / total, 1 / shares.shape[1])
-
-
-def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
-    """Return Spearman's rank correlation of each map, `b t h w`, with its other, `b`.
-
-    That of a constant map with anything is 0.
-    """
-    ranks = [_ranks(rearrange(m, "b t h w -> b (t h w)")) for m in (maps, others)]
-    first, second = (r - r.mean(dim=1, keepdim=True) for r in ranks)
-    return torch.cosine_similarity(first, second, dim=1)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over clips and what it may be with other clips."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap(values: Tensor, *, seed: int = 0) -> Interval:
-    """Return the mean of `values`, `b`, and its interval of `CONFIDENCE`, by resampling clips."""
-    values = values.double()
-    generator = Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = values[drawn].mean(dim=1).quantile(torch.tensor([tail, 1 - tail]).double()).tolist()
-    return Interval(values.mean().item(), low, high)
-
-
 def _peak_on_object(relevance: Tensor, evidence: Tensor) -> Tensor:
-    """Return the share of the most relevant patches that are on the object, `... p` to `...`."""
+    """Return the share of the most relevant patches that is on the object: `... p` → `...`."""
     relevance = relevance.clamp(min=0)
     peak = (relevance == relevance.amax(dim=-1, keepdim=True)).float()
     return (peak * (evidence >= ON_OBJECT)).sum(dim=-1) / peak.sum(dim=-1)
 
 
 def _positive(relevance: Tensor) -> Tensor:
-    """Clamp maps, `b t h w`, at 0; one with nothing above it becomes constant."""
+    """Clamp maps, `b t h w`, at 0; a map without positive values becomes constant."""
     positive = relevance.clamp(min=0)
     empty = reduce(positive, "b t h w -> b 1 1 1", "sum") == 0
     return torch.where(empty, torch.ones_like(positive), positive)

@@ -1,12 +1,13 @@
-"""Clips whose evidence is known: one object moves, and how it moves is the class.
+"""Generates clips of moving shapes, whose class is the motion and whose evidence is known.
 
-A scene is a textured ground, still distractors and one moving object (or several, each with a
-class of its own), all with a look and a place drawn at random. Nothing but the motion tells the
-class. Scenes are drawn analytically, so the same seed gives the same scene at any size and frame
-rate.
+A scene has a textured background, still distractors, and one moving object (or several, each with
+its own class). Looks and places are random, so only the motion determines the class. Scenes are
+drawn analytically: the same seed gives the same scene at any size and frame rate.
 
-Lengths are in half-heights of the frame: y runs from -1 (top) to 1 (bottom), x likewise and
-further where the frame is wider than high. Time runs from 0 to 1 over a clip.
+Lengths are in half-heights of the frame: y runs from -1 (top) to 1 (bottom), and x from -w/h to w/h
+for a frame of w × h pixels. Time runs from 0 to 1 over a clip.
+
+`python -m rollout_core.demo.shapes` writes the sample video and its label.
 """
 
 import math
@@ -28,26 +29,33 @@ CLASSES = ("left", "right", "up", "down", "grow", "shrink", "swing", "blink")
 DISTRACTORS = 2
 OUTLINES = 4  # disc, square, diamond, ring
 RADIUS = (0.2, 0.42)
-TRAVEL = (0.6, 1.1)  # of a translation, from end to end
-SCALING = (1.8, 2.6)  # of a grow, from the first radius to the last
-SWING_TURNS = (1.0, 1.6)  # full periods in a clip
-BLINK_TURNS = (1.5, 2.5)
-APART = 0.45  # of several moving objects from the middle of their frame
-GROUND_CELLS = 5  # of the coarsest texture, along the height
-NOISE = 0.02  # standard deviation of the camera's noise, brightness runs from 0 to 1
+TRAVEL = (0.6, 1.1)  # length of a translation
+SCALING = (1.8, 2.6)  # last radius of a growing object divided by its first
+SWING_TURNS = (1.0, 1.6)  # periods per clip
+BLINK_TURNS = (1.5, 2.5)  # periods per clip
+APART = 0.45  # distance of several moving objects from the middle of the frame
+GROUND_CELLS = 5  # cells of the coarsest background texture along the height
+NOISE = 0.02  # standard deviation of the camera noise, for brightness from 0 to 1
 
-# What carries a class must not be told by where or how large the object is at one instant, so
-# the middle of every path is drawn the same way for all classes.
+# Place and size at a single moment must not reveal the class, so the middle of every path has the
+# same distribution for all classes.
+
+SAMPLE_PATH = Path(__file__).with_name("sample.mp4")
+LABEL_PATH = Path(__file__).with_name("sample.label")
+SAMPLE_LABEL = "left"
+SAMPLE_SEED = 19
+SAMPLE_FRAME_RATE_HZ = 25
+SAMPLE_HEIGHT, SAMPLE_WIDTH = 360, 640
 
 
 @dataclass(frozen=True)
 class Looks:
-    """How an object is painted; each field has one row a scene.
+    """Form and colours of an object; each field has one row per scene.
 
     Attributes:
-        outline: `b`, index of its form.
-        color, stripe: `b 3`, the two colours of its stripes, 0 to 1.
-        angle, pitch: `b`, direction (radians) and wave number of the stripes.
+        outline: `b`, index of the form: disc, square, diamond or ring.
+        color, stripe: `b 3`, the two colours of the stripes, 0 to 1.
+        angle, pitch: `b`, direction in radians and wave number of the stripes.
     """
 
     outline: Tensor
@@ -63,8 +71,8 @@ class ClipBatch:
 
     Attributes:
         frames: `b c t H W`, RGB, 0 to 1.
-        evidence: `b t H W`, or `b o t H W` for several objects: 1 where the moving object is (a
-            blinking one also while it is off) and no later one hides it.
+        evidence: `b t H W`, or `b o t H W` for several objects, 0 to 1: 1 where the moving object
+            is and no later one hides it. A blinking object counts even while it is invisible.
         labels: `b` or `b o`, index into `CLASSES`.
     """
 
@@ -82,15 +90,15 @@ def render(
     width: int,
     noise: float = NOISE,
 ) -> ClipBatch:
-    """Draw one random scene for each label, or for each row of labels.
+    """Render one random scene per label, or per row of labels.
 
     Args:
-        labels: index into `CLASSES`: `b`, or `b o` for `o` moving objects in a scene, which begin
-            apart; a later one passes in front of an earlier one.
-        generator: the source of all randomness, on the CPU.
-        frames: instants drawn, spread evenly over the clip: the middles of equal spans.
-        height, width: of a frame, in pixels.
-        noise: standard deviation of the camera's noise.
+        labels: indices into `CLASSES`: `b`, or `b o` for `o` moving objects per scene. Several
+            objects begin apart, and later ones cover earlier ones.
+        generator: source of all randomness, on the CPU.
+        frames: number of frames, at the centres of equal segments of the clip.
+        height, width: size of a frame, in pixels.
+        noise: standard deviation of the camera noise.
     """
     b, device = len(labels), labels.device
     y = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
@@ -126,8 +134,40 @@ def random_label_pairs(count: int, generator: Generator) -> Tensor:
     return torch.stack((first, (first + step) % len(CLASSES)), dim=1)
 
 
+def sample_frames() -> NDArray[np.uint8]:
+    """Render the sample's scene, uint8 `t H W c`, RGB, without noise so that it compresses well."""
+    batch = render(
+        torch.tensor([CLASSES.index(SAMPLE_LABEL)]),
+        Generator().manual_seed(SAMPLE_SEED),
+        frames=round(MOVING_SHAPES.clip_seconds * SAMPLE_FRAME_RATE_HZ),
+        height=SAMPLE_HEIGHT,
+        width=SAMPLE_WIDTH,
+        noise=0.0,
+    )
+    frames = rearrange(batch.frames, "1 c t H W -> t H W c")
+    return (frames * 255).round().to(torch.uint8).numpy()
+
+
+def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Encode frames, uint8 `t H W c`, RGB, as H.264 in MP4."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=SAMPLE_FRAME_RATE_HZ)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "26", "preset": "slow"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def main() -> None:
+    """Write the sample video and its label."""
+    write_video(SAMPLE_PATH, sample_frames())
+    LABEL_PATH.write_text(f"{SAMPLE_LABEL}\n", encoding="utf-8")
+
+
 def _still(b: int, generator: Generator, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw grounds with their distractors, `b c H W`, and tell the grounds' brightness, `b`."""
+    """Return backgrounds with distractors, `b c H W`, and the backgrounds' brightness, `b`."""
     canvas = _ground(b, generator, len(y), len(x), y.device)
     ground_brightness = reduce(canvas, "b c H W -> b", "mean")
     for _ in range(DISTRACTORS):
@@ -141,7 +181,7 @@ def _still(b: int, generator: Generator, y: Tensor, x: Tensor) -> tuple[Tensor, 
 def _move(
     labels: Tensor, center: Tensor, radius: Tensor, time: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the object's path `b t 2` (y, x), its radii `b t` and whether it shows, `b t`."""
+    """Return the object's path `b t 2` (y, x), radii `b t` and visibility `b t`, 0 or 1."""
     b, t = len(labels), len(time)
     device = labels.device
     centered = repeat(time - 0.5, "t -> b t", b=b)
@@ -173,11 +213,12 @@ def _move(
 
 
 def _is(labels: Tensor, name: str) -> Tensor:
+    """Return which labels are the named class."""
     return labels == CLASSES.index(name)
 
 
 def _place(b: int, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw centres `b 2` (y, x), inside the central square, and radii `b`."""
+    """Return random centres `b 2` (y, x) in the central square, and random radii `b`."""
     center = _uniform((b, 2), (-0.5, 0.5), generator, device)
     return center, _uniform(b, RADIUS, generator, device)
 
@@ -185,7 +226,7 @@ def _place(b: int, generator: Generator, device: torch.device) -> tuple[Tensor, 
 def _places(
     b: int, count: int, generator: Generator, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Place `count` moving objects as `_place` does; several stand apart, around the middle."""
+    """Return centres and radii of `count` moving objects; several are spread around the middle."""
     places = [_place(b, generator, device) for _ in range(count)]
     if count == 1:
         return places
@@ -198,11 +239,11 @@ def _places(
 
 
 def _looks(b: int, generator: Generator, ground_brightness: Tensor) -> Looks:
-    """Draw colours that are lighter or darker than the ground, and a striped pattern."""
+    """Return random forms and colours that contrast with the background."""
     device = ground_brightness.device
     hue = _uniform((b, 3), (-0.15, 0.15), generator, device)
     contrast = _uniform(b, (0.3, 0.45), generator, device)
-    # Towards the side with more room.
+    # Away from the nearer end of the brightness range.
     sign = torch.where(ground_brightness > 0.5, -1.0, 1.0)
     brightness = (ground_brightness + sign * contrast)[:, None]
     stripe = brightness + _uniform((b, 1), (-0.12, 0.12), generator, device)
@@ -216,7 +257,7 @@ def _looks(b: int, generator: Generator, ground_brightness: Tensor) -> Looks:
 
 
 def _draw(looks: Looks, path: Tensor, radii: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Paint an object at `path`, `b t 2`: its coverage `b t H W` and its colours `b c t H W`."""
+    """Return coverage, `b t H W`, 0 to 1, and colours, `b c t H W`, of an object at `path`."""
     dy = rearrange(y, "H -> 1 1 H 1") - rearrange(path[..., 0], "b t -> b t 1 1")
     dx = rearrange(x, "W -> 1 1 1 W") - rearrange(path[..., 1], "b t -> b t 1 1")
     radius = rearrange(radii, "b t -> b t 1 1")
@@ -239,7 +280,7 @@ def _draw(looks: Looks, path: Tensor, radii: Tensor, y: Tensor, x: Tensor) -> tu
 
 
 def _ground(b: int, generator: Generator, height: int, width: int, device: torch.device) -> Tensor:
-    """Draw a smooth random texture, `b c H W`, of a random mean colour."""
+    """Return smooth random textures, `b c H W`, each with a random mean colour."""
     texture = _uniform((b, 3, 1, 1), (0.2, 0.8), generator, device)
     aspect = width / height
     for octave, amplitude in enumerate((0.12, 0.08, 0.05)):
@@ -256,58 +297,9 @@ def _uniform(
     generator: Generator,
     device: torch.device,
 ) -> Tensor:
+    """Return uniform random numbers, drawn on the CPU and moved to the device."""
     size = (shape,) if isinstance(shape, int) else shape
     return torch.empty(size).uniform_(*span, generator=generator).to(device)
-
-
-SAMPLE_PATH = Path(__file__).with_name("sample.mp4")
-
-
-LABEL_PATH = Path(__file__).with_name("sample.label")
-
-
-LABEL = "left"
-
-
-SEED = 19
-
-
-FRAME_RATE_HZ = 25
-
-
-HEIGHT, WIDTH = 360, 640
-
-
-def sample_frames() -> NDArray[np.uint8]:
-    """Draw the sample's scene, uint8 `t H W c`, RGB. It has no noise, which would not compress."""
-    batch = render(
-        torch.tensor([CLASSES.index(LABEL)]),
-        Generator().manual_seed(SEED),
-        frames=round(MOVING_SHAPES.clip_seconds * FRAME_RATE_HZ),
-        height=HEIGHT,
-        width=WIDTH,
-        noise=0.0,
-    )
-    frames = rearrange(batch.frames, "1 c t H W -> t H W c")
-    return (frames * 255).round().to(torch.uint8).numpy()
-
-
-def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Encode frames, `t H W c`, as H.264."""
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=FRAME_RATE_HZ)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "26", "preset": "slow"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def main() -> None:
-    """Write the clip and its label."""
-    write_video(SAMPLE_PATH, sample_frames())
-    LABEL_PATH.write_text(f"{LABEL}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

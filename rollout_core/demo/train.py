@@ -1,6 +1,6 @@
-"""Train the moving-shapes model from nothing: `python -m rollout_core.demo.train`.
+"""Trains the moving-shapes model from scratch: `python -m rollout_core.demo.train`.
 
-Every batch is new, so the running accuracy of the log is one on unseen clips.
+Every batch is newly generated, so the logged accuracy is measured on unseen clips.
 """
 
 import argparse
@@ -44,12 +44,12 @@ LOG_EVERY_STEPS = 100
 
 
 def new_model(seed: int) -> TimeSformer:
-    """Build an untrained model.
+    """Return an initialised model.
 
-    With noise for position and time embeddings such a small model learns the kind of a motion
-    but not its direction, for want of an order among places and times. They begin as slow cosine
-    ramps instead, in a random rotation. The temporal projection begins like any other layer:
-    the published zero keeps the time attention out of the first steps.
+    With random position and time embeddings, this small model learns the kind of a motion but not
+    its direction, because places and times have no order. The embeddings are therefore low
+    frequency cosines in a random rotation. The temporal projection is initialised like any other
+    layer: with the published value, zero, time attention has no effect in the first steps.
     """
     torch.manual_seed(seed)
     model = TimeSformer(ARCHITECTURE)
@@ -68,7 +68,7 @@ def new_model(seed: int) -> TimeSformer:
 
 
 def train(*, steps: int, seed: int, device: str, out: Path) -> None:
-    """Train for `steps` batches and write the checkpoint to `out`."""
+    """Train for `steps` batches and write the checkpoint to `out`, also at every log line."""
     model = new_model(seed).to(device).train()
     generator = Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(
@@ -77,7 +77,7 @@ def train(*, steps: int, seed: int, device: str, out: Path) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=PEAK_LEARNING_RATE, total_steps=steps, pct_start=WARMUP_SHARE
     )
-    right = 0
+    correct = 0
     progress = trange(1, steps + 1, desc="training", unit="step")
     for step in progress:
         batch = draw_clips(BATCH_CLIPS, generator, device)
@@ -89,17 +89,17 @@ def train(*, steps: int, seed: int, device: str, out: Path) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()
-        right += int((logits.argmax(dim=-1) == batch.labels).sum())
+        correct += int((logits.argmax(dim=-1) == batch.labels).sum())
         if step % LOG_EVERY_STEPS == 0:
-            accuracy = right / (LOG_EVERY_STEPS * BATCH_CLIPS)
+            accuracy = correct / (LOG_EVERY_STEPS * BATCH_CLIPS)
             progress.write(f"step {step} loss {loss.item():.3f} accuracy {accuracy:.3f}")
-            right = 0
+            correct = 0
             save_model(out, model, MOVING_SHAPES)
     save_model(out, model, MOVING_SHAPES)
 
 
 def draw_clips(count: int, generator: Generator, device: str = "cpu") -> ClipBatch:
-    """Draw `count` new scenes, of the model's input size."""
+    """Render `count` new clips in the model's input size."""
     return render(
         random_labels(count, generator).to(device),
         generator,
@@ -110,14 +110,14 @@ def draw_clips(count: int, generator: Generator, device: str = "cpu") -> ClipBat
 
 
 def _cosines(count: int) -> Tensor:
-    """Return the rows of the discrete cosine transform but the constant one, `count k`."""
+    """Return the basis of the discrete cosine transform without the constant, `count k`."""
     position = (torch.arange(count) + 0.5) / count
     wave = torch.arange(1, count)
     return torch.cos(math.pi * position[:, None] * wave)
 
 
 def _rotate(features: Tensor) -> Tensor:
-    """Turn `1 n k` into embeddings `1 n c` by a random rotation, so that no channel is special."""
+    """Map `1 n k` to embeddings `1 n c` by a random rotation, which mixes all channels."""
     axes = torch.linalg.qr(torch.randn(ARCHITECTURE.dim, features.shape[-1])).Q  # c k
     rotated: Tensor = features @ axes.T
     return EMBEDDING_SCALE * math.sqrt(ARCHITECTURE.dim / features.shape[-1]) * rotated

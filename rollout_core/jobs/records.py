@@ -1,28 +1,31 @@
-"""The life of a job as values: what Redis holds while it is under way, and how it may end.
+"""The states of a job as values: its record in Redis until it ends, and how it ended.
 
-A `JobRecord` is the whole truth about a job that has not ended. A step is a pure function from
-record to record; service and worker apply it in an optimistic transaction, so that two of them
-never both happen. A worker's steps name its attempt: one that has lost the job to a newer attempt
-cannot take any. A claim must wait while another attempt is alive.
+A `JobRecord` holds everything that changes about a job before its end. A step is a pure function
+from record to record. Service and worker apply it in an optimistic transaction, so two concurrent
+steps cannot both start from the same record. The steps of a worker name its attempt; they fail
+once a newer attempt has the job. A claim fails while another attempt is alive.
 
-    queued ──claim──▶ running ──▶ its end: a result, or an `Ended`, in the store
+    queued ──claim──▶ running ──▶ end: a result, or an `Ended`, in the store
       ▲                  │
-      ╰──────────────────╯ release, hand_back, or the lease runs out
+      ╰──────────────────╯ release, hand_back, or the lease expires
 
-Every end lies in the store, where it appears once; see `rollout_core.jobs.store`.
+A job ends when its result or `Ended` appears in the store, once; see `rollout_core.jobs.store`.
 """
 
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from rollout_core.contract import ExplainRequest, Frozen, Stage
 from rollout_core.errors import AttemptLost, JobHeld
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+LEASE_SECONDS = 6.0
+"""A running attempt without a heartbeat for this long counts as dead."""
 
 
 class JobError(Frozen):
@@ -34,7 +37,7 @@ class JobError(Frozen):
 
 
 class Progress(Frozen):
-    """How far an attempt is: `done` of `total` steps of its present stage."""
+    """Progress of an attempt: `done` of `total` steps of its present stage."""
 
     stage: Stage
     done: int = Field(ge=0)
@@ -42,24 +45,18 @@ class Progress(Frozen):
 
 
 class Ticket(Frozen):
-    """What is fixed about a job when it is accepted; `job.json` in its folder."""
+    """What never changes about a job; `job.json` in its folder."""
 
     id: JobId
     request: ExplainRequest = Field(description="With its model filled in.")
     created_at: datetime
     upload_bytes: int
-    owner: str | None = Field(None, description="Name of the API key that made it, if any.")
+    owner: str | None = Field(None, description="Owner of the API key that created it, if any.")
 
     @property
     def model(self) -> str:
-        """The model that was asked for, or filled in."""
+        """The model of the request, or the default that was filled in."""
         return cast(str, self.request.model)
-
-
-JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
-
-LEASE_SECONDS = 6.0
-"""A running attempt that has not beaten for so long is taken for dead."""
 
 
 class Ended(Frozen):
@@ -76,7 +73,7 @@ class JobRecord(Frozen):
     """Everything that changes about a job before its end.
 
     Attributes:
-        over: no attempt will be made any more; whoever has the job ends it.
+        over: no further attempt will be made; the process that holds the lease ends the job.
     """
 
     attempt: int = 0
@@ -87,14 +84,14 @@ class JobRecord(Frozen):
     over: bool = False
 
     def is_alive(self, now: datetime) -> bool:
-        """Whether an attempt runs the job: it has beaten lately."""
+        """Return whether an attempt runs the job: its lease has not expired."""
         return self.lease_until is not None and now < self.lease_until
 
     def claim(self, now: datetime, *, max_attempts: int) -> Self:
-        """Begin the next attempt; if there shall be none, take the job only to end it.
+        """Start the next attempt; if none is allowed, take the lease only to end the job.
 
         Raises:
-            JobHeld: the attempt before is alive.
+            JobHeld: the previous attempt is alive.
         """
         if self.is_alive(now):
             raise JobHeld(f"attempt {self.attempt} runs the job")
@@ -111,37 +108,37 @@ class JobRecord(Frozen):
         )
 
     def require(self, attempt: int) -> Self:
-        """Return the record as it is.
+        """Return the record unchanged if `attempt` has the job.
 
         Raises:
-            AttemptLost: the job is no longer this attempt's. So do the steps that name one.
+            AttemptLost: it does not. All steps that name an attempt raise this.
         """
         if self.attempt != attempt or self.lease_until is None or self.over:
             raise AttemptLost(f"attempt {attempt} no longer has the job; attempts: {self.attempt}")
         return self
 
     def beat(self, attempt: int, now: datetime, progress: Progress | None) -> Self:
-        """Renew the lease of `attempt` and say how far it is."""
+        """Renew the lease of `attempt`, and store its progress."""
         self.require(attempt)
         lease_until = now + timedelta(seconds=LEASE_SECONDS)
         return self.model_copy(update={"lease_until": lease_until, "progress": progress})
 
     def release(self, attempt: int) -> Self:
-        """Leave the job to the next attempt, at once."""
+        """Give up the lease, so that the next attempt can start immediately."""
         return self.require(attempt).model_copy(update={"lease_until": None})
 
     def hand_back(self, attempt: int) -> Self:
-        """Leave the job as if `attempt` had never begun."""
+        """Give up the lease, and do not count `attempt`."""
         return self.release(attempt).model_copy(update={"attempt": attempt - 1})
 
     def request_cancel(self) -> Self:
-        """Ask whichever attempt has the job, or takes it next, to end it as canceled."""
+        """Ask the present attempt, or the next one, to end the job as canceled."""
         return self.model_copy(update={"cancel_requested": True})
 
     def ended(
         self, state: Literal["failed", "canceled"], now: datetime, error: JobError | None = None
     ) -> Ended:
-        """Return the end of the job as it stands."""
+        """Return how the job ended, given this record."""
         return Ended(
             state=state,
             attempt=self.attempt,

@@ -31,6 +31,9 @@ KNOWN_SECONDS = 24 * 3600
 LIVE_SECONDS = 15
 """A worker is alive for this long after its last heartbeat."""
 
+SCAN_COUNT = 10_000
+"""Keys that Redis looks at per SCAN command; it is blocked for a few milliseconds each time."""
+
 Step = Callable[[JobRecord, datetime], JobRecord]
 """Returns the next record, given the present one and Redis' time."""
 
@@ -65,19 +68,23 @@ class JobRecords:
 
     def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord | None]:
         """Return the record of each job in one round trip; None for a job without one."""
+        return {
+            job_id: None if text is None else parse_record(text)
+            for job_id, text in self.get_many_raw(job_ids).items()
+        }
+
+    def get_many_raw(self, job_ids: Iterable[str]) -> Mapping[str, bytes | None]:
+        """Like `get_many`, but leave the records as JSON, for callers that parse one at a time."""
         ids = list(job_ids)
         if not ids:
             return {}
         texts = cast("list[bytes | None]", self._redis.mget([job_key(job_id) for job_id in ids]))
-        return {
-            job_id: None if text is None else JobRecord.model_validate_json(text)
-            for job_id, text in zip(ids, texts, strict=True)
-        }
+        return dict(zip(ids, texts, strict=True))
 
     def ids(self) -> Iterator[str]:
         """Yield the id of each job that has a record."""
         prefix = job_key("")
-        for key in self._redis.scan_iter(f"{prefix}*", count=1000):
+        for key in self._redis.scan_iter(f"{prefix}*", count=SCAN_COUNT):
             yield key.decode().removeprefix(prefix)
 
     def create(self, job_id: str, record: JobRecord, enqueue: Callable[[Pipeline], None]) -> bool:
@@ -113,16 +120,17 @@ class JobRecords:
             text = cast("bytes | None", pipeline.get(key))
             if text is None:
                 raise AttemptLost("the job has ended, or it was deleted")
-            record = step(JobRecord.model_validate_json(text), redis_now(pipeline))
+            record = step(parse_record(text), redis_now(pipeline))
             pipeline.multi()
             pipeline.set(key, record.model_dump_json(), keepttl=True)
             return record
 
         return self._transact(apply, key)
 
-    def delete(self, job_id: str) -> None:
-        """Delete the record of a job."""
-        self._redis.delete(job_key(job_id))
+    def delete(self, *job_ids: str) -> None:
+        """Delete the records of these jobs."""
+        if job_ids:
+            self._redis.delete(*(job_key(job_id) for job_id in job_ids))
 
     def _transact(self, apply: Callable[[Pipeline], T], key: str) -> T:
         result = self._redis.transaction(apply, key, value_from_callable=True)  # type: ignore[arg-type]
@@ -173,6 +181,15 @@ class Announcements:
         """Remove the announcements of these workers."""
         if workers:
             self._redis.hdel(WORKERS_KEY, *workers)
+
+
+def parse_record(text: bytes) -> JobRecord:
+    """Read a job's record.
+
+    Raises:
+        ValidationError: another version wrote it in a form that this one cannot read.
+    """
+    return JobRecord.model_validate_json(text)
 
 
 def parse_announcement(text: bytes) -> Announcement | None:

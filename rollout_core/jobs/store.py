@@ -1,15 +1,15 @@
-"""The artifact store: a folder per job, in which nothing is ever seen half made.
+"""The artifact store: a folder per job. Files and folders appear in it only when complete.
 
     incoming/<random>/video       an upload while it is received
-    jobs/<id>/job.json            the `Ticket`: what was fixed when the job was accepted
-    jobs/<id>/upload/video        the upload, under a name of ours
-    jobs/<id>/attempts/<n>/       where attempt n works
-    jobs/<id>/result/             its end: what one attempt published, or `ended.json` alone
-    jobs/<id>/expired             the result and the upload are gone because of their age
+    jobs/<id>/job.json            the `Ticket`: what never changes about the job
+    jobs/<id>/upload/video        the upload, always under this name
+    jobs/<id>/attempts/<n>/       working folder of attempt n
+    jobs/<id>/result/             the end of the job: a published result, or `ended.json` alone
+    jobs/<id>/expired             marker: the files were removed because of their age
 
-Folders become visible by one `rename` each, which is what makes them atomic, and `result/` can
-appear but once: whatever dies, a job has one end. An attempt that has lost the job finds its
-folder gone, and cannot publish.
+Each folder appears by one atomic `rename`, and `result/` can appear only once: a job has exactly
+one end, whichever process crashes. An attempt that lost the job finds its folder gone, and cannot
+publish.
 """
 
 import errno
@@ -35,7 +35,7 @@ class ArtifactStore:
     """Jobs' files below one folder, shared by the service and its workers."""
 
     def __init__(self, root: Path) -> None:
-        """Use `root`, and make it if need be."""
+        """Use the folder `root`, and create it if it is missing."""
         self.root = root
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
@@ -43,10 +43,10 @@ class ArtifactStore:
             folder.mkdir(parents=True, exist_ok=True)
 
     def check_writable(self) -> None:
-        """Write a byte and remove it.
+        """Write a file of one byte, and remove it.
 
         Raises:
-            StoreUnavailable: that did not work.
+            StoreUnavailable: the file could not be written or removed.
         """
         probe = self._incoming / f"probe-{uuid.uuid4().hex}"
         try:
@@ -59,12 +59,12 @@ class ArtifactStore:
 
     @contextmanager
     def receiving(self) -> Iterator[Path]:
-        """Yield a path for an upload; what `accept` has not taken by the end is removed."""
-        with self._beside() as folder:
+        """Yield a path for an upload. It is removed at the end unless `accept` took it."""
+        with self._temporary_folder() as folder:
             yield folder / UPLOAD_NAME
 
     def accept(self, ticket: Ticket, upload: Path) -> None:
-        """Turn a received upload into the folder of a new job, which outlives a power cut."""
+        """Make a received upload the folder of a new job. It survives a power cut."""
         folder = upload.parent
         (folder / "upload").mkdir()
         upload.rename(folder / "upload" / UPLOAD_NAME)
@@ -75,24 +75,24 @@ class ArtifactStore:
         _sync(self._jobs)
 
     def ticket(self, job_id: str) -> Ticket | None:
-        """Return what the job was accepted with, or None if there is no such job."""
+        """Return the ticket of a job, or None if there is no such job."""
         text = _read(self._job(job_id) / "job.json")
         return None if text is None else Ticket.model_validate_json(text)
 
     def upload_path(self, job_id: str) -> Path:
-        """Return where the job's upload is: alone in its folder."""
+        """Return the path of a job's upload. Its folder holds no other file."""
         return self._job(job_id) / "upload" / UPLOAD_NAME
 
     def begin_attempt(self, job_id: str, attempt: int) -> Path:
-        """Make the folder of a new attempt, and take the folders of older ones away.
+        """Create the folder of a new attempt, and remove the folders of older ones.
 
         Raises:
             AttemptLost: the job has been deleted.
         """
         folder = self._attempt(job_id, attempt)
         for number in self._attempts(job_id):
-            if number <= attempt:  # one that begins late leaves those that have overtaken it alone
-                self._bury(self._attempt(job_id, number))
+            if number <= attempt:  # a late attempt must not remove newer ones
+                self._remove_atomically(self._attempt(job_id, number))
         try:
             folder.mkdir()
         except FileNotFoundError as error:
@@ -100,19 +100,19 @@ class ArtifactStore:
         return folder
 
     def latest_attempt(self, job_id: str) -> int:
-        """Return the number of the latest attempt that has left something, or 0."""
+        """Return the number of the latest attempt that has a folder, or 0."""
         return max(self._attempts(job_id), default=0)
 
     def end_attempts(self, job_id: str) -> None:
-        """Take away what every attempt has left; one that still runs cannot publish."""
-        for folder in _listed(self._job(job_id) / "attempts"):
-            self._bury(folder)
+        """Remove the folders of all attempts. One that still runs cannot publish any more."""
+        for folder in _list_folder(self._job(job_id) / "attempts"):
+            self._remove_atomically(folder)
 
     def publish(self, job_id: str, attempt: int, result: ExplainResult) -> None:
         """End a job with an attempt's folder as its result; `result.json` is written last.
 
         Raises:
-            AttemptLost: a newer attempt has begun, the job has ended, or is deleted.
+            AttemptLost: a newer attempt has started, or the job has ended or was deleted.
         """
         folder = self._attempt(job_id, attempt)
         try:
@@ -126,26 +126,26 @@ class ArtifactStore:
         """End a job without a result.
 
         Raises:
-            AttemptLost: it has ended before, or is deleted.
+            AttemptLost: the job has ended before, or was deleted.
         """
-        with self._beside() as folder:
+        with self._temporary_folder() as folder:
             _write(folder / ENDED_NAME, ended.model_dump_json(indent=2))
             self._end(job_id, folder)
 
     def exists(self, job_id: str) -> bool:
-        """Whether there is such a job."""
+        """Return whether there is such a job."""
         return self._job(job_id).exists()
 
     def has_ended(self, job_id: str) -> bool:
-        """Whether the job has its end, of whatever kind."""
+        """Return whether the job has ended, in any way."""
         return (self._job(job_id) / "result").exists()
 
     def is_open(self, job_id: str) -> bool:
-        """Whether there is such a job, and it has no end yet."""
+        """Return whether there is such a job, and it has not ended."""
         return self.exists(job_id) and not self.has_ended(job_id)
 
     def ending(self, job_id: str) -> ExplainResult | Ended | None:
-        """Return how the job ended, or None while it has not."""
+        """Return how the job ended, or None if it has not."""
         result = self.result(job_id)
         if result is not None:
             return result
@@ -163,55 +163,55 @@ class ArtifactStore:
         return path if path.parent.name == "result" and is_plain(path) else None
 
     def delete(self, job_id: str) -> bool:
-        """Remove every byte kept for a job; say whether there was one."""
-        return self._bury(self._job(job_id))
+        """Remove every byte of a job; return whether it existed."""
+        return self._remove_atomically(self._job(job_id))
 
     def keeps_upload(self, job_id: str) -> bool:
-        """Whether a job's upload is kept: until it has expired to the end."""
+        """Return whether a job's upload exists; `expire` removes it last."""
         return self.upload_path(job_id).parent.exists()
 
     def has_expired(self, job_id: str) -> bool:
-        """Whether the job's files were removed because of their age."""
+        """Return whether the job's files were removed because of their age."""
         return (self._job(job_id) / "expired").exists()
 
     def expire(self, job_id: str) -> None:
-        """Remove a job's files for their age; its ticket and how it ended stay.
+        """Remove an old job's files, but keep its ticket and how it ended.
 
-        The upload goes last: while it is there, this is not done.
+        The upload is removed last: while it exists, expiry is not complete.
         """
         folder = self._job(job_id)
         with suppress(FileNotFoundError):  # deleted meanwhile
             (folder / "expired").touch()
         self.end_attempts(job_id)
-        for path in _listed(folder / "result"):
+        for path in _list_folder(folder / "result"):
             if path.name not in (RESULT_NAME, ENDED_NAME):
                 path.unlink(missing_ok=True)
         shutil.rmtree(folder / "upload", ignore_errors=True)
 
     def jobs(self) -> Iterator[tuple[str, int]]:
-        """Yield the id of every job, and a number that changes with what lies in its folder."""
+        """Yield the id of every job, and a number that changes when its folder does."""
         with os.scandir(self._jobs) as folders:
             for folder in folders:
                 with suppress(FileNotFoundError):
                     yield folder.name, folder.stat().st_mtime_ns
 
     def bytes_of(self, job_id: str) -> int:
-        """Return how many bytes the files of a job have."""
-        below = os.walk(self._job(job_id))  # unlike a glob's, its folders may go meanwhile
+        """Return the total size of a job's files in bytes."""
+        below = os.walk(self._job(job_id))  # unlike glob, it tolerates folders that vanish
         return sum(_size(Path(folder, name)) for folder, _, names in below for name in names)
 
     def older_than(self, age_seconds: float) -> Iterator[str]:
-        """Yield the ids of jobs that were accepted so long ago."""
+        """Yield the ids of jobs that were accepted more than `age_seconds` ago."""
         limit = time.time() - age_seconds
         for folder in self._jobs.iterdir():
             if _written_at(folder / "job.json") < limit:
                 yield folder.name
 
     def remove_stale_uploads(self, age_seconds: float) -> None:
-        """Remove what a killed process has left half received, or half deleted, so long ago."""
+        """Remove uploads and deletions left incomplete more than `age_seconds` ago."""
         limit = time.time() - age_seconds
         for folder in self._incoming.iterdir():
-            if _written_at(folder, *_listed(folder)) < limit:
+            if _written_at(folder, *_list_folder(folder)) < limit:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _job(self, job_id: str) -> Path:
@@ -221,22 +221,22 @@ class ArtifactStore:
         return self._job(job_id) / "attempts" / str(attempt)
 
     def _attempts(self, job_id: str) -> list[int]:
-        folders = _listed(self._job(job_id) / "attempts")
+        folders = _list_folder(self._job(job_id) / "attempts")
         return [int(folder.name) for folder in folders if folder.name.isdecimal()]
 
     def _end(self, job_id: str, folder: Path) -> None:
-        """Make a folder the job's end, unless it has one."""
+        """Make a folder the job's end, unless the job has ended already."""
         try:
             folder.rename(self._job(job_id) / "result")
         except OSError as error:
             if folder.exists() and self.is_open(job_id):
                 raise
-            raise AttemptLost("the job has ended before, or is gone") from error
+            raise AttemptLost("the job has ended before, or was deleted") from error
         _sync(self._job(job_id))
 
     @contextmanager
-    def _beside(self) -> Iterator[Path]:
-        """Yield a new folder outside all jobs; what is left of it in the end is removed."""
+    def _temporary_folder(self) -> Iterator[Path]:
+        """Yield a new folder outside all jobs. It is removed at the end unless it was moved."""
         folder = self._incoming / uuid.uuid4().hex
         folder.mkdir()
         try:
@@ -244,40 +244,40 @@ class ArtifactStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _bury(self, folder: Path) -> bool:
-        """Take a folder out of sight at once, then remove it; say whether it was there.
+    def _remove_atomically(self, folder: Path) -> bool:
+        """Rename a folder out of the way, then remove it; return whether it existed.
 
-        Whoever still works in it can no more finish by its old path than if it had never been.
+        A process still working in the folder can no longer publish it: its old path is gone.
         """
-        grave = self._incoming / f"deleted-{uuid.uuid4().hex}"
+        trash = self._incoming / f"deleted-{uuid.uuid4().hex}"
         try:
-            folder.rename(grave)
+            folder.rename(trash)
         except FileNotFoundError:
-            if folder.exists():  # it is the place of the grave that is missing
+            if folder.exists():  # the folder of the new name is missing
                 raise
             return False
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
         return True
 
 
 def is_plain(path: Path) -> bool:
-    """Whether this is a plain file; a link to one is not."""
+    """Return whether this is a regular file, and not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 
 def fsync_folder(folder: Path) -> None:
-    """Have the disk take the files of a folder: a busy one needs longer for that than a lease."""
+    """Flush a folder and its files to the disk. A busy disk may need longer than a lease."""
     _sync(*folder.iterdir(), folder)
 
 
 def unavailable(error: OSError, detail: str) -> StoreUnavailable:
-    """Return what the project calls a failure of the store's disk."""
+    """Return the project's error for an OSError of the store."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return StoreFull("the disk is full") if full else StoreUnavailable(detail)
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Return what lies in a folder, nothing if it has just gone or is none."""
+def _list_folder(folder: Path) -> list[Path]:
+    """Return the entries of a folder; none if it does not exist or is not a folder."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -285,7 +285,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _written_at(*paths: Path) -> float:
-    """Return when the last of them was written, in Unix seconds; never, if one has just gone."""
+    """Return the latest modification time in Unix seconds; infinity if a path is missing."""
     try:
         return max(path.stat().st_mtime for path in paths)
     except FileNotFoundError:
@@ -293,7 +293,7 @@ def _written_at(*paths: Path) -> float:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file, 0 for a link or what has just gone."""
+    """Return the size of a regular file in bytes; 0 for a link or a missing file."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -302,7 +302,7 @@ def _size(path: Path) -> int:
 
 
 def _sync(*paths: Path) -> None:
-    """Have the kernel write files and folders to the disk."""
+    """Flush files and folders to the disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -319,7 +319,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a whole file beside its place, then move it there."""
+    """Write a file under a temporary name, then rename it."""
     beside = path.with_name(f".{path.name}.part")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)

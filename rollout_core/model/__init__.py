@@ -1,1 +1,1 @@
-"""The model: its specs, the network, and reading checkpoints."""
+"""The model: specs, the network, and reading checkpoints."""

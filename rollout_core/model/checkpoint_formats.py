@@ -1,11 +1,11 @@
-"""What the files of a checkpoint say: parameters by our names, architecture, and more if any.
+"""Reads checkpoint files: parameters, architecture and, if present, parts of the spec.
 
-Three formats are read:
+Three formats are supported:
 
-- A published `.pyth` file: a pickle whose `model_state` holds the parameters, names prefixed with
-  `model.`. It is read with `weights_only=True`, so nothing in it is executed.
-- A Hugging Face TimeSformer: a folder with `config.json`, or the id of one on the hub.
-- Ours: safetensors, with the architecture and the spec in the metadata.
+- A published `.pyth` file: a pickle whose `model_state` holds the parameters, each name prefixed
+  with `model.`. It is read with `weights_only=True`, so it cannot run code.
+- A Hugging Face TimeSformer: a folder with `config.json`, or an id on the hub.
+- Our own: a safetensors file with the architecture and the spec in its metadata.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ HEAD_DIM = 64
 """Width of a head in every published model."""
 
 PUBLISHED_FRAMES = 8
-"""Frames of a space-only model, whose state_dict does not depend on them."""
+"""Assumed for a space-only model: its state_dict does not depend on the number of frames."""
 
-# What the readers of these formats raise on files that are missing, cut short or something else;
-# the hub's errors are OSError and ValueError too.
+# Raised by the readers of these formats for files that are missing, truncated or of another
+# format; the hub's errors are subclasses of OSError and ValueError.
 _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, SafetensorError, UnpicklingError)
 
 _HUB_PATTERNS = ["config.json", "preprocessor_config.json", "*.safetensors", "pytorch_model*.bin"]
@@ -64,13 +64,13 @@ StateDict = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a source holds.
+    """The content of a source.
 
     Attributes:
         state_dict: the parameters, under the names of `TimeSformer`.
-        files: what was read of them.
-        architecture: read off their shapes and the source's configuration.
-        spec: fields of a `ModelSpec` that the source tells of itself; often none.
+        files: the files that the parameters were read from.
+        architecture: derived from the parameters' shapes and the source's configuration.
+        spec: fields of `ModelSpec` that the source defines; may be empty.
     """
 
     state_dict: StateDict
@@ -82,13 +82,14 @@ class Checkpoint:
 def read_checkpoint(
     source: str | Path, num_heads: int | None = None, *, sha256: str | None = None
 ) -> Checkpoint:
-    """Read a source; see `checkpoints.load_model` for what it may be.
+    """Read a source: a file, a folder or a hub id, as for `checkpoints.load_model`.
 
     Args:
-        sha256: of its weight files, see `digest_of`; nothing of any others is parsed.
+        sha256: expected digest of the weight files, see `digest_of`. It is checked before
+            anything is parsed.
     Raises:
-        CheckpointError: it cannot be read, is not the one of that digest, or does not tell what
-            model it is of.
+        CheckpointError: the source cannot be read, its digest differs, or its architecture
+            cannot be determined.
     """
     try:
         path = _fetch(source)
@@ -104,7 +105,7 @@ def read_checkpoint(
 
 
 def digest_of(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of the files, one after the other."""
+    """Return the SHA-256, in hex, of the concatenated files."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -114,13 +115,13 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def _fetch(source: str | Path) -> Path:
-    """Return the file or folder of a source; one of the hub's is fetched first."""
+    """Return the path of a source; a hub id is downloaded first."""
     path = Path(source)
     if path.exists():
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".safetensors":
         return Path(snapshot_download(str(source), allow_patterns=_HUB_PATTERNS))
-    raise CheckpointError(f"{source} is no file, no folder and no hub id")
+    raise CheckpointError(f"{source} is not a file, a folder or a hub id")
 
 
 def _require_digest(source: str | Path, files: Iterable[Path], sha256: str) -> None:
@@ -130,7 +131,7 @@ def _require_digest(source: str | Path, files: Iterable[Path], sha256: str) -> N
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold the parameters, in their order."""
+    """Return the files that hold the parameters, sorted by name."""
     if not path.is_dir():
         return (path,)
     return tuple(sorted(path.glob("*.safetensors"))) or tuple(
@@ -141,7 +142,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
 def _read_published(path: Path, num_heads: int | None) -> Checkpoint:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or "model_state" not in content:
-        raise CheckpointError(f"{path} has no `model_state`, so it is no published checkpoint")
+        raise CheckpointError(f"{path} has no `model_state`, so it is not a published checkpoint")
     state_dict = {
         key.removeprefix("model."): value for key, value in content["model_state"].items()
     }
@@ -157,7 +158,7 @@ def _read_ours(path: Path, num_heads: int | None) -> Checkpoint:
         metadata = file.metadata() or {}
     if "architecture" not in metadata:
         raise CheckpointError(
-            f"{path} says nothing of its architecture; give the folder of a Hugging Face model"
+            f"{path} has no architecture in its metadata; pass the folder of a Hugging Face model"
         )
     architecture = Architecture(**json.loads(metadata["architecture"]))
     if num_heads not in (None, architecture.heads):
@@ -199,7 +200,7 @@ def _our_name(key: str) -> str:
 
 
 def _hugging_face_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the labels and the normalisation that a folder brings, where it brings any."""
+    """Return the labels and the normalisation of a folder, as far as it has them."""
     spec: dict[str, Any] = {}
     names = {int(index): label for index, label in config.get("id2label", {}).items()}
     if names and not all(re.fullmatch(r"LABEL_\d+", label) for label in names.values()):
@@ -218,7 +219,7 @@ def _hugging_face_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any
 def _architecture(
     state_dict: StateDict, num_heads: int | None, *, frames: int, layer_norm_eps: float = 1e-6
 ) -> Architecture:
-    """Read off the shapes of a state_dict what model they are of."""
+    """Derive the architecture from the names and shapes of a state_dict."""
     try:
         dim, _, patch_height, patch_width = state_dict["patch_embed.proj.weight"].shape
         positions = state_dict["pos_embed"].shape[1] - 1
@@ -228,7 +229,7 @@ def _architecture(
         raise CheckpointError(f"not a TimeSformer classifier: {error} is missing") from error
     side = isqrt(positions)
     if side**2 != positions:
-        raise CheckpointError(f"the {positions} position embeddings form no square grid")
+        raise CheckpointError(f"the {positions} position embeddings do not form a square grid")
     attention_type: AttentionType = "space_only"
     if "time_embed" in state_dict:
         frames = state_dict["time_embed"].shape[1]
@@ -253,12 +254,12 @@ def _architecture(
 
 
 def _heads(dim: int, num_heads: int | None) -> int:
-    """Return how many heads a width of `dim` has; shapes alone do not tell."""
+    """Return the number of heads for a width of `dim`; the shapes do not determine it."""
     if num_heads is None:
         if dim % HEAD_DIM:
             raise CheckpointError(
-                f"the checkpoint does not tell its number of heads, and its width {dim} is no "
-                f"multiple of {HEAD_DIM}: give num_heads"
+                f"the checkpoint does not state its number of heads, and its width {dim} is not a "
+                f"multiple of {HEAD_DIM}: pass num_heads"
             )
         return dim // HEAD_DIM
     if num_heads < 1 or dim % num_heads:

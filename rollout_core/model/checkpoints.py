@@ -1,4 +1,4 @@
-"""Checkpoints → models that are ready to run, and back."""
+"""Load checkpoints as models that are ready to run, and save models."""
 
 import json
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from rollout_core.model.timesformer import TimeSformer
 MOVING_SHAPES_PATH = Path(__file__).parents[1] / "demo" / "moving-shapes.safetensors"
 
 NAMED_KEYS = 6
-"""How many keys of a kind an error names."""
+"""An error message lists at most this many parameter names of each kind."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to run, what it expects, and the SHA-256 of its weight files."""
+    """A model that is ready to run, its spec, and the SHA-256 of its weight files."""
 
     model: TimeSformer
     spec: ModelSpec
@@ -36,15 +36,16 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> TimeSformer:
-    """Load a model, ready to evaluate.
+    """Load a model in evaluation mode, without gradients.
 
     Args:
-        source: a published `.pyth` file, a Hugging Face folder or hub id, or our safetensors.
-        num_heads: needed where neither the source says it nor the width is a multiple of 64.
-        dtype: of the parameters; float32 unless given.
+        source: a published `.pyth` file, a Hugging Face folder or hub id, or this project's
+            safetensors file.
+        num_heads: required if the source does not state it and its width is not a multiple of 64.
+        dtype: of the parameters; default float32.
     Raises:
-        CheckpointError: the source cannot be read, does not fit together, or leaves the number
-            of heads open.
+        CheckpointError: the source cannot be read, its parameters do not fit the model, or the
+            number of heads is unknown.
     """
     return _build(read_checkpoint(source, num_heads), device, dtype)
 
@@ -57,16 +58,16 @@ def open_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> LoadedModel:
-    """Load a model together with its spec: the table's if `name` is in it, else the source's own.
+    """Load a model with its spec: from `SPECS` if it has `name`, otherwise from the source.
 
-    The attention's type, the patches and the depth are always those of the source.
+    Attention type, patch size and depth always come from the source.
 
     Args:
-        source: as for `load_model`; may be left out for "moving-shapes", which is built in.
-        sha256: what `LoadedModel.sha256` must be; nothing of any other file is parsed.
+        source: as for `load_model`; optional for "moving-shapes", which is built in.
+        sha256: the expected `LoadedModel.sha256`; a source with another digest is not parsed.
     Raises:
-        CheckpointError: as `load_model`, or the source is not the one with that digest, or the
-            spec is of another number of classes, or of a size that the patches do not fill.
+        CheckpointError: as for `load_model`; or the digest differs; or the spec has another
+            number of classes than the source, or an input size that the patches do not fill.
     """
     if source is None:
         if name != MOVING_SHAPES.name:
@@ -80,7 +81,7 @@ def open_model(
         )
     if spec.height % spec.patch_height or spec.width % spec.patch_width:
         raise CheckpointError(
-            f"{name} takes {spec.width}×{spec.height} pixels, which patches of "
+            f"{name} expects {spec.width}×{spec.height} pixels, which patches of "
             f"{spec.patch_width}×{spec.patch_height} do not fill"
         )
     return LoadedModel(
@@ -91,7 +92,7 @@ def open_model(
 def save_model(
     path: Path, model: TimeSformer, spec: ModelSpec, *, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write `model` as safetensors, with its architecture and its spec in the metadata."""
+    """Write `model` as a safetensors file with its architecture and spec in the metadata."""
     state_dict = {
         name: tensor.detach().to("cpu", dtype).contiguous()
         for name, tensor in model.state_dict().items()
@@ -126,7 +127,7 @@ def _check_keys(*, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
         if found[key].shape != expected[key].shape
     ]
     complaints = [
-        f"{kind}: {_some(keys)}"
+        f"{kind}: {_first_few(keys)}"
         for kind, keys in (
             ("missing", sorted(missing)),
             ("extra", sorted(extra)),
@@ -138,15 +139,15 @@ def _check_keys(*, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
         raise CheckpointError(f"the parameters do not fit the model; {'; '.join(complaints)}")
 
 
-def _some(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     more = len(names) - NAMED_KEYS
     return ", ".join(names[:NAMED_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
-    """Return the table's spec for `name`, or one made of what the checkpoint says of itself.
+    """Return the spec in `SPECS` for `name`, or else one made from the checkpoint's metadata.
 
-    What the parameters themselves tell, they tell best.
+    The architecture read from the parameters overrides both.
     """
     a = checkpoint.architecture
     structure = {

@@ -1,7 +1,7 @@
-"""The published models: what each expects of its input, and what it was reported to reach.
+"""The known models: the input that each one expects, and its reported accuracy.
 
-Sources: Bertasius, Wang & Torresani 2021, arXiv:2102.05095, its tables 5, 6 and 8 and the model
-zoo of its release. Every published model has divided space-time attention, patches of 16×16
+Sources: Bertasius, Wang & Torresani 2021, arXiv:2102.05095, tables 5, 6 and 8, and the model zoo
+of its release. Every published model has divided space-time attention, patches of 16×16
 pixels, and weights under CC BY-NC 4.0, which forbids commercial use.
 """
 
@@ -15,7 +15,7 @@ from rollout_core.errors import InvalidRequest, UnknownModel
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 SAMPLING_RATE_HZ = 30.0
-"""Frame rate in which a stride is counted: Kinetics was decoded at 30 frames a second."""
+"""Strides are counted in frames at this rate: Kinetics was decoded at 30 frames per second."""
 
 SSV2_CLIP_SECONDS = 4.0
 """About the mean length of a Something-Something video; see `ModelSpec.clip_seconds`."""
@@ -26,21 +26,21 @@ Triple = tuple[float, float, float]
 
 
 class ModelSpec(BaseModel):
-    """What a model expects of a clip, and where it comes from.
+    """What input a model expects, which classes it has, and where it comes from.
 
     Attributes:
-        frames: frames of a clip.
-        stride: of `strided` sampling, in frames of `SAMPLING_RATE_HZ`.
-        sampling: the sampling it was trained with.
-        clip_seconds: what one clip covers: `frames × stride` at 30 Hz, or, for a model that saw
-            whole videos, the usual length of those. `clips: "tile"` cuts a span into such pieces.
-        height, width: of the input, in pixels.
-        patch_height, patch_width: of a patch, in pixels.
+        frames: number of frames in a clip.
+        stride: distance of frames in `strided` sampling, in frames at `SAMPLING_RATE_HZ`.
+        sampling: the sampling used in training; the default for requests.
+        clip_seconds: seconds covered by one clip: `frames × stride` at 30 Hz. For a model trained
+            on whole videos: their typical length. `clips: "tile"` cuts a span into such pieces.
+        height, width: size of the input, in pixels.
+        patch_height, patch_width: size of a patch, in pixels.
         depth: number of layers.
-        mean, std: per channel, of pixels scaled to 0 to 1.
-        channel_order: order of the channels in the tensor that the model sees.
-        label_set: a file under `labels/`, without its suffix, if there is one.
-        labels: the names themselves, for a model that brings its own.
+        mean, std: normalisation per channel, for pixels scaled to 0 to 1.
+        channel_order: order of the channels in the model's input tensor.
+        label_set: name of a file under `labels/`, without suffix; None if there is none.
+        labels: the class names themselves, for a model without a file under `labels/`.
         top1: reported accuracy on the data set's validation videos, in percent.
     """
 
@@ -74,11 +74,11 @@ class ModelSpec(BaseModel):
         return self.frames, self.height // self.patch_height, self.width // self.patch_width
 
     def label(self, index: int) -> str:
-        """Return the name of class `index`, or "class N" where none is known."""
+        """Return the name of class `index`, or "class N" if its name is not known."""
         return self._names[index] if index < len(self._names) else f"class {index}"
 
     def class_index(self, target: int | str) -> int:
-        """Return the index of a class that is given by index, as a number or in digits, or label.
+        """Return the index of a class given as an integer, as digits, or as a label.
 
         Raises:
             InvalidRequest: the model has no such class.
@@ -90,7 +90,7 @@ class ModelSpec(BaseModel):
 
     @property
     def _indices(self) -> dict[str, int]:
-        """Indices by their digits and by label; a label goes first."""
+        """Map digits and labels to indices; a label takes precedence over digits."""
         digits = {str(index): index for index in range(self.classes)}
         return digits | {label: index for index, label in enumerate(self._names)}
 
@@ -100,15 +100,15 @@ class ModelSpec(BaseModel):
 
 
 def spec_of(name: str) -> ModelSpec:
-    """Return the spec of a model of the table.
+    """Return the spec of a model in `SPECS`.
 
     Raises:
-        UnknownModel: the table has no such name.
+        UnknownModel: `SPECS` has no such name.
     """
     try:
         return SPECS[name]
     except KeyError:
-        raise UnknownModel(f"no spec is known for {name!r}; known: {', '.join(SPECS)}") from None
+        raise UnknownModel(f"no model is named {name!r}; known: {', '.join(SPECS)}") from None
 
 
 @cache
@@ -127,7 +127,7 @@ def _strided(
     label_set: str | None = None,
     top1: float | None = None,
 ) -> ModelSpec:
-    """Describe a model trained on clips of equally spaced frames from longer videos."""
+    """Return the spec of a model trained on clips of equally spaced frames of longer videos."""
     return ModelSpec(
         name=name,
         frames=frames,
@@ -142,7 +142,7 @@ def _strided(
 
 
 def _ssv2(name: str, *, frames: int, size: int, top1: float) -> ModelSpec:
-    """Describe a Something-Something model: frames from the whole video, channels as OpenCV's."""
+    """Return the spec of a Something-Something model: uniform sampling, channels in BGR order."""
     return ModelSpec(
         name=name,
         frames=frames,

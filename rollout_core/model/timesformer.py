@@ -3,10 +3,9 @@
 Source: Bertasius, Wang & Torresani 2021, "Is Space-Time Attention All You Need for Video
 Understanding?", arXiv:2102.05095. Parameter names are those of the published checkpoints.
 
-Tokens travel as `b g n c`: `g` groups of tokens that attend to one another, token 0 of each
-group being its copy of the classification token. Divided and space-only attention have one
-group a frame (`g = t`, `n = 1 + p`); joint attention has a single group (`g = 1`,
-`n = 1 + t p`).
+Tokens have the shape `b g n c`: `g` groups whose `n` tokens attend to one another. Token 0 of each
+group is a copy of the classification token. Divided and space-only attention have one group per
+frame (`g = t`, `n = 1 + p`); joint attention has a single group (`g = 1`, `n = 1 + t p`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from timm.layers import Mlp, PatchEmbed
 from torch import Tensor, nn
 
 FUSED_ON_CPU_FROM_TOKENS = 512
-"""Length of a sequence from which the fused kernel is the faster one on a CPU, too."""
+"""From this sequence length on, the fused kernel is faster on a CPU too."""
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 Axis = Literal["time", "group"]
@@ -29,7 +28,7 @@ Axis = Literal["time", "group"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a state_dict needs to become a model. Sizes are in pixels."""
+    """Hyperparameters of a network, enough to build it for a state_dict. Sizes are in pixels."""
 
     attention_type: AttentionType
     frames: int
@@ -53,18 +52,18 @@ class Architecture:
 
 @dataclass(frozen=True)
 class AttentionStep:
-    """How one attention and the skip connection around it made tokens out of tokens.
+    """Inputs, outputs and intermediate results of one attention and its skip connection.
 
-    `outputs = inputs + projection(attention @ values)`, heads joined, within each of `s`
-    sequences. Where `shares_cls` (divided attention within frames), token 0 of every sequence is
-    a copy of one token, and its update is the mean over the sequences.
+    `outputs = inputs + projections(attention @ values)`, heads joined, in each of `s` sequences.
 
     Attributes:
-        axis: what a sequence runs along: "time" at one location, or a "group" of tokens.
+        axis: a sequence holds either the "time" steps of one location, or one "group" of tokens.
         attention: `b s head q k`.
         values: `b s head k c`.
-        inputs, outputs: `b s q c`, all heads' channels.
-        projections: the linear layers that the joined heads pass, in their order.
+        inputs, outputs: `b s q c`, with the channels of all heads.
+        projections: the linear layers applied to the joined heads, in order.
+        shares_cls: True for divided attention within frames: token 0 of every sequence is a copy
+            of one token, and its update is the mean over the sequences.
     """
 
     axis: Axis
@@ -77,7 +76,7 @@ class AttentionStep:
 
 
 AttentionHook = Callable[[AttentionStep], None]
-"""Called with each attention of a layer while the forward runs."""
+"""Called during the forward with each attention step of a layer."""
 
 
 class Attention(nn.Module):
@@ -93,7 +92,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each of the `s` sequences of `b s q c`."""
         q, k, v = self._split(x)
-        # On a CPU the fused kernel gains little for short sequences in float32, and loses in
+        # On a CPU, for short sequences, the fused kernel gains little in float32 and is slower in
         # bfloat16: tests/benchmarks/attention.py measures both.
         if x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS:
             out = F.scaled_dot_product_attention(q, k, v)
@@ -101,10 +100,10 @@ class Attention(nn.Module):
             out = _softmax(q, k) @ v
         return self._join(out, b=len(x))
 
-    def watched(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Do as `forward`, and also return the attention, `b s head q k`, and the values.
+    def forward_with_attention(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` returns, the attention `b s head q k` and the values.
 
-        The fused kernel does not show its softmax, so it is never used here.
+        The fused kernel does not return its softmax, so it is never used here.
         """
         q, k, v = self._split(x)
         attention = rearrange(_softmax(q, k), "(b s) head q k -> b s head q k", b=len(x))
@@ -113,7 +112,7 @@ class Attention(nn.Module):
         return self._join(out, b=len(x)), attention, values
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, `(b s) head n c` each."""
+        """Return queries, keys and values, each `(b s) head n c`."""
         pattern = "b s n (three head c) -> three (b s) head n c"
         q, k, v = rearrange(self.qkv(x), pattern, three=3, head=self.heads)
         return q, k, v
@@ -123,21 +122,10 @@ class Attention(nn.Module):
         return update
 
 
-def average_cls(tokens: Tensor) -> Tensor:
-    """Replace token 0 of each of the `s` sequences of `b s n c` by its mean over them."""
-    cls = reduce(tokens[:, :, :1], "b s 1 c -> b 1 1 c", "mean")
-    return torch.cat([cls.expand_as(tokens[:, :, :1]), tokens[:, :, 1:]], dim=2)
-
-
-def _softmax(q: Tensor, k: Tensor) -> Tensor:
-    scores: Tensor = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
-    return scores.softmax(dim=-1)
-
-
 class Block(nn.Module):
     """One layer: attention over time (divided only), attention within each group, MLP.
 
-    While `tap` is set, it is shown every attention of the layer.
+    While `tap` is set, it is called with every attention step of the layer.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -163,7 +151,7 @@ class Block(nn.Module):
         return x + hidden
 
     def _attend_over_time(self, x: Tensor) -> Tensor:
-        """Let each location's patches see one another; the classification token takes no part."""
+        """Attend among the patches of each location; the classification token takes no part."""
         inputs = rearrange(x[:, :, 1:], "b t p c -> b p t c")
         outputs = self._mix(
             "time", inputs, self.temporal_norm1(inputs), self.temporal_attn, self.temporal_fc
@@ -171,16 +159,16 @@ class Block(nn.Module):
         return torch.cat([x[:, :, :1], rearrange(outputs, "b p t c -> b t p c")], dim=2)
 
     def _attend_within_groups(self, x: Tensor) -> Tensor:
-        """Let each group's tokens see one another; copies of one cls token stay the same."""
+        """Attend among the tokens of each group; copies of one cls token stay equal."""
         return self._mix("group", x, self.norm1(x), self.attn)
 
     def _mix(
         self, axis: Axis, inputs: Tensor, normed: Tensor, attention: Attention, *then: nn.Linear
     ) -> Tensor:
-        """Attend within each sequence of `b s n c`, and add the update to the inputs."""
+        """Attend within each sequence of `b s n c` and add the update to the inputs."""
         shares_cls = self.divided and axis == "group"
         if self.tap:
-            update, seen, values = attention.watched(normed)
+            update, softmax, values = attention.forward_with_attention(normed)
         else:
             update = attention(normed)
         for layer in then:
@@ -190,12 +178,12 @@ class Block(nn.Module):
         outputs = inputs + update
         if self.tap:
             projections = (attention.proj, *then)
-            self.tap(AttentionStep(axis, seen, values, inputs, outputs, projections, shares_cls))
+            self.tap(AttentionStep(axis, softmax, values, inputs, outputs, projections, shares_cls))
         return outputs
 
 
 class TimeSformer(nn.Module):
-    """A clip classifier. `architecture` says what the parameters were made for."""
+    """A clip classifier. `architecture` holds the sizes that the parameters were trained with."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -220,22 +208,26 @@ class TimeSformer(nn.Module):
         """Classify clips.
 
         Args:
-            clips: `b c t H W`, normalised RGB or BGR as the checkpoint expects. `t`, `H` and
-                `W` may differ from the architecture's: its embeddings are then resized.
+            clips: `b c t H W`, normalised, RGB or BGR as the checkpoint expects. `t`, `H` and `W`
+                may differ from the architecture's: the embeddings are then resized.
         Returns:
             Logits, `b k`.
         """
         return self.classify(self.encode(clips))
 
     def encode(self, clips: Tensor) -> Tensor:
-        """Turn pixels, `b c t H W`, into the last layer's tokens, `b g n c`."""
+        """Return the last layer's tokens, `b g n c`, for pixels, `b c t H W`."""
         x = self.embed(clips)
         for block in self.layers:
             x = block(x)
         return x
 
     def grid_of(self, clips: Tensor) -> tuple[int, int, int]:
-        """Return the patch grid `(t, h, w)` that `clips`, `b c t H W`, is cut into."""
+        """Return the patch grid `(t, h, w)` of `clips`, `b c t H W`.
+
+        Raises:
+            ValueError: the patches do not fill the frames.
+        """
         _, _, t, height, width = clips.shape
         a = self.architecture
         if height % a.patch_height or width % a.patch_width:
@@ -246,7 +238,7 @@ class TimeSformer(nn.Module):
         return t, height // a.patch_height, width // a.patch_width
 
     def embed(self, clips: Tensor) -> Tensor:
-        """Turn pixels, `b c t H W`, into the first layer's tokens, `b g n c`."""
+        """Return the first layer's input tokens, `b g n c`, for pixels, `b c t H W`."""
         t, h, w = self.grid_of(clips)
         patches = self.patch_embed(rearrange(clips, "b c t H W -> (b t) c H W"))  # (b t) p c
         cls_position, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
@@ -261,10 +253,35 @@ class TimeSformer(nn.Module):
         return torch.cat([cls, patches], dim=2)
 
     def classify(self, tokens: Tensor) -> Tensor:
-        """Turn the last layer's tokens, `b g n c`, into logits, `b k`."""
+        """Return logits, `b k`, for the last layer's tokens, `b g n c`."""
         cls = reduce(tokens[:, :, 0], "b g c -> b c", "mean")
         logits: Tensor = self.head(self.norm(cls))
         return logits
+
+
+@contextmanager
+def watch(blocks: Iterable[Block], tap: AttentionHook) -> Iterator[None]:
+    """Call `tap` with every attention step of these layers until the context ends."""
+    watched: list[Block] = []
+    try:
+        for block in blocks:
+            watched.append(block)
+            block.tap = tap
+        yield
+    finally:
+        for block in watched:
+            block.tap = None
+
+
+def average_cls(tokens: Tensor) -> Tensor:
+    """Replace token 0 of each sequence of `b s n c` by its mean over the `s` sequences."""
+    cls = reduce(tokens[:, :, :1], "b s 1 c -> b 1 1 c", "mean")
+    return torch.cat([cls.expand_as(tokens[:, :, :1]), tokens[:, :, 1:]], dim=2)
+
+
+def _softmax(q: Tensor, k: Tensor) -> Tensor:
+    scores: Tensor = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1)
 
 
 def _resize_grid(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -281,17 +298,3 @@ def _resize(times: Tensor, frames: int) -> Tensor:
         return times
     line = rearrange(times, "1 t c -> 1 c t")
     return rearrange(F.interpolate(line, size=frames, mode="nearest"), "1 c t -> 1 t c")
-
-
-@contextmanager
-def watch(blocks: Iterable[Block], tap: AttentionHook) -> Iterator[None]:
-    """Show `tap` every attention of these layers while they run."""
-    watched: list[Block] = []
-    try:
-        for block in blocks:
-            watched.append(block)
-            block.tap = tap
-        yield
-    finally:
-        for block in watched:
-            block.tap = None

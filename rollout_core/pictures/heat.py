@@ -1,4 +1,4 @@
-"""Relevance as heat over time: one map between 0 and 1 for every moment of a video."""
+"""Heat maps: relevance scaled to 0..1 and interpolated in time, and the colours to draw it with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,25 @@ from numpy.typing import NDArray
 
 from rollout_core.errors import InvalidRequest
 
+Table = NDArray[np.uint8]
+Matrix = Literal["bt601", "bt709", "bt2020"]
+"""How a video stores colours as luma and chroma."""
+
+LUMA: Mapping[Matrix, tuple[float, float]] = MappingProxyType(
+    {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+)
+"""Weights of red and blue in luma. Sources: ITU-R BT.601, BT.709, BT.2020."""
+
 
 @dataclass(frozen=True)
 class HeatTrack:
-    """The heat maps of the frames that were sampled, each frame once.
+    """The heat maps of the sampled frames, one per distinct frame.
 
     Attributes:
         frame_index: int64 `n`, increasing.
         pts_seconds: float64 `n`, increasing.
-        heat: float32 `n h w`, from 0 to 1.
-        share: float64 `n`, of all relevance; sums to 1.
+        heat: float32 `n h w`, 0 to 1.
+        share: float64 `n`, each frame's share of all relevance; sums to 1.
     """
 
     frame_index: NDArray[np.int64]
@@ -29,7 +38,7 @@ class HeatTrack:
     share: NDArray[np.float64]
 
     def at(self, seconds: float) -> NDArray[np.float32]:
-        """Return the heat map `h w` at a moment: linear in time between frames, constant beyond."""
+        """Return the heat map, `h w`: linear in time between frames, constant outside."""
         after = int(np.searchsorted(self.pts_seconds, seconds))
         if after == 0:
             return np.asarray(self.heat[0])
@@ -46,10 +55,14 @@ def heat_track(
     pts_seconds: NDArray[np.float64],
     frame_index: NDArray[np.int64],
 ) -> HeatTrack:
-    """Scale relevance `clip t h w` to 0..1 by its minimum and maximum over the whole video.
+    """Scale relevance to 0..1 by its minimum and maximum over the whole video.
 
-    A frame that was sampled more than once has the mean of its maps, and the sum of its shares.
-    Maps that are the same everywhere have no heat.
+    A frame that was sampled more than once gets the mean of its maps and the sum of its shares.
+    If all relevance is equal, all heat is 0.
+
+    Args:
+        relevance: `clip t h w`.
+        pts_seconds, frame_index: `clip t`, of the sampled frames.
     """
     maps = relevance.reshape(-1, *relevance.shape[2:]).astype(np.float64)
     indices, first, inverse, counts = np.unique(
@@ -70,23 +83,11 @@ def heat_track(
     )
 
 
-Matrix = Literal["bt601", "bt709", "bt2020"]
-
-
-Table = NDArray[np.uint8]
-
-
-LUMA: Mapping[Matrix, tuple[float, float]] = MappingProxyType(
-    {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
-)
-"""Shares of red and of blue in luma. Sources: ITU-R BT.601, BT.709, BT.2020."""
-
-
 def check_colormap(name: str) -> None:
-    """Refuse a colormap that does not exist.
+    """Check that a colormap of this name exists.
 
     Raises:
-        InvalidRequest: there is none of this name.
+        InvalidRequest: no colormap has this name.
     """
     rgb_table(name)
 
@@ -95,17 +96,17 @@ def rgb_table(name: str) -> Table:
     """Return a colormap, uint8 `256 c`, RGB.
 
     Raises:
-        InvalidRequest: there is none of this name.
+        InvalidRequest: no colormap has this name.
     """
     try:
         colours = Colormap(name).lut(256)[:, :3]
     except ValueError as error:
-        raise InvalidRequest(f"no colormap is known by the name {name!r}") from error
+        raise InvalidRequest(f"no colormap is named {name!r}") from error
     return _rounded(255 * colours)
 
 
 def yuv_table(rgb: Table, matrix: Matrix) -> Table:
-    """Return colours `256 c` as Y, U and V of 8 bits and limited range, uint8 `256 c`."""
+    """Convert RGB colours, uint8 `256 c`, to 8-bit limited-range Y, U and V, uint8 `256 c`."""
     kr, kb = LUMA[matrix]
     red, green, blue = np.moveaxis(rgb / 255.0, -1, 0)
     luma = kr * red + (1 - kr - kb) * green + kb * blue
@@ -115,9 +116,10 @@ def yuv_table(rgb: Table, matrix: Matrix) -> Table:
 
 
 def alpha_table(opacity: float) -> Table:
-    """Return how opaque each heat is drawn, uint8 `256`: from nothing up to `opacity`."""
+    """Return the alpha for each heat value, uint8 `256`: linear from 0 to 255 × `opacity`."""
     return _rounded(opacity * np.arange(256.0))
 
 
 def _rounded(values: NDArray[np.float64]) -> Table:
+    """Round to uint8."""
     return np.asarray(np.rint(values), dtype=np.uint8)

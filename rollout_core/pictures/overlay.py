@@ -1,4 +1,4 @@
-"""Writes the overlay video: the source's frames and times, with the heat maps painted on."""
+"""Writes the overlay video: the source's frames and timestamps, with heat maps blended in."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,24 +20,61 @@ from rollout_core.pictures.heat import HeatTrack, Matrix, alpha_table, rgb_table
 from rollout_core.video.clips import Crop
 from rollout_core.video.decoder import Decoder, Frame
 
-Plane = NDArray[np.uint8]
-
-
-Planes = list[Plane]
-"""Y, U and V, each `H W`; U and V at half size."""
-
-
 ENCODER = "libx264"
 ENCODER_OPTIONS = {"preset": "superfast", "crf": "22", "bf": "0"}
-"""Without B-frames packets leave in the order of display, each with its own frame's duration."""
+"""Without B-frames, packets come in display order, each with the duration of its own frame."""
 
 ENCODER_THREADS = 4
 MAX_TICKS_PER_SECOND = 1_000_000
 UNSPECIFIED_COLORSPACE = 2
 
+HD_HEIGHT = 720
+"""Players assume BT.709 for untagged videos of at least this height, and BT.601 below it."""
+
+COLORSPACES: dict[int, Matrix] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
+"""FFmpeg's `AVColorSpace` → the matrix."""
+
+CONVERSIONS: dict[Matrix, Colorspace] = {
+    "bt601": Colorspace.ITU601,
+    "bt709": Colorspace.ITU709,
+    "bt2020": Colorspace.BT2020,
+}
+
+BLACK = (16, 128, 128)
+"""Y, U and V of black in limited range."""
+
+SUBSAMPLING = (1, 2, 2)
+"""Frame pixels per pixel of the Y, U and V planes, horizontally and vertically."""
+
+Plane = NDArray[np.uint8]
+Planes = list[Plane]
+"""Y, U and V, each `H W`; U and V at half size."""
+
+
+@contextmanager
+def write_overlay(
+    path: Path,
+    decoder: Decoder,
+    first: Frame,
+    *,
+    overlay: Overlay,
+    crop: Crop,
+    track: HeatTrack,
+) -> Iterator[Callable[[Frame], None]]:
+    """Write an MP4 whose index precedes its frames. Call the yielded function for every frame.
+
+    Args:
+        decoder, first: the source and its first frame.
+        crop: where the heat maps are drawn; the rest is dimmed.
+    """
+    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        writer = OverlayWriter(container, decoder, first, overlay=overlay, crop=crop, track=track)
+        yield writer.write
+        writer.finish()
+
 
 class OverlayWriter:
-    """Draws and encodes a video's frames; one is kept back until the next tells its duration."""
+    """Draws and encodes frames. A frame is encoded when the next one determines its duration."""
 
     def __init__(
         self,
@@ -49,7 +86,7 @@ class OverlayWriter:
         crop: Crop,
         track: HeatTrack,
     ) -> None:
-        """Prepare a video that looks like `first`, the source's first frame."""
+        """Set up the encoder for the size and colours of `first`, the source's first frame."""
         self._track = track
         self._doubled = overlay.layout == "side_by_side"
         self._width, self._height = (_even(size) for size in first.displayed_size)
@@ -70,7 +107,7 @@ class OverlayWriter:
         self._pending = self._draw(frame)
 
     def finish(self) -> None:
-        """Encode what is kept back; without it the video has no end."""
+        """Encode the pending frame and flush the encoder. Must be called last."""
         if self._pending is not None:
             ticks = round((self._pending.duration or self._period_ticks) * self._scale)
             self._encode_pending(self._begin_ticks + max(ticks, 1))
@@ -100,7 +137,7 @@ class OverlayWriter:
         return stream
 
     def _draw(self, frame: Frame) -> VideoFrame:
-        """Return the frame painted, with its time and, if the source tells it, its duration."""
+        """Return the drawn frame with its timestamp and, if the source states it, its duration."""
         source = planes_of(frame, self._width, self._height, self._matrix)
         picture = VideoFrame(self._stream.width, self._stream.height, "yuv420p")
         target = views(picture)
@@ -122,57 +159,8 @@ class OverlayWriter:
         self._pending = None
 
 
-@contextmanager
-def write_overlay(
-    path: Path,
-    decoder: Decoder,
-    first: Frame,
-    *,
-    overlay: Overlay,
-    crop: Crop,
-    track: HeatTrack,
-) -> Iterator[Callable[[Frame], None]]:
-    """Make an MP4 whose index stands before its pictures; call what is yielded for every frame."""
-    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        writer = OverlayWriter(container, decoder, first, overlay=overlay, crop=crop, track=track)
-        yield writer.write
-        writer.finish()
-
-
-def _even(size: int) -> int:
-    """Return the size without its odd pixel: 4:2:0 has half as many rows and columns of colour."""
-    return max(2, size - size % 2)
-
-
-def _right_halves(planes: Planes) -> Planes:
-    return [plane[:, plane.shape[1] // 2 :] for plane in planes]
-
-
-HD_HEIGHT = 720
-"""From this height on, players take untagged colours for BT.709, below for BT.601."""
-
-
-COLORSPACES: dict[int, Matrix] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
-"""FFmpeg's `AVColorSpace` → the matrix that it names."""
-
-
-CONVERSIONS: dict[Matrix, Colorspace] = {
-    "bt601": Colorspace.ITU601,
-    "bt709": Colorspace.ITU709,
-    "bt2020": Colorspace.BT2020,
-}
-
-
-BLACK = (16, 128, 128)
-"""Of Y, U and V in limited range."""
-
-
-SUBSAMPLING = (1, 2, 2)
-"""Pixels of the frame for one of the plane, each way."""
-
-
 class Painter:
-    """Paints heat maps inside a crop, and dims what is outside."""
+    """Blends heat maps into the crop of a frame, and dims the rest of the frame."""
 
     def __init__(self, overlay: Overlay, crop: Crop, matrix: Matrix) -> None:
         self._crop = crop
@@ -180,7 +168,7 @@ class Painter:
         self._alpha = alpha_table(overlay.opacity).tolist()
 
     def paint(self, source: Planes, target: Planes, heat: NDArray[np.float32]) -> None:
-        """Draw `source` with `heat`, `h w` from 0 to 1, into `target`."""
+        """Write `source` blended with `heat`, float32 `h w`, 0 to 1, into `target`."""
         small = Image.fromarray(np.asarray(np.rint(255 * heat), dtype=np.uint8))
         maps: dict[int, tuple[Image.Image, Image.Image]] = {}
         for channel, scale in enumerate(SUBSAMPLING):
@@ -195,7 +183,7 @@ class Painter:
                 drawn[inside] = self._blend(part, *maps[scale], channel)
 
     def _grown(self, heat: Image.Image, scale: int, inside: tuple[slice, slice]) -> Image.Image:
-        """Scale the heat map to the plane's part of the crop, which may lack the crop's edges."""
+        """Scale the heat map to `inside`, which may be smaller than the crop at its edges."""
         crop, (rows, columns) = self._crop, inside
         left, right = (
             (edge * scale - crop.x) * heat.width / crop.width
@@ -208,21 +196,22 @@ class Painter:
         return heat.resize(size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
     def _blend(self, part: Plane, heat: Image.Image, alpha: Image.Image, channel: int) -> Plane:
+        """Return a part of a plane blended with the colours of the heat."""
         colour = heat.point(self._colours[:, channel].tolist())
         below = Image.fromarray(np.ascontiguousarray(part))
         return np.asarray(Image.composite(colour, below, alpha))
 
 
 def matrix_of(picture: VideoFrame, height: int) -> Matrix:
-    """Return the matrix by which a frame's colours are stored, guessed as players do."""
+    """Return the colour matrix of a frame: its tag, or what players assume for its `height`."""
     guess: Matrix = "bt709" if height >= HD_HEIGHT else "bt601"
     return COLORSPACES.get(picture.colorspace, guess)
 
 
 def planes_of(frame: Frame, width: int, height: int, matrix: Matrix) -> Planes:
-    """Return a frame as displayed, cut to an even `width` × `height`, in limited range.
+    """Return the planes of the displayed frame, `width` × `height` (both even), in limited range.
 
-    A frame one pixel larger loses that pixel; one of any other size is scaled.
+    A frame that is one pixel larger is cut; a frame of any other size is scaled.
     """
     picture = frame.picture
     spare = {now - then for now, then in zip(frame.displayed_size, (width, height), strict=True)}
@@ -248,6 +237,16 @@ def views(picture: VideoFrame) -> Planes:
         np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width]
         for plane in picture.planes
     ]
+
+
+def _even(size: int) -> int:
+    """Round down to an even number, at least 2: 4:2:0 halves rows and columns of chroma."""
+    return max(2, size - size % 2)
+
+
+def _right_halves(planes: Planes) -> Planes:
+    """Return the right half of each plane."""
+    return [plane[:, plane.shape[1] // 2 :] for plane in planes]
 
 
 def _inside(crop: Crop, scale: int, shape: tuple[int, ...]) -> tuple[slice, slice]:

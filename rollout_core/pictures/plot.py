@@ -1,4 +1,4 @@
-"""Draws a class's probability while patches go and come: the picture of a `Faithfulness`."""
+"""Plots a `Faithfulness`: a class's probability while patches are deleted or inserted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ FILL_NAMES: dict[Fill, str] = {
     "mean": "missing patches of mean colour",
     "still": "missing patches held still",
 }
-TITLE_CHARACTERS = 90  # that fit on a line
+TITLE_CHARACTERS = 90  # per line
 
 
 def plot_faithfulness(faithfulness: Faithfulness, path: Path) -> None:
-    """Write a PNG: one row a fill, deletion on the left and insertion on the right."""
+    """Write a PNG with one row per fill: deletion on the left, insertion on the right."""
     rows = len(faithfulness.fills)
     size = WIDTH_INCHES, FRAME_INCHES + rows * ROW_INCHES
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
@@ -46,20 +46,21 @@ def plot_faithfulness(faithfulness: Faithfulness, path: Path) -> None:
 
 
 def _draw_fill(left: Axes, right: Axes, scored: FillFaithfulness) -> None:
+    """Draw deletion and insertion for one fill."""
     name = FILL_NAMES[scored.fill]
     most, least = scored.most_first_deleted, scored.least_first_deleted
     at_random = np.array(scored.random_deleted)
     left.set_title(f"Deletion, {name}\n{_areas(scored.deletion)}", loc="left", fontsize="medium")
     _draw(left, most, least, at_random)
     right.set_title(f"Insertion, {name}\n{_areas(scored.insertion)}", loc="left", fontsize="medium")
-    # What is deleted last is inserted first.
+    # The insertion curve is the deletion curve of the reverse order, read backwards.
     _draw(right, least[::-1], most[::-1], at_random[:, ::-1])
 
 
 def _draw(
     panel: Axes, most: Sequence[float], least: Sequence[float], at_random: NDArray[np.float64]
 ) -> None:
-    """Draw three curves; the shade is the range of the random ones, `order steps+1`."""
+    """Draw three curves, and shade the range of the random ones, `order steps+1`."""
     share = np.linspace(0, 1, len(most))
     panel.fill_between(
         share, at_random.min(axis=0), at_random.max(axis=0), color=RANDOM, alpha=0.25, linewidth=0
@@ -75,6 +76,7 @@ def _draw(
 
 
 def _areas(scores: OrderScores) -> str:
+    """Return the areas under the curves as a subtitle."""
     return (
         f"area: most {scores.most_first:.2f}, least {scores.least_first:.2f}, "
         f"random {scores.random_mean:.2f} ± {scores.random_std:.2f}"

@@ -1,4 +1,4 @@
-"""Relevance in, pictures out: the overlay video and the contact sheet, in one pass."""
+"""Renders relevance as the overlay video and the contact sheet in one pass over the video."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,13 +30,13 @@ def render(
     progress: Callable[[int, int], None],
     heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
-    """Draw a video's relevance into `folder`: `sheet.png`, and `overlay.mp4` unless it is None.
+    """Write `sheet.png` and, unless `overlay` is None, `overlay.mp4` into `folder`.
 
     Args:
         pts_seconds, frame_index: `clip t`, of the sampled frames.
-        relevance: `clip t h w`; `heat_track` says how it is scaled.
-        frames: about how many the source has.
-        progress: called after every frame with the frames done and about how many there are.
+        relevance: `clip t h w`; see `heat_track` for its scaling.
+        frames: approximate number of frames of the source.
+        progress: called after every frame with the number of frames done and the estimated total.
     Raises:
         InvalidRequest: the colormap is unknown.
         VideoError: the source cannot be used; see `decoder.open_video` and `Decoder.frames`.
@@ -51,7 +51,7 @@ def render(
         with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:
             for frame in chain((first,), decoded):
                 paint(frame)
-                collector.see(frame)
+                collector.add(frame)
                 progress(frame.index + 1, max(total, frame.index + 1))
                 if overlay is None and frame.index == last:
                     break
@@ -69,11 +69,11 @@ def render_comparison(
     path: Path,
     limits: Limits,
 ) -> None:
-    """Draw several maps of the same frames below each other, as a contact sheet at `path`.
+    """Write a contact sheet with several maps of the same frames, one row each, to `path`.
 
     Args:
         pts_seconds, frame_index, limits: as for `render`.
-        relevance: name of a row → `clip t h w`; each is scaled for itself.
+        relevance: name of a row → `clip t h w`; each row is scaled separately.
     Raises:
         InvalidRequest, VideoError: as for `render`.
     """
@@ -84,16 +84,16 @@ def render_comparison(
     collector = _Collector(tracks, crop)
     with open_video(source, limits) as decoder:
         for frame in decoder.frames():
-            collector.see(frame)
+            collector.add(frame)
             if frame.index == int(tracks[0].frame_index[-1]):
                 break
     draw_sheet(collector.columns, overlay, names=list(relevance)).save(path)
 
 
 class _Collector:
-    """Picks the frames of the sheet out of those that pass.
+    """Collects the columns of the sheet from the decoded frames.
 
-    The tracks are of the same frames; each is a row of the sheet.
+    All tracks belong to the same frames; each track is a row of the sheet.
     """
 
     def __init__(self, tracks: Sequence[HeatTrack], crop: Crop) -> None:
@@ -105,7 +105,8 @@ class _Collector:
         self._crop = crop
         self._width, self._height = thumbnail_size(crop, len(places))
 
-    def see(self, frame: Frame) -> None:
+    def add(self, frame: Frame) -> None:
+        """Add a column if the frame is one of the sheet's."""
         place = self._places.get(frame.index)
         if place is None:
             return
@@ -132,6 +133,7 @@ def _painting(
     crop: Crop,
     track: HeatTrack,
 ) -> AbstractContextManager[Callable[[Frame], None]]:
+    """Return `write_overlay`'s context, or one that ignores the frames if `overlay` is None."""
     if overlay is None:
         return nullcontext(lambda _: None)
     path = folder / OVERLAY_NAME

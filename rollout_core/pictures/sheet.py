@@ -1,4 +1,4 @@
-"""Draws the contact sheet: sampled frames above, the same frames with their heat maps below."""
+"""Draws the contact sheet: the sampled frames, and below them the same frames with heat maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from rollout_core.video.clips import Crop
 
 MAX_COLUMNS = 16
 WIDE_COLUMNS = 8
-"""Up to so many columns get the larger pictures."""
+"""A sheet of at most this many columns uses the larger pictures."""
 
 LARGE_PIXELS, SMALL_PIXELS = 208, 160
-"""Longer side of a picture, by the number of columns."""
+"""Longer side of a picture, with few and with many columns."""
 
 MARGIN, GAP, CAPTION_HEIGHT, BAR_HEIGHT = 24, 10, 28, 4
 FONT_SIZE = 15
@@ -26,11 +26,11 @@ PAPER, INK, FAINT = (255, 255, 255), (38, 42, 48), (226, 229, 233)
 
 @dataclass(frozen=True)
 class HeatMap:
-    """What one method makes of one sampled frame.
+    """One method's map of one sampled frame.
 
     Attributes:
-        heat: float32 `h w`, from 0 to 1.
-        share: of the relevance of all sampled frames, 0 to 1.
+        heat: float32 `h w`, 0 to 1.
+        share: the frame's share of the relevance of all sampled frames, 0 to 1.
     """
 
     heat: NDArray[np.float32]
@@ -42,8 +42,8 @@ class Column:
     """One sampled frame.
 
     Attributes:
-        thumbnail: uint8 `H W c`, RGB, what the model saw of it.
-        maps: one a row of the sheet.
+        thumbnail: uint8 `H W c`, RGB, the part of the frame that the model saw.
+        maps: one per row of the sheet.
     """
 
     thumbnail: NDArray[np.uint8]
@@ -51,19 +51,19 @@ class Column:
     maps: Sequence[HeatMap]
 
     def caption(self, row: int) -> str:
-        """Return the time, and the frame's share of the relevance in that row."""
+        """Return the time and the frame's share of the relevance in that row, as text."""
         return f"{self.pts_seconds:.2f} s · {100 * self.maps[row].share:.0f} %"
 
 
 def choose_columns(count: int) -> list[int]:
-    """Return which of `count` sampled frames are shown: all, or `MAX_COLUMNS` spread evenly."""
+    """Return the indices of the frames to show: all `count`, or `MAX_COLUMNS` evenly spaced."""
     if count <= MAX_COLUMNS:
         return list(range(count))
     return [int(index) for index in np.rint(np.linspace(0, count - 1, MAX_COLUMNS))]
 
 
 def thumbnail_size(crop: Crop, columns: int) -> tuple[int, int]:
-    """Return width and height of the pictures of a sheet with so many columns."""
+    """Return width and height, in pixels, of the pictures of a sheet with `columns` columns."""
     longer = LARGE_PIXELS if columns <= WIDE_COLUMNS else SMALL_PIXELS
     scale = longer / max(crop.width, crop.height)
     return max(1, round(scale * crop.width)), max(1, round(scale * crop.height))
@@ -72,9 +72,9 @@ def thumbnail_size(crop: Crop, columns: int) -> tuple[int, int]:
 def draw_sheet(
     columns: Sequence[Column], overlay: Overlay, *, names: Sequence[str] = ("",)
 ) -> Image.Image:
-    """Draw the sheet: the frames, and below them a row of heat maps for each of `names`.
+    """Draw the frames, and below them a row of heat maps for each of `names`.
 
-    The bar under a heat map is as long as its share, against the largest of its row.
+    The length of the bar under a heat map is its share relative to the largest in its row.
     """
     layout = _Layout.of(columns, names)
     sheet = Image.new("RGB", layout.size, PAPER)
@@ -97,13 +97,13 @@ def draw_sheet(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things are, in pixels.
+    """Positions on the sheet, in pixels.
 
     Attributes:
-        width, height: of a picture.
-        pitch: from one column to the next.
-        indent: of the first column, for the rows' names.
-        columns, rows: how many there are; the frames are not counted as a row.
+        width, height: size of a picture.
+        pitch: distance between columns.
+        indent: space before the first column for the names of the rows.
+        columns, rows: numbers of columns and of rows of heat maps.
     """
 
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -116,6 +116,7 @@ class _Layout:
 
     @classmethod
     def of(cls, columns: Sequence[Column], names: Sequence[str]) -> "_Layout":
+        """Return the layout for columns of equal size and the given names of rows."""
         font = ImageFont.load_default(size=FONT_SIZE)
         height, width = columns[0].thumbnail.shape[:2]
         captions = [column.caption(row) for column in columns for row in range(len(names))]
@@ -132,17 +133,18 @@ class _Layout:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Width and height of the sheet."""
         return (
             2 * MARGIN + self.indent + self.columns * self.pitch - GAP,
             2 * MARGIN + self.height + self.rows * self._row_pitch,
         )
 
     def left(self, place: int) -> int:
-        """Return where the pictures of a column begin."""
+        """Return the left edge of the pictures of a column."""
         return MARGIN + self.indent + place * self.pitch + (self.pitch - GAP - self.width) // 2
 
     def top(self, row: int) -> int:
-        """Return where the heat maps of a row begin."""
+        """Return the top edge of the heat maps of a row."""
         return MARGIN + self.height + GAP + row * self._row_pitch
 
     @property
@@ -151,6 +153,7 @@ class _Layout:
 
 
 def _draw_bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, filled: float) -> None:
+    """Draw a bar of which the share `filled` is dark."""
     left, top = corner
     for colour, length in ((FAINT, width), (INK, round(filled * width))):
         if length:
@@ -158,7 +161,7 @@ def _draw_bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, fil
 
 
 def _heated(column: Column, row: int, overlay: Overlay) -> Image.Image:
-    """Return the picture with a heat map painted on."""
+    """Return the column's picture blended with its heat map of a row."""
     picture = Image.fromarray(column.thumbnail)
     small = Image.fromarray(np.asarray(np.rint(255 * column.maps[row].heat), dtype=np.uint8))
     grown = small.resize(picture.size, Image.Resampling.BICUBIC)

@@ -1,26 +1,25 @@
-"""How much each input token contributed to each output token of an attention.
+"""Contributions: the share of each input token in each output token of an attention.
 
-The output of token i is a sum over tokens j: y_i = Σ_j T_ij, where T_ij is the heads' attention
-from i to j times j's values, through the output projections; the residual, and the projections'
-biases, which no other token brings, belong to T_ii. Attention alone ignores how large these
-vectors are, where they point, and how much the skip connection carries. Each j is worth its
-share of y_i:
+The output of token i is a sum over tokens j: y_i = Σ_j T_ij. T_ij is the attention of i to j times
+the values of j, summed over heads after the output projections. T_ii also includes the residual and
+the biases of the projections. Attention alone ignores the length and the direction of these
+vectors, and how much the skip connection carries. The share of j in y_i is one of:
 
-    projection  ⟨T_ij, y_i⟩ / ‖y_i‖², how far T_ij carries the output along itself; the shares
-                sum to exactly 1. With z_i = Wᵀ y_i this is Σ_heads α_ij ⟨z_i, v_j⟩ / ‖y_i‖²:
-                as cheap as attention scores.
-    deviation   the same, of what sets tokens apart: x and v are counted from their means over all
-                tokens of the clip, x̄ and v̄ (every copy of the classification token is one). T_ij
-                becomes α_ij W (v_j − v̄), the residual x_i − x̄, and y_i loses x̄ + W v̄ and the
-                biases. Softmax rows sum to 1, so W v̄ comes whatever the attention is, and the
-                shares sum to exactly 1 again.
-    alti        ‖y_i‖₁ − ‖y_i − T_ij‖₁, how much nearer T_ij brings one to the output. Source:
-                Ferrando, Gállego & Costa-jussà 2022, arXiv:2203.04212.
-    l2          ‖T_ij‖₂, however it points. Source: Kobayashi et al. 2020, arXiv:2004.10102,
+    projection  ⟨T_ij, y_i⟩ / ‖y_i‖², the projection of T_ij onto the output. The shares sum to
+                exactly 1. With z_i = Wᵀ y_i this is Σ_heads α_ij ⟨z_i, v_j⟩ / ‖y_i‖², which
+                costs no more than attention scores.
+    deviation   the same for deviations from the mean token. x̄ and v̄ are the means of x and v over
+                all tokens of the clip, where each copy of the classification token counts.
+                T_ij becomes α_ij W (v_j − v̄), the residual x_i − x̄, and y_i is reduced by
+                x̄ + W v̄ and the biases. Softmax rows sum to 1, so W v̄ does not depend on the
+                attention, and the shares again sum to exactly 1.
+    alti        ‖y_i‖₁ − ‖y_i − T_ij‖₁, by how much T_ij reduces the distance to the output.
+                Source: Ferrando, Gállego & Costa-jussà 2022, arXiv:2203.04212.
+    l2          ‖T_ij‖₂, whatever its direction. Source: Kobayashi et al. 2020, arXiv:2004.10102,
                 and 2021, arXiv:2109.07152, for the residual.
 
-Shares are clamped at 0, and rows renormalised. The MLP works on each token by itself, so it
-moves nothing between tokens.
+Negative shares are set to 0, and the rows renormalised. The MLP processes each token separately,
+so it moves nothing between tokens.
 """
 
 from collections.abc import Iterator
@@ -33,15 +32,15 @@ from rollout_core.contract import Weighting
 from rollout_core.model.timesformer import AttentionStep, average_cls
 
 CPU_CHUNK, GPU_CHUNK = 1 << 18, 1 << 24
-"""Elements of T that are held at once: what a core's own cache holds, or half of what one layer of
-the base size makes of a clip."""
+"""Number of elements of T held in memory at once. On a CPU they fit a core's cache; on a GPU they
+are half the elements of T in one layer of the base model for one clip."""
 
 
 def contribution_shares(step: AttentionStep, weighting: Weighting) -> Tensor:
-    """Return the share of each token in each output token, float32 `b s q k`, rows sum to 1.
+    """Return the share of each input token in each output token, float32 `b s q k`.
 
-    Where the classification token is shared, the mean of its rows over the sequences sums to 1.
-    A token to whose output nothing contributes stays as it is.
+    Shares are not negative and rows sum to 1. If the classification token is shared, the mean of
+    its rows over the sequences sums to 1. If no token contributes to an output, its own share is 1.
     """
     raw = raw_shares(step, weighting).clamp(min=0)
     total = raw.sum(dim=-1, keepdim=True)
@@ -52,9 +51,9 @@ def contribution_shares(step: AttentionStep, weighting: Weighting) -> Tensor:
 
 
 def raw_shares(step: AttentionStep, weighting: Weighting) -> Tensor:
-    """Return the shares, float32 `b s q k`, before they are clamped and renormalised.
+    """Return the shares, float32 `b s q k`, before clamping and renormalising.
 
-    Of a shared classification token each sequence holds a row; their mean is the token's.
+    A shared classification token has one row in each sequence; its row is their mean.
     """
     match weighting:
         case "projection":
@@ -68,7 +67,7 @@ def raw_shares(step: AttentionStep, weighting: Weighting) -> Tensor:
 
 
 class _Parts:
-    """What T_ij is made of, in float32; `from_mean` counts tokens from the mean of the clip's."""
+    """The factors of T_ij in float32; with `from_mean`, as deviations from the mean token."""
 
     def __init__(self, step: AttentionStep, *, from_mean: bool = False) -> None:
         self.attention = step.attention.float()  # b s head q k
@@ -93,22 +92,22 @@ class _Parts:
         return self.of_tokens(moved) + self.residual
 
     def of_tokens(self, updates: Tensor) -> Tensor:
-        """Turn what sequences bring, `b s q c`, into what their tokens get."""
+        """Average the updates, `b s q c`, of a shared classification token over the sequences."""
         return average_cls(updates) if self.shares_cls else updates
 
     def projected(self, sequences: slice) -> Tensor:
-        """Return the heads' values of some of the `(b s)` sequences through W: `s k head c`."""
+        """Return W times each head's values, `s k head c`, for some of the `(b s)` sequences."""
         values = rearrange(self.values, "b s head k d -> (b s) k head d")[sequences]
         s, k, heads, d = values.shape
         out = values.new_empty(s * k, heads, heads * d)
         for head, weight in enumerate(torch.split(self.weight, d, dim=1)):
-            # Written where it belongs: the whole is too large to be copied into order.
+            # Written in place: the result is too large to be copied into order afterwards.
             torch.mm(values[:, :, head].reshape(s * k, d), weight.T, out=out[:, head])
         return rearrange(out, "(s k) head c -> s k head c", s=s)
 
 
 def _joined(projections: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor]:
-    """Return the projections as one: its weight, `c c`, and bias, `c`."""
+    """Return the weight, `c c`, and the bias, `c`, of the composed projections."""
     first, *then = projections
     weight, bias = first.weight.float(), first.bias.float()
     for layer in then:
@@ -118,6 +117,7 @@ def _joined(projections: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _projection(parts: _Parts) -> Tensor:
+    """Return ⟨T_ij, y_i⟩ / ‖y_i‖², computed as attention scores with z_i = Wᵀ y_i."""
     y = parts.outputs
     heads = parts.values.shape[2]
     z = rearrange(y @ parts.weight, "b s q (head d) -> b s head q d", head=heads)
@@ -130,13 +130,13 @@ def _projection(parts: _Parts) -> Tensor:
 
 
 def _l2(parts: _Parts) -> Tensor:
-    """‖Σ_heads α W v‖² = α (vᵀ Wᵀ W v) α, and heads' inner products are the same for every q."""
+    """Return ‖T_ij‖₂: ‖Σ_heads α W v‖² = α (vᵀ Wᵀ W v) α, where the bracket is equal for all q."""
     b, s, _, _, d = parts.values.shape
     gram = parts.weight.T @ parts.weight
     values = rearrange(parts.values, "b s head k d -> (b s k) head d")
     inner = values.new_zeros(len(values), *values.shape[1:2] * 2)  # n g h
     for g, rows in enumerate(torch.split(gram, d)):
-        # The product of two heads is worked out once, and counts twice.
+        # The product of each pair of heads is computed once and counted twice.
         moved = rearrange(values[:, g] @ rows[:, g * d :], "n (h d) -> n h d", d=d)
         inner[:, g, g:] = 2 * reduce(moved * values[:, g:], "n h d -> n h", "sum")
         inner[:, g, g] /= 2
@@ -148,9 +148,10 @@ def _l2(parts: _Parts) -> Tensor:
 
 
 def _alti(parts: _Parts) -> Tensor:
+    """Return ‖y_i‖₁ − ‖y_i − T_ij‖₁, in chunks of sequences and keys."""
     b, s, heads, k, d = parts.values.shape
-    # The part of one sequence in the mean over `s` sequences is an s-th of its vector; so many
-    # sequences' shares make one share.
+    # One sequence contributes 1/s of its vector to the mean over `s` sequences, and the token's
+    # share is the sum over these `s` parts.
     scale = torch.ones(k, 1, device=parts.values.device)  # q 1
     scale[0] = s if parts.shares_cls else 1
     attention = rearrange(parts.attention / scale, "b s head q k -> (b s) k q head")
@@ -171,7 +172,7 @@ def _alti(parts: _Parts) -> Tensor:
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
-    """Cut a range into pieces of some size, at least 1."""
+    """Return slices of at most `size` elements, at least 1, that cover `count` elements."""
     size = max(1, size)
     return (slice(start, start + size) for start in range(0, count, size))
 

@@ -1,17 +1,18 @@
-"""Whether a map tells what its model goes by: deletion and insertion.
+"""Faithfulness of a relevance map: deletion and insertion curves.
 
-Patches are deleted, most relevant first, least relevant first and at random, and the model is
-asked again after every step. If the map is faithful, the class is lost early in the first case
-and late in the second; the random orders say what any order would do.
+Patches are deleted in steps, and the model is run after each step. This is done for three kinds of
+order: most relevant first, least relevant first, and random. If the map is faithful, the class
+probability falls early in the first case and late in the second. Random orders are the baseline.
 
-A deleted patch is blurred, has the clip's mean colour, or is held still (the mean over the
-frames). What the model then says is not only for want of the patch: such pictures are strange to
-it, and holes that follow an object show its motion, which only stillness takes away. A score means
-little but beside those of the other orders; and the orders differ most in insertion.
+A deleted patch is blurred, filled with the clip's mean colour, or held still (filled with its mean
+over the frames). The probability changes not only because the patch is missing: such clips are
+outside the training distribution, and holes that follow an object still show its motion, unless
+they are held still. Compare a score only with those of the other orders. The orders differ most in
+insertion.
 
-Only deletion is measured. Inserting patches, best first, into a clip that has none shows the same
-pictures as deleting them, worst first, in the reverse order of time: the insertion curve of an
-order is the deletion curve of its reverse, read backwards.
+Only deletion is computed. Inserting patches most relevant first into a clip without patches gives
+the same clips as deleting them least relevant first, in reverse sequence. The insertion curve of an
+order is thus the deletion curve of the reverse order, read backwards.
 
 Source: Petsiuk, Das & Saenko 2018, "RISE", arXiv:1806.07421, for whole patches of a clip.
 """
@@ -29,12 +30,12 @@ STEPS = 32
 FILLS: tuple[Fill, ...] = ("blur", "mean", "still")
 RANDOM_ORDERS = 5
 DECIMALS = 6
-"""Of probabilities and areas in the result."""
+"""Precision of the probabilities and areas in the result."""
 
 Order = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 Follow = Callable[[Fill, Order], Floats]
-"""Returns a class's probability, `steps+1`, while patches are replaced in an order."""
+"""Returns the probability of a class, `steps+1`, while patches are replaced in an order."""
 
 
 def measure(
@@ -46,11 +47,11 @@ def measure(
 ) -> Faithfulness:
     """Measure how faithful a clip's map, `t h w`, is to a class.
 
-    It takes a curve a fill and order, and `STEPS + 1` forwards a curve: 693 for all 21.
+    Computes one curve per fill and order with `STEPS + 1` forwards each: 693 for all 21.
 
     Args:
-        follow: asks the model.
-        progress: called with the curves done, and how many there are.
+        follow: runs the model along one curve.
+        progress: called before each curve with the number done and the total.
     """
     wanted = orders(relevance)
     total = len(FILLS) * len(wanted)
@@ -64,12 +65,12 @@ def measure(
 def orders(relevance: Floats, *, seed: int = 0) -> list[Order]:
     """Return the orders in which the patches of a map, `t h w`, are deleted.
 
-    Patches of equal relevance go in an order drawn at random. By their index they would go frame
-    by frame from the first, and a map that says nothing would be scored for that.
+    Patches of equal relevance are ordered at random. In index order they would be deleted frame
+    by frame, which would affect the score of a constant map.
 
     Returns:
-        Permutations of the patches, counted `(t h w)`: most relevant first, its reverse, and
-        `RANDOM_ORDERS` that know nothing of the map.
+        Permutations of the patch indices, `(t h w)`: most relevant first, its reverse, and
+        `RANDOM_ORDERS` random ones that do not depend on the map.
     """
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(relevance.size)
@@ -95,7 +96,7 @@ def summarize(curves: Floats, target: Target) -> Faithfulness:
 
 
 def area(curves: Floats) -> Floats:
-    """Return the area under each curve, `... steps+1`, over 0 to 1, by the trapezoid rule."""
+    """Return the area under each curve, `... steps+1`, on 0 to 1, by the trapezoidal rule."""
     return np.asarray((curves[..., 1:] + curves[..., :-1]).mean(axis=-1) / 2)
 
 
@@ -106,8 +107,8 @@ def _summarize_fill(fill: Fill, curves: Floats) -> FillFaithfulness:
     return FillFaithfulness(
         fill=fill,
         deletion=_scores(most_first, least_first, at_random),
-        # An area does not change when its curve is read backwards, and the reverse of a random
-        # order is another one.
+        # Reading a curve backwards does not change its area, and the reverse of a random order is
+        # a random order.
         insertion=_scores(least_first, most_first, at_random),
         most_first_deleted=most_curve,
         least_first_deleted=least_curve,
@@ -116,6 +117,7 @@ def _summarize_fill(fill: Fill, curves: Floats) -> FillFaithfulness:
 
 
 def _scores(most_first: float, least_first: float, at_random: Sequence[float]) -> OrderScores:
+    """Return the areas, with mean and standard deviation of the random ones."""
     spread = np.std(at_random, ddof=1)
     values = most_first, least_first, np.mean(at_random), spread
     most, least, mean, std = _rounded(np.array(values))

@@ -1,12 +1,14 @@
-"""Class-specific relevance: attention weighed by its gradient.
+"""Class-specific relevance: attention weighted by its gradient.
 
 Source: Chefer, Gur & Wolf 2021, arXiv:2103.15679. For each attention A, A̅ is the mean over heads
-of the positive part of A ⊙ ∂y/∂A, where y is the logit of a class; relevance R starts as the
-identity, and R ← R + A̅ R. A̅ + I is therefore what rolls out here, and rows are not renormalised.
+of the positive part of A ⊙ ∂y/∂A, where y is the logit of a class. Relevance R starts as the
+identity and is updated by R ← R + A̅ R. The maps that are rolled out are therefore A̅ + I, and their
+rows are not renormalised.
 
-Every attention counts as one sub-block: time, then space. Divided attention averages the
-classification token's update over the frames, so its effective attention to a token of a frame
-is a `t`-th of the attention there; A ⊙ ∂y/∂A is the same for both, and is summed over frames.
+Time attention and space attention are separate steps. Divided attention averages the
+classification token's update over the `t` frames, so its effective attention to a token of one
+frame is 1/t of the attention within that frame. A ⊙ ∂y/∂A is the same for both and is summed over
+the frames.
 """
 
 from collections.abc import Sequence
@@ -22,17 +24,17 @@ from rollout_core.relevance.rollout import Flow
 def gradient_flow(
     model: TimeSformer, clips: Tensor, target: Sequence[int] | None, *, start_layer: int = 0
 ) -> tuple[Flow, Tensor, Tensor]:
-    """Run `model`, then carry the gradient of a logit back, layer by layer.
+    """Run `model`, then propagate the gradient of a logit back layer by layer.
 
-    The forward keeps the tokens that enter each layer; each layer is then run again, and its
-    heads become one map as the gradient reaches them. Memory is that of one layer's graph, and of
-    the tokens kept.
+    The forward keeps only the input tokens of each layer. Each layer is then run again with
+    a graph, and its heads are fused when the gradient reaches them. Memory holds the kept tokens
+    and the graph of one layer.
 
     Args:
         clips: `b c t H W`.
-        target: class of each clip; None for the one predicted.
+        target: index of the class for each clip; None for the predicted classes.
     Returns:
-        The flow from `start_layer` on, logits `b k`, and the targets `b`.
+        The flow from `start_layer` on, the logits `b k`, and the targets, int64 `b`.
     """
     with torch.inference_mode(False), torch.no_grad():
         inputs = [model.embed(clips)]
@@ -53,7 +55,7 @@ def gradient_flow(
 def _classify(
     model: TimeSformer, tokens: Tensor, target: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits `b k`, targets `b`, and the targets' logits' gradient, `b g n c`."""
+    """Return logits `b k`, targets `b`, and the gradient, `b g n c`, of the targets' logits."""
     tokens.requires_grad_()
     with torch.enable_grad():
         logits = model.classify(tokens)
@@ -64,15 +66,15 @@ def _classify(
 
 
 def _collect(step: AttentionStep, flow: Flow) -> None:
-    """Add an attention's map to `flow` when its gradient is known: the last layer comes first."""
-    # A hook that held the attention itself would be held by it in turn, and outlive the layer.
+    """Add the step's map to `flow` when its gradient is computed: the last layer comes first."""
+    # A hook that refers to the attention itself would form a reference cycle and keep it alive.
     attention, axis, shares_cls = step.attention.detach(), step.axis, step.shares_cls
 
-    def weigh(gradient: Tensor) -> None:
+    def weight_and_add(gradient: Tensor) -> None:
         positive = (gradient * attention).clamp_(min=0)
         relevance = reduce(positive.float(), "b s head q k -> b s q k", "mean")
         if shares_cls:
-            relevance[:, :, 0] *= relevance.shape[1]  # Flow wants its mean over the frames.
+            relevance[:, :, 0] *= relevance.shape[1]  # the flow takes the mean over frames
         flow.add(axis, relevance + torch.eye(relevance.shape[-1], device=relevance.device))
 
-    step.attention.register_hook(weigh)  # type: ignore[no-untyped-call]
+    step.attention.register_hook(weight_and_add)  # type: ignore[no-untyped-call]

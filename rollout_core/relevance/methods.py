@@ -1,9 +1,9 @@
-"""What each method takes the model's attention for: from a forward to a `Flow`.
+"""The methods: each runs the model and turns its attention into a `Flow`.
 
-rollout               attention, head-fused, and half a skip connection
-attention             attention, head-fused, of each layer by itself
+rollout               head-fused attention plus the skip connection; see `rollout`
+attention             head-fused attention of each layer by itself
 gradient_rollout      attention × its gradient; see `gradients`
-contribution_rollout  what tokens contribute to one another; see `contributions`
+contribution_rollout  contribution of each token to each other; see `contributions`
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,24 +15,24 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from rollout_core.contract import HeadFusion, Method, Weighting
+from rollout_core.contract import HeadFusion, MethodOptions
 from rollout_core.model.timesformer import AttentionStep, TimeSformer, watch
 from rollout_core.relevance.contributions import contribution_shares
 from rollout_core.relevance.gradients import gradient_flow
 from rollout_core.relevance.rollout import Flow, add_skip, discard_smallest
 
-Weigh = Callable[[AttentionStep], Tensor]
-"""Makes one map of an attention's heads, float32 `b s q k`."""
+Combine = Callable[[AttentionStep], Tensor]
+"""Combines the heads of one attention into one map, float32 `b s q k`."""
 
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """What a method saw of a batch of clips.
+    """What a method computes for a batch of clips.
 
     Attributes:
-        flow: from the first layer that takes part to the last.
+        flow: from the first layer that the method includes to the last layer.
         logits: `b k`.
-        targets: `b`, the class that the flow is of; None for methods that know no class.
+        targets: `b`, the class that the flow explains; None for methods without a class.
     """
 
     flow: Flow
@@ -43,55 +43,60 @@ class MethodOutput:
 def watch_forward(
     model: TimeSformer,
     clips: Tensor,
-    *,
-    method: Method,
-    weighting: Weighting,
-    head_fusion: HeadFusion,
-    discard_ratio: float,
-    start_layer: int,
-    target: Sequence[int] | None,
+    options: MethodOptions,
+    target: Sequence[int] | None = None,
 ) -> MethodOutput:
-    """Run `model` on clips, `b c t H W`, and watch it as the method does."""
-    match method:
+    """Run `model` once and compute the flow of the method.
+
+    Args:
+        clips: `b c t H W`.
+        target: class of each clip, for "gradient_rollout". Default: the predicted classes.
+    """
+    match options.method:
         case "rollout":
-            weigh = partial(_rollout, head_fusion=head_fusion, discard_ratio=discard_ratio)
-            return _watch(model, clips, weigh, start_layer)
+            return _watch(model, clips, partial(_rollout_map, options=options), options.start_layer)
         case "attention":
-            return _watch(model, clips, partial(fuse_heads, head_fusion=head_fusion), 0)
+            return _watch(model, clips, partial(fuse_heads, head_fusion=options.head_fusion), 0)
         case "gradient_rollout":
-            return MethodOutput(*gradient_flow(model, clips, target, start_layer=start_layer))
+            return MethodOutput(
+                *gradient_flow(model, clips, target, start_layer=options.start_layer)
+            )
         case "contribution_rollout":
-            weigh = partial(contribution_shares, weighting=weighting)
-            return _watch(model, clips, weigh, start_layer)
+            combine = partial(contribution_shares, weighting=options.weighting)
+            return _watch(model, clips, combine, options.start_layer)
 
 
 def fuse_heads(step: AttentionStep, head_fusion: HeadFusion) -> Tensor:
-    """Make one map of an attention's heads, float32 `b s q k`; rows sum to 1 for "mean" only."""
+    """Return the mean, maximum or minimum over the heads, float32 `b s q k`.
+
+    Rows sum to 1 for "mean" only.
+    """
     return reduce(step.attention.float(), "b s head q k -> b s q k", head_fusion)
 
 
-def _rollout(step: AttentionStep, head_fusion: HeadFusion, discard_ratio: float) -> Tensor:
-    return add_skip(discard_smallest(fuse_heads(step, head_fusion), discard_ratio))
-
-
-def _watch(model: TimeSformer, clips: Tensor, weigh: Weigh, start_layer: int) -> MethodOutput:
-    with capture_flow(model, weigh, start_layer=start_layer) as flow:
-        logits = model(clips)
-    return MethodOutput(flow, logits)
-
-
 @contextmanager
-def capture_flow(model: TimeSformer, weigh: Weigh, *, start_layer: int = 0) -> Iterator[Flow]:
-    """Capture one forward of `model`, from `start_layer` on.
+def capture_flow(model: TimeSformer, combine: Combine, *, start_layer: int = 0) -> Iterator[Flow]:
+    """Capture the flow of one forward, from `start_layer` on.
 
-    Heads become one map as each layer runs, so all heads of all layers are never held together.
-    Maps have no gradient, also where the forward has one.
+    Each layer's heads are combined while the layer runs, so that memory never holds the heads of
+    all layers at once. The maps have no gradient, even if the forward has one.
     """
     flow = Flow()
 
     @torch.no_grad()
     def keep(step: AttentionStep) -> None:
-        flow.add(step.axis, weigh(step))
+        flow.add(step.axis, combine(step))
 
     with watch(model.layers[start_layer:], keep):
         yield flow
+
+
+def _rollout_map(step: AttentionStep, options: MethodOptions) -> Tensor:
+    fused = fuse_heads(step, options.head_fusion)
+    return add_skip(discard_smallest(fused, options.discard_ratio))
+
+
+def _watch(model: TimeSformer, clips: Tensor, combine: Combine, start_layer: int) -> MethodOutput:
+    with capture_flow(model, combine, start_layer=start_layer) as flow:
+        logits = model(clips)
+    return MethodOutput(flow, logits)

@@ -1,17 +1,16 @@
-"""Rollout: how much of a token's output flows from each input token.
+"""Rollout: the share of each input token in a token's output.
 
-Sources: Abnar & Zuidema 2020, arXiv:2005.00928, for the rollout; the combination of time and
-space attention is the one in common use for divided attention, in which a layer maps by
-W[i, j, p, q] = S[i, j, p] T[p, j, q] from patch p of frame q to patch i of frame j: S attends
-within frame j, T within location p.
+Source: Abnar & Zuidema 2020, arXiv:2005.00928. Time and space attention are combined as usual for
+divided attention: a layer maps patch p of frame q to patch i of frame j by
+W[i, j, p, q] = S[i, j, p] T[p, j, q], where S attends within frame j and T within location p.
 
-The dense (1 + p t)² product of the layers is never formed. Only some rows of it are wanted, so
-those are pushed backwards, from the last layer to the first, through each attention in turn. The
-result is the same, and costs O(t p² + p t²) a row and layer instead of O((p t)³).
+The dense (1 + p t)² product of the layers is never formed. Only some of its rows are needed, so
+these rows are multiplied by each attention in turn, from the last layer to the first. The result
+is the same at a cost of O(t p² + p t²) per row and layer instead of O((p t)³).
 
-Rows travel as `b r g n`: `r` rows a clip over `g` groups of `n` tokens, as the model's tokens are
-grouped. Token 0 of each group is a copy of the classification token: its relevance is split over
-the copies.
+Rows have the shape `b r g n`: `r` rows per clip over `g` groups of `n` tokens, grouped like the
+model's tokens. Token 0 of each group is a copy of the classification token, whose relevance is
+the sum over its copies.
 """
 
 from collections.abc import Iterator
@@ -27,34 +26,35 @@ from rollout_core.model.timesformer import Axis
 
 @dataclass(frozen=True)
 class Flow:
-    """What every output token of every attention takes from every input token, first layer first.
+    """The share of each input token in each output token, for every attention, first layer first.
 
-    Maps hold the skip connection, are not negative, and their rows sum to 1 unless said otherwise.
-    For divided attention the classification token's row is the mean of its rows in all frames.
+    Maps are not negative. They include the skip connection except for the raw attention method,
+    and their rows sum to 1 for rollout and contributions. For divided attention, the
+    classification token's row is the mean of its rows in all frames.
 
     Attributes:
-        groups: `b g n n` a layer: within each frame for divided (`g = t`, `n = 1 + p`) and
-            space-only attention, among all tokens for joint (`g = 1`, `n = 1 + t p`).
-        time: `b p t t` a layer, for divided attention; empty for the others.
+        groups: one `b g n n` per layer: within each frame for divided and space-only attention
+            (`g = t`, `n = 1 + p`), among all tokens for joint attention (`g = 1`, `n = 1 + t p`).
+        time: one `b p t t` per layer for divided attention; empty for the others.
     """
 
     groups: list[Tensor] = field(default_factory=list)
     time: list[Tensor] = field(default_factory=list)
 
     def add(self, axis: Axis, shares: Tensor) -> None:
-        """Append an attention's map to those along its axis."""
+        """Append the map, `b s q k`, of an attention along an axis."""
         (self.time if axis == "time" else self.groups).append(shares)
 
     def layer(self, index: int) -> "Flow":
-        """Return one of the layers by itself."""
+        """Return the flow of a single layer."""
         return Flow(self.groups[index : index + 1], self.time[index : index + 1])
 
 
 def roll_out(rows: Tensor, flow: Flow) -> Iterator[Tensor]:
-    """Push rows, `b r g n`, back from the last layer to the first.
+    """Propagate rows, `b r g n`, back from the last layer to the first.
 
-    The classification token takes no part in time attention. In divided attention its relevance
-    is split evenly over the frames before each space attention.
+    The classification token takes no part in time attention. In divided attention, its relevance
+    is divided evenly among the frames before each space attention.
 
     Yields:
         `b r g n` at the input of each layer, the last layer first.
@@ -70,54 +70,53 @@ def roll_out(rows: Tensor, flow: Flow) -> Iterator[Tensor]:
 
 
 def push(rows: Tensor, shares: Tensor) -> Tensor:
-    """Push what output tokens are worth, `b r s q`, to input tokens, `b r s k`.
+    """Propagate relevance of output tokens, `b r s q`, to input tokens, `b r s k`.
 
     Args:
-        shares: `b s q k`. Where its rows sum to 1, `rows` keeps its sum.
+        shares: `b s q k`. If its rows sum to 1, the sum of each row of `rows` is kept.
     """
     return torch.einsum("b r s q, b s q k -> b r s k", rows, shares)
 
 
 def add_skip(attention: Tensor) -> Tensor:
-    """Model the skip connection as the identity, with as much weight as the attention.
+    """Model the skip connection as the identity, weighted like the attention.
 
     Args:
         attention: `... q k`, not negative.
     Returns:
-        `... q k`: A + I with its rows renormalised, which is (A + I) / 2 where the rows of A
-        sum to 1.
+        `... q k`: A + I with its rows scaled to sum to 1; (A + I) / 2 if the rows of A sum to 1.
     """
-    return (attention + _own(attention)) / (1 + attention.sum(dim=-1, keepdim=True))
+    return (attention + _identity(attention)) / (1 + attention.sum(dim=-1, keepdim=True))
 
 
 def discard_smallest(attention: Tensor, ratio: float) -> Tensor:
-    """Zero the smallest entries of each attention matrix, before the residual is added.
+    """Set the smallest entries of each attention matrix to 0, before the skip connection is added.
 
-    `ratio` is a share of the entries of the whole fused matrix (of one frame, or of one
-    location), so that rows which attend sharply keep more than rows which attend to nothing. The
-    other meaning in use, a quantile after the residual is added, would mostly count the zeros of
-    the identity. A token's attention to itself is never discarded. `add_skip` renormalises rows.
+    `ratio` counts the entries of the whole head-fused matrix of one frame or one location, so
+    a row with sharp attention keeps more entries than a row with flat attention. The other common
+    definition, a quantile after the skip connection is added, would mostly count the zeros of the
+    identity. A token's attention to itself is never discarded. `add_skip` renormalises the rows.
 
     Args:
         attention: `... q k`.
-        ratio: from 0 (keep all) to below 1.
+        ratio: share of the entries to discard, from 0 to below 1.
     """
     size = attention.shape[-1]
     count = min(int(ratio * size**2), size**2 - size)
     if count == 0:
         return attention
-    own = _own(attention).bool()
-    candidates = rearrange(attention.masked_fill(own, torch.inf), "... q k -> ... (q k)")
+    itself = _identity(attention).bool()
+    candidates = rearrange(attention.masked_fill(itself, torch.inf), "... q k -> ... (q k)")
     smallest = candidates.topk(count, dim=-1, largest=False).indices
     kept = rearrange(attention, "... q k -> ... (q k)").scatter(-1, smallest, 0)
     return rearrange(kept, "... (q k) -> ... q k", q=size)
 
 
 def cls_row(groups: Tensor) -> Tensor:
-    """Return the classification token's row, `b 1 g n`: an even part for each of its copies.
+    """Return the classification token's row, `b 1 g n`: an equal part for each of its copies.
 
     Args:
-        groups: `b g n n`, for its sizes.
+        groups: `b g n n`; only its shape is used.
     """
     b, g, n, _ = groups.shape
     row = groups.new_zeros(b, 1, g, n)
@@ -126,16 +125,16 @@ def cls_row(groups: Tensor) -> Tensor:
 
 
 def patch_rows(patches: Tensor, *, g: int) -> Tensor:
-    """Return rows, `b r g n`, of patches, `b r (t p)`, without the classification token."""
+    """Return the rows, `b r g n`, for patches, `b r (t p)`, with 0 for the classification token."""
     rows = rearrange(patches, "b r (g p) -> b r g p", g=g)
     return torch.cat([torch.zeros_like(rows[..., :1]), rows], dim=-1)
 
 
 def frame_rows(groups: Tensor, *, t: int) -> Tensor:
-    """Return one row a frame, `b t g n`, spread evenly over the patches of that frame.
+    """Return one row per frame, `b t g n`, spread evenly over the patches of that frame.
 
     Args:
-        groups: `b g n n`, for its sizes.
+        groups: `b g n n`; only its shape is used.
     """
     b, g, n, _ = groups.shape
     patches = g * (n - 1) // t
@@ -149,10 +148,10 @@ def patches_of(rows: Tensor) -> Tensor:
 
 
 def tokens_of(rows: Tensor) -> Tensor:
-    """Return rows, `b r g n`, as `b r (1 + t p)`: the classification token's copies are one."""
+    """Return rows, `b r g n`, as `b r (1 + t p)`, with the classification token's copies summed."""
     return torch.cat([reduce(rows[..., :1], "b r g 1 -> b r 1", "sum"), patches_of(rows)], dim=-1)
 
 
-def _own(attention: Tensor) -> Tensor:
-    """Return the identity, `q k`, of an attention's size."""
+def _identity(attention: Tensor) -> Tensor:
+    """Return the identity matrix, `q k`, for an attention."""
     return torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)

@@ -1,1 +1,1 @@
-"""Videos: decoding, sampling, and cutting clips for the model."""
+"""Videos: decoding, sampling, and the clips that the model sees."""

@@ -1,4 +1,4 @@
-"""A video in, the frames that a model sees out."""
+"""From a video to the clips that a model sees."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,17 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rollout_core.contract import ExplainRequest
+from rollout_core.model.specs import ModelSpec
+from rollout_core.video import sampling
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
 from rollout_core.video.sampling import Plan
 
-__all__ = ["Clip", "Crop", "Limits", "VideoInfo", "crop_of", "probe", "read_clips"]
+__all__ = [
+    "Clip",
+    "Crop",
+    "Limits",
+    "OpenedVideo",
+    "VideoInfo",
+    "crop_of",
+    "open_clips",
+    "probe",
+    "read_clips",
+]
 
 TIMESTAMP_TOLERANCE_SECONDS = 0.0005
-"""Matroska rounds timestamps to milliseconds: a frame may claim to begin so much too late."""
+"""Matroska rounds timestamps to milliseconds, so a frame may seem to begin this much too late."""
 
 
 class Crop(NamedTuple):
-    """The part of a frame that the model sees, in source pixels as displayed."""
+    """The part of a frame that the model sees, in pixels of the displayed frame."""
 
     x: int
     y: int
@@ -30,13 +43,13 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is.
+    """Properties of a video.
 
     Attributes:
-        width, height: as displayed, after rotation.
-        duration_seconds: from the first frame's begin to the last one's end.
-        frame_rate_hz: the mean; the frames of a video need not be equally long.
-        rotation: degrees counterclockwise by which stored frames are turned for display.
+        width, height: pixels as displayed, after rotation.
+        duration_seconds: from the begin of the first frame to the end of the last one.
+        frame_rate_hz: mean frame rate; frames may have different durations.
+        rotation: degrees counterclockwise from the stored to the displayed frame.
     """
 
     width: int
@@ -49,7 +62,7 @@ class VideoInfo:
 
     @property
     def frames(self) -> int:
-        """About how many frames there are."""
+        """Approximate number of frames."""
         return round(self.duration_seconds * self.frame_rate_hz)
 
 
@@ -58,7 +71,7 @@ class Clip:
     """The frames of one forward.
 
     Attributes:
-        frames: uint8 `t H W c`, RGB, of the model's input size.
+        frames: uint8 `t H W c`, RGB, in the model's input size.
         pts_seconds: float64 `t`, counted from the first frame of the video.
         frame_index: int64 `t`, counted from the first frame of the video.
     """
@@ -68,14 +81,45 @@ class Clip:
     frame_index: NDArray[np.int64]
 
 
-def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> VideoInfo:
-    """Find out what a video is: decode its first frame, read the times of all packets.
+@dataclass(frozen=True)
+class OpenedVideo:
+    """What is known of a video before its clips are read.
 
-    Lengths in headers are claims, and may be missing; the packets' own times are not. What
-    comes before the first frame that can be decoded does not count.
+    Attributes:
+        plan: the moments to sample.
+        crop: the part of each frame that the model sees.
+    """
+
+    info: VideoInfo
+    plan: Plan
+    crop: Crop
+
+
+def open_clips(
+    path: Path,
+    request: ExplainRequest,
+    spec: ModelSpec,
+    limits: Limits,
+    heartbeat: Heartbeat = no_heartbeat,
+) -> OpenedVideo:
+    """Probe a video, plan the clips that a request needs, and choose the crop.
 
     Raises:
-        VideoError: it cannot be used; see `decoder.open_video`.
+        VideoError: the video cannot be used; see `probe` and `sampling.plan`.
+    """
+    info = probe(path, limits, heartbeat)
+    plan = sampling.plan(info.duration_seconds, request, spec)
+    return OpenedVideo(info, plan, crop_of(info, height=spec.height, width=spec.width))
+
+
+def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> VideoInfo:
+    """Return a video's properties: decode its first frame and read the times of all packets.
+
+    The duration comes from the packets, because headers may be wrong or lack it. Packets before
+    the first decodable frame are ignored.
+
+    Raises:
+        VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
     with open_video(path, limits, heartbeat) as decoder:
         first = next(decoder.frames())
@@ -103,7 +147,7 @@ def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> Vi
 
 
 def crop_of(info: VideoInfo, *, height: int, width: int) -> Crop:
-    """Return the largest centred rectangle with the aspect ratio of the model's input."""
+    """Return the largest centred crop with the aspect ratio of `width` by `height`."""
     if info.width * height > info.height * width:
         crop_width, crop_height = max(1, round(info.height * width / height)), info.height
     else:
@@ -122,12 +166,14 @@ def read_clips(
     limits: Limits,
     heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator[Clip]:
-    """Yield the plan's clips in one pass over the video, with one clip in memory.
+    """Yield the plan's clips in one pass over the video, one clip in memory at a time.
 
-    At each moment of the plan the frame on display is taken: the last that began by then.
+    For each moment of the plan the clip holds the frame on display at that time.
 
+    Args:
+        height, width: the model's input size, in pixels.
     Raises:
-        VideoError: it cannot be used; see `decoder.open_video` and `Decoder.frames`.
+        VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
     frames_per_clip = plan.times_seconds.shape[1]
     with open_video(path, limits, heartbeat) as decoder:
@@ -143,10 +189,12 @@ def read_clips(
 
 
 def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) -> Iterator[Frame]:
-    """Yield the frame on display at each of `times_seconds`, which never decrease.
+    """Yield the frame on display at each of `times_seconds`: the last frame that began by then.
 
-    Before the first frame that is the first, after the last the last. No frame is taken from
-    `frames` that is not needed to know.
+    Times before the first frame get the first one. `frames` is read only as far as needed.
+
+    Args:
+        times_seconds: float64, sorted.
     """
     waiting = list(times_seconds[::-1])
     current: Frame | None = None
@@ -168,10 +216,10 @@ def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) ->
 def crop_and_resize(
     frame: NDArray[np.uint8], crop: Crop, *, height: int, width: int
 ) -> NDArray[np.uint8]:
-    """Cut the crop out of a frame `H W c` and scale it, with antialiasing, to the given size.
+    """Return the crop of a frame, uint8 `H W c`, scaled to `height` by `width` pixels.
 
-    For a centred crop this is the published resize of the short side and centre crop, in the
-    other order and with antialiasing.
+    The published preprocessing resizes the short side and then crops the centre. This crops first
+    and resizes with antialiasing.
     """
     seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
     image = Image.fromarray(np.ascontiguousarray(seen))
@@ -181,7 +229,7 @@ def crop_and_resize(
 def _resize_each(
     frames: Iterable[Frame], crop: Crop, *, height: int, width: int
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
-    """Pair each frame with its model input; a frame that repeats is converted once."""
+    """Yield each frame with its model input; a repeated frame is converted once."""
     last: tuple[int, NDArray[np.uint8]] | None = None
     for frame in frames:
         if last is None or last[0] != frame.index:

@@ -1,8 +1,8 @@
-"""Opens and decodes videos that strangers made, within limits.
+"""Opens and decodes untrusted videos within limits.
 
-A video is a program for its decoder. Only a few formats and codecs are let in, a file can name
-no other file, what headers claim is checked before anything is decoded, and everything is
-counted again while decoding. None of this bounds time: only a process that can be killed does.
+Only the listed formats and codecs are accepted, and a file cannot refer to another file. The
+values in the headers are checked against the limits before decoding, and the decoded frames are
+checked again. Nothing here limits decoding time: run it in a process that can be killed.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
 from rollout_core.errors import (
     NoVideoStream,
     UnsupportedContainer,
@@ -32,17 +33,17 @@ CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "mpeg4")
 """Names of FFmpeg's decoders."""
 
 MAX_STREAMS = 200
-"""To open a thousand takes seconds; fonts in a Matroska file count, too."""
+"""Opening a file with 1,000 streams takes seconds; fonts in a Matroska file count as streams."""
 
 DECODER_THREADS = 2
 CODED_SIZE_FACTOR = 2
-"""Codecs pad a frame up to whole blocks, and FFmpeg's own limit counts the padding."""
+"""FFmpeg's own limit includes the padding of frames to whole blocks, so it is set higher."""
 
 MAX_SIDE_PIXELS = 8192
-"""Side by side, an overlay is twice as wide as its source; libx264 stops at 16,384."""
+"""A side-by-side overlay is twice as wide as its source, and libx264 allows 16,384 pixels."""
 
 BACKWARD_JUMP_SECONDS = 1.0
-"""Time that runs back by more than this began anew: recordings that were joined byte by byte."""
+"""Timestamps that go back by more than this have restarted: concatenated recordings do that."""
 
 DEFAULT_RATE_HZ = Fraction(25)
 
@@ -51,7 +52,7 @@ av.logging.set_level(None)
 DecodingError = (av.FFmpegError, IndexError)
 
 Heartbeat = Callable[[], None]
-"""Called for every packet that is read, whether or not a frame comes of it."""
+"""Called for every packet that is read, whether or not it yields a frame."""
 
 
 def no_heartbeat() -> None:
@@ -60,24 +61,30 @@ def no_heartbeat() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The most that a video may hold."""
+    """The largest video that is accepted.
 
-    max_seconds: float = 600.0
-    max_pixels: int = 4096 * 2304
-    """Of one frame."""
+    Attributes:
+        max_seconds: length of the video.
+        max_pixels: width × height of a frame.
+        max_frames: number of frames.
+    """
+
+    max_seconds: float = MAX_VIDEO_SECONDS
+    max_pixels: int = MAX_VIDEO_PIXELS
     max_frames: int = 40_000
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame, still as it is stored.
+    """One decoded frame, before rotation.
 
     Attributes:
-        index: of all frames that were decoded.
-        ticks: when it is shown, in the stream's time base, counted from the first frame.
-        pts_seconds: the same in seconds.
-        duration_ticks: how long, or 0 where the file does not say.
-        quarter_turns: counterclockwise, to how it is displayed.
+        index: position among the decoded frames, from 0.
+        ticks: display time in units of the stream's time base, counted from the first frame.
+        pts_seconds: display time in seconds, counted from the first frame.
+        duration_ticks: display duration; 0 if the file does not state it.
+        quarter_turns: counterclockwise quarter turns from `picture` to the displayed frame.
+        picture: the pixels as stored in the file.
     """
 
     index: int
@@ -89,18 +96,29 @@ class Frame:
 
     @property
     def displayed_size(self) -> tuple[int, int]:
-        """Width and height after turning."""
+        """Width and height in pixels after rotation."""
         return _turned((self.picture.width, self.picture.height), self.quarter_turns)
 
     def rgb(self) -> NDArray[np.uint8]:
-        """Return the frame as it is displayed, uint8 `H W c`."""
+        """Return the displayed frame, uint8 `H W c`, RGB.
+
+        Raises:
+            VideoUndecodable: the pixels cannot be converted.
+        """
         with _undecodable():
             pixels = self.picture.to_ndarray(format="rgb24", threads=1)
         return np.rot90(pixels.astype(np.uint8, copy=False), self.quarter_turns)
 
 
 class Decoder:
-    """The video stream of an open container."""
+    """The video stream of an open container.
+
+    Attributes:
+        rate_hz: the frame rate; a guess where the file does not state it.
+        time_base: seconds per tick.
+        period_ticks: ticks per frame at `rate_hz`, at least 1.
+        sample_aspect_ratio: width by height of a pixel.
+    """
 
     def __init__(
         self, container: InputContainer, stream: VideoStream, limits: Limits, heartbeat: Heartbeat
@@ -117,10 +135,11 @@ class Decoder:
         self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
 
     def packets(self) -> Iterator["av.Packet[VideoStream]"]:
-        """Yield the packets in the file's order; where the file is damaged, it ends.
+        """Yield the packets in file order, up to the first one that cannot be read.
 
-        Timestamps that begin anew are moved to go on. Times of display are only those that the
-        file holds: AVI has none, and FFmpeg's guesses are wrong where frames are reordered.
+        Where timestamps restart, the following ones are shifted to continue from the last. In AVI,
+        which has no presentation timestamps, `pts` is removed: FFmpeg's guesses are wrong for
+        reordered frames.
         """
         shift, latest = 0, None
         jump = BACKWARD_JUMP_SECONDS / self.time_base
@@ -133,7 +152,7 @@ class Decoder:
                     if latest is not None and packet.dts + shift < latest - jump:
                         shift = latest + self.period_ticks - packet.dts
                     latest = packet.dts + shift
-                _move(packet, shift)
+                _shift(packet, shift)
                 if self.container_name == "avi":
                     packet.pts = None
                 yield packet
@@ -141,13 +160,14 @@ class Decoder:
             return
 
     def frames(self) -> Iterator[Frame]:
-        """Yield every frame that can be decoded, in the order of display.
+        """Yield every decodable frame in display order.
 
-        All have the displayed size of the first: a stream that changes its size is scaled.
+        All frames have the displayed size of the first one: later frames of another size are
+        scaled. Presentation times strictly increase.
 
         Raises:
-            VideoUndecodable: there is none.
-            VideoTooLong, VideoTooLarge: there is more than the limits allow.
+            VideoUndecodable: no frame can be decoded, or one cannot be scaled.
+            VideoTooLong, VideoTooLarge: the decoded frames exceed the limits.
         """
         first: Frame | None = None
         origin, latest = 0, -1
@@ -157,7 +177,7 @@ class Decoder:
                 origin, start = time or 0, 0
             else:
                 start = latest + self.period_ticks if time is None else time - origin
-            latest = max(start, latest + 1)  # frames shown at the same time would be lost
+            latest = max(start, latest + 1)  # equal times would lose a frame
             frame = self._checked(index, latest, picture)
             first = first or frame
             yield _resized(frame, first.displayed_size)
@@ -165,10 +185,10 @@ class Decoder:
             raise VideoUndecodable("no frame of the video could be decoded")
 
     def check_length(self, frames: int, seconds: float) -> None:
-        """Refuse more than the limits allow.
+        """Check a number of frames and a length against the limits.
 
         Raises:
-            VideoTooLong: it is more.
+            VideoTooLong: one of them exceeds its limit.
         """
         if frames > self._limits.max_frames:
             raise VideoTooLong(f"the video has more than {self._limits.max_frames} frames")
@@ -176,28 +196,34 @@ class Decoder:
             raise VideoTooLong(f"the video lasts more than {self._limits.max_seconds:g} s")
 
     def check_size(self, width: int, height: int) -> None:
-        """Refuse larger frames than the limits allow.
+        """Check a frame's width and height in pixels against the limits.
 
         Raises:
-            VideoTooLarge: they are larger.
+            VideoTooLarge: the frame has too many pixels or too long a side.
         """
         if width * height > self._limits.max_pixels:
             limit = self._limits.max_pixels
             raise VideoTooLarge(f"frames of {width}×{height} have more than {limit} pixels")
         if max(width, height) > MAX_SIDE_PIXELS:
-            raise VideoTooLarge(f"frames of {width}×{height} are longer than {MAX_SIDE_PIXELS}")
+            raise VideoTooLarge(
+                f"frames of {width}×{height} have a side of more than {MAX_SIDE_PIXELS} pixels"
+            )
 
-    def check_claims(self) -> None:
-        """Refuse what the headers already say is too much."""
-        claimed = self._stream.duration
-        seconds = float(claimed * self.time_base) if claimed else 0.0
-        if self._container.duration and not claimed:
+    def check_headers(self) -> None:
+        """Check the length and the frame size stated in the headers against the limits.
+
+        Raises:
+            VideoTooLong, VideoTooLarge: a header states more than the limits allow.
+        """
+        stated = self._stream.duration
+        seconds = float(stated * self.time_base) if stated else 0.0
+        if self._container.duration and not stated:
             seconds = self._container.duration / av.time_base
         self.check_length(self._stream.frames, seconds)
         self.check_size(self._stream.codec_context.width, self._stream.codec_context.height)
 
     def _pictures(self) -> Iterator[VideoFrame]:
-        """Decode packet by packet, going on after those that cannot be."""
+        """Decode packet by packet, skipping packets that cannot be decoded."""
         for packet in chain(self.packets(), (None,)):
             try:
                 pictures = self._stream.decode(packet)
@@ -206,6 +232,7 @@ class Decoder:
             yield from pictures
 
     def _checked(self, index: int, ticks: int, picture: VideoFrame) -> Frame:
+        """Return the frame after checking it against the limits."""
         seconds = float(ticks * self.time_base)
         self.check_length(index + 1, seconds)
         self.check_size(picture.width, picture.height)
@@ -217,11 +244,14 @@ class Decoder:
 def open_video(
     path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat
 ) -> Iterator[Decoder]:
-    """Open a video for one pass.
+    """Open a video for one pass; close it when the context ends.
 
     Raises:
-        UnsupportedContainer, NoVideoStream, VideoUndecodable: it cannot be opened as a video.
-        VideoTooLarge, VideoTooLong: its headers claim more than the limits allow.
+        UnsupportedContainer: the file is not of a supported container format, or is damaged.
+        NoVideoStream: the file has no video stream.
+        VideoUndecodable: the codec is not supported.
+        VideoTooLarge, VideoTooLong: the headers state more than the limits allow.
+        FileNotFoundError, PermissionError: the file cannot be read.
     """
     container = _open_container(path, limits)
     try:
@@ -231,7 +261,7 @@ def open_video(
         context.thread_type = "SLICE"
         context.thread_count = DECODER_THREADS
         decoder = Decoder(container, stream, limits, heartbeat)
-        decoder.check_claims()
+        decoder.check_headers()
         yield decoder
     finally:
         container.close()
@@ -242,7 +272,7 @@ def _open_container(path: Path, limits: Limits) -> InputContainer:
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "file",
         "max_streams": str(MAX_STREAMS),
-        **_codec_options(limits),  # for the decoders with which FFmpeg finds out the parameters
+        **_codec_options(limits),  # for the decoders that FFmpeg runs to detect parameters
     }
     try:
         return av.open(f"file:{path}", options=options, metadata_errors="replace")
@@ -250,7 +280,9 @@ def _open_container(path: Path, limits: Limits) -> InputContainer:
         raise
     except DecodingError as error:
         known = ", ".join(FORMATS)
-        raise UnsupportedContainer(f"not a whole file of a known container ({known})") from error
+        raise UnsupportedContainer(
+            f"the file is damaged or not of a known container ({known})"
+        ) from error
 
 
 def _codec_options(limits: Limits) -> dict[str, str]:
@@ -261,7 +293,7 @@ def _codec_options(limits: Limits) -> dict[str, str]:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    """Return the first stream of moving pictures that may be decoded; a cover picture is none."""
+    """Return the first video stream with a supported codec, ignoring cover pictures."""
     attached = av.stream.Disposition.attached_pic
     refused = []
     for stream in container.streams.video:
@@ -272,11 +304,12 @@ def _video_stream(container: InputContainer) -> VideoStream:
             return stream
         refused.append(name)
     if refused:
-        raise VideoUndecodable(f"videos of the codec {refused[0]} are not decoded")
-    raise NoVideoStream("the file holds no video stream")
+        raise VideoUndecodable(f"the video codec {refused[0]} is not supported")
+    raise NoVideoStream("the file has no video stream")
 
 
-def _move(packet: "av.Packet[VideoStream]", shift: int) -> None:
+def _shift(packet: "av.Packet[VideoStream]", shift: int) -> None:
+    """Add `shift` ticks to the packet's timestamps."""
     if shift and packet.dts is not None:
         packet.dts += shift
     if shift and packet.pts is not None:
@@ -284,11 +317,13 @@ def _move(packet: "av.Packet[VideoStream]", shift: int) -> None:
 
 
 def _turned(size: tuple[int, int], quarter_turns: int) -> tuple[int, int]:
+    """Return width and height after the quarter turns."""
     width, height = size
     return (height, width) if quarter_turns % 2 else (width, height)
 
 
 def _resized(frame: Frame, displayed_size: tuple[int, int]) -> Frame:
+    """Return the frame scaled to a displayed size."""
     if frame.displayed_size == displayed_size:
         return frame
     width, height = _turned(displayed_size, frame.quarter_turns)
@@ -299,6 +334,7 @@ def _resized(frame: Frame, displayed_size: tuple[int, int]) -> Frame:
 
 @contextmanager
 def _undecodable() -> Iterator[None]:
+    """Raise FFmpeg's errors as `VideoUndecodable`."""
     try:
         yield
     except DecodingError as error:

@@ -1,4 +1,4 @@
-"""Which moments of a video a model sees. Pure arithmetic: no file is touched."""
+"""Chooses the moments of a video that a model sees. Pure arithmetic without file access."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,9 +12,10 @@ from rollout_core.errors import EmptySpan
 from rollout_core.model.specs import SAMPLING_RATE_HZ, ModelSpec, Sampling
 
 END_MARGIN_SECONDS = 0.001
-"""How far before its end a moment beyond a span is put, for a span does not hold its end."""
+"""Moments beyond a span are moved to this long before its end, which the span excludes."""
 
 Window = tuple[float, float]
+"""Begin and end of the part of a span that one clip covers, in seconds; half open."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Plan:
     """The moments to sample, and how they were chosen.
 
     Attributes:
-        times_seconds: float64 `clip t`, counted from the first frame; never decreasing.
-        sampling: the one really used.
-        start_seconds, end_seconds: the span, half open.
+        times_seconds: float64 `clip t`, counted from the first frame, sorted.
+        sampling: the sampling used: the request's, or else the model's.
+        start_seconds, end_seconds: the span, half open, limited to the video.
     """
 
     times_seconds: NDArray[np.float64]
@@ -34,12 +35,13 @@ class Plan:
 
 
 def plan(duration_seconds: float, request: ExplainRequest, spec: ModelSpec) -> Plan:
-    """Choose the moments of a video that the model sees.
+    """Return the moments of a video that the model sees.
 
-    The span is cut into windows, one a clip; see `uniform` and `strided` for the moments in each.
+    The span is divided into windows, one per clip; `uniform` and `strided` choose the moments in
+    each window.
 
     Raises:
-        EmptySpan: the span begins where the video has ended.
+        EmptySpan: the span begins at or after the end of the video.
     """
     start = request.start_seconds or 0.0
     end = min(duration_seconds, request.end_seconds or duration_seconds)
@@ -58,16 +60,16 @@ def plan(duration_seconds: float, request: ExplainRequest, spec: ModelSpec) -> P
 
 
 def uniform(start: float, end: float, *, frames: int) -> NDArray[np.float64]:
-    """Return the centres of `frames` equal segments of the window, float64 `t`."""
+    """Return the centres of `frames` equal segments of a window in seconds, float64 `t`."""
     centres = np.arange(frames, dtype=np.float64) + 0.5
     return centres * ((end - start) / frames) + start
 
 
 def strided(start: float, end: float, *, frames: int, stride: int) -> NDArray[np.float64]:
-    """Return moments `stride` frames of 30 Hz apart, the whole clip centred, float64 `t`.
+    """Return moments `stride` frames at 30 Hz apart, centred in the window, float64 `t`.
 
-    A clip longer than the window begins where the window does, and what would lie beyond is
-    put just before its end: there the last frame repeats, as in the published loader.
+    A clip longer than the window begins with the window. Moments beyond the window are moved to
+    just before its end, so the last frame repeats, as in the published loader.
     """
     step = stride / SAMPLING_RATE_HZ
     slack = (end - start) - (frames - 1) * step
@@ -76,17 +78,17 @@ def strided(start: float, end: float, *, frames: int, stride: int) -> NDArray[np
 
 
 def _equal_windows(start: float, end: float, spec: ModelSpec, *, tile: bool) -> list[Window]:
-    """Cut a span into equal windows of about `spec.clip_seconds`."""
+    """Divide a span into equal windows of about `spec.clip_seconds`, or a single one."""
     count = max(1, round((end - start) / spec.clip_seconds)) if tile else 1
     edges = np.linspace(start, end, count + 1).tolist()
     return list(pairwise(edges))
 
 
 def _strided_windows(start: float, end: float, spec: ModelSpec, *, tile: bool) -> list[Window]:
-    """Cut a span into windows as long as a clip.
+    """Divide a span into windows of a clip's length, or return it as a single one.
 
-    The last may be shorter; a rest of less than half a stride, on which no moment of the
-    regular grid would fall, gets none.
+    The last window may be shorter. A remainder of less than half a stride gets no window, because
+    it would contain no moment of the regular grid.
     """
     if not tile:
         return [(start, end)]

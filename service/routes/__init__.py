@@ -1,1 +1,1 @@
-"""The calls of the REST API, one module a noun."""
+"""The calls of the REST API."""

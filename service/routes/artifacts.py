@@ -10,7 +10,8 @@ from starlette.responses import RangeNotSatisfiable as StarletteRangeNotSatisfia
 from rollout_core.contract import Artifact, ExplainResult
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi
-from service.dependencies import CallerName, KnownId, Use
+from service.auth import API_PREFIX
+from service.dependencies import JobIdDep, OwnerNameDep, ServicesDep
 from service.errors import (
     ArtifactExpired,
     ArtifactNotFound,
@@ -21,7 +22,15 @@ from service.errors import (
 )
 from service.schemas import Job
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
+router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
+
+MEDIA_TYPES = {
+    ".json": "application/json",
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    # An .npz is a zip file, but some browsers unpack application/zip.
+    ".npz": "application/octet-stream",
+}
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -32,7 +41,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
     response_class=Response,
     responses={
         200: {
-            "description": "The whole file, or with `Range` a 206 and a part of it",
+            "description": "The whole file; with `Range`, the answer is 206 and a part of it",
             "model": ExplainResult,
             "headers": openapi.headers("ETag"),
             "content": {
@@ -42,11 +51,11 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
             },
         },
         206: {
-            "description": "The part of the file that `Range` asks for",
+            "description": "The part of the file given by `Range`",
             "headers": openapi.headers("ETag", "Content-Range"),
         },
         304: {
-            "description": "`If-None-Match` names the file as it is",
+            "description": "`If-None-Match` contains the ETag of the file",
             "headers": openapi.headers("ETag"),
         },
         **openapi.problems(
@@ -60,39 +69,36 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
     },
 )
 def get_artifact(
-    job_id: KnownId,
+    job_id: JobIdDep,
     name: str,
-    services: Use,
-    caller: CallerName,
+    services: ServicesDep,
+    owner: OwnerNameDep,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Fetch `result.json`, `rollout.npz`, `sheet.png`, `overlay.mp4` or `faithfulness.png`.
 
     The ETag is the file's SHA-256.
     """
-    path, artifact = find(services.store, services.queue.get(job_id, owner=caller), name)
+    path, artifact = find(services.store, services.jobs.get(job_id, owner=owner), name)
     response = ArtifactResponse(path, artifact, job_id=job_id)
     if if_none_match and not_modified(if_none_match, response.headers["etag"]):
         return response.without_body()
     return response
 
 
-MEDIA_TYPES = {
-    ".json": "application/json",
-    ".mp4": "video/mp4",
-    ".png": "image/png",
-    # An .npz is a zip, but browsers unpack what is called application/zip.
-    ".npz": "application/octet-stream",
-}
+def artifact_url(job_id: str, name: str) -> str:
+    """Return the path at which this service answers with an artifact."""
+    return str(router.url_path_for("get_artifact", job_id=job_id, name=name))
 
 
 def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
-    """Return where an artifact lies, and its digest.
+    """Return the path of an artifact, and its description.
 
     Raises:
-        JobNotFinished, JobWithoutResult: there is no artifact yet, or never.
-        ArtifactExpired: its time has run out.
-        ArtifactNotFound: the job has none of this name.
+        JobNotFinished: the job waits or runs.
+        JobWithoutResult: the job failed or was canceled.
+        ArtifactExpired: the files were removed because of their age.
+        ArtifactNotFound: the job has no artifact of this name.
     """
     if job.result is None:
         _raise_without_result(job)
@@ -105,19 +111,19 @@ def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
 
 
 def not_modified(if_none_match: str, etag: str) -> bool:
-    """Whether the client's copy is the file as it is (RFC 9110, 13.1.2: weak comparison)."""
+    """Return whether the client's copy is current (RFC 9110, 13.1.2: weak comparison)."""
     named = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return etag in named or named == ["*"]
 
 
 class ArtifactResponse(FileResponse):
-    """A file that never changes, but may be deleted."""
+    """The answer with a file, which never changes but may be deleted."""
 
     def __init__(self, path: Path, artifact: Artifact, *, job_id: str) -> None:
         """Answer with the file at `path`.
 
         Raises:
-            ArtifactNotFound: it has been deleted in this moment.
+            ArtifactNotFound: the file has just been deleted.
         """
         try:
             stat_result = path.stat()
@@ -139,13 +145,13 @@ class ArtifactResponse(FileResponse):
         )
 
     def without_body(self) -> Response:
-        """Return the answer to a client that has the file already."""
+        """Return the 304 answer for a client that has the file already."""
         kept = ("etag", "cache-control", "x-content-type-options")
         return Response(status_code=304, headers={name: self.headers[name] for name in kept})
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        """Ignore a malformed range, as RFC 9110 wants it, and make the other error one of ours."""
+        """Ignore a malformed range, as RFC 9110 says; raise our own error for one outside."""
         try:
             return super()._parse_range_header(http_range, file_size)
         except MalformedRangeHeader:

@@ -16,7 +16,8 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.records import JobState
 from service import openapi, uploads
-from service.dependencies import Caller, CallerName, KnownId, Use
+from service.auth import API_PREFIX
+from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
 from service.errors import (
     InvalidForm,
     JobNotFound,
@@ -33,7 +34,7 @@ from service.errors import (
 from service.redis_jobs import CURSOR
 from service.schemas import Job, JobPage
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
 
 
 @router.post(
@@ -61,11 +62,13 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
         ),
     },
 )
-async def create_job(request: Request, response: Response, services: Use, caller: Caller) -> Job:
-    """Upload a video and queue a job for it. `Location` tells where to follow the job."""
-    queue, max_bytes = services.queue, services.settings.max_upload_bytes
-    queue.require_room(uploads.announced_bytes(request, max_bytes), owner=caller)
-    # Entered on the event loop, not in a thread: the removal at its end must not be cancelled.
+async def create_job(
+    request: Request, response: Response, services: ServicesDep, owner: OwnerDep
+) -> Job:
+    """Upload a video and queue a job for it. `Location` is the path of the job."""
+    jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
+    jobs.require_room(uploads.announced_bytes(request, max_bytes), owner=owner)
+    # Entered on the event loop, not in a thread, so that its cleanup cannot be cancelled.
     with services.store.receiving() as path:
         wanted = await uploads.receive(
             request,
@@ -73,36 +76,36 @@ async def create_job(request: Request, response: Response, services: Use, caller
             max_bytes=max_bytes,
             idle_seconds=services.settings.upload_idle_seconds,
         )
-        job = await run_in_threadpool(queue.submit, wanted, path, owner=caller)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    response.headers["Retry-After"] = str(await run_in_threadpool(queue.wait_seconds, job))
+        job = await run_in_threadpool(jobs.submit, wanted, path, owner=owner)
+    response.headers["Location"] = router.url_path_for("get_job", job_id=job.id)
+    response.headers["Retry-After"] = str(await run_in_threadpool(jobs.wait_seconds, job))
     return job
 
 
 @router.get("", responses=openapi.problems(InvalidRequest))
 def list_jobs(
-    services: Use,
-    caller: CallerName,
+    services: ServicesDep,
+    owner: OwnerNameDep,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
-        str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")
+        str | None, Query(pattern=CURSOR, description="`next_cursor` of the previous page.")
     ] = None,
 ) -> JobPage:
-    """List jobs, newest first. With `state` a page may be short although more follow."""
-    return services.queue.page(state=state, limit=limit, cursor=cursor, owner=caller)
+    """List jobs, newest first. With `state`, a page may be short although more pages follow."""
+    return services.jobs.page(state=state, limit=limit, cursor=cursor, owner=owner)
 
 
 @router.get("/{job_id}", responses=openapi.problems(JobNotFound))
-def get_job(job_id: KnownId, services: Use, caller: CallerName) -> Job:
-    """Return a job as it stands now."""
-    return services.queue.get(job_id, owner=caller)
+def get_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> Job:
+    """Return a job as it is now."""
+    return services.jobs.get(job_id, owner=owner)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=openapi.problems(JobNotFound, JobEnded))
-def cancel_job(job_id: KnownId, services: Use, caller: CallerName) -> Job:
-    """Cancel a job: at once if it waits, at the next clip if it runs."""
-    return services.queue.cancel(job_id, owner=caller)
+def cancel_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> Job:
+    """Cancel a job: immediately if it waits, before the next clip if it runs."""
+    return services.jobs.cancel(job_id, owner=owner)
 
 
 @router.delete(
@@ -111,6 +114,6 @@ def cancel_job(job_id: KnownId, services: Use, caller: CallerName) -> Job:
     response_class=Response,
     responses=openapi.problems(JobNotFound),
 )
-def delete_job(job_id: KnownId, services: Use, caller: CallerName) -> None:
-    """Remove every byte kept for a job; cancel it if need be."""
-    services.queue.delete(job_id, owner=caller)
+def delete_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> None:
+    """Remove every byte of a job; cancel it if it has not ended."""
+    services.jobs.delete(job_id, owner=owner)

@@ -1,32 +1,33 @@
-"""Health, and the models that are served."""
+"""Health checks, and the list of served models."""
 
 from fastapi import APIRouter
 
 from rollout_core.errors import StoreUnavailable
 from service import openapi
-from service.dependencies import Use
+from service.auth import API_PREFIX
+from service.dependencies import ServicesDep
 from service.errors import RedisUnavailable
 from service.schemas import Liveness, ModelList, Readiness
 
 router = APIRouter()
 
 
-@router.get("/v1/models", tags=["models"], responses=openapi.problems())
-def list_models(services: Use) -> ModelList:
-    """List the models that live workers serve now, with what they expect of a clip."""
-    return ModelList(models=services.queue.models())
+@router.get(f"{API_PREFIX}/models", tags=["models"], responses=openapi.problems())
+def list_models(services: ServicesDep) -> ModelList:
+    """List the models that live workers serve now, with the clips they expect."""
+    return ModelList(models=services.jobs.models())
 
 
 @router.get("/livez", tags=["health"], responses=openapi.problems())
 def get_liveness() -> Liveness:
-    """Say that the process answers."""
+    """Return 200 while the process is alive."""
     return Liveness()
 
 
 @router.get(
     "/readyz", tags=["health"], responses=openapi.problems(RedisUnavailable, StoreUnavailable)
 )
-def get_readiness(services: Use) -> Readiness:
-    """Say whether jobs can be taken: Redis answers, and the store can be written."""
+def get_readiness(services: ServicesDep) -> Readiness:
+    """Return 200 if jobs can be accepted: Redis answers, and the store is writable."""
     services.store.check_writable()
-    return Readiness(workers=services.queue.ready_workers())
+    return Readiness(workers=services.jobs.ready_workers())

@@ -1,9 +1,9 @@
-"""Which attention is faster on a device: the explicit softmax or the fused kernel.
+"""Compare the speed of attention with an explicit softmax and with the fused kernel.
 
     python -m tests.benchmarks.attention [--device cuda] [--dtype bfloat16] [--runs 5]
 
-A forward of each attention of the published base size, medians in the same run; and a whole
-forward with capture and rollout against the plain one. `timesformer.Attention` chooses by it.
+Prints medians of one run: the forward of each attention of the published base size, and a whole
+forward with and without capture and rollout. `timesformer.Attention` follows the result.
 """
 
 import argparse

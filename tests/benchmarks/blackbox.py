@@ -1,7 +1,7 @@
-"""Maps by perturbation alone: what the model's answer loses when parts of a clip are hidden.
+"""Maps by perturbation: how much the class's probability falls when parts of a clip are hidden.
 
-They know nothing of the model but `probability`, which tells that of one class for clips
-`n c t H W`, `n`, so they fit any model, and cost hundreds of forwards a clip.
+They use the model only through `probability`, which maps clips, `n c t H W`, to the probability of
+one class, `n`. So they work with any model, and need hundreds of forwards for a clip.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,31 @@ Probability = Callable[[Tensor], Tensor]
 
 BATCH_CLIPS = 32
 CUBOID = (2, 2, 2)
-"""Frames, rows and columns of patches that go together."""
+"""Frames, rows and columns of patches that are hidden together."""
 
 KERNEL_WIDTH = 0.25
-"""Of LIME's weights, in cosine distance from the whole clip."""
+"""Width of LIME's kernel, in cosine distance from the whole clip."""
 
 RIDGE = 1.0
 TUBE_STEPS = 10
 TUBE_COLOR = 2.0
-"""Weight of colours, 0 to 1, in a tube's distances, against the clip's length and sides as 1."""
+"""Weight of colours, scaled to 0 to 1, against time and place, also scaled to 0 to 1."""
 
 
 def occlusion(
     probability: Probability, clip: Tensor, replacement: Tensor, grid: tuple[int, int, int]
 ) -> Tensor:
-    """Slide a cuboid over the patches, and note what the class loses while they are hidden.
+    """Slide a cuboid over the patches; measure how much probability is lost while it is hidden.
 
     Source: Zeiler & Fergus 2014, arXiv:1311.2901, with time as a third dimension.
 
     Args:
         clip: `1 c t H W`.
-        replacement: what stands where patches are hidden; fits `clip`.
+        replacement: pixels for hidden patches; broadcasts to `clip`.
         grid: patches, `(t, h, w)`.
     Returns:
-        `t h w`: the mean loss over the cuboids that cover a patch. It takes one forward, and one
-        for each cuboid.
+        `t h w`: the mean loss over the cuboids that cover a patch. Takes one forward for the clip
+        and one for each cuboid.
     """
     cuboids = _sliding_cuboids(grid)  # n t h w
     whole = probability(clip).cpu()
@@ -56,17 +56,17 @@ def lime(
     forwards: int,
     generator: Generator,
 ) -> Tensor:
-    """Hide random halves of a clip's segments, and fit the class's probability by a line.
+    """Hide random halves of a clip's segments and fit a linear model of the probability.
 
-    The fit is a ridge regression on which segments are there, in which a sample weighs the more
-    the fewer of them are hidden, by exp(−distance² / width²) of the cosine distance. Source:
-    Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938, for pictures and words.
+    The fit is a ridge regression on the segments that are visible. A sample's weight is
+    exp(−distance² / width²) of its cosine distance from the whole clip. Source: Ribeiro, Singh &
+    Guestrin 2016, arXiv:1602.04938, for pictures and words.
 
     Args:
         clip: `1 c t H W`.
-        replacement: what stands where segments are hidden; fits `clip`.
+        replacement: pixels for hidden segments; broadcasts to `clip`.
         segments: int64 `t H W`, the segment of each pixel, counted from 0.
-        generator: of the samples, on the CPU.
+        generator: draws the samples, on the CPU.
     Returns:
         `t H W`: the coefficient of each pixel's segment.
     """
@@ -101,7 +101,7 @@ def tube_segments(clip: Tensor, count: int, generator: Generator) -> Tensor:
 
 
 def _sliding_cuboids(grid: tuple[int, int, int]) -> Tensor:
-    """Return every place of a cuboid in a grid: bool `n t h w`, true where it is."""
+    """Return every place of a cuboid in a grid: bool `n t h w`, true inside the cuboid."""
     t, y, x = (_spans(size, side) for size, side in zip(grid, CUBOID, strict=True))
     cuboids = (
         rearrange(t, "i t -> i 1 1 t 1 1")
@@ -119,13 +119,13 @@ def _spans(size: int, side: int) -> Tensor:
 
 
 def _pixels(patches: Tensor, clip: Tensor) -> Tensor:
-    """Spread what is said of patches, `n t h w`, over the pixels of a clip: `n t H W`."""
+    """Repeat values of patches, `n t h w`, for their pixels: `n t H W`."""
     y, x = clip.shape[-2] // patches.shape[-2], clip.shape[-1] // patches.shape[-1]
     return repeat(patches, "n t h w -> n t (h y) (w x)", y=y, x=x)
 
 
 def _hidden(probability: Probability, clip: Tensor, replacement: Tensor, hidden: Tensor) -> Tensor:
-    """Ask for the probability, `n`, of a clip under masks, bool `n t H W`, true where hidden."""
+    """Return the probability, `n`, of a clip under masks, bool `n t H W`, true where hidden."""
     answers = [
         probability(torch.where(masks[:, None].to(clip.device), replacement, clip)).cpu()
         for masks in hidden.split(BATCH_CLIPS)
@@ -134,7 +134,7 @@ def _hidden(probability: Probability, clip: Tensor, replacement: Tensor, hidden:
 
 
 def _ridge(inputs: Tensor, outputs: Tensor, weight: Tensor) -> Tensor:
-    """Return the coefficients, `f`, of a weighted ridge regression with a free constant.
+    """Return the coefficients, `f`, of a weighted ridge regression with an intercept.
 
     Args:
         inputs: `n f`.

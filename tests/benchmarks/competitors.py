@@ -1,4 +1,4 @@
-"""The rows of the evidence table: everything that makes a map of a clip.
+"""The rows of the evidence table: all methods that make a map of a clip.
 
 Start layers count from 0, as in a request.
 """
@@ -12,6 +12,7 @@ import torch
 from einops import reduce, repeat
 from torch import Generator, Tensor
 
+from rollout_core.contract import MethodOptions
 from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance.explain import explain_clips
 from rollout_core.relevance.perturbation import fill_of
@@ -20,10 +21,10 @@ from tests.benchmarks import blackbox
 Group = Literal["baselines", "published", "ours", "black boxes"]
 
 BACKWARD = 2
-"""Forwards that a gradient counts as, on top of its own."""
+"""Cost of a backward pass, in forwards."""
 
 CENTER_WIDTH = 0.5
-"""Standard deviation of the centre prior, in half-heights: objects are at home there."""
+"""Standard deviation of the centre prior, in half-heights of a frame."""
 
 OCCLUSION_FORWARDS = 1 + 7**3  # of a grid of 8 × 8 × 8 patches
 LIME_FORWARDS = 1000
@@ -37,7 +38,7 @@ class Case:
     Attributes:
         clips: `b c t H W`, normalised, on the model's device.
         targets: `b`, the class to explain.
-        seed: of all that is drawn at random.
+        seed: of all random numbers.
     """
 
     model: TimeSformer
@@ -57,7 +58,7 @@ class Case:
         return a.patch_height, a.patch_width
 
     def aimed_at(self, targets: Tensor) -> "Case":
-        """Return the same clips, to be explained for other classes, `b`."""
+        """Return the same clips with other classes to explain, `b`."""
         return replace(self, targets=targets.to(self.targets.device))
 
     def seen_by(self, model: TimeSformer) -> "Case":
@@ -71,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Competitor:
-    """A row: `explain` makes maps, `b t h w`, on the CPU, for `forwards` a clip."""
+    """A row: `explain` returns maps, `b t h w`, on the CPU, for `forwards` per clip."""
 
     name: str
     group: Group
@@ -79,8 +80,9 @@ class Competitor:
     explain: Callable[[Case], Tensor]
 
 
-def explained(case: Case, **options: object) -> Tensor:
-    return explain_clips(case.model, case.clips, **options).relevance
+def explained(case: Case, *, target: list[int] | None = None, **options: object) -> Tensor:
+    how = MethodOptions.model_validate(options)
+    return explain_clips(case.model, case.clips, how, target=target).relevance
 
 
 def gradient_rollout(case: Case) -> Tensor:
@@ -96,7 +98,7 @@ def uniform(case: Case) -> Tensor:
 
 
 def center_prior(case: Case) -> Tensor:
-    """A Gaussian about the middle of every frame."""
+    """Return a Gaussian around the centre of every frame."""
     t, h, w = case.grid
     height, width = case.clips.shape[-2:]
     y = (torch.arange(h) + 0.5) * 2 / h - 1
@@ -106,7 +108,7 @@ def center_prior(case: Case) -> Tensor:
 
 
 def gradient_times_input(case: Case) -> Tensor:
-    """Sum, over each patch, its pixels times the gradient of the class's logit."""
+    """Sum over each patch: pixels times the gradient of the class's logit."""
     clips = case.clips.clone().requires_grad_()
     logits = case.model(clips).gather(1, case.targets[:, None])
     (gradient,) = torch.autograd.grad(logits.sum(), clips)
@@ -115,7 +117,7 @@ def gradient_times_input(case: Case) -> Tensor:
 
 
 def one_by_one(explain: Callable[[Case], Tensor]) -> Callable[[Case], Tensor]:
-    """Explain a batch through a function that makes the map, `t h w`, of a single clip."""
+    """Explain a batch with a function that returns the map, `t h w`, of a single clip."""
 
     @torch.inference_mode()
     def each(case: Case) -> Tensor:

@@ -1,9 +1,9 @@
-"""Which maps point at what moved, and at what cost: methods against known evidence.
+"""Compare maps with the known position of the moving object, and measure their cost.
 
     python -m tests.benchmarks.evidence [--clips 500] [--seed S] [--device cuda] [--json FILE]
 
-Held-out moving-shapes clips, explained for the class that the model predicts. With `--json`, the
-scores of every clip are kept in a file, and a run that was stopped goes on where it was. The
+The clips are held-out moving-shapes clips, explained for the class that the model predicts. With
+`--json`, the scores of every clip are kept in a file, and an interrupted run continues there. The
 report and the plot are written to `results/`.
 
 Pointing scores are defined in `rollout_core/demo/evaluate.py`, deletion and insertion in
@@ -46,11 +46,11 @@ from tests.benchmarks.sanity import correlations
 from tests.benchmarks.scores import Scores
 
 BATCH_CLIPS = 10
-"""Drawn, measured and saved together. Batch `n` has a seed of its own, the first one's plus `n`."""
+"""Clips that are drawn, measured and saved together. The seed of batch `n` is `seed + n`."""
 
 FILL: Fill = "still"
-"""Here the class is the motion: blurred all over, the clips keep over half of its probability, and
-holes of one colour that follow the object show it, too."""
+"""The class is the motion, so other fills do not remove it: blurred clips keep over half of the
+class's probability, and holes of one colour that follow the object show its motion."""
 
 SANITY_CLIPS = 50
 SANITY_ROWS = (
@@ -66,12 +66,12 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips to explain and what is known of them.
+    """Clips to explain, with their objects' positions.
 
     Attributes:
-        coverage: `b t h w`, or `b o t h w` for several objects; see `demo.metrics`.
+        coverage: `b t h w`, or `b o t h w` for several objects; see `demo/evaluate.py`.
         labels: `b`, or `b o`.
-        forward_seconds: of a plain forward of the clips.
+        forward_seconds: duration of a plain forward of the clips.
     """
 
     case: Case
@@ -81,30 +81,30 @@ class Batch:
 
     @classmethod
     def draw(cls, model: TimeSformer, number: int, *, seed: int, objects: int = 1) -> "Batch":
-        """Draw faults of one or two moving objects; the targets are what the model predicts."""
+        """Draw clips of one or two moving objects; the targets are the model's predictions."""
         generator = Generator().manual_seed(seed + number)
         labels_of = random_labels if objects == 1 else random_label_pairs
-        faults = render(
+        drawn = render(
             labels_of(BATCH_CLIPS, generator),
             generator,
             frames=MOVING_SHAPES.frames,
             height=MOVING_SHAPES.height,
             width=MOVING_SHAPES.width,
         )
-        clips = normalize(faults.frames, MOVING_SHAPES).to(model.cls_token.device)
+        clips = normalize(drawn.frames, MOVING_SHAPES).to(model.cls_token.device)
         with torch.inference_mode():
             targets = model(clips).argmax(dim=1)
         case = Case(model, clips, targets.clone(), seed=(seed + number) * BATCH_CLIPS)
         seconds = min(_forward_seconds(case) for _ in range(3))
-        return cls(case, coverage_of(faults.evidence, case.patch), faults.labels, seconds)
+        return cls(case, coverage_of(drawn.evidence, case.patch), drawn.labels, seconds)
 
 
 def measure(
     model: TimeSformer, scores: Scores, rows: Sequence[str], *, clips: int, areas: int, seed: int
 ) -> None:
-    """Measure rows on `clips` clips, rounded up to whole batches, where `scores` lacks them.
+    """Measure rows on `clips` clips, rounded up to whole batches; skip what `scores` has already.
 
-    Insertion and deletion are measured on the first `areas` clips of each row alone.
+    Insertion and deletion are measured only on the first `areas` clips of each row.
     """
     for number in trange(-(-clips // BATCH_CLIPS), unit="batch", desc="measuring"):
         missing = [row for row in rows if scores.clips(row) <= number * BATCH_CLIPS]
@@ -122,7 +122,11 @@ def measure(
 
 
 def judge(competitor: Competitor, batch: Batch, *, areas: bool = True) -> dict[str, Tensor]:
-    """Score a competitor's maps of a batch: `b` a metric; those by perturbation if `areas`."""
+    """Score a competitor's maps of a batch, `b` for each metric.
+
+    Args:
+        areas: whether to measure deletion and insertion, too.
+    """
     case, coverage = batch.case, batch.coverage
     began = time.perf_counter()
     maps = competitor.explain(case)
@@ -142,10 +146,10 @@ def judge(competitor: Competitor, batch: Batch, *, areas: bool = True) -> dict[s
 
 
 def class_sensitivity(batch: Batch) -> dict[str, Tensor]:
-    """Ask for the class of each of two objects: does the map go to that object? `b` a metric.
+    """Explain the class of each of two objects: is the map on that object? `b` for each metric.
 
-    A map that knows no class is the same for both: it leans to the wrong object as often as to
-    the right one, and never to the right one for both classes.
+    A class-blind map is the same for both classes. It leans to the wrong object as often as to the
+    right one, and never to the right one for both classes.
     """
     case, coverages = batch.case, batch.coverage
     blind = leaning(by_name("rollout").explain(case), coverages)  # b o
@@ -155,7 +159,7 @@ def class_sensitivity(batch: Batch) -> dict[str, Tensor]:
             for index, labels in enumerate(batch.labels.unbind(dim=1))
         ],
         dim=1,
-    )  # b o, how much the map for an object's class leans to that object
+    )  # b o: leaning of the map for an object's class to that object
     return {
         "blind": (own > blind).float().mean(dim=1),
         "other": (own.sum(dim=1) > 1).float(),
@@ -165,7 +169,7 @@ def class_sensitivity(batch: Batch) -> dict[str, Tensor]:
 
 
 def sanity(model: TimeSformer, *, seed: int) -> dict[str, dict[str, float]]:
-    """Return, by method, how its maps correlate with those of a model that forgets its layers."""
+    """Return for each method how its maps correlate with those of partly untrained models."""
     untrained = new_model(seed).to(model.cls_token.device)
     numbers = range(SANITY_CLIPS // BATCH_CLIPS)
     cases = [Batch.draw(model, number, seed=seed).case for number in numbers]
@@ -173,8 +177,8 @@ def sanity(model: TimeSformer, *, seed: int) -> dict[str, dict[str, float]]:
         row: correlations(
             model,
             untrained,
-            lambda other, row=row: torch.cat(
-                [by_name(row).explain(case.seen_by(other)) for case in cases]
+            lambda changed, row=row: torch.cat(
+                [by_name(row).explain(case.seen_by(changed)) for case in cases]
             ),
         )
         for row in SANITY_ROWS
@@ -235,7 +239,7 @@ def main() -> None:
         help="measure only this row; may be repeated",
     )
     parser.add_argument(
-        "--again", action="store_true", help="measure also what the file has of these rows"
+        "--again", action="store_true", help="measure these rows again, also if the file has them"
     )
     options = parser.parse_args()
     rows = options.row or [*names, SENSITIVITY]

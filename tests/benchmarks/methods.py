@@ -1,11 +1,11 @@
-"""What each method costs at the published base size, in multiples of the plain forward.
+"""Measure time and memory of each method at the published base size, against a plain forward.
 
     python -m tests.benchmarks.methods [--device cuda] [--dtype bfloat16] [--runs 5]
                                        [--attention-type joint_space_time]
 
-One clip, 8 frames of 224×224. Times are medians; the methods take turns, so that a noisy machine
-is noisy for all. Memory is the most that a run holds beyond the model and the clip: resident
-pages on a CPU, tensors on a GPU.
+One clip, 8 frames of 224×224. Times are medians; the methods run in turn, so that other load on the
+machine affects all of them. Memory is the peak beyond the model and the clip: resident pages on a
+CPU, tensors on a GPU.
 """
 
 import argparse
@@ -19,18 +19,19 @@ from pathlib import Path
 
 import torch
 
+from rollout_core.contract import MethodOptions
 from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance.explain import explain_clips
 from tests.benchmarks.attention import BASE
 
-METHODS: dict[str, dict[str, str]] = {
-    "attention": {"method": "attention"},
-    "rollout": {"method": "rollout"},
-    "projection": {"method": "contribution_rollout", "weighting": "projection"},
-    "deviation": {"method": "contribution_rollout", "weighting": "deviation"},
-    "l2": {"method": "contribution_rollout", "weighting": "l2"},
-    "alti": {"method": "contribution_rollout", "weighting": "alti"},
-    "gradient_rollout": {"method": "gradient_rollout"},
+METHODS = {
+    "attention": MethodOptions(method="attention"),
+    "rollout": MethodOptions(method="rollout"),
+    "projection": MethodOptions(method="contribution_rollout", weighting="projection"),
+    "deviation": MethodOptions(method="contribution_rollout", weighting="deviation"),
+    "l2": MethodOptions(method="contribution_rollout", weighting="l2"),
+    "alti": MethodOptions(method="contribution_rollout", weighting="alti"),
+    "gradient_rollout": MethodOptions(method="gradient_rollout"),
 }
 MEBIBYTE = 2**20
 
@@ -44,14 +45,14 @@ def seconds_of(call: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes_of(call: Callable[[], object], device: str) -> int:
-    """Return the most that a call holds beyond what was held before it."""
+    """Return the peak memory of a call beyond the memory in use before it."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - held
-    ctypes.CDLL(None).malloc_trim(0)  # what former calls left counts for none
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of resident pages
+    ctypes.CDLL(None).malloc_trim(0)  # return what earlier calls have freed
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak of resident pages
     held = _status("VmRSS")
     call()
     return _status("VmHWM") - held
@@ -80,7 +81,7 @@ def main() -> None:
     clips = torch.randn(1, 3, BASE.frames, BASE.height, BASE.width).to(device, dtype)
     forward = torch.inference_mode()(partial(model, clips))
     calls = {"forward": forward} | {
-        name: partial(explain_clips, model, clips, **chosen) for name, chosen in METHODS.items()
+        name: partial(explain_clips, model, clips, chosen) for name, chosen in METHODS.items()
     }
     peaks = {name: peak_bytes_of(call, device) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}

@@ -1,9 +1,9 @@
-"""Time the overlay of a 5.3 s, 1280×720 clip against a bare decode and a bare re-encode.
+"""Time the overlay of a 5.3 s, 1280×720 clip, against a decode and a re-encode without it.
 
-    python tests/benchmarks/overlay.py [--repeats 5]
+    python -m tests.benchmarks.overlay [--repeats 5]
 
-The three run in turn, so that what else the machine does falls on all alike. Medians are
-printed, and ratios to the bare re-encode, which uses libx264's veryfast preset.
+The three run in turn, so that other load on the machine affects all of them. Prints medians and
+ratios to the re-encode, which uses libx264's veryfast preset.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make_clip(path: Path) -> None:
-    """Write a clip of moving texture, about as hard to encode as a filmed scene."""
+    """Write a clip of moving texture, about as hard to encode as a filmed one."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (HEIGHT // 8, 2 * WIDTH // 8, 3), dtype=np.uint8)
     texture = coarse.repeat(8, axis=0).repeat(8, axis=1) // 2
@@ -74,7 +74,7 @@ def decode(source: Path) -> None:
 
 
 def reencode(source: Path, target: Path) -> None:
-    """Decode every frame and encode it as it is."""
+    """Decode every frame and encode it unchanged."""
     with av.open(source) as container, av.open(target, "w") as output:
         stream = output.add_stream(
             "libx264", rate=RATE_HZ, width=WIDTH, height=HEIGHT, options={"preset": "veryfast"}
@@ -85,7 +85,7 @@ def reencode(source: Path, target: Path) -> None:
 
 
 def overlay(source: Path, folder: Path) -> None:
-    """Render both pictures of a clip with relevance of its own in every frame."""
+    """Render both pictures of a clip whose relevance differs in every frame."""
     limits = Limits()
     info = probe(source, limits)
     index = np.linspace(0, FRAMES - 1, CLIP_FRAMES).astype(np.int64)[None]

@@ -14,7 +14,7 @@ from tests.benchmarks.competitors import COMPETITORS, Competitor, Group, by_name
 from tests.benchmarks.scores import Scores
 
 SENSITIVITY = "class sensitivity"
-"""Name of the row about faults of two objects."""
+"""Name of the row about clips of two objects."""
 
 OURS = "contribution_rollout, deviation"
 RIVALS = (
@@ -63,7 +63,7 @@ SENSITIVITY_LINES = {
 def write_report(
     path: Path, scores: Scores, correlations: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Write the page; rows that were not measured are left out."""
+    """Write the page, without the rows that were not measured."""
     sections = (
         _table(scores),
         _meanings(),
@@ -77,7 +77,7 @@ def write_report(
 
 
 def plot(scores: Scores, path: Path) -> None:
-    """Draw every metric's mean and interval, a row a method, as a PNG."""
+    """Draw mean and interval of every metric as a PNG, one row for each method."""
     rows = _measured(scores)
     figure = Figure(figsize=(16, 1.2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, len(COLUMNS), sharey=True)

@@ -1,10 +1,10 @@
-"""How exact the factored rollout is, and how much faster than the dense one.
+"""Measure the error of the factored rollout, and its speed against the dense one.
 
     python -m tests.benchmarks.rollout [--device cuda] [--runs 5]
 
-Errors are the largest absolute differences from the published code's answers. Times are medians
-at the published base size (12 layers, 8 frames of 14 × 14 patches), both in the same run, of the
-rollout alone: the dense baseline multiplies (1 + p t)² matrices, layer by layer.
+Errors are the largest absolute differences from the published code's results. Times are medians of
+one run at the published base size (12 layers, 8 frames of 14 × 14 patches), for the rollout alone.
+The dense baseline multiplies (1 + p t)² matrices, layer by layer.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LAYERS, FRAMES, PATCHES = 12, 8, 14 * 14
 
 
 def exactness() -> None:
-    """Print the largest differences from the published answers."""
+    """Print the largest differences from the published results."""
     for name in ("divided", "joint", "space_only"):
         with np.load(REFERENCE / f"tiny_{name}.npz", allow_pickle=False) as file:
             published = {key: torch.from_numpy(file[key]) for key in file.files}
@@ -54,7 +54,7 @@ def report(name: str, ours: Tensor, theirs: Tensor) -> None:
 
 
 def speed(device: str, runs: int) -> None:
-    """Print the ratio of dense to factored, and how far apart the two are."""
+    """Print the ratio of the dense time to the factored time, and the difference of the results."""
     generator = torch.Generator().manual_seed(0)
 
     def attention(*shape: int) -> list[Tensor]:
@@ -74,14 +74,14 @@ def speed(device: str, runs: int) -> None:
 
 
 def factored_rollout(space: list[Tensor], times: list[Tensor]) -> Tensor:
-    """Push the classification token's row back through every attention: `b t p`."""
+    """Roll the cls token's row back through every layer: `b t p`."""
     flow = Flow([add_skip(layer) for layer in space], [add_skip(layer) for layer in times])
     *_, row = roll_out(cls_row(space[0]), flow)
     return rearrange(patches_of(row), "b 1 (t p) -> b t p", t=FRAMES)
 
 
 def dense_rollout(space: list[Tensor], times: list[Tensor]) -> Tensor:
-    """Multiply every layer's matrix over all tokens, `(1 + t p)²`."""
+    """Multiply the matrices of all layers over all tokens, `(1 + t p)²`."""
     product: Tensor | None = None
     for layer_space, layer_time in zip(space, times, strict=True):
         matrix = dense_layer(mixed(layer_space), mixed(layer_time))
@@ -104,7 +104,7 @@ def mixed(attention: Tensor) -> Tensor:
 
 
 def median(call: Callable[[], Tensor], runs: int, device: str) -> float:
-    """Return the median seconds of `runs` calls after one to warm up."""
+    """Return the median duration of `runs` calls, in seconds, after one to warm up."""
     seconds = []
     for _ in range(runs + 1):
         began = time.perf_counter()

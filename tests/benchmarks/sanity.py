@@ -1,8 +1,8 @@
-"""Do maps depend on what the model has learned?
+"""Check that maps depend on what the model has learned.
 
-Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", arXiv:1810.03292: its cascade
-forgets the layers one after the other, from the head down. A map that stays the same shows the
-picture, not the model.
+The cascade replaces the layers by untrained ones, one after the other, from the head down. A map
+that stays the same shows the picture, not the model. Source: Adebayo et al. 2018, "Sanity Checks
+for Saliency Maps", arXiv:1810.03292.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,30 +15,30 @@ from rollout_core.model.timesformer import TimeSformer
 
 
 def cascade(model: TimeSformer, untrained: TimeSformer) -> Iterator[tuple[str, TimeSformer]]:
-    """Yield the model with its head, then also its last layer, … then also its first, untrained.
+    """Yield a part's name and the model with this part, and all parts before it, untrained.
 
-    Every one is the same object, one step further, with the name of the part that was replaced;
-    `model` itself stays as it is.
+    The parts are the head, then the layers from the last to the first. Each step changes and
+    yields the same copy; `model` itself does not change.
     """
-    forgetful = deepcopy(model)
-    forgetful.norm.load_state_dict(untrained.norm.state_dict())
-    forgetful.head.load_state_dict(untrained.head.state_dict())
-    yield "head", forgetful
+    changed = deepcopy(model)
+    changed.norm.load_state_dict(untrained.norm.state_dict())
+    changed.head.load_state_dict(untrained.head.state_dict())
+    yield "head", changed
     for index in reversed(range(model.architecture.depth)):
-        forgetful.layers[index].load_state_dict(untrained.layers[index].state_dict())
-        yield f"layer {index}", forgetful
+        changed.layers[index].load_state_dict(untrained.layers[index].state_dict())
+        yield f"layer {index}", changed
 
 
 def correlations(
     model: TimeSformer, untrained: TimeSformer, explain: Callable[[TimeSformer], Tensor]
 ) -> dict[str, float]:
-    """Return the mean rank correlation of a model's maps with those of each step of its cascade.
+    """Return the mean rank correlation of a model's maps with those of each step of the cascade.
 
     Args:
-        explain: makes maps `b t h w` of the same clips for any model.
+        explain: returns maps, `b t h w`, of the same clips for any model.
     """
     maps = explain(model)
     return {
-        part: rank_correlation(maps, explain(forgetful)).mean().item()
-        for part, forgetful in cascade(model, untrained)
+        part: rank_correlation(maps, explain(changed)).mean().item()
+        for part, changed in cascade(model, untrained)
     }

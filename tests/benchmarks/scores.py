@@ -1,4 +1,4 @@
-"""Scores of every clip, kept in a file while they are measured, so that a run can go on."""
+"""Scores of every clip, kept in a file so that an interrupted run can continue."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ DECIMALS = 6
 
 @dataclass
 class Scores:
-    """Scores by row and metric, one a clip, in the order of the clips.
+    """Scores by row and metric, one for each clip, in the order of the clips.
 
     Attributes:
-        about: what they were measured on; a file about something else is not continued.
+        about: what was measured; a file about something else is not continued.
     """
 
     about: dict[str, str | int]
@@ -28,7 +28,7 @@ class Scores:
 
     @classmethod
     def open(cls, path: Path | None, about: dict[str, str | int]) -> Self:
-        """Continue the file at `path`, or begin it; None keeps no file.
+        """Read the scores at `path`, or start without any; None keeps no file.
 
         Raises:
             ValueError: the file is about something else.
@@ -41,19 +41,19 @@ class Scores:
         return cls(about, path, stored["rows"])
 
     def clips(self, row: str, metric: str | None = None) -> int:
-        """Return on how many clips a row was measured, at all or by one metric."""
+        """Return on how many clips a row was measured, by any metric or by the given one."""
         of_row = self.rows.get(row, {})
         counts = [len(values) for name, values in of_row.items() if metric in (None, name)]
         return max(counts, default=0)
 
     def add(self, row: str, scores: Mapping[str, Tensor]) -> None:
-        """Append the scores, `b` a metric, of the next clips of a row."""
+        """Append the scores of the next clips of a row, `b` for each metric."""
         for metric, values in scores.items():
             rounded = [round(value, DECIMALS) for value in values.tolist()]
             self.rows.setdefault(row, {}).setdefault(metric, []).extend(rounded)
 
     def forget(self, row: str) -> None:
-        """Have a row measured again."""
+        """Remove the scores of a row, so that it is measured again."""
         self.rows.pop(row, None)
 
     def save(self) -> None:
@@ -70,7 +70,7 @@ class Scores:
         return bootstrap(torch.tensor(self.rows[row][metric]))
 
     def lead(self, row: str, other: str, metric: str) -> Interval:
-        """Return by how much a row is ahead of another one on the clips that both have."""
+        """Return the mean difference of two rows on the clips that both have."""
         first, second = (torch.tensor(self.rows[name][metric]) for name in (row, other))
         both = min(len(first), len(second))
         return bootstrap(first[:both] - second[:both])

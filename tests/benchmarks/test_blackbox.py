@@ -45,7 +45,7 @@ def test_occlusion_finds_the_one_patch_that_matters():
     film = torch.ones(1, 3, 5, 6, 7)
     patch = (slice(2, 3), slice(2, 3), slice(3, 4))
     relevance = occlusion(seen(patch), film, NOTHING, (5, 6, 7))
-    # Each cuboid that covers it hides all there is to see; of its neighbour's, half do.
+    # Every cuboid that covers this patch hides it; half of those that cover the next one do.
     assert relevance[2, 2, 3] == 1
     assert relevance[2, 2, 4] == 0.5
     assert (relevance == relevance.max()).sum() == 1
@@ -53,23 +53,23 @@ def test_occlusion_finds_the_one_patch_that_matters():
 
 
 def test_occlusion_worked_by_hand():
-    # Two places of a cuboid along time, and 2 x 2 patches: it is as large as the frame.
+    # The cuboid is as large as the frame of 2 x 2 patches, and has two places in time.
     small = torch.ones(1, 3, 3, 4, 4)
     first_frame = (slice(0, 1), slice(None), slice(None))
     relevance = occlusion(seen(first_frame), small, NOTHING, (3, 2, 2))
-    # The first cuboid costs all, the second nothing; both cover the frame in the middle.
+    # The first cuboid loses all, the second nothing; both cover the middle frame.
     expected = torch.tensor([1.0, 0.5, 0.0])[:, None, None].expand(3, 2, 2)
     torch.testing.assert_close(relevance, expected)
 
 
-def test_occlusion_asks_once_a_cuboid_and_once_for_the_clip():
+def test_occlusion_takes_one_forward_for_each_cuboid_and_one_for_the_clip():
     calls: list[int] = []
     occlusion(seen(ONE_PATCH, calls), clip(), NOTHING, GRID)
     places = [size - side + 1 for size, side in zip(GRID, CUBOID, strict=True)]
     assert sum(calls) == 1 + places[0] * places[1] * places[2]
 
 
-def test_a_model_that_does_not_look_gives_an_empty_map():
+def test_a_constant_model_gives_an_empty_map():
     def blind(clips: Tensor) -> Tensor:
         return torch.full((len(clips),), 0.4)
 
@@ -127,7 +127,7 @@ def test_tubes_follow_a_moving_object():
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_tubes_are_at_most_as_many_as_asked(count: int):
+def test_there_are_at_most_as_many_tubes_as_asked(count: int):
     segments = tube_segments(clip(), count, Generator().manual_seed(0))
     assert segments.min() >= 0
     assert segments.max() < count

@@ -13,7 +13,7 @@ GRID = (3, 2, 6)
 
 @pytest.fixture
 def case(monkeypatch: pytest.MonkeyPatch) -> Case:
-    """Two clips for a model of as many layers as the demo's."""
+    """Two clips for a model with as many layers as the demo's."""
     monkeypatch.setattr(competitors, "LIME_FORWARDS", 40)
     monkeypatch.setattr(competitors, "LIME_SEGMENTS", 6)
     return Case(random_model(depth=4), random_clips(), torch.tensor([1, 3]), seed=5)
@@ -25,7 +25,7 @@ def test_every_row_makes_a_map_of_each_clip(competitor: Competitor, case: Case):
     assert maps.shape == (2, *GRID)
     assert maps.dtype == torch.float32
     assert maps.isfinite().all()
-    torch.testing.assert_close(maps, competitor.explain(case))  # nothing is left to chance
+    torch.testing.assert_close(maps, competitor.explain(case))  # deterministic
 
 
 INPUT_BLIND = ("uniform", "centre prior")
@@ -34,12 +34,12 @@ INPUT_BLIND = ("uniform", "centre prior")
 @pytest.mark.parametrize(
     "competitor", [row for row in COMPETITORS if row.name not in INPUT_BLIND], ids=lambda r: r.name
 )
-def test_every_row_but_the_priors_tells_clips_apart(competitor: Competitor, case: Case):
+def test_every_row_but_the_priors_depends_on_the_clip(competitor: Competitor, case: Case):
     first, second = competitor.explain(case)
     assert not torch.allclose(first, second, rtol=1e-3, atol=0)
 
 
-def test_rows_are_in_an_order_that_makes_the_point():
+def test_rows_are_grouped_and_have_unique_names():
     groups = [group for group, _ in groupby(COMPETITORS, key=lambda row: row.group)]
     assert groups == ["baselines", "published", "ours", "black boxes"]
     names = [row.name for row in COMPETITORS]
@@ -70,7 +70,7 @@ def test_gradient_times_input_by_finite_differences(case: Case):
     assert relevance[1, 2, 1, 1].item() == pytest.approx(slope, rel=1e-3)
 
 
-def test_the_centre_prior_is_highest_in_the_middle_and_alike_in_all_frames(case: Case):
+def test_the_centre_prior_is_highest_in_the_middle_and_equal_in_all_frames(case: Case):
     prior = by_name("centre prior").explain(case)
     assert (prior == prior[:1, :1]).all()
     frame = prior[0, 0]
@@ -88,8 +88,8 @@ def test_black_boxes_explain_the_class_of_each_clip(case: Case):
 
 
 @pytest.mark.parametrize("name", ["gradient × input", "rollout", "occlusion, 2×2×2 patches"])
-def test_forwards_are_those_that_the_model_ran(name: str, case: Case):
-    # The demo's grid, for which the table states them.
+def test_forwards_equal_those_that_the_model_ran(name: str, case: Case):
+    # The table states the forwards for the demo's grid.
     model = random_model(frames=8, height=64, width=32, depth=4)
     clips = random_clips(1, t=8, height=64, width=32)
     row, ran = by_name(name), []

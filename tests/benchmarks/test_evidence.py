@@ -23,7 +23,7 @@ def model() -> TimeSformer:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure two clips a batch, in four steps."""
+    """Measure two clips in each batch, in four steps."""
     monkeypatch.setattr(evidence, "BATCH_CLIPS", 2)
     monkeypatch.setattr(evidence, "SANITY_CLIPS", 2)
     monkeypatch.setattr(evidence, "STEPS", 4)
@@ -33,7 +33,7 @@ def competitor(maps: Tensor) -> Competitor:
     return Competitor("made up", "baselines", 0, lambda _case: maps)
 
 
-def test_batches_are_held_out_clips_that_never_change(model: TimeSformer):
+def test_batches_are_deterministic(model: TimeSformer):
     first, same, second = (Batch.draw(model, number, seed=7) for number in (0, 0, 1))
     assert first.case.clips.shape == (2, 3, 8, 64, 64)
     assert first.coverage.shape == (2, 8, 8, 8)
@@ -42,7 +42,7 @@ def test_batches_are_held_out_clips_that_never_change(model: TimeSformer):
     assert torch.equal(first.case.targets, model(first.case.clips).argmax(dim=1))
 
 
-def test_a_batch_of_two_objects_has_a_coverage_for_each(model: TimeSformer):
+def test_a_batch_of_two_objects_has_coverage_for_each_object(model: TimeSformer):
     batch = Batch.draw(model, 0, seed=7, objects=2)
     assert batch.coverage.shape == (2, 2, 8, 8, 8)
     assert (batch.labels[:, 0] != batch.labels[:, 1]).all()
@@ -84,7 +84,7 @@ def test_a_class_blind_map_is_not_class_sensitive(
     assert shares["both"].tolist() == [0, 0]
 
 
-def test_a_map_that_knows_the_class_is_class_sensitive(
+def test_a_map_of_the_asked_object_is_class_sensitive(
     model: TimeSformer, monkeypatch: pytest.MonkeyPatch
 ):
     batch = Batch.draw(model, 0, seed=7, objects=2)
@@ -102,7 +102,7 @@ def test_a_map_that_knows_the_class_is_class_sensitive(
         assert shares.tolist() == [1, 1], name
 
 
-def test_only_what_is_missing_is_measured(model: TimeSformer, monkeypatch: pytest.MonkeyPatch):
+def test_only_missing_scores_are_measured(model: TimeSformer, monkeypatch: pytest.MonkeyPatch):
     scores = Scores({})
     measure(model, scores, ROWS[:1], clips=2, areas=2, seed=7)
     first = scores.rows["random"]["share"][:]

@@ -13,7 +13,7 @@ METRICS = ("pointing", "path", "share", "covered", "frames", "insertion", "delet
 
 
 def measured() -> Scores:
-    """Row n has n hundredths in each metric."""
+    """Return scores in which row n has n hundredths in each metric."""
     scores = Scores({"seed": 3})
     for place, row in enumerate(COMPETITORS):
         values = dict.fromkeys(METRICS, torch.full((8,), place / 100))
@@ -34,7 +34,7 @@ def cells(page: str, row: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_row_stands_under_its_group_in_order(page: str):
+def test_every_row_is_under_its_group_in_order(page: str):
     first_cells = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
     places = [first_cells.index(row.name) for row in COMPETITORS]
     assert places == sorted(places)
@@ -52,7 +52,7 @@ def test_a_cell_has_the_mean_and_its_interval(page: str):
 def test_the_best_of_each_column_is_bold(page: str):
     assert cells(page, COMPETITORS[-1].name)[1].startswith("**")
     assert sum(line.count("**0.") for line in page.splitlines()) == len(METRICS)
-    # Low is good for a deletion.
+    # For deletion, low is good.
     assert cells(page, "random")[-3].startswith("**0.00**")
 
 
@@ -71,7 +71,7 @@ def test_the_lead_is_given_for_each_rival(page: str):
     assert "for 1,000 times the forwards" in page
 
 
-def test_sensitivity_and_sanity_are_there(page: str):
+def test_sensitivity_and_sanity_have_sections(page: str):
     assert "does: 1.00 (1.00–1.00)" in page
     assert "for both classes of the clip: 0.00 (0.00–0.00)" in page
     assert "| | head | layer 0 |" in page
@@ -92,7 +92,7 @@ def test_rows_that_were_not_measured_are_left_out(tmp_path: Path):
         assert everything.height > one.height
 
 
-def test_a_metric_of_fewer_clips_is_told_and_of_none_left_open(tmp_path: Path):
+def test_a_metric_of_fewer_clips_is_noted_and_one_without_clips_is_a_dash(tmp_path: Path):
     scores = measured()
     for row in COMPETITORS:
         del scores.rows[row.name]["insertion"]

@@ -8,23 +8,23 @@ from tests.benchmarks import evidence
 from tests.benchmarks.sanity import cascade, correlations
 from tests.rollout_core.models import random_clips, random_model
 
-FORGOTTEN = 0.5
-"""Rank correlation below which a map must fall when every layer has forgotten."""
+MAX_CORRELATION = 0.5
+"""Limit for the rank correlation of a map once all layers are untrained."""
 
 
-def test_the_cascade_forgets_from_the_head_down():
+def test_the_cascade_starts_at_the_head():
     parts = [name for name, _ in cascade(random_model(0), random_model(1))]
     assert parts == ["head", "layer 2", "layer 1", "layer 0"]
 
 
-def test_each_step_forgets_one_part_more():
+def test_each_step_makes_one_more_part_untrained():
     model, untrained = random_model(0), random_model(1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fresh = untrained.state_dict()
     gone: list[str] = ["norm.", "head."]
-    for name, forgetful in cascade(model, untrained):
+    for name, changed in cascade(model, untrained):
         gone += [name.replace("layer ", "blocks.") + "."]
-        for key, value in forgetful.state_dict().items():
+        for key, value in changed.state_dict().items():
             source = fresh if key.startswith(tuple(gone)) else before
             assert torch.equal(value, source[key]), key
     for key, value in model.state_dict().items():
@@ -51,11 +51,11 @@ def by_row() -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("row", evidence.SANITY_ROWS)
 def test_maps_depend_on_what_was_learned(by_row: dict[str, dict[str, float]], row: str):
     values = list(by_row[row].values())
-    assert values[-1] < FORGOTTEN
+    assert values[-1] < MAX_CORRELATION
     assert values[-1] < values[0]
 
 
-def test_the_head_matters_to_the_class_specific_map_alone(by_row: dict[str, dict[str, float]]):
+def test_the_head_affects_only_the_class_specific_map(by_row: dict[str, dict[str, float]]):
     assert by_row["gradient_rollout"]["head"] < 0.99
     for row in evidence.SANITY_ROWS:
         if row != "gradient_rollout":

@@ -15,7 +15,7 @@ def filled(path: Path | None = None) -> Scores:
     return scores
 
 
-def test_a_run_goes_on_where_it_was(tmp_path: Path):
+def test_an_interrupted_run_continues(tmp_path: Path):
     path = tmp_path / "scores.json"
     filled(path).save()
     again = Scores.open(path, ABOUT)

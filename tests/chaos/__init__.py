@@ -1,1 +1,1 @@
-"""What becomes of jobs when anything dies at any moment."""
+"""Fault injection: kill any part of a running service and check that every job still ends."""

@@ -1,8 +1,8 @@
-"""The crash table: every window of a job's life in which something may die, and what follows.
+"""The crash table: each moment of a job at which a part may fail, and what follows.
 
     python -m tests.chaos.crash_table [--at-once N] [NAME …]
 
-plays the faults (all, or those named), N at a time, and prints the table with measured times.
+Injects the faults (all, or those named), N at a time, and prints a table with measured times.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from tests.chaos.faults import SCENES, Fault
-from tests.system.system import System, open_system, wait_until
+from tests.chaos.faults import FAULTS, Fault
+from tests.system.system import System, open_system
+from tests.system.waiting import wait_until
 
 CLEAN_SECONDS = 30.0
-"""How long Redis may still hold something about a job that has ended."""
+"""How long after a job's end Redis may still hold something about it."""
 
 HEAD = """\
 | what dies, and when | what a client sees | new attempt after | ended after |
@@ -26,58 +27,62 @@ HEAD = """\
 
 @dataclass(frozen=True)
 class Row:
-    """What a fault has shown.
+    """What was measured for one fault.
 
-    Times count from the disaster, or from its end where it lasts.
+    Times count from the fault, or from its end if it lasts.
 
     Attributes:
-        seen: the states, with the attempt where it is not the first.
-        again_seconds: to the next attempt; None if none was needed.
+        seen: the states in order; the attempt follows if it is not the first.
+        retry_seconds: to the next attempt; None if the first one succeeded.
         ended_seconds: to the end of the job.
     """
 
     window: str
     seen: tuple[str, ...]
-    again_seconds: float | None
+    retry_seconds: float | None
     ended_seconds: float
 
     def __str__(self) -> str:
-        again = "–" if self.again_seconds is None else f"{self.again_seconds:.1f} s"
+        again = "–" if self.retry_seconds is None else f"{self.retry_seconds:.1f} s"
         seen = " → ".join(self.seen)
         return f"| {self.window} | {seen} | {again} | {self.ended_seconds:.1f} s |"
 
 
 def play(fault: Fault) -> Row:
-    """Play a fault in a system of its own, and check what it leaves behind.
+    """Inject a fault into a new system; check the job's end and what is left of the job.
 
     Raises:
-        AssertionError: something did not become what it must.
+        AssertionError: the job did not end as it must, or left something behind.
     """
     with open_system() as system:
         watch = fault.play(system)
         assert watch.job_id is not None
         require_one_end(system, watch.job_id)
         require_clean_redis(system)
-    return Row(fault.window, watch.seen, watch.again_seconds, watch.ended_seconds)
+    return Row(fault.window, watch.seen, watch.retry_seconds, watch.ended_seconds)
 
 
 @contextmanager
 def playing(faults: Iterable[Fault], at_once: int) -> Iterator[dict[Fault, Future[Row]]]:
-    """Play faults side by side, and yield their rows to come."""
+    """Inject faults in parallel; yield a future row for each."""
     with ThreadPoolExecutor(at_once) as pool:
         yield {fault: pool.submit(play, fault) for fault in faults}
 
 
 def require_one_end(system: System, job_id: str) -> None:
-    """Check that the store holds exactly one end of a job, and no attempt at it."""
+    """Check that the store holds exactly one end of a job, and none of its attempts."""
     folder = system.data_dir / "jobs" / job_id
     ends = {path.name for path in (folder / "result").iterdir()} & {"result.json", "ended.json"}
     assert len(ends) == 1, ends
-    wait_until(lambda: not list(folder.glob("attempts/*")), CLEAN_SECONDS, "attempts to go")
+    wait_until(
+        lambda: not list(folder.glob("attempts/*")),
+        CLEAN_SECONDS,
+        "the folders of attempts to be removed",
+    )
 
 
 def require_clean_redis(system: System) -> None:
-    """Check that Redis soon holds nothing more about jobs, once all have ended."""
+    """Check that Redis soon holds nothing about jobs; all of them have ended."""
 
     def is_clean() -> bool:
         with system.redis as redis:
@@ -89,12 +94,14 @@ def require_clean_redis(system: System) -> None:
 
 
 def main() -> int:
-    """Print the table; return 1 if a fault went wrong."""
-    parser = argparse.ArgumentParser(description="Play disasters and print the crash table.")
-    parser.add_argument("--at-once", type=int, default=2, help="Scenes played side by side.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Scenes; default: all.")
+    """Print the table; return 1 if a check failed."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos --table", description="Inject faults and print the crash table."
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="Faults to run in parallel.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Faults; default: all.")
     options = parser.parse_args()
-    faults = [fault for fault in SCENES if not options.names or fault.name in options.names]
+    faults = [fault for fault in FAULTS if not options.names or fault.name in options.names]
     wrong = 0
     print(HEAD, flush=True)
     with playing(faults, options.at_once) as rows:

@@ -1,7 +1,8 @@
-"""Disasters, each at one exact moment of a job's life, and what must become of the job.
+"""Faults, each at one exact moment of a job, and the end that the job must have.
 
-Each fault gets an empty system, brings a job to its moment, strikes, and returns the watch over
-the job once it has ended as it must. Moments that no client can see are held by breakpoints.
+Each function gets an empty system, brings a job to the moment, injects its fault, waits for the
+job's end, checks it, and returns what a client has seen. Breakpoints stop a process at moments
+that no client can see.
 """
 
 import signal
@@ -18,21 +19,26 @@ from tests.chaos.staging import (
     SLOW,
     files,
     half_sent,
+    interrupt_running_job,
+    interrupt_valkey,
     is_ready,
     kill_api_at,
     kill_supervisor_at,
     require,
     running,
     serve,
-    strike_child,
-    strike_valkey,
+    signal_child,
+    submit_with_fault,
     video,
 )
 from tests.chaos.watch import Watch
-from tests.system.system import System, wait_until
+from tests.system.processes import Process
+from tests.system.system import System
+from tests.system.waiting import wait_until
 
 UNREACHABLE_SECONDS = 30.0
 REFUSAL_SECONDS = 10.0
+FULL_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,14 @@ class Fault:
         return self.play.__name__
 
 
-SCENES: list[Fault] = []
+FAULTS: list[Fault] = []
 
 
 def fault(window: str) -> Callable[[Callable[[System], Watch]], Callable[[System], Watch]]:
-    """Put a function on the list of faults."""
+    """Add a function to `FAULTS`."""
 
     def add(play: Callable[[System], Watch]) -> Callable[[System], Watch]:
-        SCENES.append(Fault(window, play))
+        FAULTS.append(Fault(window, play))
         return play
 
     return add
@@ -71,7 +77,7 @@ def api_killed_while_receiving(system: System) -> Watch:
     watch = Watch(system)
     with half_sent(system) as connection:
         wait_until(lambda: files(system, "incoming/*/video"), MOMENT_SECONDS, "half an upload")
-        watch.strike()
+        watch.mark_fault()
         api.kill()
         with suppress(ConnectionResetError):
             assert not connection.recv(1000)
@@ -95,12 +101,7 @@ def api_killed_after_queueing(system: System) -> Watch:
 
 @fault("API killed while the job runs")
 def api_killed_while_running(system: System) -> Watch:
-    api = system.api()
-    watch = running(system, system.worker(model="fake-slow"))
-    watch.strike()
-    api.kill()
-    require(watch, "succeeded", attempt=1)
-    return watch
+    return interrupt_running_job(system, lambda api, worker: api.kill(), attempt=1)
 
 
 @fault("API killed while it cancels a waiting job")
@@ -112,7 +113,7 @@ def api_killed_while_canceling(system: System) -> Watch:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(system.client.post, f"/v1/jobs/{watch.job_id}/cancel")
         wait_until(mark.exists, MOMENT_SECONDS, point)
-        watch.strike()
+        watch.mark_fault()
         api.kill()
         assert isinstance(answer.exception(), httpx.TransportError)
     require(ahead, "succeeded", attempt=1)
@@ -130,18 +131,14 @@ def supervisor_killed_with_delivery_in_hand(system: System) -> Watch:
 
 @fault("supervisor killed after delivery, before it claimed the job")
 def supervisor_killed_before_claim(system: System) -> Watch:
-    return kill_supervisor_at(system, "before", "worker.redis_jobs:JobLog.claim", attempt=1)
+    return kill_supervisor_at(
+        system, "before", "worker.redis_jobs:RetryingRecords.claim", attempt=1
+    )
 
 
 @fault("supervisor killed while the job runs")
 def supervisor_killed_while_running(system: System) -> Watch:
-    system.api()
-    worker = system.worker(model="fake-slow")
-    watch = running(system, worker)
-    watch.strike()
-    worker.kill()
-    require(watch, "succeeded", attempt=2)
-    return watch
+    return interrupt_running_job(system, lambda api, worker: worker.kill(), attempt=2)
 
 
 @fault("supervisor killed after the artifacts, before `result.json`")
@@ -175,9 +172,9 @@ def two_attempts_at_once(system: System) -> Watch:
     first = system.worker(model="fake-slow")
     watch = running(system, first)
     system.worker(model="fake-slow")
-    watch.strike()
+    watch.mark_fault()
     first.halt()
-    watch.await_sight("running (2)")
+    watch.await_state("running (2)")
     first.resume()
     job = require(watch, "succeeded", attempt=2)
     time.sleep(1)
@@ -190,21 +187,19 @@ def two_attempts_at_once(system: System) -> Watch:
 
 @fault("engine killed")
 def engine_killed(system: System) -> Watch:
-    return strike_child(system, "fake", signal.SIGKILL)
+    return signal_child(system, "fake", signal.SIGKILL)
 
 
 @fault("engine hung in a call that never returns")
 def engine_hung(system: System) -> Watch:
-    return strike_child(system, "fake", signal.SIGSTOP)
+    return signal_child(system, "fake", signal.SIGSTOP)
 
 
-@fault("engine dies of every attempt")
+@fault("engine dies in every attempt")
 def engine_always_dies(system: System) -> Watch:
     system.api()
     serve(system, "fake-crash")
-    watch = Watch(system)
-    watch.strike()
-    watch.follow(system.accepted(video(), "fake-crash"))
+    watch = submit_with_fault(system, "fake-crash")
     following = system.accepted(video(), "fake-crash")
     require(watch, "failed", attempt=3, code="worker_crashed")
     system.wait(following, "running", "failed", seconds=15)
@@ -216,9 +211,7 @@ def engine_out_of_memory(system: System) -> Watch:
     system.api()
     worker = serve(system, "fake-fail")
     engine = worker.children_of_kind("fake")
-    watch = Watch(system)
-    watch.strike()
-    watch.follow(system.accepted(video(), "fake-fail"))
+    watch = submit_with_fault(system, "fake-fail")
     require(watch, "failed", attempt=1, code="out_of_memory")
     assert worker.children_of_kind("fake") == engine
     return watch
@@ -229,21 +222,19 @@ def engine_out_of_memory(system: System) -> Watch:
 
 @fault("media killed")
 def media_killed(system: System) -> Watch:
-    return strike_child(system, "media", signal.SIGKILL)
+    return signal_child(system, "media", signal.SIGKILL)
 
 
 @fault("media hung in a call that never returns")
 def media_hung(system: System) -> Watch:
-    return strike_child(system, "media", signal.SIGSTOP)
+    return signal_child(system, "media", signal.SIGSTOP)
 
 
 @fault("a video that cannot be decoded")
 def bad_video(system: System) -> Watch:
     system.api()
     serve(system, "fake")
-    watch = Watch(system)
-    watch.strike()
-    watch.follow(system.accepted(video()[: len(video()) // 3] + bytes(2000)))
+    watch = submit_with_fault(system, "fake", video()[: len(video()) // 3] + bytes(2000))
     job = require(watch, "failed", attempt=1)
     assert job["error"]["code"].startswith("video_"), job
     return watch
@@ -254,57 +245,51 @@ def bad_video(system: System) -> Watch:
 
 @fault("Valkey killed and restarted, its data kept")
 def valkey_killed(system: System) -> Watch:
-    return strike_valkey(system, system.valkey.kill)
+    return interrupt_valkey(system, system.valkey.kill)
 
 
 @fault("Valkey restarted empty")
 def valkey_emptied(system: System) -> Watch:
-    return strike_valkey(system, system.forget_everything)
+    return interrupt_valkey(system, system.forget_everything)
 
 
 @fault("Valkey unreachable for 30 s: connections refused")
 def valkey_refuses(system: System) -> Watch:
-    def outage() -> None:
-        system.valkey.take_down()
-        time.sleep(UNREACHABLE_SECONDS)
-        system.valkey.bring_up()
-
-    return strike_valkey(system, outage)
+    valkey = system.valkey
+    return interrupt_valkey(system, valkey.take_down, valkey.bring_up, UNREACHABLE_SECONDS)
 
 
 @fault("Valkey unreachable for 30 s: connections hang")
 def valkey_hangs(system: System) -> Watch:
-    def outage() -> None:
-        system.valkey.halt()
-        time.sleep(UNREACHABLE_SECONDS)
-        system.valkey.resume()
-
-    return strike_valkey(system, outage)
+    valkey = system.valkey
+    return interrupt_valkey(system, valkey.halt, valkey.resume, UNREACHABLE_SECONDS)
 
 
 @fault("Valkey refuses writes for 10 s: its memory is full")
 def valkey_out_of_memory(system: System) -> Watch:
-    def outage() -> None:
-        with system.redis as redis:
-            redis.config_set("maxmemory", 1)
-            time.sleep(REFUSAL_SECONDS)
-            redis.config_set("maxmemory", 0)
-
-    return strike_valkey(system, outage)
+    limit = ("CONFIG SET", "maxmemory")
+    return refuse_writes(system, (*limit, 1), (*limit, 0))
 
 
 @fault("Valkey refuses writes for 10 s: it is read-only")
 def valkey_read_only(system: System) -> Watch:
-    def outage() -> None:
-        with system.redis as redis:
-            redis.execute_command("REPLICAOF", "127.0.0.1", "1")
-            time.sleep(REFUSAL_SECONDS)
-            redis.execute_command("REPLICAOF", "NO", "ONE")
-
-    return strike_valkey(system, outage)
+    return refuse_writes(system, ("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE"))
 
 
-# The disk, and everything.
+def refuse_writes(
+    system: System, begin: tuple[str | int, ...], end: tuple[str | int, ...]
+) -> Watch:
+    """Bring Valkey into a state with one command, and out of it with another."""
+    with system.redis as redis:
+        return interrupt_valkey(
+            system,
+            lambda: redis.execute_command(*begin),
+            lambda: redis.execute_command(*end),
+            REFUSAL_SECONDS,
+        )
+
+
+# The disk, and all processes.
 
 
 @fault("disk full while the API receives")
@@ -313,14 +298,14 @@ def disk_full_for_the_api(system: System) -> Watch:
     system.api(under=("tests.system.full_disk", str(system.data_dir), str(full)))
     serve(system, "fake")
     watch = Watch(system)
-    watch.strike()
+    watch.mark_fault()
     full.touch()
     response = system.submit(video())
     assert (response.status_code, response.json()["code"]) == (507, "store_full")
     assert not files(system, "jobs/*") + files(system, "incoming/*")
     watch.note("507 store_full, no job")
     full.unlink()
-    watch.relieve()
+    watch.mark_recovery()
     watch.follow(system.accepted(video()))
     require(watch, "succeeded", attempt=1)
     return watch
@@ -332,21 +317,19 @@ def disk_full_for_the_worker(system: System) -> Watch:
     system.api()
     under = ("tests.system.full_disk", str(system.data_dir), str(full))
     watch = running(system, system.worker(model="fake-slow", under=under))
-    watch.strike()
+    watch.mark_fault()
     full.touch()
-    time.sleep(8)
+    time.sleep(FULL_SECONDS)
     full.unlink()
-    watch.relieve()
+    watch.mark_recovery()
     require(watch, "failed", attempt=1, code="store_full")
     return watch
 
 
 @fault("everything killed at once")
 def everything_killed(system: System) -> Watch:
-    system.api()
-    watch = running(system, system.worker(model="fake-slow"))
-    watch.strike()
-    for process in system.processes:
-        process.kill()
-    require(watch, "succeeded", attempt=2)
-    return watch
+    def kill_all(api: Process, worker: Process) -> None:
+        for process in system.processes:
+            process.kill()
+
+    return interrupt_running_job(system, kill_all, attempt=2)

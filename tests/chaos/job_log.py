@@ -1,8 +1,8 @@
-"""The account of a storm: every job that was accepted, and everything that was seen of it.
+"""What clients saw of each accepted job during a storm, and the count of errors.
 
-An accepted job must end exactly once. It is *lost* if it cannot be found although nobody deleted
-it, *double* if it changes after its end or comes back after its deletion, and *stuck* if it has
-not ended when it must. One that was deleted before its end counts as canceled.
+An accepted job must end exactly once. It is *lost* if the API answers 404 although no client
+deleted it, *double* if it changes after its end or is found after its deletion, and *stuck* if it
+has not ended when the storm is over. A job that was deleted before its end counts as canceled.
 """
 
 import time
@@ -15,12 +15,12 @@ from typing import Any
 from tests.system.system import ENDED
 
 End = tuple[Any, ...]
-"""All that can be seen of how a job ended."""
+"""State, attempt, time, artifacts and error code of a job that has ended."""
 
 
 @dataclass
 class Entry:
-    """One accepted job; times as `time.monotonic` has them."""
+    """One accepted job; times are those of `time.monotonic`."""
 
     model: str
     to_be_deleted: bool = False
@@ -30,12 +30,12 @@ class Entry:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is to end yet."""
+        """Whether it has not ended yet."""
         return self.end is None and self.deleted_at is None and "lost" not in self.faults
 
 
 class JobLog:
-    """Keeps the account; several threads write it."""
+    """A log of accepted jobs; several threads write to it."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -43,37 +43,38 @@ class JobLog:
         self.remarks: list[str] = []
 
     def accept(self, job_id: str, model: str) -> None:
-        """Enter a job that was answered with 202."""
+        """Add a job that the API answered with 202."""
         with self._lock:
             if self._entries.setdefault(job_id, entry := Entry(model)) is not entry:
-                self._blame(job_id, "double", "its id was given twice")
+                self._add_fault(job_id, "double", "two jobs have this id")
 
-    def see(self, job: dict[str, Any], asked_at: float) -> None:
-        """Note how a job was seen by someone who asked at that moment.
+    def record(self, job: dict[str, Any], asked_at: float) -> None:
+        """Record an answer about a job, requested at `asked_at`.
 
-        Whoever asks twice waits for the first answer: only then are changes in the right order.
+        A thread must wait for one answer before it asks again. Otherwise answers may come in the
+        wrong order.
         """
         with self._lock:
             job_id, entry, end = job["id"], self._entries[job["id"]], _end(job)
             if entry.deleted_at is not None and entry.deleted_at < asked_at:
-                self._blame(job_id, "double", f"deleted, but it is {job['state']}")
+                self._add_fault(job_id, "double", f"deleted, but it is {job['state']}")
             if entry.end not in (None, end):
-                self._blame(job_id, "double", f"first {entry.end}, then {end or job['state']}")
+                self._add_fault(job_id, "double", f"first {entry.end}, then {end or job['state']}")
             entry.end = entry.end or end
 
-    def miss(self, job_id: str) -> None:
-        """Note that a job was not found."""
+    def record_missing(self, job_id: str) -> None:
+        """Record that a job was not found."""
         with self._lock:
             if not self._entries[job_id].to_be_deleted:
-                self._blame(job_id, "lost", "not found")
+                self._add_fault(job_id, "lost", "not found")
 
     def ask_deletion(self, job_id: str) -> None:
-        """Note that a job is about to be deleted: from now on it may be there or not."""
+        """Record that a client is about to delete a job: from now on, 404 is no error."""
         with self._lock:
             self._entries[job_id].to_be_deleted = True
 
     def confirm_deletion(self, job_id: str) -> None:
-        """Note that the service has deleted a job."""
+        """Record that the service has confirmed the deletion of a job."""
         with self._lock:
             self._entries[job_id].deleted_at = time.monotonic()
 
@@ -84,16 +85,16 @@ class JobLog:
 
     @property
     def deleted(self) -> list[str]:
-        """Ids of the jobs that must not be found."""
+        """Ids of the jobs whose deletion the service has confirmed."""
         return self._ids(lambda entry: entry.deleted_at is not None)
 
     @property
     def open(self) -> list[str]:
-        """Ids of the jobs that are to end yet."""
+        """Ids of the jobs that have not ended yet."""
         return self._ids(lambda entry: entry.is_open)
 
     def count_open(self, model: str) -> int:
-        """Return how many jobs of a model are to end yet."""
+        """Return how many jobs of a model have not ended yet."""
         return len(self._ids(lambda entry: entry.is_open and entry.model == model))
 
     @property
@@ -104,12 +105,12 @@ class JobLog:
             return Counter(end[-1] for end in ends if end[0] == "failed")
 
     @property
-    def balances(self) -> bool:
+    def all_ended_once(self) -> bool:
         """Whether every job ended exactly once."""
         return not self._ids(lambda entry: entry.is_open or bool(entry.faults))
 
     def __str__(self) -> str:
-        """Return the account in one line."""
+        """Return the counts in one line."""
         with self._lock:
             entries = self._entries.values()
             ends = Counter(entry.end[0] for entry in entries if entry.end)
@@ -129,13 +130,13 @@ class JobLog:
         with self._lock:
             return [job_id for job_id, entry in self._entries.items() if wanted(entry)]
 
-    def _blame(self, job_id: str, fault: str, what: str) -> None:
+    def _add_fault(self, job_id: str, fault: str, what: str) -> None:
         self._entries[job_id].faults.add(fault)
         self.remarks.append(f"{job_id} {fault}: {what}")
 
 
 def _end(job: dict[str, Any]) -> End | None:
-    """Return all that must never change about a job that has ended; None for any other."""
+    """Return what must never change about a job that has ended; None if it has not."""
     if job["state"] not in ENDED:
         return None
     artifacts = tuple(item["sha256"] for item in (job["result"] or {}).get("artifacts", ()))

@@ -25,15 +25,15 @@ def job_log() -> JobLog:
 
 
 def see(job_log: JobLog, state: str, **changes) -> None:
-    job_log.see(job(state, **changes), asked_at=time.monotonic())
+    job_log.record(job(state, **changes), asked_at=time.monotonic())
 
 
-def account(job_log: JobLog) -> dict[str, int]:
+def counts(job_log: JobLog) -> dict[str, int]:
     pairs = (item.split("=") for item in str(job_log).split())
     return {name: int(count) for name, count in pairs if count != "0"}
 
 
-def test_names_every_count_in_one_line(job_log):
+def test_every_count_is_in_one_line(job_log):
     line = "accepted=1 succeeded=0 failed=0 canceled=0 lost=0 double=0 stuck=1"
     assert str(job_log) == line
 
@@ -42,15 +42,15 @@ def test_names_every_count_in_one_line(job_log):
 def test_a_job_that_ends_once_balances(job_log, state):
     for seen in ("queued", "running", "queued", "running", state, state):
         see(job_log, seen)
-    assert account(job_log) == {"accepted": 1, state: 1}
-    assert job_log.balances
+    assert counts(job_log) == {"accepted": 1, state: 1}
+    assert job_log.all_ended_once
     assert job_log.open == []
 
 
 def test_a_job_that_has_not_ended_is_stuck(job_log):
     see(job_log, "running")
-    assert account(job_log) == {"accepted": 1, "stuck": 1}
-    assert not job_log.balances
+    assert counts(job_log) == {"accepted": 1, "stuck": 1}
+    assert not job_log.all_ended_once
 
 
 @pytest.mark.parametrize(
@@ -66,30 +66,30 @@ def test_a_job_that_has_not_ended_is_stuck(job_log):
 def test_an_end_that_changes_is_double(job_log, state, changes):
     see(job_log, "succeeded")
     see(job_log, state, **changes)
-    assert account(job_log)["double"] == 1
-    assert not job_log.balances
+    assert counts(job_log)["double"] == 1
+    assert not job_log.all_ended_once
     assert job_log.remarks
 
 
-def test_an_id_that_is_given_twice_is_double(job_log):
+def test_an_id_of_two_jobs_is_double(job_log):
     job_log.accept("a", "fake")
-    assert account(job_log)["double"] == 1
+    assert counts(job_log)["double"] == 1
 
 
-def test_a_job_that_is_gone_is_lost(job_log):
+def test_a_job_that_is_not_found_is_lost(job_log):
     see(job_log, "succeeded")
-    job_log.miss("a")
-    assert account(job_log) == {"accepted": 1, "succeeded": 1, "lost": 1}
-    assert not job_log.balances
+    job_log.record_missing("a")
+    assert counts(job_log) == {"accepted": 1, "succeeded": 1, "lost": 1}
+    assert not job_log.all_ended_once
 
 
 def test_a_job_deleted_before_its_end_counts_as_canceled(job_log):
     see(job_log, "running")
     job_log.ask_deletion("a")
-    job_log.miss("a")
+    job_log.record_missing("a")
     job_log.confirm_deletion("a")
-    assert account(job_log) == {"accepted": 1, "canceled": 1}
-    assert job_log.balances
+    assert counts(job_log) == {"accepted": 1, "canceled": 1}
+    assert job_log.all_ended_once
     assert job_log.deleted == ["a"]
 
 
@@ -97,10 +97,10 @@ def test_a_job_that_comes_back_after_its_deletion_is_double(job_log):
     asked_before = time.monotonic()
     job_log.ask_deletion("a")
     job_log.confirm_deletion("a")
-    job_log.see(job("running"), asked_at=asked_before)
-    assert job_log.balances
+    job_log.record(job("running"), asked_at=asked_before)
+    assert job_log.all_ended_once
     see(job_log, "running")
-    assert account(job_log)["double"] == 1
+    assert counts(job_log)["double"] == 1
 
 
 def test_failures_are_counted_by_their_code(job_log):

@@ -1,4 +1,4 @@
-"""The real thing: a Valkey server, the API and workers, each a process of its own."""
+"""A running service: a Valkey server, the API and workers, each a separate process."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The real engine, once: what comes back over HTTP is what the model says of these frames."""
+"""The real engine over HTTP: its results are those of the model on the same frames."""
 
 import io
 from importlib.resources import files
@@ -41,7 +41,7 @@ def worker(system):
         assert worker.stop() == 0
 
 
-def explained(system, **request: Any) -> dict[str, Any]:
+def explain(system, **request: Any) -> dict[str, Any]:
     sample = (DEMO / "sample.mp4").read_bytes()
     job_id = system.accepted(sample, "moving-shapes", overlay=None, **request)
     job = system.wait(job_id, seconds=300)
@@ -51,8 +51,8 @@ def explained(system, **request: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=REQUESTS, ids=lambda wanted: "-".join(map(str, wanted)))
 def asked(system, worker, request) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a request, and the job that it became."""
-    return request.param, explained(system, **request.param)
+    """Return a request and its job."""
+    return request.param, explain(system, **request.param)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def test_the_sample_clip_is_recognised(asked):
     assert asked[1]["result"]["predictions"][0]["label"] == label
 
 
-def test_the_answer_is_the_models_own_on_the_same_frames(system, asked, loaded, tmp_path):
+def test_the_result_equals_the_models_on_the_same_frames(system, asked, loaded, tmp_path):
     request, job = asked
     content = system.client.get(f"/v1/jobs/{job['id']}/artifacts/rollout.npz").content
     path = tmp_path / "rollout.npz"
     path.write_bytes(content)
     found = archive.load(path)
-    expected = explained_here(loaded, DEMO / "sample.mp4", request)
+    expected = explain_in_process(loaded, DEMO / "sample.mp4", request)
     for name, tensor in vars(expected).items():
         if tensor is not None and name != "query_relevance":
             np.testing.assert_allclose(getattr(found, name), tensor.numpy(), atol=1e-5, rtol=1e-3)
@@ -95,8 +95,8 @@ def test_the_archive_can_be_read_without_this_project(system, asked):
     assert (relevance.sum(axis=(1, 2, 3)) > 0).all()
 
 
-def test_the_best_map_is_more_faithful_than_chance(system, worker):
-    job = explained(system, method="contribution_rollout", faithfulness=True)
+def test_the_best_map_is_more_faithful_than_a_random_one(system, worker):
+    job = explain(system, method="contribution_rollout", faithfulness=True)
     folder = f"/v1/jobs/{job['id']}/artifacts"
     measured = system.client.get(f"{folder}/result.json").json()["faithfulness"]
     assert measured["target"]["label"] == (DEMO / "sample.label").read_text().strip()
@@ -110,8 +110,8 @@ def test_the_best_map_is_more_faithful_than_chance(system, worker):
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
 
 
-def explained_here(loaded, path: Path, wanted: dict[str, Any]) -> Explanation:
-    """Decode and explain in this process, with nothing of the worker in between."""
+def explain_in_process(loaded, path: Path, wanted: dict[str, Any]) -> Explanation:
+    """Decode and explain in this process, without the worker."""
     spec, limits = loaded.spec, Limits()
     request = ExplainRequest.model_validate(wanted)
     info = probe(path, limits)
@@ -123,14 +123,7 @@ def explained_here(loaded, path: Path, wanted: dict[str, Any]) -> Explanation:
     return explain_clips(
         loaded.model,
         prepare_clips(frames, spec, device=torch.device("cpu"), dtype=torch.float32),
-        method=request.method,
-        weighting=request.weighting,
-        head_fusion=request.head_fusion,
-        discard_ratio=request.discard_ratio,
-        start_layer=request.start_layer,
-        layer=request.layer,
+        request.method_options,
         target=None if request.target is None else spec.class_index(request.target),
         queries=request.queries,
-        per_layer=request.per_layer,
-        full_rollout=request.full_rollout,
     )

@@ -1,16 +1,17 @@
-"""Everything that can become of a job, over HTTP, with the fake engine."""
+"""Every way in which a job can end, over HTTP, with the fake engine."""
 
 import io
 import json
 import os
-import time
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from rollout_core.jobs.redis_records import LIVE_SECONDS
 from tests.system.processes import is_alive
+from tests.system.waiting import WAIT_SECONDS, wait_until
 
 
 def fetch(system, job_id: str, name: str) -> bytes:
@@ -28,7 +29,7 @@ def is_explained(job) -> bool:
     return job["progress"] is not None and job["progress"]["stage"] == "explain"
 
 
-def test_a_video_goes_in_and_its_rollout_comes_out(system, video):
+def test_a_job_succeeds_with_all_artifacts(system, video):
     job_id = system.accepted(video)
     job = system.wait(job_id)
     assert job["state"] == "succeeded", job
@@ -68,7 +69,7 @@ def test_the_same_upload_gives_the_same_answer(system, video):
     assert system.job(first)["result"]["predictions"] == system.job(second)["result"]["predictions"]
 
 
-def test_a_deliberate_failure_has_its_code(system, video):
+def test_a_failure_of_the_engine_has_its_code(system, video):
     job = system.wait(system.accepted(video, "fake-fail"))
     assert (job["state"], job["attempt"]) == ("failed", 1)
     assert job["error"]["code"] == "out_of_memory"
@@ -84,7 +85,7 @@ def test_a_crash_is_tried_three_times_and_the_next_job_is_served(system, video):
     system.await_models("fake-crash")
 
 
-def test_a_hang_is_noticed_and_ends_as_a_crash(system, video):
+def test_a_hanging_engine_fails_the_job_as_a_crash_does(system, video):
     job = system.wait(system.accepted(video, "fake-hang"))
     assert (job["state"], job["attempt"]) == ("failed", 3)
     assert job["error"]["code"] == "worker_crashed"
@@ -105,7 +106,7 @@ def test_a_running_job_is_canceled_at_a_clips_boundary(system, long_video):
     job_id = system.accepted(long_video, "fake-slow", clips="tile")
     system.wait(job_id, "running", until=is_explained)
     assert system.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
-    job = system.wait(job_id, seconds=10)
+    job = system.wait(job_id)
     assert (job["state"], job["result"]) == ("canceled", None)
     assert system.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 409
 
@@ -121,12 +122,12 @@ def test_a_job_deleted_while_it_runs_leaves_nothing_behind(system, video, long_v
     assert not any(job_id in folder for folder, *_ in os.walk(system.data_dir))
 
 
-def test_a_model_that_nobody_serves_is_refused(system, video):
+def test_an_unknown_model_is_refused(system, video):
     response = system.submit(video, "no-such-model")
     assert (response.status_code, response.json()["code"]) == (422, "unknown_model")
 
 
-def test_an_upload_that_is_no_container_is_refused(system):
+def test_an_upload_in_no_video_container_is_refused(system):
     response = system.submit(b"ffconcat version 1.0\nfile '/etc/passwd'\n")
     assert response.status_code == 415
     assert response.headers["content-type"] == "application/problem+json"
@@ -147,7 +148,7 @@ def test_an_upload_that_cannot_be_decoded_fails_with_its_code(system, video):
         ({"method": "attention", "start_layer": 1}, "start_layer is for"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_at_once(system, video, request_, detail):
+def test_a_request_that_the_model_cannot_fulfil_is_refused_at_once(system, video, request_, detail):
     response = system.submit(video, **request_)
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     assert detail in response.json()["detail"]
@@ -180,7 +181,7 @@ def test_every_method_is_answered_and_not_as_another_is(system, video, request_)
     assert meta["targets"] == ([options["target"]] if "target" in options else None)
 
 
-def test_tokens_layers_and_the_full_rollout_come_on_request(system, video):
+def test_queries_layers_and_the_full_rollout_are_optional_results(system, video):
     patch = {"clip": 0, "frame": 1, "row": 2, "column": 3}
     # The model sees 80×80 pixels from (8, 0) as 8×8 patches; frame 1 is sampled at 0.56 s.
     point = {"x": 8 + 35, "y": 25, "seconds": 0.6}
@@ -198,7 +199,7 @@ def test_tokens_layers_and_the_full_rollout_come_on_request(system, video):
     np.testing.assert_array_equal(found["query_relevance"][1], found["query_relevance"][2])
 
 
-def test_faithfulness_comes_with_its_picture(system, video):
+def test_faithfulness_has_its_own_picture(system, video):
     job_id = system.accepted(video, overlay=None, faithfulness=True)
     job = system.wait(job_id)
     assert job["state"] == "succeeded", job
@@ -212,8 +213,8 @@ def test_faithfulness_comes_with_its_picture(system, video):
 
 
 @pytest.fixture
-def fleeting(system):
-    """Start workers of a model of their own, and end what is left of them."""
+def temporary_worker(system):
+    """Start workers that are killed when the test ends."""
     started = []
 
     def start(*flags: str):
@@ -225,10 +226,10 @@ def fleeting(system):
         worker.kill()
 
 
-def test_another_worker_finishes_what_a_killed_one_left(system, long_video, fleeting):
-    """Both are `fake-slow`, as is the session's: whichever is killed, another is left."""
+def test_another_worker_finishes_the_job_of_a_killed_worker(system, long_video, temporary_worker):
+    """Both jobs run on `fake-slow`, one of them on a worker of the session, which stays."""
     flags = ["--engine", "fake", "--model", "fake-slow"]
-    mortal = fleeting(*flags)
+    mortal = temporary_worker(*flags)
     await_workers(system, "fake-slow", 2)
     running = [
         system.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
@@ -244,9 +245,9 @@ def test_another_worker_finishes_what_a_killed_one_left(system, long_video, flee
     assert not any(map(is_alive, children))
 
 
-def test_a_worker_told_to_stop_finishes_its_job_first(system, long_video, fleeting):
+def test_a_stopped_worker_finishes_its_job_first(system, long_video, temporary_worker):
     flags = ["--engine", "fake", "--model", "fake-slow"]
-    leaving = fleeting(*flags)
+    leaving = temporary_worker(*flags)
     await_workers(system, "fake-slow", 2)
     running = [
         system.accepted(long_video, "fake-slow", clips="tile", overlay=None) for _ in range(2)
@@ -258,14 +259,13 @@ def test_a_worker_told_to_stop_finishes_its_job_first(system, long_video, fleeti
     jobs = [system.wait(job_id) for job_id in running]
     assert [(job["state"], job["attempt"]) for job in jobs] == [("succeeded", 1)] * 2
     assert not any(map(is_alive, children))
-    await_workers(system, "fake-slow", 1, seconds=2)
+    # It must say that it leaves: otherwise it would count as live for `LIVE_SECONDS`.
+    await_workers(system, "fake-slow", 1, LIVE_SECONDS / 2)
 
 
-def await_workers(system, model: str, count: int, seconds: float = 30) -> None:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
+def await_workers(system, model: str, count: int, seconds: float = WAIT_SECONDS) -> None:
+    def are_ready() -> bool:
         served = system.client.get("/v1/models").json()["models"]
-        if {item["name"]: item["ready"] for item in served}.get(model) == count:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"not {count} workers of {model}: {served}")
+        return {item["name"]: item["ready"] for item in served}.get(model) == count
+
+    wait_until(are_ready, seconds, f"{count} workers of {model}")

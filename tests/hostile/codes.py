@@ -1,4 +1,4 @@
-"""How a job with a hostile file may end."""
+"""The codes with which a job with a hostile file may end."""
 
 from rollout_core.errors import (
     DeadlineExceeded,
@@ -20,4 +20,4 @@ DEADLINE = DeadlineExceeded.code
 VIDEO_CODES = {CONTAINER, NO_STREAM, BROKEN, LONG, LARGE}
 
 Entry = tuple[str, bytes, str]
-"""Of the corpus: a name, the file, and the code with which its job has to end."""
+"""A name, the file's content, and the code with which its job must end."""

@@ -1,7 +1,8 @@
-"""Files that were made to read, reach, fill or stop something, and how each has to end.
+"""Hostile files, and the code with which the job of each must end.
 
-A file whose only fault is a false claim may well succeed: the claim is not believed. Most codes
-are FFmpeg's choice between two right ones; a new version of it may choose otherwise.
+They try to read other files, to open connections, to fill memory or disk, or to stop the worker.
+A file whose only fault is a false claim may succeed: the decoder ignores the claim. For most
+files two codes would be right, and FFmpeg decides; another version of it may decide differently.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tests.hostile.maker import Maker
 
 @dataclass(frozen=True)
 class Hostile:
-    """A file, and the code with which its job has to end."""
+    """A file, and the code with which its job must end."""
 
     name: str
     content: bytes
@@ -24,7 +25,7 @@ class Hostile:
 
 
 def make_corpus(folder: Path, secret: Path) -> Iterator[Hostile]:
-    """Make every file, in `folder`; those that name another file name `secret`, a film."""
+    """Make all files in `folder`; those that refer to another file refer to `secret`, a film."""
     maker = Maker(folder)
     entries: Iterator[Entry] = chain(
         fake_containers.texts(secret),
@@ -37,11 +38,11 @@ def make_corpus(folder: Path, secret: Path) -> Iterator[Hostile]:
         header_claims.streams(maker),
         header_claims.bombs(maker),
         header_claims.changes(maker),
-        damage.boxes_that_lie(maker),
-        damage.tables_that_lie(maker),
-        damage.elements_that_lie(maker),
-        damage.chunks_that_lie(maker),
-        damage.packets_out_of_place(maker),
+        damage.wrong_boxes(maker),
+        damage.wrong_tables(maker),
+        damage.wrong_elements(maker),
+        damage.wrong_chunks(maker),
+        damage.misplaced_packets(maker),
         damage.cut_files(maker),
         damage.flipped_bits(maker),
     )

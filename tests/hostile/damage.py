@@ -1,4 +1,4 @@
-"""Films whose structure is broken: by hand, by an end too soon, by flipped bits."""
+"""Films with a broken structure: wrong fields, a missing end, flipped bits."""
 
 import struct
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from tests.hostile.mp4_boxes import (
 CUES = "1c53bb6b"
 
 
-def boxes_that_lie(maker: Maker) -> Iterator[Entry]:
-    """Yield MP4s whose boxes are not as long as they say, or lie in each other without end."""
+def wrong_boxes(maker: Maker) -> Iterator[Entry]:
+    """Yield MP4s whose boxes claim a wrong size or are nested thousands of levels deep."""
     begin = maker.mp4[: maker.mp4.index(b"moov") - 4]
     moov = body_of(maker.mp4, "moov")
     for size, code in ((0, OK), (1, NO_STREAM), (LARGEST, OK)):
@@ -44,8 +44,8 @@ def boxes_that_lie(maker: Maker) -> Iterator[Entry]:
     yield "mp4-fragments-of-many", many, CONTAINER
 
 
-def tables_that_lie(maker: Maker) -> Iterator[Entry]:
-    """Yield MP4s whose tables count, or point, beyond what there is."""
+def wrong_tables(maker: Maker) -> Iterator[Entry]:
+    """Yield MP4s whose tables have too many entries or point beyond the end of the file."""
     tables = {
         "stts": (CONTAINER, BROKEN),
         "stsc": (CONTAINER, BROKEN),
@@ -66,8 +66,8 @@ def tables_that_lie(maker: Maker) -> Iterator[Entry]:
         yield f"mp4-samples-{name}", moved, BROKEN
 
 
-def elements_that_lie(maker: Maker) -> Iterator[Entry]:
-    """Yield Matroska files with elements without end, and an index that leads in circles."""
+def wrong_elements(maker: Maker) -> Iterator[Entry]:
+    """Yield Matroska files with endless elements, and with an index that points to itself."""
     yield "mkv-head-only", MATROSKA, CONTAINER
     yield "mkv-id-too-long", MATROSKA + bytes(64), CONTAINER
     yield "mkv-size-largest", MATROSKA + element(SEGMENT, b"", size=(1 << 56) - 2), CONTAINER
@@ -83,8 +83,8 @@ def elements_that_lie(maker: Maker) -> Iterator[Entry]:
     yield "mkv-attachment", maker.mkv + element("1941a469", element("61a7", file)), OK
 
 
-def chunks_that_lie(maker: Maker) -> Iterator[Entry]:
-    """Yield AVIs whose chunks are not as long, or as many, as they say."""
+def wrong_chunks(maker: Maker) -> Iterator[Entry]:
+    """Yield AVIs whose chunks claim a wrong size or number."""
     avi, largest = maker.avi, struct.pack("<I", LARGEST)
     yield "avi-head-only", chunk(b"RIFF", b"AVI ", size=LARGEST), CONTAINER
     place = avi.index(b"avih") + 32
@@ -99,8 +99,8 @@ def chunks_that_lie(maker: Maker) -> Iterator[Entry]:
     yield "avi-nested", chunk(b"RIFF", b"AVI " + nested), CONTAINER
 
 
-def packets_out_of_place(maker: Maker) -> Iterator[Entry]:
-    """Yield MPEG-TS whose packets are scrambled, shuffled, or come again and again."""
+def misplaced_packets(maker: Maker) -> Iterator[Entry]:
+    """Yield MPEG-TS with packets that are scrambled, out of order or repeated."""
     packets = [maker.ts[place : place + 188] for place in range(0, len(maker.ts), 188)]
     scrambled = b"".join(packet[:3] + bytes([packet[3] | 0xC0]) + packet[4:] for packet in packets)
     yield "ts-scrambled", scrambled, OK
@@ -110,7 +110,7 @@ def packets_out_of_place(maker: Maker) -> Iterator[Entry]:
 
 
 def cut_files(maker: Maker) -> Iterator[Entry]:
-    """Yield films that end behind the head of each box, element, chunk and packet."""
+    """Yield films cut after the header of each box, element, chunk and packet."""
     early = maker.film("early.mp4", container_options={"movflags": "+faststart"})
     for path, end in box_ends(early).items():
         yield f"cut-mp4-{path}", early[:end], CUT_MP4.get(path.rpartition("-")[2], BROKEN)
@@ -130,15 +130,15 @@ CUT_MP4 = (
     | dict.fromkeys(("moov", "mvhd", "trak", "tkhd", "edts"), NO_STREAM)
     | dict.fromkeys(("elst", "mdia", "mdhd", "hdlr"), NO_STREAM)
 )
-"""Kind of the box that is cut → how that ends, unless as `BROKEN`."""
+"""Kind of the last box → code; the default is `BROKEN`."""
 
 
 CUT_MKV = {CLUSTER: BROKEN, CUES: OK}
-"""The same of elements, unless as `CONTAINER`."""
+"""Id of the last element → code; the default is `CONTAINER`."""
 
 
 def flipped_bits(maker: Maker) -> Iterator[Entry]:
-    """Yield films with a bit in a hundred the other way round."""
+    """Yield films in which about one bit in a hundred is flipped."""
     films = {"mp4": NO_STREAM, "mkv": NO_STREAM, "avi": NO_STREAM, "ts": OK}
     for suffix, code in films.items():
         content, random = bytearray(getattr(maker, suffix)), Random(suffix)

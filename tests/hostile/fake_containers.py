@@ -1,4 +1,4 @@
-"""Files that are no video, though FFmpeg may take them for one."""
+"""Files that are not videos, although FFmpeg may open some of them as such."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ SDP = (
 
 
 def texts(secret: Path) -> Iterator[Entry]:
-    """Yield lists of other files and addresses, bare and behind the magic of a container."""
+    """Yield lists of files and URLs, as they are and behind the first bytes of a container."""
     lists = _playlists(secret) | {
         "sdp": SDP,
         "rtsp": f"RTSPtextRTSP://127.0.0.1:9/film\n{ADDRESS}\n",
@@ -72,7 +72,7 @@ def _playlists(secret: Path) -> dict[str, str]:
 
 
 def pictures() -> Iterator[Entry]:
-    """Yield pictures; FFmpeg decodes them as videos of one frame, and some to gigabytes."""
+    """Yield pictures: FFmpeg decodes them as videos of one frame, one of them to gigabytes."""
     for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"):
         file = io.BytesIO()
         Image.new("RGB", (64, 48)).save(file, kind)
@@ -89,7 +89,7 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def other_files() -> Iterator[Entry]:
-    """Yield what is no film to anybody."""
+    """Yield files that no program opens as a video."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("film.mp4", bytes(10_000_000))
@@ -109,7 +109,7 @@ def other_files() -> Iterator[Entry]:
 
 
 def other_containers(maker: Maker) -> Iterator[Entry]:
-    """Yield films in containers that we do not open."""
+    """Yield films in containers that the decoder does not support."""
     codecs = {
         "flv": "libx264",
         "nut": "libx264",

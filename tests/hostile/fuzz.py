@@ -1,4 +1,4 @@
-"""Drives damaged videos through the media process, and keeps account of how each one ended."""
+"""Sends damaged videos through the media process and counts how they end."""
 
 import time
 from collections import Counter
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
 
 from rollout_core.contract import ExplainRequest, Overlay
 from rollout_core.jobs.records import Progress
@@ -16,7 +15,6 @@ from tests.hostile.codes import VIDEO_CODES
 from tests.hostile.forked import ForkedMedia
 from tests.hostile.mutants import mutate
 from tests.hostile.seeds import make_seeds
-from worker import children as children_module
 from worker.attempt import Attempt, AttemptInput
 from worker.children import ChildFailure, ChildLost, Children
 from worker.messages import EngineOptions, MediaOptions
@@ -25,14 +23,14 @@ DEADLINE_SECONDS = 30.0
 
 
 @dataclass
-class Account:
+class Counts:
     """How mutants ended.
 
     Attributes:
-        failures: code → how many failed with it; a death of media would be `worker_crashed`.
-        deaths: how media died → how often.
-        mistakes: whatever must not be.
-        kept: name → mutants of which media died, or that were mistaken.
+        failures: code → number of mutants; a death of media counts as `worker_crashed`.
+        deaths: how media died → number of times.
+        mistakes: what must not happen, a line each.
+        kept: name → mutant that killed media or caused a mistake.
     """
 
     mutants: int = 0
@@ -52,15 +50,15 @@ class Account:
         )
 
 
-class Alone:
-    """Stands in for the records: nobody else wants the job."""
+class FakeRecords:
+    """Stands in for the job records: no client cancels the job."""
 
     def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
         return False
 
 
 class Fuzzer:
-    """Makes mutants of the seeds, and tries one after another."""
+    """Makes mutants of the seeds and tries them one after another."""
 
     def __init__(self, folder: Path, children: Children, seed: int) -> None:
         (folder / "seeds").mkdir()
@@ -68,51 +66,51 @@ class Fuzzer:
         self._children = children
         self._random = Random(seed)
         self._seeds = make_seeds(folder / "seeds")
-        self.account = Account()
+        self.counts = Counts()
 
     def try_one(self) -> None:
-        """Make the next mutant and try it."""
+        """Make the next mutant, try it and count its end."""
         name = self._random.choice(sorted(self._seeds))
         mutant = mutate(self._random, self._seeds[name], [*self._seeds.values()])
         overlay = self._random.choice((None, Overlay()))
-        self.account.mutants += 1
+        self.counts.mutants += 1
         began = time.monotonic()
-        deaths = self.account.deaths.total()
-        offence = self._offence(mutant, ExplainRequest(model="fake", overlay=overlay))
+        deaths = self.counts.deaths.total()
+        mistake = self._mistake(mutant, ExplainRequest(model="fake", overlay=overlay))
         seconds = time.monotonic() - began
-        self.account.slowest_seconds = max(self.account.slowest_seconds, seconds)
-        if offence is not None:
-            self.account.mistakes.append(f"{self.account.mutants}-{name}: {offence}")
-        if offence is not None or self.account.deaths.total() > deaths:
-            self.account.kept[f"{self.account.mutants}-{name}"] = mutant
+        self.counts.slowest_seconds = max(self.counts.slowest_seconds, seconds)
+        if mistake is not None:
+            self.counts.mistakes.append(f"{self.counts.mutants}-{name}: {mistake}")
+        if mistake is not None or self.counts.deaths.total() > deaths:
+            self.counts.kept[f"{self.counts.mutants}-{name}"] = mutant
 
-    def _offence(self, mutant: bytes, request: ExplainRequest) -> str | None:
-        """Try a mutant, and say what was wrong with how it ended, if anything was."""
+    def _mistake(self, mutant: bytes, request: ExplainRequest) -> str | None:
+        """Try a mutant; return what was wrong with its end, or None."""
         try:
             self._attempt(mutant, request).run()
         except ChildFailure as failure:
-            self.account.failures[failure.error.code] += 1
+            self.counts.failures[failure.error.code] += 1
             if failure.error.code not in VIDEO_CODES:
                 return f"{failure.error.code}: {failure}"
             if "/" in failure.error.detail or "Traceback" in failure.error.detail:
-                return f"it tells too much: {failure}"
+                return f"the detail has a path or a traceback: {failure}"
         except ChildLost as lost:
-            return self._bury(str(lost))
+            return self._count_death(str(lost))
         except Exception as error:
-            self.account.worker_deaths += 1
+            self.counts.worker_deaths += 1
             return f"the supervisor: {error!r}"
         else:
-            self.account.succeeded += 1
+            self.counts.succeeded += 1
         return None
 
-    def _bury(self, lost: str) -> str | None:
-        """Note a child's death; media may die of a video, the engine may not."""
+    def _count_death(self, lost: str) -> str | None:
+        """Count a child's death; a video may kill media, but not the engine."""
         if not lost.startswith("the media process"):
-            self.account.worker_deaths += 1
+            self.counts.worker_deaths += 1
             self._children.restart_dead_engine()
             return lost
-        self.account.failures["worker_crashed"] += 1
-        self.account.deaths[lost.removeprefix("the media process ")] += 1
+        self.counts.failures["worker_crashed"] += 1
+        self.counts.deaths[lost.removeprefix("the media process ")] += 1
         return None
 
     def _attempt(self, mutant: bytes, request: ExplainRequest) -> Attempt:
@@ -133,17 +131,20 @@ class Fuzzer:
             engine_timeout_seconds=10.0,
             media_timeout_seconds=10.0,
         )
-        return Attempt(job, self._children, Alone(), lambda: None)  # type: ignore[arg-type]
+        return Attempt(job, self._children, FakeRecords(), lambda: None)  # type: ignore[arg-type]
 
 
 @contextmanager
 def fuzzing(seed: int) -> Iterator[Fuzzer]:
-    """Yield a fuzzer with a children and a folder of its own."""
-    with (
-        TemporaryDirectory(prefix="fuzz-") as folder,
-        patch.object(children_module, "Media", ForkedMedia),
-    ):
-        children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
+    """Yield a fuzzer with its own child processes and folder."""
+    with TemporaryDirectory(prefix="fuzz-") as folder:
+        children = Children(
+            "fake",
+            EngineOptions(model="fake"),
+            MediaOptions(),
+            load_seconds=30,
+            start_media=ForkedMedia,
+        )
         try:
             yield Fuzzer(Path(folder), children, seed)
         finally:

@@ -1,4 +1,4 @@
-"""Films that claim what is not so, or that are more than they seem."""
+"""Films with false claims in their headers, and small films that decode to a lot of data."""
 
 import struct
 import zlib
@@ -32,7 +32,7 @@ SEGMENT, TRACKS, CLUSTER = "18538067", "1654ae6b", "1f43b675"
 
 
 def references(maker: Maker, secret: Path) -> Iterator[Entry]:
-    """Yield films whose pictures are said to lie in another file."""
+    """Yield films whose headers say that the frames are in another file."""
     urls = {
         "absolute": f"file://{secret}",
         "relative": "../../secret/upload/video",
@@ -51,13 +51,13 @@ def references(maker: Maker, secret: Path) -> Iterator[Entry]:
 
 
 def refer(mp4: bytes, kind: bytes, target: bytes) -> bytes:
-    """Have an MP4's track point to another file."""
+    """Make an MP4's track refer to another file."""
     entry = struct.pack(">II", 0, 1) + box(kind, bytes(4), target)
     return edit(mp4, REFERENCES, lambda _: entry)
 
 
 def alias(target: Path, *, levels: int) -> bytes:
-    """Make a Macintosh alias, as QuickTime stores one: absolute, or up and down so many levels."""
+    """Make a Macintosh alias as QuickTime stores it: absolute, or relative by `levels`."""
     path = str(target).encode()
     volume, name = b"\x04disk".ljust(28, b"\0"), b"\x05video".ljust(64, b"\0")
     head = bytes(10) + volume + bytes(12) + name + bytes(16) + struct.pack(">hh", levels, levels)
@@ -66,7 +66,7 @@ def alias(target: Path, *, levels: int) -> bytes:
 
 
 def sizes(maker: Maker) -> Iterator[Entry]:
-    """Yield films with frames that are too large, or strangely shaped."""
+    """Yield films with frames that are too large or have an unusual shape."""
     claim = struct.pack(">HH", 30_000, 30_000)
     yield "size-claim-mp4", patched(maker.mp4, f"{TABLES}/stsd", 40, claim), OK
     parameters = _parameters(30_000 // 16, 30_000 // 16)
@@ -98,7 +98,7 @@ def sizes(maker: Maker) -> Iterator[Entry]:
 
 
 def _parameters(width: int, height: int) -> bytes:
-    """Make an H.264 sequence parameter set of so many macroblocks: ITU-T H.264, 7.3.2.1."""
+    """Make an H.264 sequence parameter set; sizes in macroblocks. ITU-T H.264, 7.3.2.1."""
     codes = (0, 0, 2, 1)  # id, bits of the frame number, order of display, reference frames
     bits = "".join(map(_exp_golomb, codes)) + "0"
     bits += _exp_golomb(width - 1) + _exp_golomb(height - 1) + "11001"
@@ -121,7 +121,7 @@ def _with_parameters(body: bytes, parameters: bytes) -> bytes:
 
 
 def lengths(maker: Maker) -> Iterator[Entry]:
-    """Yield films whose times are too long, too many, or beyond reason."""
+    """Yield films with wrong time scales and durations, or with too many frames."""
     plain = replaced(maker.mp4, "moov/trak/edts", b"")
     years = {"ticks": [0, TEN_YEARS_SECONDS], "time_base": Fraction(1, 1), "rate": 1}
     yield "length-ten-years-mkv", maker.film("years.mkv", **years), LONG
@@ -149,7 +149,7 @@ def lengths(maker: Maker) -> Iterator[Entry]:
 
 
 def _with_delta(mp4: bytes, delta: int) -> bytes:
-    """Have each of the ten frames last so many ticks."""
+    """Set the duration of each of the ten frames, in ticks."""
     return edit(mp4, f"{TABLES}/stts", lambda _: struct.pack(">IIII", 0, 1, 10, delta))
 
 
@@ -166,7 +166,7 @@ def _edit_lists(mp4: bytes) -> Iterator[Entry]:
 
 
 def streams(maker: Maker) -> Iterator[Entry]:
-    """Yield files with too many streams, none, and streams that we do not decode."""
+    """Yield files with too many streams, with none, and with unsupported codecs."""
     for suffix in ("mp4", "mkv", "ts", "avi"):
         yield f"stream-sound-only-{suffix}", maker.muxed(f"sound.{suffix}", "aac"), NO_STREAM
     codecs = {
@@ -194,7 +194,7 @@ def streams(maker: Maker) -> Iterator[Entry]:
 
 
 def _many_tracks(mkv: bytes) -> bytes:
-    """Repeat a Matroska file's track a thousand times."""
+    """Repeat the track of a Matroska file a thousand times."""
     places = {identifier: place for identifier, *place in elements(mkv)}
     _, begin, end = places[TRACKS]
     cluster, *_ = places[CLUSTER]
@@ -203,7 +203,7 @@ def _many_tracks(mkv: bytes) -> bytes:
 
 
 def bombs(maker: Maker) -> Iterator[Entry]:
-    """Yield few bytes that become many, or that take long."""
+    """Yield small files that decode to a lot of data or take long."""
     large = {"width": 4096, "height": 2304, "picture": films.corner}
     yield "bomb-large-frames", maker.repeated("bomb.mkv", 30_000, **large), DEADLINE
     zeros = bytes(100_000_000)
@@ -225,7 +225,7 @@ def bombs(maker: Maker) -> Iterator[Entry]:
 
 
 def _matroska(settings: bytes, blocks: bytes) -> bytes:
-    """Make a Matroska file of one MPEG-4 track and one cluster."""
+    """Make a Matroska file with one MPEG-4 track and one cluster."""
     video = element("e0", element("b0", b"\x40") + element("ba", b"\x30"))
     track = element("d7", b"\1") + element("83", b"\1") + element("86", b"V_MPEG4/ISO/ASP")
     tracks = element(TRACKS, element("ae", track + video + settings))
@@ -233,7 +233,7 @@ def _matroska(settings: bytes, blocks: bytes) -> bytes:
 
 
 def changes(maker: Maker) -> Iterator[Entry]:
-    """Yield films that become others as they go, and one with names of every awkward kind."""
+    """Yield films whose format changes midway, and one with hostile metadata."""
     small = maker.ts
     yield "change-of-size", small + maker.film("l.ts", width=640, height=480) + small, OK
     huge = maker.film("huge.ts", width=4200, height=2400, frames=1)

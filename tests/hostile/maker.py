@@ -1,4 +1,4 @@
-"""Makes the valid films, and streams of any kind, that hostile files are made of."""
+"""Makes the valid files from which hostile files are built."""
 
 import io
 from fractions import Fraction
@@ -13,7 +13,7 @@ from tests.rollout_core import films
 
 
 class Maker:
-    """Encodes into a folder; keeps one valid film for each family of containers."""
+    """Encodes files in a folder; holds one valid film for each container."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class Maker:
         return films.encode(self._folder / name, **recipe).read_bytes()  # type: ignore[arg-type]
 
     def muxed(self, name: str, codec: str, frames: int = 3, **properties: object) -> bytes:
-        """Encode a stream of any codec, sound included."""
+        """Encode a stream with any codec, also sound."""
         path = self._folder / name
         with av.open(path, "w") as output:
             if codec == "aac":
@@ -39,7 +39,7 @@ class Maker:
         return path.read_bytes()
 
     def repeated(self, name: str, frames: int, **recipe: object) -> bytes:
-        """Make a Matroska film that shows the second of its frames again and again."""
+        """Make a Matroska film that repeats its second frame."""
         source = io.BytesIO(self.film(name, frames=2, **recipe))
         target = io.BytesIO()
         with av.open(source) as read, av.open(target, "w", format="matroska") as written:

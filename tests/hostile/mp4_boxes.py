@@ -1,4 +1,4 @@
-"""Tools to take containers apart and to put them together wrongly."""
+"""Parts of containers: parse them, build them, and build them with wrong fields."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ Change = Callable[[bytes], bytes]
 
 
 def box(kind: bytes, *content: bytes, size: int | None = None) -> bytes:
-    """Make a box of MP4; `size` is what it claims."""
+    """Make an MP4 box; `size` replaces the right size in its header."""
     body = b"".join(content)
     return struct.pack(">I", 8 + len(body) if size is None else size) + kind + body
 
@@ -34,7 +34,7 @@ def edit(content: bytes, path: str, change: Change) -> bytes:
 
 
 def replaced(content: bytes, path: str, with_what: bytes) -> bytes:
-    """Put something in the place of a box: nothing, or other boxes."""
+    """Replace a box by other boxes, or remove it."""
     parent, _, kind = path.rpartition("/")
 
     def change(body: bytes) -> bytes:
@@ -75,15 +75,15 @@ def box_ends(content: bytes) -> dict[str, int]:
 
 
 def element(identifier: str, content: bytes, size: int | None = None) -> bytes:
-    """Make an element of Matroska, with a size of eight bytes; `size` is what it claims."""
+    """Make a Matroska element with a size field of eight bytes; `size` replaces the right one."""
     claimed = len(content) if size is None else size
     return bytes.fromhex(identifier) + (claimed | 1 << 56).to_bytes(8, "big") + content
 
 
 def elements(content: bytes, place: int = 0) -> Iterator[tuple[str, int, int, int]]:
-    """Yield each element of a level of Matroska: its id, and where it, its content and its end is.
+    """Yield the id, the begin, the begin of the content and the end of each Matroska element.
 
-    A segment is entered rather than passed over.
+    All are of one level, except that the elements of a segment follow it.
     """
     while place < len(content):
         begin, length = place, 9 - content[place].bit_length()
@@ -97,11 +97,11 @@ def elements(content: bytes, place: int = 0) -> Iterator[tuple[str, int, int, in
 
 
 def chunk(kind: bytes, content: bytes, size: int | None = None) -> bytes:
-    """Make a chunk of RIFF; `size` is what it claims."""
+    """Make a RIFF chunk; `size` replaces the right size in its header."""
     return kind + struct.pack("<I", len(content) if size is None else size) + content
 
 
 def ts_packet(pid: int, payload: bytes, *, start: bool = True) -> bytes:
-    """Make a packet of MPEG-TS, filled up."""
+    """Make an MPEG-TS packet, padded to 188 bytes."""
     head = struct.pack(">BHB", 0x47, (0x4000 if start else 0) | pid, 0x10)
     return (head + payload).ljust(188, b"\xff")[:188]

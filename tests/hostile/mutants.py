@@ -1,4 +1,4 @@
-"""Valid files, damaged: by chance, and where containers keep their sizes and counts."""
+"""Random damage to valid files, anywhere and in the size fields of containers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from random import Random
 
 MAX_CHANGES = 4
 INTERESTING = (0, 1, 7, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-"""Where integers overflow, and counts are too large or too small."""
+"""Values at which integers overflow, and counts that are too large or too small."""
 
 BOX = re.compile(
     rb"....(?:ftyp|moov|mvhd|trak|tkhd|edts|elst|mdia|mdhd|hdlr|minf|dinf|dref|stbl|stsd|avc1|avcC"
@@ -14,7 +14,7 @@ BOX = re.compile(
     rb"|udta|meta|LIST|RIFF|avih|strh|strf|idx1|movi)",
     re.DOTALL,
 )
-"""A box of MP4 with its size before it, or a chunk of AVI, whose size comes after."""
+"""An MP4 box, which begins with its size, or an AVI chunk, whose size follows."""
 
 EBML = re.compile(
     rb"\x1a\x45\xdf\xa3|\x18\x53\x80\x67|\x15\x49\xa9\x66|\x16\x54\xae\x6b|\x1f\x43\xb6\x75"
@@ -26,7 +26,7 @@ Change = Callable[[Random, bytearray, Sequence[bytes]], None]
 
 
 def mutate(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """Return the file with a few changes of any kind; `others` give what is spliced in."""
+    """Return the file with 1 to `MAX_CHANGES` changes; `splice` inserts parts of `others`."""
     mutant = bytearray(content)
     for _ in range(random.randint(1, MAX_CHANGES)):
         random.choice(CHANGES)(random, mutant, others)
@@ -49,14 +49,14 @@ def set_integer(random: Random, mutant: bytearray, others: Sequence[bytes]) -> N
 
 
 def edit_box(random: Random, mutant: bytearray, others: Sequence[bytes]) -> None:
-    """Change a box's size, or one of its first fields."""
+    """Change the size of a box or one of its first fields."""
     places = [match.start() for match in BOX.finditer(mutant)]
     if places:
         _write(random, mutant, random.choice(places) + 4 * random.choice((0, 0, 2, 3, 4, 5, 6)))
 
 
 def edit_element(random: Random, mutant: bytearray, others: Sequence[bytes]) -> None:
-    """Change the size of an element, or its first bytes."""
+    """Change the size of an element or its first bytes."""
     places = [match.end() for match in EBML.finditer(mutant)]
     if places:
         place = random.choice(places) + random.randrange(4)

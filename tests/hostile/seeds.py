@@ -1,4 +1,4 @@
-"""Valid small films, one for each way in: every container, every codec, every odd feature."""
+"""Small valid films: every container, every codec and some unusual features."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,7 @@ REORDERED = {"preset": "medium", "bf": "3", "b-adapt": "0"}
 
 
 def make_seeds(folder: Path) -> dict[str, bytes]:
-    """Encode them into `folder`, and return what they hold by name."""
+    """Encode the films in `folder`; return their contents by name."""
     recipes: dict[str, dict[str, object]] = {
         "h264.mp4": {"options": REORDERED},
         "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},

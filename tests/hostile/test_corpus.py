@@ -1,4 +1,4 @@
-"""Every hostile file goes through a real worker's runner and media process, one after another."""
+"""Run a job for every hostile file, with a real runner, a real media process and a fake engine."""
 
 import io
 import time
@@ -31,14 +31,14 @@ from worker.redis_jobs import RetryingRecords
 from worker.runner import Runner
 from worker.settings import Settings
 
-TOKEN = b"token-of-the-neighbour"
+TOKEN = b"token-of-another-client"
 DEADLINE_SECONDS = 8.0
-MOST_SECONDS = 20.0
-MOST_BYTES = 1 << 29
+MAX_SECONDS = 20.0
+MAX_BYTES = 1 << 29
 
 
-class WatchedCrew(Children):
-    """A children that remembers how much memory its media processes took."""
+class MeasuredChildren(Children):
+    """Child processes; records the peak memory of the media processes."""
 
     def __init__(self) -> None:
         super().__init__("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
@@ -48,11 +48,11 @@ class WatchedCrew(Children):
         media = super().take_media()
         kill = media.kill
 
-        def note_and_kill() -> None:
+        def measure_and_kill() -> None:
             self.peak_bytes = max(self.peak_bytes, peak_bytes(media.pid))
             kill()
 
-        media.kill = note_and_kill  # type: ignore[method-assign]
+        media.kill = measure_and_kill  # type: ignore[method-assign]
         return media
 
 
@@ -63,7 +63,7 @@ def peak_bytes(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job with a hostile file ended, and what it left."""
+    """How a job with a hostile file ended, and its output files."""
 
     code: str
     detail: str
@@ -72,10 +72,10 @@ class Outcome:
     outputs: bytes
 
 
-class System:
-    """A store with a neighbour's film in it, and a runner that does one job after another."""
+class JobRunner:
+    """Runs jobs one after another; the store also has a film of another client."""
 
-    def __init__(self, folder: Path, redis: Redis, children: WatchedCrew) -> None:
+    def __init__(self, folder: Path, redis: Redis, children: MeasuredChildren) -> None:
         settings = Settings(
             engine="fake", data_dir=folder / "data", job_deadline_seconds=DEADLINE_SECONDS
         )
@@ -88,7 +88,7 @@ class System:
         self.secret.with_name("secret.txt").write_bytes(TOKEN)
 
     def run(self, upload: bytes) -> Outcome:
-        """Do a job, and remove it."""
+        """Run a job, delete it and return its outcome."""
         job_id = self._submit(upload)
         began = time.monotonic()
         self._runner.run(job_id)
@@ -117,7 +117,7 @@ class System:
 
 
 def contents(folder: Path) -> bytes:
-    """Return all that a job's files hold, unpacked."""
+    """Return the content of all files in a folder, unpacked."""
     found = []
     for path in folder.iterdir():
         found.append(path.read_bytes())
@@ -128,45 +128,45 @@ def contents(folder: Path) -> bytes:
 
 
 @contextmanager
-def furnished(folder: Path, redis_url: str) -> Iterator[System]:
-    children = WatchedCrew()
+def open_runner(folder: Path, redis_url: str) -> Iterator[JobRunner]:
+    children = MeasuredChildren()
     with Redis.from_url(redis_url) as redis:
         try:
-            yield System(folder, redis, children)
+            yield JobRunner(folder, redis, children)
         finally:
             children.close()
 
 
 @pytest.fixture(scope="module")
-def system(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with furnished(tmp_path_factory.mktemp("system"), redis_url) as system:
-        yield system
+def runner(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
+    with open_runner(tmp_path_factory.mktemp("runner"), redis_url) as runner:
+        yield runner
 
 
 @pytest.fixture(scope="module")
-def corpus(system: System, tmp_path_factory: pytest.TempPathFactory) -> list[Hostile]:
-    return [*make_corpus(tmp_path_factory.mktemp("corpus"), system.secret)]
+def corpus(runner: JobRunner, tmp_path_factory: pytest.TempPathFactory) -> list[Hostile]:
+    return [*make_corpus(tmp_path_factory.mktemp("corpus"), runner.secret)]
 
 
 @pytest.fixture(scope="module")
-def engine(system: System) -> int:
-    """Return the engine's process id before any hostile file has come."""
-    return system.children.engine.pid
+def engine(runner: JobRunner) -> int:
+    """Return the engine's process id before the first hostile file."""
+    return runner.children.engine.pid
 
 
 @pytest.fixture(scope="module")
-def outcomes(system: System, corpus: list[Hostile], engine: int) -> dict[str, Outcome]:
-    return {hostile.name: outcome_of(hostile, system) for hostile in corpus}
+def outcomes(runner: JobRunner, corpus: list[Hostile], engine: int) -> dict[str, Outcome]:
+    return {hostile.name: outcome_of(hostile, runner) for hostile in corpus}
 
 
-def outcome_of(hostile: Hostile, system: System) -> Outcome:
-    """Do a job; do it again if it was late: the disk can stand still, the file stays as it is."""
-    first = system.run(hostile.content)
+def outcome_of(hostile: Hostile, runner: JobRunner) -> Outcome:
+    """Run a job; run it once more if it was late, which a busy disk can cause."""
+    first = runner.run(hostile.content)
     is_late = first.seconds >= DEADLINE_SECONDS and first.code != hostile.code
-    return system.run(hostile.content) if is_late or first.seconds >= MOST_SECONDS else first
+    return runner.run(hostile.content) if is_late or first.seconds >= MAX_SECONDS else first
 
 
-def test_the_corpus_is_large_and_no_file_is_in_it_twice(corpus):
+def test_the_corpus_is_large_and_has_no_duplicates(corpus):
     assert len({hostile.name for hostile in corpus}) == len(corpus) > 200
     assert len({hostile.content for hostile in corpus}) == len(corpus)
 
@@ -176,39 +176,39 @@ def test_every_job_ends_with_the_right_code(corpus, outcomes):
     assert {name: outcome.code for name, outcome in outcomes.items()} == expected
 
 
-def test_no_job_is_tried_again(outcomes):
-    """So no media process died of a file, though that would be no harm."""
+def test_no_job_needs_a_second_attempt(outcomes):
+    """No file killed a media process. That would be harmless, but none is known to."""
     assert {outcome.attempt for outcome in outcomes.values()} == {1}
 
 
 def test_every_job_ends_in_time(outcomes):
     took = {name: outcome.seconds for name, outcome in outcomes.items()}
-    assert {name: seconds for name, seconds in took.items() if seconds >= MOST_SECONDS} == {}
+    assert {name: seconds for name, seconds in took.items() if seconds >= MAX_SECONDS} == {}
 
 
-def test_no_job_takes_much_memory(outcomes, system):
-    assert 0 < system.children.peak_bytes < MOST_BYTES
+def test_no_job_takes_much_memory(outcomes, runner):
+    assert 0 < runner.children.peak_bytes < MAX_BYTES
 
 
-def test_nothing_of_a_neighbour_is_in_any_output(outcomes):
+def test_no_output_contains_data_of_another_client(outcomes):
     leaks = [name for name, outcome in outcomes.items() if TOKEN in outcome.outputs]
     assert leaks == []
 
 
-def test_no_answer_tells_a_path_or_a_traceback(outcomes):
+def test_no_detail_contains_a_path_or_a_traceback(outcomes):
     for outcome in outcomes.values():
         assert "/" not in outcome.detail
         assert "Traceback" not in outcome.detail
 
 
-def test_the_worker_is_alive_and_well_afterwards(system, outcomes, engine):
-    assert system.children.engine.pid == engine
-    outcome = system.run(system.secret.read_bytes())
+def test_the_same_engine_serves_a_valid_job_afterwards(runner, outcomes, engine):
+    assert runner.children.engine.pid == engine
+    outcome = runner.run(runner.secret.read_bytes())
     assert (outcome.code, outcome.attempt) == ("succeeded", 1)
-    assert system.children.engine.alive
+    assert runner.children.engine.alive
 
 
-def test_what_the_service_refuses_at_once_the_worker_would_refuse_too(corpus):
+def test_the_worker_also_refuses_what_the_service_refuses_at_once(corpus):
     refused = [
         hostile.code for hostile in corpus if not is_video_container(hostile.content[:HEAD_BYTES])
     ]
@@ -216,12 +216,12 @@ def test_what_the_service_refuses_at_once_the_worker_would_refuse_too(corpus):
     assert set(refused) == {CONTAINER}
 
 
-# The dangers are real
+# The attacks work without the protection.
 
 
-def test_the_neighbours_token_would_be_seen(system, tmp_path):
-    """A film's own names do not reach its outputs, so a token in them has come from elsewhere."""
-    (tmp_path / "stolen").write_bytes(system.secret.read_bytes())
+def test_a_leaked_token_is_found(runner, tmp_path):
+    """A film's metadata never reach its outputs, so a token there comes from another film."""
+    (tmp_path / "stolen").write_bytes(runner.secret.read_bytes())
     assert TOKEN in contents(tmp_path)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -230,18 +230,18 @@ def test_the_neighbours_token_would_be_seen(system, tmp_path):
     assert TOKEN in contents(tmp_path)
 
 
-def test_ffmpeg_follows_a_list_to_a_neighbours_film(system, tmp_path):
-    lists = {name: content for name, content, _ in texts(system.secret)}
+def test_ffmpeg_opens_another_clients_film_from_a_list(runner, tmp_path):
+    lists = {name: content for name, content, _ in texts(runner.secret)}
     upload = tmp_path / "upload"
     upload.write_bytes(lists["text-concat-absolute"])
     with av.open(f"file:{upload}", options={"safe": "0"}) as container:
         assert len([*container.decode(video=0)]) == 10
 
 
-def test_ffmpeg_follows_an_alias_to_a_neighbours_film(system, tmp_path):
+def test_ffmpeg_opens_another_clients_film_from_an_alias(runner, tmp_path):
     maker = Maker(tmp_path)
     upload = tmp_path / "upload"
-    upload.write_bytes(refer(maker.mp4, b"alis", alias(system.secret, levels=0)))
+    upload.write_bytes(refer(maker.mp4, b"alis", alias(runner.secret, levels=0)))
     options = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(f"file:{upload}", options=options) as container:
         assert len([*container.decode(video=0)]) == 10

@@ -17,7 +17,7 @@ from tests.hostile.mp4_boxes import (
 MP4 = box(b"ftyp", b"isom") + box(b"moov", box(b"mvhd", b"abcd"), box(b"trak", b"x"))
 
 
-def test_a_box_has_its_size_before_it_or_another():
+def test_a_box_begins_with_its_size_or_with_the_one_given():
     assert box(b"free", b"ab", b"c") == b"\0\0\0\x0bfreeabc"
     assert box(b"free", size=1) == b"\0\0\0\x01free"
 
@@ -28,14 +28,14 @@ def test_boxes_are_found_at_their_places():
     assert box_ends(MP4) == {"ftyp": 8, "moov": 20, "moov-mvhd": 28, "moov-trak": 40}
 
 
-def test_a_box_grows_with_what_is_in_it():
+def test_sizes_follow_when_a_body_grows():
     edited = edit(MP4, "moov/mvhd", lambda body: body * 3)
     assert body_of(edited, "moov/mvhd") == b"abcd" * 3
     assert len(edited) == len(MP4) + 8
     assert edit(MP4, "moov/none", lambda body: b"") == MP4
 
 
-def test_bytes_are_overwritten_and_boxes_taken_out():
+def test_bytes_are_overwritten_and_boxes_removed():
     assert body_of(patched(MP4, "moov/mvhd", 1, b"XY"), "moov/mvhd") == b"aXYd"
     without = replaced(MP4, "moov/mvhd", b"")
     assert [name for name, *_ in boxes(body_of(without, "moov"))] == [b"trak"]
@@ -43,7 +43,7 @@ def test_bytes_are_overwritten_and_boxes_taken_out():
         body_of(without, "moov/mvhd")
 
 
-def test_elements_are_found_at_their_places_whatever_the_length_of_their_sizes():
+def test_elements_with_size_fields_of_any_length_are_found():
     inner = element("ec", b"ab") + b"\xae\x81x"
     content = element("1a45dfa3", b"") + element("18538067", inner)
     assert [*elements(content)] == [
@@ -54,7 +54,7 @@ def test_elements_are_found_at_their_places_whatever_the_length_of_their_sizes()
     ]
 
 
-def test_other_containers_have_sizes_of_their_own():
+def test_elements_chunks_and_packets_have_their_own_headers():
     assert element("ec", b"ab") == b"\xec\x01\0\0\0\0\0\0\x02ab"
     assert chunk(b"RIFF", b"ab") == b"RIFF\x02\0\0\0ab"
     assert chunk(b"RIFF", b"ab", size=1) == b"RIFF\x01\0\0\0ab"

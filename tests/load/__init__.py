@@ -1,1 +1,1 @@
-"""How the service bears many clients at once."""
+"""Load test of the service with many clients."""

@@ -1,9 +1,9 @@
-"""Many clients at once: what they wait, and what the service holds at the start and at the end.
+"""Load test: latencies of many clients, and memory and open files of the service.
 
     python -m tests.load [--clients N] [--minutes N] [--workers N]
 
-starts a service with workers of the fake engine, lets Locust play the clients, and prints what it
-measured as Markdown. Ends with status 1 if a call failed, memory grew or a file stayed open.
+starts a service and workers with the fake engine, runs the clients with Locust, and prints the
+measurements as Markdown. Exits with status 1 if a call failed, memory grew or a file stayed open.
 """
 
 import argparse
@@ -20,36 +20,37 @@ from typing import Any
 from tests.load.film import make_film
 from tests.load.gauge import Gauge
 from tests.system.processes import Process, open_files
-from tests.system.system import System, open_system, wait_until
+from tests.system.system import System, open_system
+from tests.system.waiting import wait_until
 
 CLIENTS_PER_SECOND = 25
-"""How fast the clients come."""
+"""How many clients start in a second."""
 
 WARM_UP_SHARE, PART_SHARE = 0.2, 0.1
-"""Memory is compared between a tenth of the run, after its first fifth, and its last tenth."""
+"""Memory is compared between the tenth of the run after the first fifth, and the last tenth."""
 
 MAX_GROWTH = 0.05
 UNDER_WAY = ("queued", "running")
 CANCEL_SECONDS = 120.0
 LEAVE_SECONDS = 10.0
-"""How long files may stay open after the clients have gone: connections are kept a while."""
+"""How long files may stay open after the last client: connections are kept alive for a while."""
 
 Memory = tuple[float, float]
 """Bytes after the warm-up and at the end."""
 
 Files = tuple[int, int]
-"""Open before the clients came, and after they had gone."""
+"""Open files before the first client and after the last one."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was measured.
+    """The measurements.
 
     Attributes:
-        calls: by what the client wanted: `count`, `failures` and `milliseconds` by percentile.
-        jobs: state → how many ended so.
-        connections: to Valkey, of all processes together. They are pooled: more of them stay open
-            after many clients, up to the API's `REDIS_CONNECTIONS`.
+        calls: purpose → `count`, `failures` and `milliseconds` by percentile.
+        jobs: state → number of jobs that ended in it.
+        connections: of all processes to Valkey. They are pooled: after many clients, more of them
+            stay open, up to the API's `REDIS_CONNECTIONS`.
     """
 
     clients: int
@@ -62,7 +63,7 @@ class Load:
     connections: Files
 
     @property
-    def is_borne(self) -> bool:
+    def passed(self) -> bool:
         """Whether no call failed, every job succeeded, and nothing grew or stayed open."""
         grown = (end / start - 1 for start, end in self.memory.values())
         succeeded = set(self.jobs) == {"succeeded"}
@@ -70,13 +71,13 @@ class Load:
 
     @property
     def files_kept(self) -> int:
-        """How many more files are open than before, connections to Valkey left out."""
+        """How many more files are open than before, without connections to Valkey."""
         before, after = (sum(column) for column in zip(*self.files.values(), strict=True))
         return int((after - self.connections[1]) - (before - self.connections[0]))
 
     def __str__(self) -> str:
-        """Return two tables and a sum, as Markdown."""
-        return "\n".join([*self._call_table(), "", *self._process_table(), "", *self._sum()])
+        """Return two tables and a summary as Markdown."""
+        return "\n".join([*self._call_table(), "", *self._process_table(), "", *self._summary()])
 
     def _call_table(self) -> Iterator[str]:
         yield "| call | count | failed | p50 | p95 | p99 |"
@@ -93,7 +94,7 @@ class Load:
             sizes = f"{start / 2**20:.1f} MiB | {end / 2**20:.1f} MiB | {end / start - 1:+.1%}"
             yield f"| {name} | {sizes} | {before} | {after} |"
 
-    def _sum(self) -> Iterator[str]:
+    def _summary(self) -> Iterator[str]:
         ended = sum(self.jobs.values())
         states = ", ".join(f"{count} {state}" for state, count in self.jobs.items())
         rate = f"{ended / self.seconds:.2f} jobs/s"
@@ -105,9 +106,9 @@ class Load:
 
 
 def measure(*, clients: int, seconds: float, workers: int) -> Load:
-    """Let so many clients work for so long."""
+    """Run `clients` clients for `seconds`; return the measurements."""
     with open_system() as system, TemporaryDirectory() as folder:
-        parts = _furnish(system, workers)
+        parts = _start_parts(system, workers)
         gauge = Gauge(parts)
         files, connections = _open_files(parts), _connections(system)
         with gauge.watching():
@@ -125,15 +126,15 @@ def measure(*, clients: int, seconds: float, workers: int) -> Load:
 
 
 def _memory(gauge: Gauge, name: str) -> Memory:
-    """Return what a process held after the warm-up and at the end of a run."""
+    """Return the memory of a process after the warm-up and at the end of a run."""
     return (
         gauge.resident_bytes(name, WARM_UP_SHARE, WARM_UP_SHARE + PART_SHARE),
         gauge.resident_bytes(name, 1 - PART_SHARE, 1),
     )
 
 
-def _furnish(system: System, workers: int) -> dict[str, Process]:
-    """Start an API and workers, bring each to its first job, and return them by name."""
+def _start_parts(system: System, workers: int) -> dict[str, Process]:
+    """Start an API and workers; return them by name once a worker is ready."""
     parts = {"API": system.api()}
     for number in range(1, workers + 1):
         parts[f"supervisor {number}"] = system.worker(model="fake")
@@ -156,7 +157,7 @@ def _run_locust(system: System, folder: Path, clients: int, seconds: float) -> d
 
 
 def _cancel_all(system: System) -> None:
-    """Cancel what the clients have left behind, and wait until the workers are idle."""
+    """Cancel the jobs that have not ended, and wait until none is left."""
 
     def none_left() -> bool:
         pages = (system.client.get("/v1/jobs", params={"state": state}) for state in UNDER_WAY)
@@ -178,15 +179,17 @@ def _connections(system: System) -> int:
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="scripts/load", description="Many clients at once.")
-    parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--workers", type=int, default=2)
+    """Measure and print; return 1 if the load test failed."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/load", description="Load test with many clients."
+    )
+    parser.add_argument("--clients", type=int, default=500, help="Default: 500.")
+    parser.add_argument("--minutes", type=float, default=5.0, help="Default: 5.")
+    parser.add_argument("--workers", type=int, default=2, help="Default: 2.")
     options = parser.parse_args()
     load = measure(clients=options.clients, seconds=60 * options.minutes, workers=options.workers)
     print(load)
-    return 0 if load.is_borne else 1
+    return 0 if load.passed else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What each client of the load does, as Locust runs it: upload, poll to the end, fetch the result.
+"""A client of the load test, run by Locust: upload, poll until the end, fetch the result.
 
-An answer of 429 is no failure: the client waits as long as it is told, and tries again.
+429 does not count as a failure: the client waits as long as the answer says, and tries again.
 """
 
 import json
@@ -20,13 +20,13 @@ UNDER_WAY = ("queued", "running")
 BOUNDARY = "load"
 
 jobs: Counter[str] = Counter()
-"""State → jobs that were seen to end so."""
+"""State → number of jobs that ended in it."""
 
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--film", help="The video that every client uploads.")
-    parser.add_argument("--report", help="Gets what was measured, as JSON.")
+    parser.add_argument("--report", help="File for the measurements, as JSON.")
 
 
 @events.quitting.add_listener
@@ -48,20 +48,20 @@ def _report(environment: Environment, **_: Any) -> None:
 
 
 class Client(FastHttpUser):
-    """One client, which always has one job under way."""
+    """One client, which submits its next job when the last one has ended."""
 
     wait_time = constant(0)
     connection_timeout = network_timeout = TIMEOUT_SECONDS
 
     def on_start(self) -> None:
-        """Make the form that is sent time and again."""
+        """Make the form that is sent with every upload."""
         options = self.environment.parsed_options
         assert options is not None
         self._form = _form(Path(options.film).read_bytes())
 
     @task
     def explain(self) -> None:
-        """Take one video from upload to result."""
+        """Upload one video, wait for its job and fetch the result."""
         job = self._submit()
         while job and job["state"] in UNDER_WAY:
             gevent.sleep(random.uniform(0.5, 1.5) * POLL_SECONDS)
@@ -71,7 +71,7 @@ class Client(FastHttpUser):
             self._get("fetch result", f"/v1/jobs/{job['id']}/artifacts/result.json")
 
     def _submit(self) -> dict[str, Any] | None:
-        """Upload; return the new job, or None after a refusal that was waited for."""
+        """Upload; return the new job, or None after a refusal and the wait that it asks for."""
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         with self.client.post(
             "/v1/jobs", name="submit", data=self._form, headers=headers, catch_response=True

@@ -1,4 +1,4 @@
-"""A video of a megabyte that is soon decoded: a few frames of noise, which nothing compresses."""
+"""A video of a megabyte that is decoded fast: a few frames of noise, which barely compress."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ import numpy as np
 FRAMES, RATE_HZ = 24, 8
 WIDTH, HEIGHT = 320, 240
 QUANTIZER = "32"
-"""Chosen so that the file has about a megabyte."""
+"""Gives a file of about a megabyte."""
 
 
 def make_film(path: Path) -> Path:
-    """Write the video."""
+    """Write the video to `path`."""
     rng = np.random.default_rng(0)
     options = {"preset": "ultrafast", "qp": QUANTIZER}
     with av.open(str(path), "w", format="mp4") as container:

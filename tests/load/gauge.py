@@ -1,4 +1,4 @@
-"""Memory of processes, sampled all the time."""
+"""Memory of processes, sampled every second."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ SAMPLE_SECONDS = 1.0
 
 
 class Gauge:
-    """Samples of the resident bytes of some processes, by the processes' names."""
+    """Samples of the resident memory of processes, by name."""
 
     def __init__(self, processes: Mapping[str, Process]) -> None:
         self.samples: dict[str, list[int]] = {name: [] for name in processes}
@@ -20,7 +20,7 @@ class Gauge:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Take samples meanwhile, the first at once."""
+        """Take samples during the block, the first one at its start."""
         self._sample()
         thread = Thread(target=self._watch, name="gauge")
         thread.start()
@@ -31,11 +31,11 @@ class Gauge:
             thread.join()
 
     def resident_bytes(self, name: str, begin: float, end: float) -> float:
-        """Return the median over a part of the samples: single requests come and go.
+        """Return the median over a part of the samples, so that single requests do not matter.
 
         Args:
-            begin: which share of the samples comes before the part; at least one is in it.
-            end: which share comes before its end.
+            begin: share of the samples before the part; the part has at least one sample.
+            end: share of the samples before the end of the part.
         """
         samples = self.samples[name]
         first, last = int(begin * len(samples)), int(end * len(samples))

@@ -4,7 +4,7 @@ import pytest
 
 from tests.load.gauge import Gauge
 from tests.system.processes import Process
-from tests.system.system import wait_until
+from tests.system.waiting import wait_until
 
 GROW = """
 import sys, time
@@ -18,25 +18,25 @@ time.sleep(600)
 
 
 @pytest.fixture
-def sign(tmp_path):
-    return tmp_path / "sign"
+def signal_path(tmp_path):
+    return tmp_path / "signal_path"
 
 
 @pytest.fixture
-def growing(tmp_path, sign):
-    command = [sys.executable, "-c", GROW, str(sign)]
+def growing(tmp_path, signal_path):
+    command = [sys.executable, "-c", GROW, str(signal_path)]
     process = Process("growing", lambda: command, tmp_path / "log")
     yield process
     process.take_down()
 
 
-def test_sees_a_process_grow(growing, sign):
+def test_growth_of_a_process_is_measured(growing, signal_path):
     gauge = Gauge({"growing": growing})
     with gauge.watching():
         samples = gauge.samples["growing"]
-        wait_until(lambda: len(samples) >= 2, 20, "samples")
-        sign.touch()
-        wait_until(lambda: samples[-1] - samples[0] > 60 << 20, 20, "it to grow")
+        wait_until(lambda: len(samples) >= 2, what="samples")
+        signal_path.touch()
+        wait_until(lambda: samples[-1] - samples[0] > 60 << 20, what="the process to grow")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A short load of few clients; the long one of many is `scripts/load`."""
+"""A short load test with few clients; `scripts/load` runs a long one with many."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 from service.app import REDIS_CONNECTIONS
 from tests.load.__main__ import Load, measure
 
-CALM = Load(
+GOOD = Load(
     clients=2,
     seconds=10.0,
     calls={"poll": {"count": 4, "failures": 0, "milliseconds": {"50": 1, "95": 2, "99": 3}}},
@@ -39,8 +39,8 @@ def test_every_client_is_served_and_nothing_stays_open(load):
     assert all(held > 2**24 for held in load.memory["API"])
 
 
-def test_the_report_has_what_was_measured():
-    report = str(CALM)
+def test_the_report_contains_the_measurements():
+    report = str(GOOD)
     assert "| poll | 4 | 0 | 1 ms | 2 ms | 3 ms |" in report
     assert "| API | 100.0 MiB | 102.0 MiB | +2.0% | 10 | 30 |" in report
     assert "2 clients for 10 s: 20 succeeded; 2.00 jobs/s." in report
@@ -58,6 +58,6 @@ def test_the_report_has_what_was_measured():
     ],
     ids=json.dumps,
 )
-def test_a_load_is_not_borne_if_anything_is_amiss(changes):
-    assert CALM.is_borne
-    assert not dataclasses.replace(CALM, **changes).is_borne
+def test_the_load_test_fails_if_one_measurement_is_bad(changes):
+    assert GOOD.passed
+    assert not dataclasses.replace(GOOD, **changes).passed

@@ -11,7 +11,7 @@ Film = Callable[..., Path]
 
 @pytest.fixture
 def film(tmp_path: Path) -> Film:
-    """Encode a small video into a folder of its own; keyword arguments as `films.encode`."""
+    """Return a function that encodes a small video; keyword arguments as for `films.encode`."""
 
     def make(name: str = "film.mp4", **options: Any) -> Path:
         folder = tmp_path / "films"

@@ -1,7 +1,7 @@
-"""The obvious way, for comparison: one clip, every attention one dense matrix over all tokens.
+"""A slow, obvious reference: one clip, with every attention as a dense matrix over all tokens.
 
-Tokens are the classification token's copies (one, or one a frame for space-only attention), then
-the patches, `(t p)`. Everything is worked out from the model's parameters and nothing else.
+The tokens are the copies of the classification token (one, or one per frame for space-only
+attention), then the patches, `(t p)`. Only the model's parameters are used.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,14 @@ from rollout_core.model.timesformer import Attention, Block, TimeSformer
 
 
 @dataclass
-class DenseMixing:
+class DenseStep:
     """One attention and its skip connection over all `n` tokens.
 
     Attributes:
-        attention: `head n n`; the classification token's row is the mean of those in all frames.
-        vectors: `n n c`: what token j brings to token i; the residual and biases are i's own.
-        deviations: the same, with values and residual counted from the mean token, without biases.
+        attention: `head n n`; the classification token's row is its mean over all frames.
+        vectors: `n n c`: the contribution of token j to the output of token i. The residual and
+            the biases belong to j = i.
+        deviations: the same without biases, for values and residual minus their means.
         outputs: `n c`.
     """
 
@@ -32,7 +33,9 @@ class DenseMixing:
 
 @dataclass
 class DenseRun:
-    mixings: list[DenseMixing]
+    """The steps of a forward of one clip, its logits `k`, and the number of cls copies."""
+
+    steps: list[DenseStep]
     logits: Tensor
     copies: int
 
@@ -54,48 +57,48 @@ def run(model: TimeSformer, clip: Tensor) -> DenseRun:
         "space_only": [frame[:, None] == frame],
     }[kind]
     time = [(place[:, None] == place) & ~is_cls]
-    mixings = []
+    steps = []
     for block in model.layers:
         if kind == "divided_space_time":
             layers = block.temporal_attn, block.temporal_norm1, (block.temporal_fc,)
-            mixings.append(_mix(x, time, *layers))
-            x = mixings[-1].outputs
-        mixings.append(_mix(x, groups, block.attn, block.norm1, ()))
-        x = mixings[-1].outputs
+            steps.append(_mix(x, time, *layers))
+            x = steps[-1].outputs
+        steps.append(_mix(x, groups, block.attn, block.norm1, ()))
+        x = steps[-1].outputs
         x = _mlp(block, x)
     logits = model.head(model.norm(x[:copies].mean(dim=0)))
-    return DenseRun(mixings, logits, copies)
+    return DenseRun(steps, logits, copies)
 
 
-def product(run: DenseRun, matrix_of: Callable[[DenseMixing], Tensor]) -> Tensor:
-    """Multiply the mixings' matrices, the first rightmost: `n n`."""
-    total = torch.eye(len(run.mixings[0].outputs))
-    for step in run.mixings:
+def product(run: DenseRun, matrix_of: Callable[[DenseStep], Tensor]) -> Tensor:
+    """Return the product of the steps' matrices, `n n`, with the first step rightmost."""
+    total = torch.eye(len(run.steps[0].outputs))
+    for step in run.steps:
         total = matrix_of(step) @ total
     return total
 
 
-def rollout_matrix(step: DenseMixing) -> Tensor:
-    """Half the mean attention, half the identity."""
+def rollout_matrix(step: DenseStep) -> Tensor:
+    """Return half the mean attention plus half the identity."""
     return _rows_to_one(step.attention.mean(dim=0) + torch.eye(len(step.outputs)))
 
 
-def raw_matrix(step: DenseMixing) -> Tensor:
-    """The mean attention; a token that takes no part stays as it is."""
+def raw_matrix(step: DenseStep) -> Tensor:
+    """Return the mean attention, with 1 on the diagonal for tokens that take no part."""
     attention = step.attention.mean(dim=0)
     return attention + torch.diag((attention.sum(dim=1) == 0).float())
 
 
-def gradient_matrix(step: DenseMixing) -> Tensor:
-    """Chefer et al.'s update; the attention's gradient must be there."""
+def gradient_matrix(step: DenseStep) -> Tensor:
+    """Return the update of Chefer et al.; the attention must have its gradient."""
     weighed = step.attention * step.attention.grad
     return weighed.clamp(min=0).mean(dim=0).detach() + torch.eye(len(step.outputs))
 
 
-def contribution_matrix(weighting: str) -> Callable[[DenseMixing], Tensor]:
-    """Each vector's share of the output, one after another; an output of nothing is its own."""
+def contribution_matrix(weighting: str) -> Callable[[DenseStep], Tensor]:
+    """Return a function for each vector's share of the output; a zero output keeps its token."""
 
-    def matrix_of(step: DenseMixing) -> Tensor:
+    def matrix_of(step: DenseStep) -> Tensor:
         vectors = step.deviations if weighting == "deviation" else step.vectors
         outputs = vectors.sum(dim=1)
         n = len(outputs)
@@ -122,17 +125,17 @@ def _share(weighting: str, vector: Tensor, output: Tensor) -> Tensor:
 
 def _mix(
     x: Tensor,
-    sights: list[Tensor],
+    masks: list[Tensor],
     attention: Attention,
     norm: torch.nn.Module,
     then: tuple[torch.nn.Linear, ...],
-) -> DenseMixing:
-    """Attend, each token within what each of `sights`, `n n`, lets it see; average those."""
+) -> DenseStep:
+    """Attend with each of the masks, `n n`, and average the results over the masks."""
     n, c = x.shape
     q, k, v = attention.qkv(norm(x)).reshape(n, 3, attention.heads, -1).permute(1, 2, 0, 3)
     scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
-    softmax = sum(scores.masked_fill(~see, -torch.inf).softmax(-1).nan_to_num(0) for see in sights)
-    times = sum(see.any(dim=1).float() for see in sights)
+    softmax = sum(scores.masked_fill(~see, -torch.inf).softmax(-1).nan_to_num(0) for see in masks)
+    times = sum(see.any(dim=1).float() for see in masks)
     weights = softmax / times.clamp(min=1)[:, None]
     if weights.requires_grad:
         weights.retain_grad()
@@ -149,11 +152,11 @@ def _mix(
 
     biases = project(torch.zeros(c), bias=True) * (times > 0)[:, None]
     vectors = vectors_of(v, x + biases)
-    # A token that is seen in several frames is there as often.
-    often = times[:, None] / times.sum()
-    mean_value, mean_input = (v * often).sum(dim=1, keepdim=True), (x * often).sum(dim=0)
+    # A token that takes part in several frames counts once for each.
+    share = times[:, None] / times.sum()
+    mean_value, mean_input = (v * share).sum(dim=1, keepdim=True), (x * share).sum(dim=0)
     deviations = vectors_of(v - mean_value, x - mean_input)
-    return DenseMixing(weights, vectors, deviations, vectors.sum(dim=1))
+    return DenseStep(weights, vectors, deviations, vectors.sum(dim=1))
 
 
 def _mlp(block: Block, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Makes small videos whose frames can be told apart, even after encoding."""
+"""Encodes small videos whose frames can be told apart after decoding."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -19,23 +19,24 @@ FASTEST = {
 }
 
 TIMES_AS_GIVEN = {"avoid_negative_ts": "disabled"}
-"""Of a container that would else move times below zero."""
+"""Container options that keep negative timestamps."""
 
 Picture = Callable[[int, int, int], np.ndarray]
+"""Returns the pixels `H W c` for an index, a width and a height."""
 
 
 def grey(index: int, width: int, height: int) -> np.ndarray:
-    """Return a frame `H W c` whose brightness tells its index modulo 13."""
+    """Return a frame, `H W c`, whose brightness encodes its index modulo 13."""
     return np.full((height, width, 3), 10 + LEVEL_STEP * (index % 13), np.uint8)
 
 
 def index_of(pixels: np.ndarray) -> int:
-    """Return which frame of `grey` this is."""
+    """Return the index of a frame made by `grey`, modulo 13."""
     return round((float(pixels.mean()) - 10) / LEVEL_STEP)
 
 
 def corner(index: int, width: int, height: int) -> np.ndarray:
-    """Return a dark frame with one bright quarter: top left, as stored."""
+    """Return a dark frame whose top left quarter, as stored, is bright."""
     frame = np.full((height, width, 3), 20, np.uint8)
     frame[: height // 2, : width // 2] = 230
     return frame
@@ -63,7 +64,7 @@ def encode(
 ) -> Path:
     """Encode a video without sound, and return its path.
 
-    `ticks` are the frames' times in `time_base`; the last frame lasts `last_ticks`.
+    `ticks` are the timestamps of the frames in `time_base`; the last frame lasts `last_ticks`.
     """
     time_base = time_base or Fraction(1, rate)
     ticks = list(range(frames)) if ticks is None else list(ticks)

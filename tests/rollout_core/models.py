@@ -1,4 +1,4 @@
-"""Small models with random parameters."""
+"""Small models with random parameters, and clips for them."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ SMALL = Architecture(
 
 
 def random_model(seed: int = 0, **changes: object) -> TimeSformer:
-    """Build `SMALL` with some fields changed, and every parameter drawn at random."""
+    """Return a model of `SMALL` with the given fields changed and random parameters."""
     torch.manual_seed(seed)
     model = TimeSformer(replace(SMALL, **changes))
     for parameter in model.parameters():
@@ -32,5 +32,5 @@ def random_model(seed: int = 0, **changes: object) -> TimeSformer:
 
 
 def random_clips(batch: int = 2, t: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
-    """Normalised noise, `b c t H W`."""
+    """Return normalised noise, `b c t H W`."""
     return torch.randn(batch, 3, t, height, width, generator=torch.Generator().manual_seed(1))

@@ -1,23 +1,28 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rollout_core.archive import (
-    ARRAY_TYPES,
-    AXES,
-    OPTIONAL_ARRAY_TYPES,
+    ARRAYS,
     Archive,
     describe_run,
     load,
     save,
 )
-from rollout_core.contract import METHOD_OPTIONS, ExplainRequest, PatchQuery
+from rollout_core.contract import OPTIONS_BY_METHOD, ExplainRequest, PatchQuery
 from rollout_core.model.specs import spec_of
 from rollout_core.resolve import ResolvedRun
+
+REQUIRED = [name for name, spec in ARRAYS.items() if not spec.optional]
+OPTIONAL = [name for name, spec in ARRAYS.items() if spec.optional]
+SPEC = spec_of("timesformer-ssv2")
+ALWAYS = dict.fromkeys(REQUIRED, np.zeros(1))
+PATCH = PatchQuery(clip=1, frame=2, row=3, column=4)
 
 
 def archive_of(**changes):
@@ -45,18 +50,31 @@ def optional_arrays():
     }
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_archive_has_a_field_for_each_array_and_no_other():
+    defaults = {field.name: field.default for field in fields(Archive)}
+    assert set(defaults) == {*ARRAYS, "meta"}
+    assert {name for name, default in defaults.items() if default is None} == set(OPTIONAL)
+
+
+def test_arrays_have_as_many_axes_as_documented():
+    arrays = vars(archive_of(**optional_arrays()))
+    assert {name: arrays[name].ndim for name in ARRAYS} == {
+        name: len(spec.axes.split()) for name, spec in ARRAYS.items()
+    }
+
+
+def test_loaded_archive_equals_the_saved_one(tmp_path):
     archive = archive_of(**optional_arrays())
     save(tmp_path / "rollout.npz", archive)
     found = load(tmp_path / "rollout.npz")
-    for name in ARRAY_TYPES | OPTIONAL_ARRAY_TYPES:
+    for name in ARRAYS:
         expected = getattr(archive, name)
         np.testing.assert_array_equal(getattr(found, name), expected)
         assert getattr(found, name).dtype == expected.dtype
     assert found.meta == archive.meta
 
 
-def test_file_has_the_names_that_were_promised_and_no_pickle(tmp_path):
+def test_file_has_the_documented_names_and_no_pickle(tmp_path):
     save(tmp_path / "rollout.npz", archive_of())
     with np.load(tmp_path / "rollout.npz", allow_pickle=False) as file:
         assert set(file) == {
@@ -73,8 +91,8 @@ def test_file_has_the_names_that_were_promised_and_no_pickle(tmp_path):
         assert json.loads(str(file["meta"]))["model"] == "m"
 
 
-@pytest.mark.parametrize("name", OPTIONAL_ARRAY_TYPES)
-def test_what_was_not_asked_for_is_not_in_the_file(tmp_path, name):
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_array_that_is_none_is_not_in_the_file(tmp_path, name):
     arrays = optional_arrays()
     save(tmp_path / "a.npz", archive_of(**(arrays | {name: None})))
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
@@ -82,7 +100,7 @@ def test_what_was_not_asked_for_is_not_in_the_file(tmp_path, name):
     assert getattr(load(tmp_path / "a.npz"), name) is None
 
 
-def test_types_are_fixed_whatever_is_given(tmp_path):
+def test_arrays_are_saved_in_their_documented_dtype(tmp_path):
     relevance = np.ones((1, 2, 3, 4), np.float64)
     full = np.ones((1, 25, 25), np.float32)
     changes = {"relevance": relevance, "crop_xywh": (1, 2, 3, 4), "full_rollout": full}
@@ -98,54 +116,45 @@ def test_archive_is_compressed(tmp_path):
     assert (tmp_path / "a.npz").stat().st_size < 20_000
 
 
-def test_nothing_is_left_beside_an_archive(tmp_path):
+def test_no_other_file_is_left_after_a_save(tmp_path):
     save(tmp_path / "a.npz", archive_of())
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
 def test_pickles_are_not_loaded(tmp_path):
-    arrays = {name: np.zeros(1) for name in ARRAY_TYPES if name != "logits"}
+    arrays = {name: np.zeros(1) for name in REQUIRED if name != "logits"}
     hostile = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "a.npz", meta=np.array("{}"), logits=hostile, **arrays)
     with pytest.raises(ValueError, match="allow_pickle"):
         load(tmp_path / "a.npz")
 
 
-def test_incomplete_archive_is_refused(tmp_path):
+def test_archive_without_a_required_array_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", meta=np.array("{}"))
     with pytest.raises(KeyError):
         load(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_an_archive_cut_short_is_refused(tmp_path, share):
+def test_truncated_archive_is_refused(tmp_path, share):
     path = tmp_path / "a.npz"
     save(path, archive_of())
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="no whole archive"):
+    with pytest.raises(ValueError, match="not a complete archive"):
         load(path)
 
 
-def test_a_bare_array_is_no_archive(tmp_path):
+def test_npy_file_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="no whole archive"):
+    with pytest.raises(ValueError, match="not a complete archive"):
         load(tmp_path / "a.npy")
 
 
-def test_importing_it_brings_neither_torch_nor_av():
+def test_import_loads_neither_torch_nor_av():
     code = "import rollout_core.result, rollout_core.pictures.heat, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "av", "PIL"}.isdisjoint(run.stdout.split())
-
-
-SPEC = spec_of("timesformer-ssv2")
-
-
-ALWAYS = dict.fromkeys(ARRAY_TYPES, np.zeros(1))
-
-
-PATCH = PatchQuery(clip=1, frame=2, row=3, column=4)
 
 
 def run(request: dict[str, Any], **changes: Any) -> ResolvedRun:
@@ -168,7 +177,7 @@ def describe(
     return describe_run(run(request or {}, **changes), arrays)
 
 
-def test_the_resolved_request_has_every_default_filled_in():
+def test_resolved_request_has_all_defaults_filled_in():
     asked = {"model": "x", "start_seconds": 1.0, "discard_ratio": 0.5}
     resolved = run(asked, start_seconds=1.0).resolved_request
     assert (resolved.model, resolved.sampling) == (SPEC.name, "uniform")
@@ -177,13 +186,13 @@ def test_the_resolved_request_has_every_default_filled_in():
 
 
 @pytest.mark.parametrize(("layer", "resolved"), [(None, 11), (0, 0), (5, 5)])
-def test_the_layer_of_attention_is_the_last_unless_told(layer: int | None, resolved: int):
+def test_default_layer_of_attention_is_the_last(layer: int | None, resolved: int):
     asked = {"method": "attention", "layer": layer}
     assert run(asked).resolved_request.layer == resolved
     assert describe(asked)["method"]["layer"] == resolved
 
 
-def test_a_run_is_described_in_full():
+def test_metadata_describes_the_run():
     found = describe({"clips": "tile", "overlay": {"colormap": "magma"}}, queries=("cls", PATCH))
     assert found["model"] == "timesformer-ssv2"
     assert found["checkpoint_sha256"] == "ab" * 32
@@ -201,7 +210,7 @@ def test_a_run_is_described_in_full():
     assert found["targets"] is None
 
 
-def test_a_method_is_told_with_the_options_that_it_takes_and_no_other():
+def test_metadata_has_the_options_that_the_method_uses_and_no_others():
     rollout = describe({"head_fusion": "max", "discard_ratio": 0.25, "start_layer": 3})["method"]
     assert "before the residual" in rollout.pop("discard")
     assert rollout == {
@@ -220,28 +229,27 @@ def test_a_method_is_told_with_the_options_that_it_takes_and_no_other():
     }
 
 
-@pytest.mark.parametrize("method", METHOD_OPTIONS)
+@pytest.mark.parametrize("method", OPTIONS_BY_METHOD)
 def test_every_method_can_be_described(method: str):
     found = describe({"method": method})["method"]
     assert found["name"] == method
     assert ("discard" in found) == (method == "rollout")
 
 
-def test_targets_are_named_clip_by_clip():
+def test_metadata_has_the_label_of_each_clips_target():
     arrays = ALWAYS | {"targets": np.array([173, 0])}
     found = describe({"method": "gradient_rollout"}, arrays=arrays)
     assert found["targets"] == [SPEC.label(173), "Approaching something with your camera"]
 
 
-def test_axes_are_those_of_the_arrays_that_are_there():
-    assert set(describe()["axes"]) == set(ARRAY_TYPES)
+def test_metadata_has_the_axes_of_the_arrays_that_are_present():
+    assert set(describe()["axes"]) == set(REQUIRED)
     arrays = ALWAYS | {"full_rollout": np.zeros(1)}
-    assert set(describe(arrays=arrays)["axes"]) == {*ARRAY_TYPES, "full_rollout"}
-    assert set(AXES) == {*ARRAY_TYPES, *OPTIONAL_ARRAY_TYPES}
+    assert set(describe(arrays=arrays)["axes"]) == {*REQUIRED, "full_rollout"}
 
 
-def test_normalisation_is_told_of_every_array_of_relevance():
-    everything = dict.fromkeys((*ARRAY_TYPES, *OPTIONAL_ARRAY_TYPES), np.zeros(1))
+def test_metadata_has_the_normalisation_of_each_array_of_relevance():
+    everything = dict.fromkeys(ARRAYS, np.zeros(1))
     scales = describe(arrays=everything)["normalisation"]
     assert set(scales) == {
         *("relevance", "query_relevance", "layer_relevance", "full_rollout"),
@@ -258,29 +266,29 @@ def test_normalisation_is_told_of_every_array_of_relevance():
 @pytest.mark.parametrize(
     "asked", [{"method": "gradient_rollout"}, {"method": "attention", "head_fusion": "max"}]
 )
-def test_what_has_no_fixed_sum_promises_none(asked: dict[str, Any]):
+def test_no_sum_is_documented_where_it_is_not_fixed(asked: dict[str, Any]):
     scales = describe(asked)["normalisation"]
     assert "sums to 1" not in scales["relevance"] + scales["temporal_rollout"]
     assert "sums to 1" in scales["frame_relevance"]
 
 
-def test_stride_is_told_where_it_was_used():
+def test_metadata_has_the_stride_of_strided_sampling():
     assert describe(sampling="strided")["sampling"]["stride"] == SPEC.stride
 
 
-def test_a_description_is_json():
+def test_metadata_is_json():
     arrays = ALWAYS | {"targets": np.array([1])}
     asked = {"method": "gradient_rollout", "overlay": None}
     found = describe(asked, arrays=arrays, checkpoint_sha256=None, queries=(PATCH,))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_versions_are_of_what_is_installed():
+def test_metadata_has_the_installed_versions():
     versions = describe()["versions"]
     assert versions["numpy"] == np.__version__
     assert versions["python"] == sys.version.split()[0]
 
 
-def test_a_missing_package_has_no_version(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rollout_core.archive.VERSIONED", ("numpy", "no-such-distribution"))
+def test_missing_package_has_no_version(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rollout_core.archive.RECORDED_PACKAGES", ("numpy", "no-such-distribution"))
     assert set(describe()["versions"]) == {"python", "numpy"}

@@ -5,15 +5,16 @@ from pydantic import ValidationError
 
 from rollout_core.contract import (
     MAX_QUERIES,
-    METHOD_OPTIONS,
+    OPTIONS_BY_METHOD,
     ClipRequest,
     ExplainRequest,
     Method,
+    MethodOptions,
     Overlay,
     PatchQuery,
     PointQuery,
     Query,
-    check_method,
+    check_option,
 )
 from rollout_core.jobs.redis_records import job_key, queue_name
 
@@ -73,16 +74,16 @@ def test_every_field_has_a_default():
         {"model": ""},
     ],
 )
-def test_what_makes_no_sense_is_refused(fields: dict[str, object]):
+def test_invalid_request_is_refused(fields: dict[str, object]):
     with pytest.raises(ValidationError):
         ExplainRequest.model_validate(fields)
 
 
-def test_no_overlay_is_null():
+def test_null_overlay_requests_no_overlay():
     assert ExplainRequest.model_validate_json('{"overlay": null}').overlay is None
 
 
-def test_a_request_survives_the_wire():
+def test_request_is_unchanged_by_json():
     request = ExplainRequest(
         model="a-model",
         method="gradient_rollout",
@@ -108,30 +109,77 @@ NOT_DEFAULT: dict[str, Any] = {
 
 @pytest.mark.parametrize("option", NOT_DEFAULT)
 @pytest.mark.parametrize("method", get_args(Method))
-def test_a_method_takes_its_own_options_and_refuses_every_other(method: Method, option: str):
+def test_method_takes_its_own_options_and_refuses_others(method: Method, option: str):
     fields = {"method": method, option: NOT_DEFAULT[option]}
-    if option in METHOD_OPTIONS[method]:
+    if option in OPTIONS_BY_METHOD[method]:
         assert getattr(ExplainRequest.model_validate(fields), option) == NOT_DEFAULT[option]
     else:
         with pytest.raises(ValidationError, match=f"{option} is for .*, not for {method}"):
             ExplainRequest.model_validate(fields)
 
 
-def test_options_are_known_for_every_method_and_no_other():
-    options = {option for options in METHOD_OPTIONS.values() for option in options}
-    assert set(METHOD_OPTIONS) == set(get_args(Method))
+def test_table_of_options_covers_every_method_and_only_fields_of_a_request():
+    options = {option for options in OPTIONS_BY_METHOD.values() for option in options}
+    assert set(OPTIONS_BY_METHOD) == set(get_args(Method))
     assert options == set(NOT_DEFAULT) <= set(ClipRequest.model_fields)
 
 
-def test_the_same_is_refused_in_python():
-    options = NOT_DEFAULT | {"weighting": "projection", "layer": None, "target": None}
-    check_method("rollout", **options)
-    with pytest.raises(ValueError, match="target is for gradient_rollout, not for rollout"):
-        check_method("rollout", **(options | {"target": 0}))
+@pytest.mark.parametrize("option", sorted(NOT_DEFAULT.keys() - {"target"}))
+@pytest.mark.parametrize("method", get_args(Method))
+def test_method_options_alone_are_checked_like_a_request(method: Method, option: str):
+    fields = {"method": method, option: NOT_DEFAULT[option]}
+    if option in OPTIONS_BY_METHOD[method]:
+        assert getattr(MethodOptions.model_validate(fields), option) == NOT_DEFAULT[option]
+    else:
+        with pytest.raises(ValidationError, match=f"{option} is for .*, not for {method}"):
+            MethodOptions.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"discard_ratio": 1.0}, {"discard_ratio": -0.1}, {"start_layer": -1}, {"target": 1}],
+)
+def test_method_options_out_of_range_are_refused(fields: dict[str, Any]):
+    with pytest.raises(ValidationError):
+        MethodOptions.model_validate(fields)
+
+
+def test_method_takes_several_of_its_options_at_once():
+    options = MethodOptions(
+        head_fusion="min", discard_ratio=0.1, start_layer=1, per_layer=True, full_rollout=True
+    )
+    assert options.method == "rollout"
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_faithfulness_takes_a_class_for_any_method(method: Method):
+def test_option_that_no_method_names_is_for_all(method: Method):
+    check_option(method, "per_layer")
+    assert MethodOptions(method=method, per_layer=True).per_layer
+
+
+def test_check_option_names_the_methods_that_use_it():
+    check_option("gradient_rollout", "target")
+    with pytest.raises(ValueError, match="target is for gradient_rollout, not for rollout"):
+        check_option("rollout", "target")
+
+
+def test_method_options_of_a_request_leave_out_its_other_fields():
+    fields = {"head_fusion": "max", "discard_ratio": 0.5, "per_layer": True}
+    request = ExplainRequest.model_validate(fields | {"query": PATCH, "start_seconds": 1})
+    assert request.method_options == MethodOptions.model_validate(fields)
+    assert type(request.method_options) is MethodOptions
+
+
+def test_public_fields_keep_their_order():
+    """Results list the fields of a request in this order."""
+    assert list(ClipRequest().model_dump()) == [
+        *("method", "weighting", "head_fusion", "discard_ratio", "start_layer", "layer"),
+        *("target", "query", "per_layer", "full_rollout", "faithfulness"),
+    ]
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_faithfulness_takes_a_target_for_any_method(method: Method):
     request = ExplainRequest(method=method, faithfulness=True, target="left")
     assert request.target == "left"
 
@@ -146,7 +194,7 @@ def test_faithfulness_takes_a_class_for_any_method(method: Method):
         (["cls"] * MAX_QUERIES, ("cls",) * MAX_QUERIES),
     ],
 )
-def test_a_query_is_a_token_or_several(query: Any, queries: tuple[Query, ...]):
+def test_query_is_one_token_or_several(query: Any, queries: tuple[Query, ...]):
     request = ExplainRequest.model_validate({"query": query})
     assert request.queries == queries
     assert ExplainRequest.model_validate_json(request.model_dump_json()) == request
@@ -160,13 +208,13 @@ def test_a_query_is_a_token_or_several(query: Any, queries: tuple[Query, ...]):
         ("patch", "query.one.cls"),
     ],
 )
-def test_what_is_wrong_with_a_query_is_told_without_guesses(query: Any, place: str):
+def test_query_error_names_only_the_intended_kind(query: Any, place: str):
     with pytest.raises(ValidationError) as raised:
         ExplainRequest.model_validate({"query": query})
     (error,) = raised.value.errors()
     assert ".".join(map(str, error["loc"])) == place
 
 
-def test_names_in_redis():
+def test_redis_names():
     assert queue_name("timesformer-k400") == "rollout-timesformer-k400"
     assert job_key("00ff") == "rollout:job:00ff"

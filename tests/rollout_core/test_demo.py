@@ -14,7 +14,13 @@ from rollout_core.video.clips import Limits, probe
 MAX_CHECKPOINT_BYTES = 8 * 2**20
 
 
-def test_the_demo_model_knows_the_motions():
+def drawn(*counts: int) -> list[ClipBatch]:
+    """Return the batches that an evaluation draws."""
+    generator = Generator().manual_seed(evaluate.HELD_OUT_SEED)
+    return [train.draw_clips(count, generator) for count in counts]
+
+
+def test_demo_model_classifies_the_motions_and_its_maps_beat_chance():
     report = evaluate.evaluate(load_model(MOVING_SHAPES_PATH), clips=200)
     assert report.top1 >= 0.95
     assert int(report.confusion.sum()) == 200
@@ -25,14 +31,14 @@ def test_the_demo_model_knows_the_motions():
         assert share > chance_share
 
 
-def test_the_committed_checkpoint_is_small_and_half_precision():
+def test_committed_checkpoint_is_small_and_matches_its_spec():
     assert MOVING_SHAPES_PATH.stat().st_size <= MAX_CHECKPOINT_BYTES
     loaded = open_model("moving-shapes")
     assert loaded.spec == MOVING_SHAPES
     assert loaded.model.architecture == train.ARCHITECTURE
 
 
-def test_the_sample_is_larger_than_the_model_s_input_and_about_ten_seconds():
+def test_sample_is_larger_than_the_model_input_and_lasts_ten_seconds():
     info = probe(SAMPLE_PATH, Limits())
     assert info.height > MOVING_SHAPES.height
     assert info.width > info.height
@@ -41,7 +47,7 @@ def test_the_sample_is_larger_than_the_model_s_input_and_about_ten_seconds():
     assert LABEL_PATH.read_text().strip() in (MOVING_SHAPES.labels or ())
 
 
-def test_training_learns_from_nothing_and_writes_a_checkpoint(tmp_path: Path):
+def test_training_changes_the_model_and_writes_a_checkpoint(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     train.train(steps=2, seed=1, device="cpu", out=path)
     trained = load_model(path)
@@ -51,22 +57,22 @@ def test_training_learns_from_nothing_and_writes_a_checkpoint(tmp_path: Path):
     assert 0 < moved < 0.01
 
 
-def test_training_is_seeded():
+def test_initial_model_depends_on_the_seed():
     first, same, other = (train.new_model(seed).state_dict() for seed in (1, 1, 2))
     for name, parameter in first.items():
         torch.testing.assert_close(parameter, same[name])
     assert not torch.equal(first["pos_embed"], other["pos_embed"])
 
 
-def test_embeddings_begin_in_order():
-    # Neighbours in time are more alike than moments far apart.
+def test_initial_time_embeddings_are_ordered():
+    # Neighbours in time are more similar than distant moments.
     times = train.new_model(0).time_embed[0]
     similarity = times @ times.T
     near, far = similarity.diagonal(1).mean(), similarity.diagonal(6).mean()
     assert near > far
 
 
-def test_the_report_counts_answers_by_true_class(monkeypatch: pytest.MonkeyPatch):
+def test_report_counts_predictions_by_true_class(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(evaluate, "BATCH_CLIPS", 4)
     report = evaluate.evaluate(train.new_model(0), clips=10)
     labels = torch.cat([draw.labels for draw in drawn(4, 4, 2)])
@@ -74,7 +80,7 @@ def test_the_report_counts_answers_by_true_class(monkeypatch: pytest.MonkeyPatch
     assert report.top1 == pytest.approx(report.confusion.diagonal().sum().item() / 10)
 
 
-def test_the_report_s_scores_are_means_over_all_clips(monkeypatch: pytest.MonkeyPatch):
+def test_report_has_mean_scores_over_all_clips(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(evaluate, "BATCH_CLIPS", 4)
     report = evaluate.evaluate(train.new_model(0), clips=10)
     coverage = torch.cat([coverage_of(draw.evidence, (8, 8)) for draw in drawn(4, 4, 2)])
@@ -82,14 +88,8 @@ def test_the_report_s_scores_are_means_over_all_clips(monkeypatch: pytest.Monkey
     assert report.pointing["chance"] == pytest.approx((on_object, on_object))
 
 
-def test_the_report_names_every_class_and_every_map():
+def test_report_lists_every_class_and_every_map():
     lines = list(evaluate.evaluate(train.new_model(0), clips=2).lines())
     assert lines[0].startswith("top-1 on 2 held-out clips: ")
     assert [line.split()[0] for line in lines[1:9]] == list(CLASSES)
     assert [line[:32].strip() for line in lines[10:]] == ["chance", *evaluate.MAPS]
-
-
-def drawn(*counts: int) -> list[ClipBatch]:
-    """Draw the batches that an evaluation draws."""
-    generator = Generator().manual_seed(evaluate.HELD_OUT_SEED)
-    return [train.draw_clips(count, generator) for count in counts]

@@ -17,7 +17,7 @@ def parse(*arguments: str) -> Command:
     return CliApp.run(Command, cli_args=["a.mp4", *arguments])
 
 
-def test_without_flags_the_request_is_the_default_one():
+def test_without_flags_the_request_has_all_defaults():
     command = parse()
     assert command.request == ExplainRequest()
     assert (command.video, command.model) == (Path("a.mp4"), "moving-shapes")
@@ -44,7 +44,7 @@ def test_every_field_of_a_request_is_a_flag():
     assert command.output == Path("there")
 
 
-def test_the_method_s_fields_are_flags_too():
+def test_every_option_of_a_method_is_a_flag():
     command = parse(
         *("--method", "gradient_rollout", "--target", "left", "--start-layer", "2"),
         *("--per-layer", "--full-rollout", "--faithfulness"),
@@ -63,7 +63,7 @@ def test_the_method_s_fields_are_flags_too():
     assert parse("--method", "attention", "--layer", "3").request.layer == 3
 
 
-def test_a_class_may_be_a_number():
+def test_target_may_be_a_number():
     target = parse("--method", "gradient_rollout", "--target", "3").request.target
     assert target is not None
     assert MOVING_SHAPES.class_index(target) == 3
@@ -79,11 +79,11 @@ def test_a_class_may_be_a_number():
         ('{"frame": 3, "row": 4, "column": 5}', PatchQuery(frame=3, row=4, column=5)),
     ],
 )
-def test_a_query_has_a_short_form(query: str, expected: object):
+def test_query_has_a_short_form(query: str, expected: object):
     assert parse("--query", query).request.queries == (expected,)
 
 
-def test_queries_add_up():
+def test_query_may_be_repeated():
     queries = parse("--query", "cls", "--query", "3:4:5", "--query", "1:2@3").request.queries
     assert queries == (
         "cls",
@@ -92,13 +92,13 @@ def test_queries_add_up():
     )
 
 
-def test_methods_to_compare_add_up():
+def test_compare_may_be_repeated():
     command = parse("--compare", "attention", "--compare", "contribution_rollout")
     assert command.compare == ("attention", "contribution_rollout")
     assert command.request == ExplainRequest()
 
 
-def test_the_help_tells_the_short_forms(capsys: pytest.CaptureFixture[str]):
+def test_help_explains_the_short_forms(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         CliApp.run(Command, cli_args=["--help"])
     words = " ".join(capsys.readouterr().out.split())
@@ -106,17 +106,17 @@ def test_the_help_tells_the_short_forms(capsys: pytest.CaptureFixture[str]):
         assert form in words
 
 
-def test_the_overlay_can_be_left_out():
+def test_overlay_may_be_null():
     assert parse("--overlay", "null").request.overlay is None
 
 
-def test_settings_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+def test_environment_sets_defaults_of_flags(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ROLLOUT_MODEL", "timesformer-k400=/a/file.pyth")
     assert parse().model == "timesformer-k400=/a/file.pyth"
     assert parse("--model", "moving-shapes").model == "moving-shapes"
 
 
-def test_the_command_explains_a_video(tmp_path: Path):
+def test_command_explains_a_video(tmp_path: Path):
     command = [sys.executable, "-m", "rollout_core", str(SAMPLE_PATH), "-o", str(tmp_path)]
     command += ["--discard-ratio", "0.5", "--overlay.layout", "side_by_side"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -129,7 +129,7 @@ def test_the_command_explains_a_video(tmp_path: Path):
         assert sheet.width > sheet.height
 
 
-def test_the_command_draws_methods_side_by_side(tmp_path: Path):
+def test_command_draws_a_comparison_of_methods(tmp_path: Path):
     command = [sys.executable, "-m", "rollout_core", str(SAMPLE_PATH), "-o", str(tmp_path)]
     command += ["--overlay", "null", "--method", "contribution_rollout", "--query", "3:4:4"]
     command += ["--compare", "attention", "--compare", "gradient_rollout"]
@@ -159,7 +159,7 @@ def test_the_command_draws_methods_side_by_side(tmp_path: Path):
         ),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_error_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ):
     monkeypatch.chdir(tmp_path)

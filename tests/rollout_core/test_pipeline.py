@@ -8,9 +8,10 @@ from PIL import Image
 
 from rollout_core import archive
 from rollout_core.contract import (
-    METHOD_OPTIONS,
+    OPTIONS_BY_METHOD,
     ExplainRequest,
     ExplainResult,
+    MethodOptions,
     PatchQuery,
     Target,
 )
@@ -30,7 +31,7 @@ def loaded() -> LoadedModel:
     return open_model("moving-shapes")
 
 
-def test_a_video_gives_every_file_of_a_result(loaded: LoadedModel, tmp_path: Path):
+def test_video_gives_all_files_of_a_result(loaded: LoadedModel, tmp_path: Path):
     stages: list[str] = []
     result = explain_video(
         SAMPLE_PATH,
@@ -49,8 +50,8 @@ def test_a_video_gives_every_file_of_a_result(loaded: LoadedModel, tmp_path: Pat
     assert list(dict.fromkeys(stages)) == ["explain", "render"]
 
 
-def explained(loaded: LoadedModel, **options: Any) -> Explanation:
-    """Explain the sample's one clip without the pipeline."""
+def explained(loaded: LoadedModel, *, target: int | None = None, **options: Any) -> Explanation:
+    """Explain the sample's only clip without the pipeline."""
     info, spec = probe(SAMPLE_PATH, UNLIMITED), loaded.spec
     moments = plan(info.duration_seconds, ExplainRequest(), spec)
     crop = crop_of(info, height=spec.height, width=spec.width)
@@ -58,7 +59,7 @@ def explained(loaded: LoadedModel, **options: Any) -> Explanation:
     clips = prepare_clips(
         clip.frames[np.newaxis], spec, device=torch.device("cpu"), dtype=torch.float32
     )
-    return explain_clips(loaded.model, clips, **options)
+    return explain_clips(loaded.model, clips, MethodOptions(**options), target=target)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -69,8 +70,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHOD_OPTIONS)
-def test_the_archive_holds_what_the_model_gives_for_the_same_frames(
+@pytest.mark.parametrize("method", OPTIONS_BY_METHOD)
+def test_archive_equals_a_direct_explanation_of_the_same_frames(
     loaded: LoadedModel, tmp_path: Path, method: str
 ):
     request = ExplainRequest(method=method, overlay=None, per_layer=True, **OPTIONS[method])
@@ -87,9 +88,9 @@ def test_the_archive_holds_what_the_model_gives_for_the_same_frames(
     assert found.full_rollout is None
 
 
-def test_methods_do_not_agree(loaded: LoadedModel, tmp_path: Path):
+def test_methods_give_different_relevance(loaded: LoadedModel, tmp_path: Path):
     maps = []
-    for method in METHOD_OPTIONS:
+    for method in OPTIONS_BY_METHOD:
         request = ExplainRequest(method=method, overlay=None)
         explain_video(SAMPLE_PATH, tmp_path, request, loaded)
         relevance = archive.load(tmp_path / "rollout.npz").relevance
@@ -98,7 +99,7 @@ def test_methods_do_not_agree(loaded: LoadedModel, tmp_path: Path):
     assert min(differences) > 0.01
 
 
-def test_the_class_may_be_given_by_its_label(loaded: LoadedModel, tmp_path: Path):
+def test_target_may_be_a_label(loaded: LoadedModel, tmp_path: Path):
     request = ExplainRequest(method="gradient_rollout", target="down", overlay=None)
     result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
     assert result.targets == (Target(label="down", index=3),)
@@ -108,14 +109,14 @@ def test_the_class_may_be_given_by_its_label(loaded: LoadedModel, tmp_path: Path
     assert (found.targets.tolist(), found.meta["targets"]) == ([3], ["down"])
 
 
-def test_the_class_is_the_predicted_one_unless_told(loaded: LoadedModel, tmp_path: Path):
+def test_default_target_is_the_predicted_class(loaded: LoadedModel, tmp_path: Path):
     request = ExplainRequest(method="gradient_rollout", overlay=None)
     result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
     assert result.targets is not None
     assert result.targets[0].label == result.predictions[0].label
 
 
-def test_a_query_is_a_row_of_the_full_rollout(loaded: LoadedModel, tmp_path: Path):
+def test_query_relevance_is_a_row_of_the_full_rollout(loaded: LoadedModel, tmp_path: Path):
     crop = crop_of(probe(SAMPLE_PATH, UNLIMITED), height=64, width=64)
     point = {"x": crop.x + 0.7 * crop.width, "y": crop.y + 0.3 * crop.height, "seconds": 0.01}
     request = ExplainRequest.model_validate(
@@ -132,7 +133,7 @@ def test_a_query_is_a_row_of_the_full_rollout(loaded: LoadedModel, tmp_path: Pat
         np.testing.assert_allclose(relevance, row[1:], rtol=1e-3, atol=1e-6)
 
 
-def test_a_patch_has_relevance_in_its_own_clip_alone(loaded: LoadedModel, tmp_path: Path):
+def test_patch_query_has_relevance_in_its_own_clip_only(loaded: LoadedModel, tmp_path: Path):
     spec = loaded.spec.model_copy(update={"clip_seconds": 2.5})
     request = ExplainRequest.model_validate(
         {
@@ -150,7 +151,7 @@ def test_a_patch_has_relevance_in_its_own_clip_alone(loaded: LoadedModel, tmp_pa
     assert found.relevance[1].argmax() == np.ravel_multi_index((4, 3, 3), (8, 8, 8))
 
 
-def test_faithfulness_is_measured_for_the_class_that_was_asked(
+def test_faithfulness_is_measured_for_the_target(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("rollout_core.pipeline.STEPS", 2)
@@ -180,7 +181,7 @@ def test_faithfulness_is_measured_for_the_class_that_was_asked(
         assert picture.width > 400
 
 
-def test_methods_are_drawn_beside_one_another(loaded: LoadedModel, tmp_path: Path):
+def test_comparison_has_one_row_per_method(loaded: LoadedModel, tmp_path: Path):
     request = ExplainRequest(overlay=None, start_layer=1)
     explain_video(SAMPLE_PATH, tmp_path, request, loaded)
     stages: list[str] = []
@@ -200,13 +201,13 @@ def test_methods_are_drawn_beside_one_another(loaded: LoadedModel, tmp_path: Pat
         assert comparison.width > sheet.width
 
 
-def test_no_overlay_is_made_unless_wanted(loaded: LoadedModel, tmp_path: Path):
+def test_null_overlay_makes_no_overlay(loaded: LoadedModel, tmp_path: Path):
     result = explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(overlay=None), loaded)
     assert [artifact.name for artifact in result.artifacts] == ["rollout.npz", "sheet.png"]
     assert not (tmp_path / "overlay.mp4").exists()
 
 
-def test_tiles_cover_the_span(loaded: LoadedModel, tmp_path: Path):
+def test_tiled_clips_cover_the_span(loaded: LoadedModel, tmp_path: Path):
     spec = loaded.spec.model_copy(update={"clip_seconds": 2.5})
     short = LoadedModel(loaded.model, spec, loaded.sha256)
     request = ExplainRequest(overlay=None, clips="tile", start_seconds=2.0, end_seconds=7.0)
@@ -219,7 +220,9 @@ def test_tiles_cover_the_span(loaded: LoadedModel, tmp_path: Path):
     assert 6.6 < pts.max() < 7.0
 
 
-def test_an_unknown_colormap_is_refused_before_any_work(loaded: LoadedModel, tmp_path: Path):
+def test_unknown_colormap_is_refused_before_the_video_is_opened(
+    loaded: LoadedModel, tmp_path: Path
+):
     request = ExplainRequest.model_validate({"overlay": {"colormap": "no-such-map"}})
     with pytest.raises(InvalidRequest, match="no-such-map"):
         explain_video(Path("/does/not/exist"), tmp_path, request, loaded)
@@ -233,7 +236,7 @@ def test_an_unknown_colormap_is_refused_before_any_work(loaded: LoadedModel, tmp
         {"query": {"frame": 8, "row": 0, "column": 0}},
     ],
 )
-def test_what_the_model_cannot_do_is_refused_before_any_work(
+def test_request_that_does_not_fit_is_refused_before_the_video_is_opened(
     loaded: LoadedModel, tmp_path: Path, fields: dict[str, Any]
 ):
     with pytest.raises(InvalidRequest):
@@ -242,7 +245,7 @@ def test_what_the_model_cannot_do_is_refused_before_any_work(
         )
 
 
-def test_a_point_beyond_the_crop_is_refused(loaded: LoadedModel, tmp_path: Path):
+def test_point_outside_the_crop_is_refused(loaded: LoadedModel, tmp_path: Path):
     request = ExplainRequest.model_validate({"query": {"x": 9999, "y": 10, "seconds": 1}})
     with pytest.raises(InvalidRequest, match="outside what the model sees"):
         explain_video(SAMPLE_PATH, tmp_path, request, loaded)

@@ -66,7 +66,7 @@ def resolved(*queries: Any, **fields: Any) -> tuple[Any, ...]:
         {"full_rollout": True},
     ],
 )
-def test_what_the_model_can_do_is_let_through(fields: dict[str, Any]):
+def test_request_that_fits_the_model_is_accepted(fields: dict[str, Any]):
     check_request(request(**fields), SPEC)
 
 
@@ -87,19 +87,19 @@ def test_what_the_model_can_do_is_let_through(fields: dict[str, Any]):
         ({"query": point(0, 0, 2), "end_seconds": 2}, "2 s is outside the span, 0 s to 2 s"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused(fields: dict[str, Any], words: str):
+def test_request_that_does_not_fit_the_model_is_refused(fields: dict[str, Any], words: str):
     with pytest.raises(InvalidRequest, match=words):
         check_request(request(**fields), SPEC)
 
 
-def test_a_full_rollout_is_refused_where_it_would_be_too_large():
+def test_full_rollout_of_too_many_tokens_is_refused():
     asked = request(full_rollout=True)
     check_request(asked, SPECS["timesformer-k400"])
     with pytest.raises(InvalidRequest, match="up to 4096 tokens, not of 12545"):
         check_request(asked, SPECS["timesformer-hr-k400"])
 
 
-def test_a_model_whose_clips_just_fit_may_be_asked_for_its_full_rollout():
+def test_full_rollout_is_allowed_up_to_the_limit():
     fitting = SPEC.model_copy(update={"frames": 5, "height": 90, "width": 910})  # 5 · 9 · 91
     check_request(request(full_rollout=True), fitting)
     with pytest.raises(InvalidRequest, match="4097"):
@@ -117,13 +117,11 @@ def test_a_model_whose_clips_just_fit_may_be_asked_for_its_full_rollout():
         (GRADIENT | {"faithfulness": True, "target": "1"}, 1),
     ],
 )
-def test_a_class_is_explained_only_where_the_method_knows_classes(
-    fields: dict[str, Any], index: int | None
-):
+def test_class_is_explained_only_by_methods_that_use_one(fields: dict[str, Any], index: int | None):
     assert explained_class(request(**fields), SPEC) == index
 
 
-def test_tokens_stay_as_they_are():
+def test_tokens_are_already_resolved():
     first, second, third = resolved(patch(2, 3, 5, clip=1), "cls", patch())
     assert first == PatchQuery(clip=1, frame=2, row=3, column=5)
     assert second == "cls"
@@ -145,7 +143,9 @@ def test_tokens_stay_as_they_are():
         ((110, 200), 3, 0),
     ],
 )
-def test_a_point_is_the_patch_that_covers_it(place: tuple[float, float], row: int, column: int):
+def test_point_resolves_to_the_patch_that_contains_it(
+    place: tuple[float, float], row: int, column: int
+):
     (found,) = resolved(point(*place))
     assert (found.row, found.column) == (row, column)
 
@@ -163,29 +163,31 @@ def test_a_point_is_the_patch_that_covers_it(place: tuple[float, float], row: in
         (7.99, 1, 2),
     ],
 )
-def test_a_moment_is_the_nearest_sampled_frame_of_any_clip(seconds: float, clip: int, frame: int):
+def test_time_resolves_to_the_nearest_sampled_frame_of_any_clip(
+    seconds: float, clip: int, frame: int
+):
     (found,) = resolved(point(seconds=seconds), clips="tile")
     assert (found.clip, found.frame) == (clip, frame)
 
 
 @pytest.mark.parametrize("place", [(99.9, 50), (400, 50), (150, 19.9), (150, 220)])
-def test_a_point_that_the_model_does_not_see_is_refused(place: tuple[float, float]):
+def test_point_outside_the_crop_is_refused(place: tuple[float, float]):
     with pytest.raises(InvalidRequest, match="outside what the model sees, 300×200"):
         resolved(point(*place))
 
 
 @pytest.mark.parametrize("seconds", [0.49, 8.0, 100])
-def test_a_moment_outside_the_span_is_refused(seconds: float):
+def test_time_outside_the_span_is_refused(seconds: float):
     with pytest.raises(InvalidRequest, match=r"outside the span, 0\.5 s to 8 s"):
         resolved(point(seconds=seconds))
 
 
-def test_a_clip_that_the_video_does_not_have_is_refused():
+def test_clip_out_of_range_is_refused():
     with pytest.raises(InvalidRequest, match="clip is 2, but the last one is 1"):
         resolved("cls", patch(clip=2), clips="tile")
 
 
-def test_another_method_keeps_the_options_that_it_takes():
+def test_other_method_keeps_the_options_that_it_uses():
     asked = request(head_fusion="max", discard_ratio=0.5, start_layer=1, query=patch(1))
     other = with_method(asked, "attention")
     assert (other.method, other.head_fusion, other.discard_ratio) == ("attention", "max", 0)
@@ -194,25 +196,25 @@ def test_another_method_keeps_the_options_that_it_takes():
     assert with_method(asked, "contribution_rollout").start_layer == 1
 
 
-def test_another_method_is_not_asked_for_more_than_its_map():
+def test_other_method_is_requested_without_extra_outputs():
     asked = request(**GRADIENT, target=1, faithfulness=True, per_layer=True, full_rollout=True)
     assert with_method(asked, "rollout") == request(method="rollout")
     assert with_method(asked, "gradient_rollout").target == 1
 
 
-def test_every_method_can_follow_every_other():
+def test_each_method_can_replace_each_other():
     for first in ("rollout", "attention", "gradient_rollout", "contribution_rollout"):
         for second in ("rollout", "attention", "gradient_rollout", "contribution_rollout"):
             assert with_method(request(method=first), second).method == second
 
 
-def test_the_demo_model_s_request_is_checked_against_its_own_size():
+def test_request_is_checked_against_the_size_of_the_demo_model():
     check_request(request(query=patch(7, 7, 7), start_layer=3), MOVING_SHAPES)
     with pytest.raises(InvalidRequest, match="row is 8"):
         check_request(request(query=patch(7, 8, 7)), MOVING_SHAPES)
 
 
-def test_importing_it_brings_neither_numpy_nor_torch():
+def test_import_loads_neither_numpy_nor_torch():
     code = "import rollout_core.resolve, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"numpy", "torch", "av"}.isdisjoint(run.stdout.split())

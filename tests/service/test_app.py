@@ -22,13 +22,13 @@ def test_the_service_does_not_import_what_its_container_lacks(module):
     )
 
 
-def test_making_an_app_touches_nothing(tmp_path):
+def test_create_app_opens_neither_redis_nor_store(tmp_path):
     create_app(Settings(data_dir=tmp_path / "data", redis_url="redis://nowhere.invalid:1"))
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_apps_share_what_is_stored(open_client, announce, mp4):
+def test_two_apps_share_the_stored_jobs(open_client, announce, mp4):
     announce()
     first, second = open_client(), open_client()
 

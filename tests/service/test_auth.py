@@ -8,9 +8,10 @@ from hashlib import sha256
 
 import pytest
 
-from service import auth as keys_module
+from service import auth as auth_module
 from service.app import create_app
-from service.auth import CHECK_SECONDS, ApiKeys, KeysFileError, main
+from service.auth import CHECK_SECONDS, ApiKeys, KeysFileError
+from service.keys import main
 from service.settings import Settings
 from service.usage import Owner
 from tests.service.test_uploads import call
@@ -21,7 +22,7 @@ def digest(key):
 
 
 def table(name, *keys, **limits):
-    """A name's table, as the file has it."""
+    """Return the table of an owner in the file of keys."""
     lines = [f"[{name}]", f"sha256 = {[digest(key) for key in keys]}"]
     return "\n".join([*lines, *(f"{limit} = {value}" for limit, value in limits.items()), ""])
 
@@ -39,46 +40,46 @@ def now():
 
 
 @pytest.fixture
-def ring(path, now):
+def api_keys(path, now):
     return ApiKeys(path, clock=lambda: now[0])
 
 
 class TestOwner:
-    def test_a_key_says_whose_it_is_and_what_may_be_used(self, ring):
-        assert ring.owner("a") == Owner(name="alice")
-        assert ring.owner("b") == Owner(name="bob", max_queued_jobs=2, max_stored_bytes=9)
+    def test_a_key_gives_its_owner_and_limits(self, api_keys):
+        assert api_keys.owner("a") == Owner(name="alice")
+        assert api_keys.owner("b") == Owner(name="bob", max_queued_jobs=2, max_stored_bytes=9)
 
     @pytest.mark.parametrize("key", ["", "A", "a ", "aa", "c", "\xff", "a\0", digest("a"), "alice"])
-    def test_anything_else_is_nobodys(self, ring, key):
-        assert ring.owner(key) is None
+    def test_an_unknown_key_has_no_owner(self, api_keys, key):
+        assert api_keys.owner(key) is None
 
-    def test_a_name_may_have_two_keys(self, path):
+    def test_an_owner_may_have_two_keys(self, path):
         path.write_text(table("alice", "old", "new"))
-        ring = ApiKeys(path)
+        api_keys = ApiKeys(path)
 
-        assert ring.owner("old") == ring.owner("new") == Owner(name="alice")
+        assert api_keys.owner("old") == api_keys.owner("new") == Owner(name="alice")
 
     def test_a_single_digest_needs_no_list(self, path):
         path.write_text(f'[alice]\nsha256 = "{digest("a")}"\n')
 
         assert ApiKeys(path).owner("a") == Owner(name="alice")
 
-    def test_nobody_may_be_named(self, path):
+    def test_a_file_may_have_no_owners(self, path):
         path.write_text("")
 
         assert ApiKeys(path).owner("a") is None
 
     @pytest.mark.parametrize("key", ["a", "b", "c"])
-    def test_every_digest_is_compared_in_constant_time(self, ring, key, monkeypatch):
+    def test_every_digest_is_compared_in_constant_time(self, api_keys, key, monkeypatch):
         compared = []
-        compare = keys_module.hmac.compare_digest
+        compare = auth_module.hmac.compare_digest
 
         def watch(known, given):
             compared.append((known, given))
             return compare(known, given)
 
-        monkeypatch.setattr(keys_module.hmac, "compare_digest", watch)
-        ring.owner(key)
+        monkeypatch.setattr(auth_module.hmac, "compare_digest", watch)
+        api_keys.owner(key)
 
         assert compared == [(digest("a"), digest(key)), (digest("b"), digest(key))]
 
@@ -100,10 +101,10 @@ class TestFile:
             (table("alice", "a", max_stored_bytes="'1'"), "alice.max_stored_bytes"),
             (table("alice", "a", max_jobs=1), "alice.max_jobs"),
             (table("alice", "a") + table("alice", "b"), "cannot be read"),
-            (table("alice", "a") + table("bob", "a"), "one key twice"),
+            (table("alice", "a") + table("bob", "a"), "same key twice"),
         ],
     )
-    def test_one_that_cannot_be_used_is_refused(self, path, text, words):
+    def test_an_invalid_file_is_refused(self, path, text, words):
         path.write_text(text)
 
         with pytest.raises(KeysFileError, match=r"keys\.toml") as caught:
@@ -111,22 +112,22 @@ class TestFile:
 
         assert words in str(caught.value)
 
-    def test_one_that_is_not_there_is_refused(self, tmp_path):
+    def test_a_missing_file_is_refused(self, tmp_path):
         with pytest.raises(KeysFileError):
             ApiKeys(tmp_path / "none.toml")
 
 
 class TestReload:
-    def test_a_changed_file_counts_within_a_second(self, ring, path, now):
+    def test_a_changed_file_is_read_within_a_second(self, api_keys, path, now):
         path.write_text(table("carol", "c"))
 
         now[0] = CHECK_SECONDS / 2
-        assert ring.owner("c") is None
+        assert api_keys.owner("c") is None
         now[0] = CHECK_SECONDS
-        assert ring.owner("c") == Owner(name="carol")
-        assert ring.owner("a") is None
+        assert api_keys.owner("c") == Owner(name="carol")
+        assert api_keys.owner("a") is None
 
-    def test_a_file_put_in_its_place_counts_even_with_the_same_time_and_size(self, ring, path, now):
+    def test_a_replaced_file_of_the_same_time_and_size_is_read(self, api_keys, path, now):
         status = path.stat()
         other = path.with_name("other")
         other.write_text(path.read_text().replace(digest("a"), digest("c")))
@@ -136,43 +137,45 @@ class TestReload:
         now[0] = CHECK_SECONDS
 
         assert path.stat().st_size == status.st_size
-        assert ring.owner("c") == Owner(name="alice")
+        assert api_keys.owner("c") == Owner(name="alice")
 
     @pytest.mark.parametrize(
         "spoil", [lambda path: path.write_text("["), lambda path: path.unlink()]
     )
-    def test_a_broken_file_leaves_the_keys_and_is_logged_once(self, ring, path, now, caplog, spoil):
+    def test_an_invalid_file_keeps_the_keys_and_is_logged_once(
+        self, api_keys, path, now, caplog, spoil
+    ):
         spoil(path)
 
         with caplog.at_level(logging.ERROR):
             for second in range(1, 5):
                 now[0] = second * CHECK_SECONDS
-                assert ring.owner("a") == Owner(name="alice")
+                assert api_keys.owner("a") == Owner(name="alice")
 
         assert len(caplog.records) == 1
-        assert "stay as they are" in caplog.text
+        assert "the present ones stay valid" in caplog.text
 
-    def test_a_mended_file_counts_again(self, ring, path, now):
+    def test_a_corrected_file_is_read_again(self, api_keys, path, now):
         for second, text in ((1, "["), (2, table("carol", "c"))):
             path.write_text(text)
             now[0] = second * CHECK_SECONDS
-            ring.owner("")
+            api_keys.owner("")
 
-        assert ring.owner("c") == Owner(name="carol")
+        assert api_keys.owner("c") == Owner(name="carol")
 
-    def test_an_unchanged_file_is_not_read_again(self, ring, now, monkeypatch):
-        monkeypatch.setattr(keys_module, "_read", None)
+    def test_an_unchanged_file_is_not_read_again(self, api_keys, now, monkeypatch):
+        monkeypatch.setattr(auth_module, "_read", None)
 
         now[0] = CHECK_SECONDS
 
-        assert ring.owner("a") == Owner(name="alice")
+        assert api_keys.owner("a") == Owner(name="alice")
 
 
 class TestCommand:
-    def test_it_makes_a_key_and_the_table_that_knows_it(self, path):
+    def test_it_prints_a_key_and_its_table(self, path):
         made = [
             subprocess.run(
-                [sys.executable, "-m", "service.auth", "carol"],
+                [sys.executable, "-m", "service.keys", "carol"],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -189,7 +192,7 @@ class TestCommand:
         assert keys[0] not in made[0].stdout
 
     @pytest.mark.parametrize("names", [[], ["a", "b"], ["a b"], ["../a"], ["]\n[b"], ["x" * 65]])
-    def test_a_name_that_cannot_be_used(self, names, capsys):
+    def test_an_invalid_name_is_refused(self, names, capsys):
         with pytest.raises(SystemExit, match="usage: "):
             main(names)
 
@@ -197,7 +200,7 @@ class TestCommand:
 
 
 OPEN = {"/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
-"""What anybody may ask for."""
+"""Paths that need no key."""
 
 
 CALLS = [
@@ -214,7 +217,7 @@ def bearer(key):
 
 @pytest.fixture
 def keyed(open_client, tmp_path):
-    """A client of a service that knows one key, `a`."""
+    """Return a client of a service that knows one key, `a`."""
     path = tmp_path / "keys.toml"
     path.write_text(f'[alice]\nsha256 = "{sha256(b"a").hexdigest()}"\n')
     return open_client(api_keys_file=path)
@@ -233,7 +236,7 @@ def keyed(open_client, tmp_path):
         {"X-API-Key": "a"},
     ],
 )
-def test_nobody_passes_without_a_key(keyed, method, path, headers):
+def test_a_call_without_a_valid_key_gets_401(keyed, method, path, headers):
     response = keyed.request(method, path, headers=headers)
 
     assert response.status_code == 401
@@ -243,26 +246,26 @@ def test_nobody_passes_without_a_key(keyed, method, path, headers):
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
-def test_whoever_has_one_passes(keyed, scheme):
+def test_a_call_with_a_valid_key_is_answered(keyed, scheme):
     assert keyed.get("/v1/jobs", headers={"Authorization": f"{scheme} a"}).status_code == 200
 
 
-def test_of_two_keys_none_counts(keyed):
+def test_two_authorization_headers_get_401(keyed):
     headers = [("Authorization", "Bearer a"), ("Authorization", "Bearer a")]
 
     assert keyed.get("/v1/jobs", headers=headers).status_code == 401
 
 
-def test_a_key_in_the_address_does_not_count(keyed):
+def test_a_key_in_the_url_is_ignored(keyed):
     assert keyed.get("/v1/jobs?key=a&access_token=a").status_code == 401
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))
-def test_health_and_documentation_stay_open(keyed, path):
+def test_health_and_documentation_need_no_key(keyed, path):
     assert keyed.get(path).status_code == 200
 
 
-def test_every_route_is_either_guarded_or_open_on_purpose(keyed):
+def test_every_route_needs_a_key_or_is_listed_as_open(keyed):
     own = {route.path for route in keyed.app.routes if hasattr(route, "path")}
     paths = own | keyed.app.openapi()["paths"].keys()
 
@@ -272,11 +275,11 @@ def test_every_route_is_either_guarded_or_open_on_purpose(keyed):
 @pytest.mark.parametrize(
     "path", ["//v1/jobs", "/./v1/jobs", "/V1/jobs", "/v1%2Fjobs", "/%761/jobs", "/v1/../v1/jobs"]
 )
-def test_no_other_spelling_leads_past_the_gate(keyed, path):
+def test_no_other_spelling_of_a_path_avoids_the_key(keyed, path):
     assert keyed.get(path).status_code in (401, 404)
 
 
-def test_without_a_key_no_byte_of_the_body_is_asked_for(keyed, leftovers):
+def test_without_a_key_the_body_is_not_read(keyed, leftovers):
     asked = []
 
     def body():
@@ -288,6 +291,6 @@ def test_without_a_key_no_byte_of_the_body_is_asked_for(keyed, leftovers):
     assert (status, asked, leftovers()) == (401, [], [])
 
 
-def test_a_service_without_keys_asks_for_none(client):
+def test_a_service_without_keys_needs_none(client):
     assert client.get("/v1/jobs").status_code == 200
     assert client.get("/v1/jobs", headers=bearer("any")).status_code == 200

@@ -1,4 +1,4 @@
-"""The tether, seen from outside: what it starts, and when that ends."""
+"""`service.die_with_parent` as a process: what it starts, and when that ends."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def tether(parent_pid, code):
 
 
 def run(parent_pid_of, code):
-    """Start a tether from a process of its own, and return what that says."""
+    """Run `die_with_parent` from a separate process, and return its output."""
     starter = (
         "import os, subprocess\n"
         f"command = {tether('PARENT', code)!r}\n"
@@ -37,7 +37,7 @@ def test_it_becomes_the_command():
     assert "returncode=7" in said
 
 
-def test_it_starts_nothing_for_a_parent_that_has_ended():
+def test_it_does_not_start_if_the_parent_has_ended():
     said = run("1 + 2**21", "print('here')")
 
     assert "here" not in said.partition("stdout=")[2]

@@ -8,32 +8,33 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.errors import InvalidRequest, JobEnded, StoreFull, UnknownModel
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Progress
 from rollout_core.jobs.redis_records import job_key
-from service import jobs as queue_module
+from service import jobs as jobs_module
 from service.errors import JobNotFound, QueueFull
 from service.jobs import Jobs
 from service.redis_jobs import JOBS_KEY
+from service.routes.artifacts import artifact_url
 from service.usage import StoreUsage
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
 
 
 @pytest.fixture
-def submit(queue, store, announce):
+def submit(jobs, store, announce):
     """Submit a job as the upload route does; return its id."""
     announce()
 
-    def one(queue=queue, **request):
+    def one(jobs=jobs, **request):
         with store.receiving() as path:
             path.write_bytes(b"video")
-            return queue.submit(ExplainRequest(**request), path).id
+            return jobs.submit(ExplainRequest(**request), path).id
 
     return one
 
 
 class TestSubmit:
-    def test_a_new_job_waits(self, queue, store, submit):
+    def test_a_new_job_waits(self, jobs, store, submit):
         before = datetime.now(UTC)
-        job = queue.get(submit(clips="tile"))
+        job = jobs.get(submit(clips="tile"))
 
         assert (job.state, job.model, job.attempt, job.queue_position) == ("queued", "fake", 0, 1)
         assert before <= job.created_at <= datetime.now(UTC)
@@ -43,12 +44,12 @@ class TestSubmit:
         assert store.upload_path(job.id).read_bytes() == b"video"
         assert store.ticket(job.id).upload_bytes == 5
 
-    def test_positions_follow_the_order_of_arrival(self, queue, submit):
+    def test_positions_follow_the_order_of_arrival(self, jobs, submit):
         ids = [submit() for _ in range(3)]
 
-        assert [queue.get(job_id).queue_position for job_id in ids] == [1, 2, 3]
+        assert [jobs.get(job_id).queue_position for job_id in ids] == [1, 2, 3]
 
-    def test_an_unknown_model_leaves_nothing_behind(self, submit, redis, leftovers):
+    def test_a_request_for_an_unknown_model_stores_nothing(self, submit, redis, leftovers):
         with pytest.raises(UnknownModel):
             submit(model="other")
 
@@ -65,97 +66,99 @@ class TestSubmit:
             ({"query": {"frame": 0, "row": 2, "column": 0}}, "query: row is 2"),
         ],
     )
-    def test_what_the_model_cannot_do_is_refused_at_once(self, submit, leftovers, request_, detail):
+    def test_a_request_that_does_not_fit_the_model_is_refused(
+        self, submit, leftovers, request_, detail
+    ):
         with pytest.raises(InvalidRequest, match=detail):
             submit(**request_)
 
         assert leftovers() == []
 
-    def test_what_the_model_can_do_waits(self, queue, submit):
+    def test_a_request_that_fits_the_model_is_queued(self, jobs, submit):
         query = {"clip": 0, "frame": 3, "row": 1, "column": 2}
         job_id = submit(method="gradient_rollout", target=2, start_layer=11, query=query)
 
-        assert queue.get(job_id).state == "queued"
+        assert jobs.get(job_id).state == "queued"
 
     def test_the_default_model_is_filled_in(self, redis, store, submit, announce):
         announce("other", worker="w2")
-        queue = Jobs(redis, store, default_model="other")
+        jobs = Jobs(redis, store, artifact_url=artifact_url, default_model="other")
 
-        assert queue.get(submit(queue)).request.model == "other"
+        assert jobs.get(submit(jobs)).request.model == "other"
 
-    def test_a_full_queue_says_when_to_come_back(self, redis, store, submit, announce):
+    def test_a_full_queue_gives_a_time_to_retry(self, redis, store, submit, announce):
         announce(seconds_per_job=20)
         announce("other", worker="w2")
-        queue = Jobs(redis, store, max_queued=2)
-        submit(queue, model="fake")
-        submit(queue, model="fake")
+        jobs = Jobs(redis, store, artifact_url=artifact_url, max_queued=2)
+        submit(jobs, model="fake")
+        submit(jobs, model="fake")
 
         with pytest.raises(QueueFull) as caught:
-            submit(queue, model="fake")
+            submit(jobs, model="fake")
 
         assert caught.value.retry_after_seconds == 40
-        assert queue.get(submit(queue, model="other")).queue_position == 1
+        assert jobs.get(submit(jobs, model="other")).queue_position == 1
 
-    def test_a_job_that_cannot_be_queued_is_not_kept(self, queue, submit, monkeypatch, leftovers):
+    def test_a_job_that_cannot_be_queued_is_not_kept(self, jobs, submit, monkeypatch, leftovers):
         def fail(*_):
             raise RedisConnectionError
 
-        monkeypatch.setattr(queue._register.delivery, "add", fail)
+        monkeypatch.setattr(jobs._redis_jobs, "_enqueue", fail)
 
         with pytest.raises(RedisConnectionError):
             submit()
 
         assert leftovers() == []
-        assert queue.page().jobs == ()
+        assert jobs.page().jobs == ()
 
-    def test_an_upload_finds_room_or_is_refused(self, redis, store, submit):
+    def test_an_upload_beyond_the_store_limit_is_refused(self, redis, store, submit):
         usage = StoreUsage(store, max_bytes=12)
-        queue = Jobs(redis, store, usage=usage)
-        queue.require_room(12)
-        submit(queue)
+        jobs = Jobs(redis, store, artifact_url=artifact_url, usage=usage)
+        jobs.require_room(12)
+        submit(jobs)
 
-        queue.require_room(7)
+        jobs.require_room(7)
         with pytest.raises(StoreFull, match="5 of the 12 bytes"):
-            queue.require_room(8)
+            jobs.require_room(8)
 
 
 class TestGet:
-    def test_a_running_job_says_how_far_it_is(self, queue, worker, submit):
+    def test_a_running_job_shows_its_progress(self, jobs, worker, submit):
         job_id = submit()
         worker.claim(job_id)
         progress = Progress(stage="explain", done=1, total=4)
         worker.beat(job_id, progress)
 
-        job = queue.get(job_id)
+        job = jobs.get(job_id)
 
         assert (job.state, job.attempt, job.progress) == ("running", 1, progress)
         assert job.started_at >= job.created_at
         assert job.queue_position is job.waiting_for is None
 
-    def test_a_job_whose_attempt_died_waits_again(self, queue, worker, submit):
+    def test_a_job_with_an_expired_lease_is_queued(self, jobs, worker, submit):
         job_id = submit()
         worker.claim(job_id, age_seconds=LEASE_SECONDS + 1)
 
-        job = queue.get(job_id)
+        job = jobs.get(job_id)
 
         assert (job.state, job.attempt) == ("queued", 1)
         assert job.started_at is job.progress is job.queue_position is None
 
-    def test_a_failed_job_says_why(self, queue, worker, submit):
+    def test_a_failed_job_shows_its_error(self, jobs, worker, submit):
         job_id = submit()
         worker.claim(job_id)
         worker.fail(job_id, ERROR)
 
-        job = queue.get(job_id)
+        job = jobs.get(job_id)
 
         assert (job.state, job.error) == ("failed", ERROR)
         assert job.ended_at >= job.started_at
 
-    def test_the_stored_result_decides_success(self, queue, worker, submit):
+    def test_the_stored_result_decides_success(self, jobs, worker, submit):
         job_id = submit()
         files = worker.succeed(job_id)
 
-        job = queue.get(job_id)
+        job = jobs.get(job_id)
 
         assert (job.state, job.attempt, job.progress, job.error) == ("succeeded", 1, None, None)
         assert job.ended_at - job.started_at == timedelta(seconds=1)
@@ -165,82 +168,83 @@ class TestGet:
         assert names == ["result.json", *files]
         assert job.result.artifacts[2].bytes == len(files["overlay.mp4"])
 
-    def test_a_result_outlives_redis(self, queue, worker, submit, redis):
+    def test_a_result_outlives_redis(self, jobs, worker, submit, redis):
         job_id = submit()
         worker.succeed(job_id)
-        before = queue.get(job_id)
+        before = jobs.get(job_id)
         redis.flushdb()
 
-        assert queue.get(job_id) == before
+        assert jobs.get(job_id) == before
 
-    def test_a_failure_outlives_redis(self, queue, worker, submit, redis):
+    def test_a_failure_outlives_redis(self, jobs, worker, submit, redis):
         job_id = submit()
         worker.claim(job_id)
         worker.fail(job_id, ERROR)
-        before = queue.get(job_id)
+        before = jobs.get(job_id)
         redis.flushdb()
 
-        assert queue.get(job_id) == before
+        assert jobs.get(job_id) == before
 
     def test_a_job_that_has_ended_is_answered_without_redis(self, store, worker, submit):
         succeeded, canceled = submit(), submit()
         worker.succeed(succeeded)
         worker.end(canceled, JobRecord().ended("canceled", datetime.now(UTC)))
-        queue = Jobs(Redis(unix_socket_path="/nonexistent/socket"), store)
+        jobs = Jobs(Redis(unix_socket_path="/nonexistent/socket"), store, artifact_url=artifact_url)
 
-        assert queue.get(succeeded).state == "succeeded"
-        assert queue.get(canceled).state == "canceled"
+        assert jobs.get(succeeded).state == "succeeded"
+        assert jobs.get(canceled).state == "canceled"
 
-    def test_a_job_that_ends_while_it_is_looked_up_has_ended(self, queue, worker, submit):
+    def test_a_job_that_ends_while_it_is_looked_up_has_ended(self, jobs, worker, submit):
         job_id = submit()
-        record = queue._register.record
+        records = jobs._redis_jobs.records
+        get_many_raw = records.get_many_raw
 
-        def end_first(job_id):
+        def end_first(job_ids):
             worker.succeed(job_id)
-            return record(job_id)
+            return get_many_raw(job_ids)
 
-        queue._register.record = end_first
+        records.get_many_raw = end_first
 
-        assert queue.get(job_id).state == "succeeded"
+        assert jobs.get(job_id).state == "succeeded"
 
-    def test_a_job_that_redis_has_forgotten_waits(self, queue, submit, redis):
+    def test_a_job_lost_by_redis_is_queued(self, jobs, submit, redis):
         job_id = submit()
         redis.flushdb()
 
-        job = queue.get(job_id)
+        job = jobs.get(job_id)
 
         assert (job.state, job.queue_position, job.waiting_for) == ("queued", None, "worker")
 
     @pytest.mark.parametrize("live", [{"age_seconds": 60}, {"ready": False}])
-    def test_a_job_says_when_there_is_no_worker_for_it(self, queue, submit, announce, live):
+    def test_a_job_without_a_ready_worker_waits_for_one(self, jobs, submit, announce, live):
         job_id = submit()
         announce(**live)
 
-        assert queue.get(job_id).waiting_for == "worker"
+        assert jobs.get(job_id).waiting_for == "worker"
 
-    def test_an_unknown_id(self, queue):
+    def test_an_unknown_id_is_not_found(self, jobs):
         with pytest.raises(JobNotFound):
-            queue.get("0" * 32)
+            jobs.get("0" * 32)
 
 
 class TestPage:
-    def test_newest_first_in_pages(self, queue, submit):
+    def test_pages_list_the_newest_jobs_first(self, jobs, submit):
         ids = [submit() for _ in range(5)][::-1]
 
-        first = queue.page(limit=2)
-        second = queue.page(limit=2, cursor=first.next_cursor)
-        third = queue.page(limit=2, cursor=second.next_cursor)
+        first = jobs.page(limit=2)
+        second = jobs.page(limit=2, cursor=first.next_cursor)
+        third = jobs.page(limit=2, cursor=second.next_cursor)
 
         assert [job.id for page in (first, second, third) for job in page.jobs] == ids
         assert third.next_cursor is None
 
-    def test_a_full_last_page_has_no_next(self, queue, submit):
+    def test_a_full_last_page_has_no_next(self, jobs, submit):
         for _ in range(2):
             submit()
 
-        assert queue.page(limit=2).next_cursor is None
+        assert jobs.page(limit=2).next_cursor is None
 
-    def test_only_the_state_asked_for(self, queue, worker, submit):
+    def test_a_filter_lists_only_jobs_in_that_state(self, jobs, worker, submit):
         ids = [submit() for _ in range(4)]
         worker.claim(ids[0])
         worker.fail(ids[0], ERROR)
@@ -248,7 +252,7 @@ class TestPage:
         worker.succeed(ids[3])
 
         found = {
-            state: [job.id for job in queue.page(state=state).jobs]
+            state: [job.id for job in jobs.page(state=state).jobs]
             for state in ("failed", "running", "succeeded", "queued", "canceled")
         }
 
@@ -260,83 +264,166 @@ class TestPage:
             "canceled": [],
         }
 
-    def test_a_page_looks_at_a_bounded_number_of_jobs(self, queue, worker, submit, monkeypatch):
-        monkeypatch.setattr(queue_module, "SCAN_LIMIT", 2)
+    def test_a_page_reads_a_limited_number_of_jobs(self, jobs, worker, submit, monkeypatch):
+        monkeypatch.setattr(jobs_module, "SCAN_LIMIT", 2)
         ids = [submit() for _ in range(3)]
         worker.claim(ids[0])
 
-        first = queue.page(state="running")
-        second = queue.page(state="running", cursor=first.next_cursor)
+        first = jobs.page(state="running")
+        second = jobs.page(state="running", cursor=first.next_cursor)
 
         assert first.jobs == ()
         assert [job.id for job in second.jobs] == [ids[0]]
         assert second.next_cursor is None
 
-    def test_a_job_that_vanished_is_passed_over(self, queue, store, submit):
+    def test_a_deleted_job_is_skipped(self, jobs, store, submit):
         gone, kept = submit(), submit()
         store.delete(gone)
 
-        assert [job.id for job in queue.page().jobs] == [kept]
+        assert [job.id for job in jobs.page().jobs] == [kept]
 
-    def test_an_empty_list(self, queue):
-        page = queue.page()
+    def test_a_job_that_ends_while_the_page_is_read_has_ended(self, jobs, worker, submit):
+        ids = [submit() for _ in range(2)]
+        records = jobs._redis_jobs.records
+        get_many_raw = records.get_many_raw
+
+        def end_first(job_ids):
+            worker.succeed(ids[1])
+            return get_many_raw(job_ids)
+
+        records.get_many_raw = end_first
+
+        assert [job.state for job in jobs.page().jobs] == ["succeeded", "queued"]
+
+    def test_an_unreadable_record_hides_only_its_own_job(self, jobs, redis, submit):
+        unreadable, readable = submit(), submit()
+        redis.set(job_key(unreadable), '{"of": "another version"}')
+
+        assert [job.id for job in jobs.page().jobs] == [readable]
+
+    def test_a_page_says_the_same_as_each_job(self, jobs, worker, submit):
+        ids = [submit() for _ in range(5)]
+        for job_id in ids[:2]:
+            jobs.cancel(job_id)
+        record = worker.record(ids[2])
+        worker.write(ids[2], record.claim(datetime.now(UTC), max_attempts=9))
+
+        page = jobs.page().jobs
+
+        assert [job.state for job in page] == ["queued", "queued", "running", *["canceled"] * 2]
+        assert list(page) == [jobs.get(job_id) for job_id in ids[::-1]]
+
+    def test_only_queued_jobs_of_the_same_model_are_counted_in_a_position(
+        self, jobs, submit, announce
+    ):
+        announce("other", worker="w2")
+        ids = [submit(model=model) for model in ("fake", "other", "fake")]
+
+        positions = {job.id: job.queue_position for job in jobs.page().jobs}
+
+        assert [positions[job_id] for job_id in ids] == [1, 1, 2]
+
+    @pytest.mark.parametrize("state", [None, "failed"])
+    def test_a_page_costs_the_same_commands_for_many_jobs(self, jobs, redis, submit, state):
+        def cost() -> int:
+            before = redis.info("stats")["total_commands_processed"]
+            jobs.page(state=state)
+            return redis.info("stats")["total_commands_processed"] - before - 1
+
+        for _ in range(2):
+            submit()
+        few = cost()
+        for _ in range(40):
+            submit()
+
+        assert cost() == few <= 10
+
+    def test_ended_jobs_are_listed_without_their_records(self, jobs, submit, redis):
+        ids = [submit() for _ in range(3)]
+        for job_id in ids:
+            jobs.cancel(job_id)
+        before = redis.info("stats")["total_commands_processed"]
+
+        assert len(jobs.page().jobs) == 3
+
+        assert redis.info("stats")["total_commands_processed"] - before - 1 == 1
+
+    def test_a_full_page_of_several_batches_goes_on_where_it_stopped(
+        self, jobs, worker, submit, monkeypatch
+    ):
+        monkeypatch.setattr(jobs_module, "CHUNK", 3)
+        ids = [submit() for _ in range(8)][::-1]
+        for job_id in ids[1::2]:
+            jobs.cancel(job_id)
+
+        first = jobs.page(state="canceled", limit=2)
+        second = jobs.page(state="canceled", limit=2, cursor=first.next_cursor)
+
+        assert [job.id for job in first.jobs] == [ids[1], ids[3]]
+        assert [job.id for job in second.jobs] == [ids[5], ids[7]]
+        assert second.next_cursor is None
+
+    def test_an_empty_list_has_one_empty_page(self, jobs):
+        page = jobs.page()
 
         assert (page.jobs, page.next_cursor) == ((), None)
 
-    def test_a_strange_cursor(self, queue):
+    def test_an_invalid_cursor_is_refused(self, jobs):
         with pytest.raises(InvalidRequest):
-            queue.page(cursor="strange")
+            jobs.page(cursor="strange")
 
 
 class TestCancel:
-    def test_a_waiting_job_is_canceled_at_once(self, queue, submit, redis):
+    def test_a_waiting_job_is_canceled_at_once(self, jobs, submit, redis):
         first, second = submit(), submit()
 
-        job = queue.cancel(first)
+        job = jobs.cancel(first)
 
         assert (job.state, job.attempt) == ("canceled", 0)
         assert job.ended_at >= job.created_at
-        assert queue.get(second).queue_position == 1
+        assert jobs.get(second).queue_position == 1
         assert not redis.exists(f"rq:job:{first}", job_key(first))
 
-    def test_a_job_that_redis_has_forgotten_is_canceled_at_once(self, queue, submit, redis):
+    def test_a_job_lost_by_redis_is_canceled_at_once(self, jobs, submit, redis):
         job_id = submit()
         redis.flushdb()
 
-        assert queue.cancel(job_id).state == "canceled"
+        assert jobs.cancel(job_id).state == "canceled"
         assert not redis.exists(job_key(job_id))
 
-    def test_an_attempt_taken_for_dead_may_be_quicker(self, queue, worker, submit, store):
+    def test_an_attempt_believed_dead_may_succeed_before_the_cancel(
+        self, jobs, worker, submit, store
+    ):
         job_id = submit()
-        request_cancel = queue._register.request_cancel
+        request_cancel = jobs._redis_jobs.request_cancel
 
         def succeed_first(job_id):
             record = request_cancel(job_id)
             worker.succeed(job_id)
             return record
 
-        queue._register.request_cancel = succeed_first
+        jobs._redis_jobs.request_cancel = succeed_first
 
-        assert queue.cancel(job_id).state == "succeeded"
+        assert jobs.cancel(job_id).state == "succeeded"
 
-    def test_a_running_job_is_asked_to_stop(self, queue, worker, submit):
+    def test_a_running_job_is_asked_to_stop(self, jobs, worker, submit):
         job_id = submit()
         worker.claim(job_id)
 
-        assert queue.cancel(job_id).state == "running"
+        assert jobs.cancel(job_id).state == "running"
 
         assert worker.record(job_id).cancel_requested
 
-    def test_a_job_whose_attempt_died_is_canceled_at_once(self, queue, store, worker, submit):
+    def test_a_job_with_an_expired_lease_is_canceled_at_once(self, jobs, store, worker, submit):
         job_id = submit()
         worker.claim(job_id, age_seconds=LEASE_SECONDS + 1)
         folder = store.begin_attempt(job_id, 1)
 
-        assert queue.cancel(job_id).state == "canceled"
+        assert jobs.cancel(job_id).state == "canceled"
         assert not folder.exists()
 
     @pytest.mark.parametrize("end", ["succeed", "fail", "cancel"])
-    def test_an_ended_job_cannot_be_canceled(self, queue, worker, submit, end):
+    def test_an_ended_job_cannot_be_canceled(self, jobs, worker, submit, end):
         job_id = submit()
         if end == "succeed":
             worker.succeed(job_id)
@@ -344,15 +431,15 @@ class TestCancel:
             worker.claim(job_id)
             worker.fail(job_id, ERROR)
         else:
-            queue.cancel(job_id)
-        before = queue.get(job_id)
+            jobs.cancel(job_id)
+        before = jobs.get(job_id)
 
         with pytest.raises(JobEnded):
-            queue.cancel(job_id)
+            jobs.cancel(job_id)
 
-        assert queue.get(job_id) == before
+        assert jobs.get(job_id) == before
 
-    def test_a_step_of_the_worker_in_between_is_not_lost(self, queue, worker, submit, monkeypatch):
+    def test_a_concurrent_claim_is_not_lost_by_a_cancel(self, jobs, worker, submit, monkeypatch):
         job_id = submit()
         request_cancel = JobRecord.request_cancel
 
@@ -362,55 +449,55 @@ class TestCancel:
             return request_cancel(record)
 
         monkeypatch.setattr(JobRecord, "request_cancel", claim_first)
-        job = queue.cancel(job_id)
+        job = jobs.cancel(job_id)
 
         record = worker.record(job_id)
         assert (record.attempt, record.cancel_requested) == (1, True)
         assert job.state == "running"
 
-    def test_an_unknown_job(self, queue):
+    def test_an_unknown_job_is_not_found(self, jobs):
         with pytest.raises(JobNotFound):
-            queue.cancel("0" * 32)
+            jobs.cancel("0" * 32)
 
 
 class TestDelete:
     @pytest.mark.parametrize("state", ["queued", "canceled", "succeeded"])
-    def test_nothing_stays(self, queue, worker, submit, redis, leftovers, state):
+    def test_a_deleted_job_leaves_nothing(self, jobs, worker, submit, redis, leftovers, state):
         job_id = submit()
         if state == "canceled":
-            queue.cancel(job_id)
+            jobs.cancel(job_id)
         if state == "succeeded":
             worker.succeed(job_id)
             redis.delete(f"rq:job:{job_id}")  # as RQ does when the task returns
 
-        queue.delete(job_id)
+        jobs.delete(job_id)
 
         assert leftovers() == []
         assert [key for key in redis.scan_iter("*") if job_id.encode() in key] == []
         assert redis.zcard(JOBS_KEY) == 0
         with pytest.raises(JobNotFound):
-            queue.get(job_id)
+            jobs.get(job_id)
 
-    def test_a_running_attempt_finds_its_job_gone(self, queue, worker, submit, store, redis):
+    def test_deleting_a_running_job_removes_its_attempt_and_record(
+        self, jobs, worker, submit, store, redis
+    ):
         job_id = submit()
         worker.claim(job_id)
         folder = store.begin_attempt(job_id, 1)
 
-        queue.delete(job_id)
+        jobs.delete(job_id)
 
         assert not folder.exists()
         assert redis.get(job_key(job_id)) is None
 
-    def test_a_second_deletion_finds_nothing(self, queue, submit):
+    def test_a_second_deletion_is_not_found(self, jobs, submit):
         job_id = submit()
-        queue.delete(job_id)
+        jobs.delete(job_id)
 
         with pytest.raises(JobNotFound):
-            queue.delete(job_id)
+            jobs.delete(job_id)
 
-    def test_a_deletion_that_broke_off_can_be_repeated(
-        self, queue, store, submit, monkeypatch, leftovers
-    ):
+    def test_a_failed_deletion_can_be_repeated(self, jobs, store, submit, monkeypatch, leftovers):
         job_id = submit()
 
         def fail(*_):
@@ -418,32 +505,39 @@ class TestDelete:
 
         with monkeypatch.context() as patch, pytest.raises(PermissionError):
             patch.setattr(store, "delete", fail)
-            queue.delete(job_id)
+            jobs.delete(job_id)
 
-        queue.delete(job_id)
+        jobs.delete(job_id)
         assert leftovers() == []
 
-    def test_bytes_are_removed_although_redis_is_away(self, store, submit, leftovers):
+    def test_files_are_deleted_even_without_redis(self, store, submit, leftovers):
         job_id = submit()
 
-        Jobs(Redis(unix_socket_path="/nonexistent/socket"), store).delete(job_id)
+        Jobs(
+            Redis(unix_socket_path="/nonexistent/socket"), store, artifact_url=artifact_url
+        ).delete(job_id)
 
         assert leftovers() == []
 
 
-def test_the_time_to_ask_again_grows_with_the_queue(queue, submit, announce):
+def test_the_retry_time_grows_with_the_queue(jobs, submit, announce):
     announce(seconds_per_job=3)
     ids = [submit() for _ in range(3)]
 
-    assert [queue.wait_seconds(queue.get(job_id)) for job_id in ids] == [3, 6, 9]
+    assert [jobs.wait_seconds(jobs.get(job_id)) for job_id in ids] == [3, 6, 9]
 
 
 @pytest.mark.parametrize("seconds", [-60, 60])
-def test_a_service_whose_clock_is_wrong_knows_what_runs(redis, store, new_job, worker, seconds):
+def test_leases_are_compared_with_the_clock_of_redis(redis, store, new_job, worker, seconds):
     running, dead = new_job(), new_job()
     worker.claim(running)
     worker.claim(dead, age_seconds=LEASE_SECONDS + 1)
-    queue = Jobs(redis, store, clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+    jobs = Jobs(
+        redis,
+        store,
+        artifact_url=artifact_url,
+        clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds),
+    )
 
-    assert queue.cancel(running).state == "running"
-    assert queue.cancel(dead).state == "canceled"
+    assert jobs.cancel(running).state == "running"
+    assert jobs.cancel(dead).state == "canceled"

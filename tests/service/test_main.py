@@ -1,4 +1,4 @@
-"""The command itself, as a process of its own."""
+"""The command `rollout-service`, run as a process."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from tests.system.processes import is_alive
 
 @contextmanager
 def running(*flags, cwd):
-    """Run the command, and kill it in the end if it still runs."""
+    """Run the command; kill it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--port", "0", *flags],
         cwd=cwd,
@@ -35,7 +35,7 @@ def running(*flags, cwd):
 
 
 def children(pid):
-    """Return the ids of all processes below one, oldest first."""
+    """Return the ids of all descendants of a process, oldest first."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
@@ -56,7 +56,7 @@ def test_it_says_where_it_listens_and_ends_in_order(tmp_path, valkey_url, number
     assert response.status_code == 200
     assert "server" not in response.headers
     assert (out, process.returncode) == ("", 0)
-    assert errors == "rollout-service: no API keys are set; it listens to this machine alone\n"
+    assert errors == "rollout-service: no API keys are set; only this machine can connect\n"
 
 
 def test_it_warns_where_anybody_may_reach_it(tmp_path, valkey_url):
@@ -89,7 +89,7 @@ def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, valkey_url):
         b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     ],
 )
-def test_what_is_not_http_is_a_problem_too(tmp_path, valkey_url, request_bytes):
+def test_invalid_http_is_answered_with_a_problem_document(tmp_path, valkey_url, request_bytes):
     with running("--redis-url", valkey_url, cwd=tmp_path) as process:
         port = int(process.stdout.readline().rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -175,7 +175,7 @@ def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypat
     assert "\n" not in str(caught.value)
 
 
-def test_standalone_leaves_nothing_running_when_it_is_killed(tmp_path):
+def test_killed_standalone_leaves_no_process(tmp_path):
     with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
         url = process.stdout.readline().split()[-1]
         deadline = time.monotonic() + 20

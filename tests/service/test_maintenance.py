@@ -1,4 +1,4 @@
-"""Redis loses things; the store, and the next look at it, do not."""
+"""Redis loses data, and the next pass over the store restores it."""
 
 import asyncio
 import os
@@ -12,26 +12,27 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Ticket
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, WORKERS_KEY, job_key
 from service.errors import JobNotFound
-from service.maintenance import REMEMBERED_TTLS, STALE_UPLOAD_SECONDS, Reconciler, repeating, sweep
-from service.redis_jobs import JOBS_KEY, Register
+from service.maintenance import (
+    REMEMBERED_TTLS,
+    STALE_UPLOAD_SECONDS,
+    Reconciler,
+    clean_up,
+    periodic_tasks,
+)
+from service.redis_jobs import JOBS_KEY
 from service.usage import StoreUsage
 
 QUEUE_KEY = "rq:queue:rollout-fake"
 
 
 @pytest.fixture
-def register(redis):
-    return Register(redis)
-
-
-@pytest.fixture
-def reconciler(store, register):
-    return Reconciler(store, StoreUsage(store), register)
+def reconciler(store, redis):
+    return Reconciler(store, StoreUsage(store), redis)
 
 
 @pytest.fixture
 def stored(store):
-    """A job whose service died before it could queue it."""
+    """A stored job that was never queued: its service died in between."""
     ticket = Ticket(
         id="0" * 32,
         request=ExplainRequest(model="fake"),
@@ -46,166 +47,23 @@ def stored(store):
 
 
 @pytest.fixture
-def submit(queue, store, announce):
+def submit(jobs, store, announce):
     announce()
 
     def one() -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            return queue.submit(ExplainRequest(), path).id
+            return jobs.submit(ExplainRequest(), path).id
 
     return one
 
 
-def sweep_all(services) -> None:
-    sweep(services.store, services.queue, services.settings.result_ttl)
+def clean_up_now(services) -> None:
+    clean_up(services.store, services.jobs, services.settings.result_ttl)
 
 
 def waiting(redis) -> list[str]:
     return [job_id.decode() for job_id in redis.lrange(QUEUE_KEY, 0, -1)]
-
-
-def test_a_job_that_was_stored_but_not_queued_is_queued(reconciler, stored, queue, redis):
-    reconciler.reconcile()
-
-    job = queue.get(stored.id, owner="ann")
-    assert (job.state, job.queue_position) == ("queued", 1)
-    assert redis.zrange(f"{JOBS_KEY}:ann", 0, -1) == [stored.id.encode()]
-    reconciler.reconcile()
-    assert waiting(redis) == [stored.id]
-
-
-def test_a_redis_that_comes_back_empty_is_told_all(reconciler, submit, queue, worker, redis):
-    ids = [submit() for _ in range(4)]
-    worker.succeed(ids[0])
-    worker.claim(ids[1])
-    queue.cancel(ids[2])
-    reconciler.reconcile()
-    before = queue.page().jobs
-    redis.flushdb()
-
-    reconciler.reconcile()
-
-    after = queue.page().jobs
-    assert [job.id for job in after] == ids[::-1]
-    assert [job.state for job in after] == ["queued", "canceled", "queued", "succeeded"]
-    assert [after[1], after[3]] == [before[1], before[3]]
-    assert sorted(waiting(redis)) == sorted([ids[1], ids[3]])
-
-
-def test_an_attempt_that_redis_forgot_keeps_its_number(reconciler, submit, worker, store, redis):
-    """It may still run; were the next one to have its number, it would beat and end for it."""
-    job_id = submit()
-    worker.claim(job_id)
-    store.begin_attempt(job_id, 1)
-    redis.flushdb()
-
-    reconciler.reconcile()
-
-    assert worker.record(job_id).lease_until is None
-    worker.claim(job_id)
-    assert worker.record(job_id).attempt == 2
-
-
-def test_a_job_that_ends_while_jobs_are_counted_is_not_queued_again(
-    reconciler, submit, worker, redis, monkeypatch, caplog
-):
-    job_id = submit()
-    monkeypatch.setattr(reconciler, "_mend_list", lambda: worker.succeed(job_id))
-
-    reconciler.reconcile()
-
-    assert waiting(redis) == []
-    assert not caplog.records
-
-
-def test_a_job_that_a_worker_took_and_lost_is_queued_again(reconciler, submit, redis):
-    """RQ keeps it in a list of its own, and looks there after a minute."""
-    job_id = submit()
-    redis.lmove(QUEUE_KEY, f"{QUEUE_KEY}:intermediate")
-    redis.set(f"{QUEUE_KEY}:intermediate:first_seen:{job_id}", 1)
-
-    reconciler.reconcile()
-    assert waiting(redis) == []
-    reconciler.reconcile()
-
-    assert waiting(redis) == [job_id]
-    assert list(redis.scan_iter(f"{QUEUE_KEY}:intermediate*")) == []
-    reconciler.reconcile()
-    assert waiting(redis) == [job_id]
-
-
-def test_a_job_that_is_on_its_way_is_left_alone(reconciler, submit, worker, redis):
-    job_id = submit()
-    reconciler.reconcile()
-    worker.claim(job_id)  # takes it off the queue
-
-    for _ in range(3):
-        reconciler.reconcile()
-
-    assert waiting(redis) == []
-    assert worker.record(job_id).attempt == 1
-
-
-def test_a_job_whose_worker_is_dead_and_which_rq_has_lost_is_queued_again(
-    reconciler, submit, worker, redis
-):
-    job_id = submit()
-    worker.claim(job_id, age_seconds=LEASE_SECONDS + 1)
-
-    for _ in range(2):
-        reconciler.reconcile()
-
-    assert waiting(redis) == [job_id]
-    assert worker.record(job_id).attempt == 1
-
-
-def test_what_rq_will_bring_back_itself_is_left_to_it(reconciler, submit, redis):
-    job_id = submit()
-    redis.lpop(QUEUE_KEY)
-    redis.zadd("rq:wip:rollout-fake", {f"{job_id}:execution": 1})
-
-    for _ in range(3):
-        reconciler.reconcile()
-
-    assert waiting(redis) == []
-
-
-def test_what_has_ended_or_is_gone_leaves_no_trace(reconciler, submit, store, redis):
-    ended, gone = submit(), submit()
-    store.end(ended, JobRecord().ended("canceled", datetime.now(UTC)))
-    store.delete(gone)
-
-    reconciler.reconcile()
-
-    assert not redis.exists(job_key(ended), job_key(gone))
-    assert redis.zrange(JOBS_KEY, 0, -1) == [ended.encode()]
-
-
-def test_a_job_that_cannot_be_read_stands_in_nobody_s_way(
-    reconciler, submit, settings, redis, stored
-):
-    odd = submit()
-    (settings.data_dir / "jobs" / odd / "job.json").write_text('{"of": "another version"}')
-
-    reconciler.reconcile()
-
-    assert stored.id in waiting(redis)
-
-
-def test_two_services_that_look_at_once_queue_a_job_once(store, redis, stored):
-    reconcilers = [Reconciler(store, StoreUsage(store), Register(redis)) for _ in range(2)]
-
-    for reconciler in reconcilers:
-        reconciler.reconcile()
-
-    assert waiting(redis) == [stored.id]
-
-
-def test_the_app_reconciles_while_it_runs(stored, open_client, queue, until):
-    open_client()
-
-    until(lambda: queue.get(stored.id, owner="ann").queue_position == 1)
 
 
 @pytest.fixture
@@ -227,24 +85,197 @@ def make_old(services, settings):
     return one
 
 
+class Task:
+    """Counts its runs; the first one raises `error`."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.runs = 0
+        self._error = error
+
+    def __call__(self) -> None:
+        self.runs += 1
+        if self._error and self.runs == 1:
+            raise self._error
+
+
+def run(*tasks: Task, until: int = 3) -> None:
+    async def watch() -> None:
+        async with periodic_tasks(*((task, 0.001) for task in tasks)):
+            while any(task.runs < until for task in tasks):
+                await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(watch(), 10))
+
+
+def test_a_job_that_was_stored_but_not_queued_is_queued(reconciler, stored, jobs, redis):
+    reconciler.reconcile()
+
+    job = jobs.get(stored.id, owner="ann")
+    assert (job.state, job.queue_position) == ("queued", 1)
+    assert redis.zrange(f"{JOBS_KEY}:ann", 0, -1) == [stored.id.encode()]
+    reconciler.reconcile()
+    assert waiting(redis) == [stored.id]
+
+
+def test_an_emptied_redis_gets_all_jobs_again(reconciler, submit, jobs, worker, redis):
+    ids = [submit() for _ in range(4)]
+    worker.succeed(ids[0])
+    worker.claim(ids[1])
+    jobs.cancel(ids[2])
+    reconciler.reconcile()
+    before = jobs.page().jobs
+    redis.flushdb()
+
+    reconciler.reconcile()
+
+    after = jobs.page().jobs
+    assert [job.id for job in after] == ids[::-1]
+    assert [job.state for job in after] == ["queued", "canceled", "queued", "succeeded"]
+    assert [after[1], after[3]] == [before[1], before[3]]
+    assert sorted(waiting(redis)) == sorted([ids[1], ids[3]])
+
+
+def test_an_attempt_lost_by_redis_keeps_its_number(reconciler, submit, worker, store, redis):
+    """It may still run; a next attempt of the same number would share its heartbeats and end."""
+    job_id = submit()
+    worker.claim(job_id)
+    store.begin_attempt(job_id, 1)
+    redis.flushdb()
+
+    reconciler.reconcile()
+
+    assert worker.record(job_id).lease_until is None
+    worker.claim(job_id)
+    assert worker.record(job_id).attempt == 2
+
+
+def test_a_job_that_ends_while_jobs_are_counted_is_not_queued_again(
+    reconciler, submit, worker, redis, monkeypatch, caplog
+):
+    job_id = submit()
+    monkeypatch.setattr(reconciler, "_correct_lists", lambda: worker.succeed(job_id))
+
+    reconciler.reconcile()
+
+    assert waiting(redis) == []
+    assert not caplog.records
+
+
+def test_a_job_that_a_worker_took_and_lost_is_queued_again(reconciler, submit, redis):
+    """RQ keeps it in its intermediate list, which it checks only after a minute."""
+    job_id = submit()
+    redis.lmove(QUEUE_KEY, f"{QUEUE_KEY}:intermediate")
+    redis.set(f"{QUEUE_KEY}:intermediate:first_seen:{job_id}", 1)
+
+    reconciler.reconcile()
+    assert waiting(redis) == []
+    reconciler.reconcile()
+
+    assert waiting(redis) == [job_id]
+    assert list(redis.scan_iter(f"{QUEUE_KEY}:intermediate*")) == []
+    reconciler.reconcile()
+    assert waiting(redis) == [job_id]
+
+
+def test_a_running_job_is_not_queued_again(reconciler, submit, worker, redis):
+    job_id = submit()
+    reconciler.reconcile()
+    worker.claim(job_id)  # takes it off the queue
+
+    for _ in range(3):
+        reconciler.reconcile()
+
+    assert waiting(redis) == []
+    assert worker.record(job_id).attempt == 1
+
+
+def test_a_job_with_an_expired_lease_that_rq_lost_is_queued_again(
+    reconciler, submit, worker, redis
+):
+    job_id = submit()
+    worker.claim(job_id, age_seconds=LEASE_SECONDS + 1)
+
+    for _ in range(2):
+        reconciler.reconcile()
+
+    assert waiting(redis) == [job_id]
+    assert worker.record(job_id).attempt == 1
+
+
+def test_a_job_that_rq_will_retry_is_not_queued(reconciler, submit, redis):
+    job_id = submit()
+    redis.lpop(QUEUE_KEY)
+    redis.zadd("rq:wip:rollout-fake", {f"{job_id}:execution": 1})
+
+    for _ in range(3):
+        reconciler.reconcile()
+
+    assert waiting(redis) == []
+
+
+def test_records_of_ended_and_deleted_jobs_are_removed(reconciler, submit, store, redis):
+    ended, gone = submit(), submit()
+    store.end(ended, JobRecord().ended("canceled", datetime.now(UTC)))
+    store.delete(gone)
+
+    reconciler.reconcile()
+
+    assert not redis.exists(job_key(ended), job_key(gone))
+    assert redis.zrange(JOBS_KEY, 0, -1) == [ended.encode()]
+
+
+def test_an_unreadable_job_does_not_block_others(reconciler, submit, settings, redis, stored):
+    odd = submit()
+    (settings.data_dir / "jobs" / odd / "job.json").write_text('{"of": "another version"}')
+
+    reconciler.reconcile()
+
+    assert stored.id in waiting(redis)
+
+
+@pytest.mark.parametrize("queued", [1, 40])
+def test_a_pass_without_differences_costs_few_commands(reconciler, submit, redis, queued):
+    for _ in range(queued):
+        submit()
+    reconciler.reconcile()
+    before = redis.info("stats")["total_commands_processed"]
+
+    reconciler.reconcile()
+
+    assert redis.info("stats")["total_commands_processed"] - before - 1 <= 8
+
+
+def test_two_services_queue_a_lost_job_once(store, redis, stored):
+    reconcilers = [Reconciler(store, StoreUsage(store), redis) for _ in range(2)]
+
+    for reconciler in reconcilers:
+        reconciler.reconcile()
+
+    assert waiting(redis) == [stored.id]
+
+
+def test_the_app_reconciles_while_it_runs(stored, open_client, jobs, until):
+    open_client()
+
+    until(lambda: jobs.get(stored.id, owner="ann").queue_position == 1)
+
+
 def test_an_old_result_expires(services, new_job, worker, make_old, store):
     old, young = new_job(), new_job()
     for job_id in (old, young):
         worker.succeed(job_id)
     make_old(old)
 
-    sweep_all(services)
+    clean_up_now(services)
 
     assert (store.has_expired(old), store.has_expired(young)) == (True, False)
     assert not store.upload_path(old).exists()
     assert store.artifact_path(old, "overlay.mp4") is None
     assert store.artifact_path(young, "overlay.mp4")
-    assert services.queue.get(old).state == "succeeded"
+    assert services.jobs.get(old).state == "succeeded"
 
 
-def test_what_a_killed_service_has_left_half_expired_is_removed(
-    services, new_job, worker, make_old, store, monkeypatch
-):
+def test_an_incomplete_expiry_is_completed(services, new_job, worker, make_old, store, monkeypatch):
     class Killed(Exception):
         pass
 
@@ -256,11 +287,11 @@ def test_what_a_killed_service_has_left_half_expired_is_removed(
     make_old(job_id)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("pathlib.Path.unlink", die)
-        sweep_all(services)
+        clean_up_now(services)
     assert store.has_expired(job_id)
     assert store.artifact_path(job_id, "overlay.mp4")
 
-    sweep_all(services)
+    clean_up_now(services)
 
     assert not store.upload_path(job_id).exists()
     assert store.artifact_path(job_id, "overlay.mp4") is None
@@ -272,15 +303,15 @@ def test_an_old_job_that_failed_or_was_canceled_loses_its_upload(
     failed, canceled = new_job(), new_job()
     worker.claim(failed)
     worker.fail(failed, JobError(code="x", title="x", detail="x"))
-    services.queue.cancel(canceled)
+    services.jobs.cancel(canceled)
     for job_id in (failed, canceled):
         make_old(job_id)
 
-    sweep_all(services)
+    clean_up_now(services)
 
     for job_id, state in ((failed, "failed"), (canceled, "canceled")):
         assert not store.upload_path(job_id).exists()
-        assert services.queue.get(job_id).state == state
+        assert services.jobs.get(job_id).state == state
 
 
 def test_an_old_job_that_has_not_ended_is_kept(services, new_job, worker, make_old, store):
@@ -289,29 +320,31 @@ def test_an_old_job_that_has_not_ended_is_kept(services, new_job, worker, make_o
     for job_id in (waiting, running):
         make_old(job_id)
 
-    sweep_all(services)
+    clean_up_now(services)
 
     for job_id in (waiting, running):
         assert store.upload_path(job_id).exists()
 
 
-def test_a_job_is_forgotten_in_the_end(services, new_job, worker, make_old, store, redis):
+def test_a_job_is_deleted_after_several_times_to_live(
+    services, new_job, worker, make_old, store, redis
+):
     ended, waiting = new_job(), new_job()
     worker.succeed(ended)
     for job_id in (ended, waiting):
         make_old(job_id, REMEMBERED_TTLS)
 
-    sweep_all(services)
+    clean_up_now(services)
 
     assert not store.exists(ended)
     assert store.upload_path(waiting).exists()
     assert not redis.exists(job_key(ended))
-    assert [job.id for job in services.queue.page().jobs] == [waiting]
+    assert [job.id for job in services.jobs.page().jobs] == [waiting]
     with pytest.raises(JobNotFound):
-        services.queue.get(ended)
+        services.jobs.get(ended)
 
 
-def test_a_job_that_cannot_be_read_does_not_stop_the_others(
+def test_an_unreadable_job_does_not_stop_the_expiry_of_others(
     services, new_job, worker, make_old, store, settings
 ):
     jobs = [new_job() for _ in range(3)]
@@ -322,10 +355,10 @@ def test_a_job_that_cannot_be_read_does_not_stop_the_others(
     for job_id in jobs:
         make_old(job_id)
 
-    sweep_all(services)
+    clean_up_now(services)
 
     assert [store.has_expired(job_id) for job_id in jobs] == [True, True, True]
-    assert [job.id for job in services.queue.page().jobs] == [jobs[2], jobs[0]]
+    assert [job.id for job in services.jobs.page().jobs] == [jobs[2], jobs[0]]
 
 
 def test_a_broken_upload_is_removed(services, settings):
@@ -336,7 +369,7 @@ def test_a_broken_upload_is_removed(services, settings):
         for path in (folder / "video", folder):
             age(path, STALE_UPLOAD_SECONDS + seconds)
 
-    sweep_all(services)
+    clean_up_now(services)
 
     assert [folder.exists() for folder in folders] == [False, True]
 
@@ -345,12 +378,12 @@ def test_stale_announcements_are_removed(services, announce, redis):
     announce(worker="old", age_seconds=KNOWN_SECONDS + 60)
     announce(worker="young")
 
-    sweep_all(services)
+    clean_up_now(services)
 
     assert redis.hkeys(WORKERS_KEY) == [b"young"]
 
 
-def test_the_app_sweeps_while_it_runs(open_client, new_job, worker, make_old, store, settings):
+def test_the_app_cleans_up_while_it_runs(open_client, new_job, worker, make_old, store, settings):
     job_id = new_job()
     worker.succeed(job_id)
     make_old(job_id)
@@ -363,34 +396,12 @@ def test_the_app_sweeps_while_it_runs(open_client, new_job, worker, make_old, st
         time.sleep(0.01)
 
 
-class Chore:
-    """Fails at first, in the way that it is told."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.runs = 0
-        self._error = error
-
-    def __call__(self) -> None:
-        self.runs += 1
-        if self._error and self.runs == 1:
-            raise self._error
-
-
-def run(*chores: Chore, until: int = 3) -> None:
-    async def watch() -> None:
-        async with repeating(*((chore, 0.001) for chore in chores)):
-            while any(chore.runs < until for chore in chores):
-                await asyncio.sleep(0.001)
-
-    asyncio.run(asyncio.wait_for(watch(), 10))
-
-
-def test_every_chore_is_done_time_and_again_until_the_end():
-    chores = Chore(), Chore()
-    run(*chores)
-    runs = [chore.runs for chore in chores]
+def test_every_task_is_repeated_until_the_context_ends():
+    tasks = Task(), Task()
+    run(*tasks)
+    runs = [task.runs for task in tasks]
     assert min(runs) >= 3
-    assert [chore.runs for chore in chores] == runs
+    assert [task.runs for task in tasks] == runs
 
 
 @pytest.mark.parametrize(
@@ -401,8 +412,8 @@ def test_every_chore_is_done_time_and_again_until_the_end():
         (ZeroDivisionError("a bug"), "ERROR"),
     ],
 )
-def test_one_that_fails_is_logged_and_tried_again(error, level, caplog):
-    run(Chore(error), Chore())
+def test_a_task_that_fails_is_logged_and_repeated(error, level, caplog):
+    run(Task(error), Task())
     assert [record.levelname for record in caplog.records] == [level]
     assert ("Traceback" in caplog.text) == (level == "ERROR")
     assert str(error) in caplog.text

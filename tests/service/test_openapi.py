@@ -70,7 +70,7 @@ def test_every_error_is_a_problem_document(document):
             }, name
 
 
-def test_calls_behind_the_gate_want_a_key_and_no_others(document):
+def test_only_calls_below_the_prefix_need_a_key(document):
     (name,) = document["components"]["securitySchemes"]
     assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
     for call, operation in operations(document):

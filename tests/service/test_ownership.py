@@ -1,4 +1,4 @@
-"""Whose job it is: to others it is as if there were none. Seen over HTTP."""
+"""Ownership over HTTP: other owners get 404 for a job."""
 
 from hashlib import sha256
 
@@ -54,9 +54,7 @@ class TestOwnership:
         [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/artifacts/sheet.png")],
     )
     @pytest.mark.parametrize("state", ["queued", "running", "failed", "succeeded"])
-    def test_to_others_it_is_as_if_there_were_none(
-        self, keyed, submit, worker, leftovers, method, tail, state
-    ):
+    def test_other_owners_get_404(self, keyed, submit, worker, leftovers, method, tail, state):
         job_id = submit("ann").json()["id"]
         if state in ("running", "failed"):
             worker.claim(job_id)
@@ -104,7 +102,7 @@ class TestOwnership:
         assert listed(keyed, "ann") == []
         assert leftovers() == []
 
-    def test_jobs_made_without_keys_are_nobodys(self, open_client, keyed, new_job):
+    def test_jobs_created_without_keys_have_no_owner(self, open_client, keyed, new_job):
         job_id = new_job()
 
         assert keyed.get(f"/v1/jobs/{job_id}", headers=headers("ann")).status_code == 404
@@ -145,7 +143,7 @@ class TestQuota:
         assert submit("ann").status_code == 429
 
     @pytest.mark.parametrize(("method", "tail"), [("DELETE", ""), ("POST", "/cancel")])
-    def test_an_end_frees_a_place_at_once(self, keyed, submit, method, tail):
+    def test_an_ended_job_no_longer_counts(self, keyed, submit, method, tail):
         first, _ = (submit("ann").json()["id"] for _ in range(2))
 
         keyed.request(method, f"/v1/jobs/{first}{tail}", headers=headers("ann"))

@@ -1,4 +1,4 @@
-"""One look for every error: media type, fields, and nothing that is ours alone."""
+"""Every error is a problem document, without internal details."""
 
 import logging
 
@@ -11,7 +11,7 @@ from rollout_core.errors import RolloutError
 from service import errors as service_errors
 from service.auth import ApiKeys
 from service.jobs import Jobs
-from service.problems import MEDIA_TYPE, STATUS, status_of
+from service.problems import CORE_STATUS, MEDIA_TYPE, status_of
 
 KEYS = {"type", "title", "status", "detail", "code"}
 
@@ -72,7 +72,7 @@ def test_redis_that_is_down(open_client, tmp_path, mp4, leftovers):
     assert leftovers() == []
 
 
-def test_redis_that_goes_down_in_the_middle(client, new_job, monkeypatch):
+def test_a_redis_failure_during_a_call_is_a_503(client, new_job, monkeypatch):
     def fail(*_, **__):
         raise RedisConnectionError("Error 111 connecting to 10.0.0.1:6379")
 
@@ -231,7 +231,7 @@ def test_every_failure_has_some_status(error):
 
 
 def test_the_nearest_class_counts():
-    assert status_of(core_errors.UnknownModel) == STATUS[core_errors.InvalidRequest]
+    assert status_of(core_errors.UnknownModel) == CORE_STATUS[core_errors.InvalidRequest]
     assert status_of(core_errors.UnsupportedContainer) == 415
     assert status_of(core_errors.WorkerCrashed) == 500
 

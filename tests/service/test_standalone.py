@@ -1,4 +1,4 @@
-"""The private server and the worker's keeper, with real processes."""
+"""The private Valkey server and `RestartingProcess`, with real processes."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ class TestPrivateValkey:
 
         assert (folder / "appendonlydir").is_dir()
 
-    def test_it_is_gone_afterwards(self, tmp_path):
+    def test_it_is_stopped_at_the_end(self, tmp_path):
         with private_valkey(tmp_path) as url, connected(url) as redis:
             pid = redis.info("server")["process_id"]
             assert is_alive(pid)
@@ -65,7 +65,7 @@ class TestPrivateValkey:
         with connected(url) as redis, pytest.raises(RedisConnectionError):
             redis.ping()
 
-    def test_it_is_gone_after_an_error(self, tmp_path):
+    def test_it_is_stopped_after_an_error(self, tmp_path):
         pids = []
 
         def run():
@@ -126,10 +126,10 @@ class TestPrivateValkey:
             assert redis.get("key") == b"kept"
 
 
-class TestKeeper:
+class TestRestartingProcess:
     @staticmethod
     def command(path, then="time.sleep(60)"):
-        """A process that writes its id below `path`, then does something else."""
+        """Return a command that writes its process id below `path`, then runs a statement."""
         code = f"import os, time, signal; open('{path}/' + str(os.getpid()), 'w'); {then}"
         return [sys.executable, "-c", code]
 
@@ -142,14 +142,14 @@ class TestKeeper:
 
         assert not is_alive(pid)
 
-    def test_it_starts_a_process_again_that_ended(self, tmp_path, monkeypatch, caplog):
+    def test_it_restarts_a_process_that_ended(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 0.05)
         monkeypatch.setattr(standalone_module, "POLL_SECONDS", 0.02)
 
         with RestartingProcess("process", self.command(tmp_path, "os._exit(3)")):
             wait_for(lambda: len(list(tmp_path.iterdir())) >= 3)
 
-        assert "ended with 3" in caplog.text
+        assert "ended with exit status 3" in caplog.text
         assert not any(is_alive(int(path.name)) for path in tmp_path.iterdir())
 
     def test_it_kills_a_process_that_does_not_stop(self, tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ class TestKeeper:
 
         assert len(list(tmp_path.iterdir())) == 1
 
-    def test_the_process_ends_with_a_keeper_that_is_killed(self, tmp_path):
+    def test_the_process_ends_if_its_parent_is_killed(self, tmp_path):
         code = (
             "import os, pathlib, sys, time\n"
             "from service.standalone import RestartingProcess\n"

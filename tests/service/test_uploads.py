@@ -1,4 +1,4 @@
-"""What goes in over HTTP: every form that is refused leaves nothing on disk."""
+"""Uploads over HTTP: a refused form leaves nothing on disk."""
 
 import asyncio
 import json
@@ -19,18 +19,18 @@ from service.uploads import (
 TYPE = "multipart/form-data; boundary=cut"
 
 
+END = b"--cut--\r\n"
+
+
 def part(name, content, *headers):
-    """One part of a form."""
+    """Return one part of a form."""
     disposition = f'Content-Disposition: form-data; name="{name}"; filename="f"'.encode()
     return b"\r\n".join((b"--cut", disposition, *headers, b"", content, b""))
 
 
-END = b"--cut--\r\n"
-
-
 @pytest.fixture
 def post(client, announce):
-    """Post a body as it is."""
+    """Post a raw body."""
     announce()
 
     def send(body, content_type=TYPE):
@@ -42,6 +42,43 @@ def post(client, announce):
 def check(response, status, code):
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.headers["content-type"] == "application/problem+json"
+
+
+async def call(client, chunks, *headers):
+    """Send a body in chunks to the ASGI app, None being a disconnect; return its messages."""
+    messages = []
+    chunks = iter(chunks)
+
+    async def receive():
+        chunk = next(chunks, b"")
+        if chunk is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk, "more_body": chunk != b""}
+
+    async def send(message):
+        messages.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/jobs",
+        "raw_path": b"/v1/jobs",
+        "query_string": b"",
+        "headers": [(b"content-type", TYPE.encode()), *headers],
+        "server": ("testserver", 80),
+        "client": ("127.0.0.1", 1),
+        "state": dict(client.app_state),
+    }
+    await client.app(scope, receive, send)
+    return messages
+
+
+def transport_stream(packets, *, stamped=False):
+    """Return MPEG-TS packets of a sync byte and 187 others; with `stamped`, each after 4 bytes."""
+    return b"".join((bytes(4) if stamped else b"") + b"\x47" + bytes(187) for _ in range(packets))
 
 
 class TestForm:
@@ -75,7 +112,7 @@ class TestForm:
         "content_type",
         ["application/json", "video/mp4", "multipart/mixed; boundary=cut", "text/plain", ""],
     )
-    def test_another_content_type(self, post, mp4, leftovers, content_type):
+    def test_another_content_type_is_refused(self, post, mp4, leftovers, content_type):
         check(post(part("video", mp4) + END, content_type), 415, "media_type_unsupported")
         assert leftovers() == []
 
@@ -83,15 +120,15 @@ class TestForm:
         "content_type",
         ["multipart/form-data", "multipart/form-data; boundary=", f"{TYPE}{'x' * 300}"],
     )
-    def test_no_usable_boundary(self, post, mp4, content_type):
+    def test_an_invalid_boundary_is_refused(self, post, mp4, content_type):
         check(post(part("video", mp4) + END, content_type), 400, "upload_malformed")
 
-    def test_what_is_no_form(self, post, mp4, leftovers):
+    def test_a_body_that_is_not_a_form_is_refused(self, post, mp4, leftovers):
         for body in (b"", mp4, b"--cut", b"--other\r\n\r\n", part("video", mp4)[:-2] + b"--cutter"):
             check(post(body), 400, "upload_malformed")
         assert leftovers() == []
 
-    def test_a_form_that_ends_early(self, post, mp4, leftovers):
+    def test_an_incomplete_form_is_refused(self, post, mp4, leftovers):
         body = part("request", b"{}") + part("video", mp4) + END
 
         for end in range(1, len(body) - 2, 97):
@@ -110,7 +147,7 @@ class TestForm:
             (lambda mp4: part("x" * 3000, mp4), "unexpected part 'xxx"),
         ],
     )
-    def test_other_parts_than_the_expected(self, post, mp4, leftovers, form, words):
+    def test_unexpected_parts_are_refused(self, post, mp4, leftovers, form, words):
         response = post(form(mp4) + END)
 
         check(response, 422, "form_invalid")
@@ -123,11 +160,11 @@ class TestContainer:
     @pytest.mark.parametrize(
         "content", [b"hello", b"ffconcat version 1.0\nfile 'video'\n", b"\x89PNG" + bytes(2000)]
     )
-    def test_no_video(self, post, leftovers, content):
+    def test_a_file_that_is_not_a_video_is_refused(self, post, leftovers, content):
         check(post(part("video", content) + END), 415, "video_container_unsupported")
         assert leftovers() == []
 
-    def test_the_rest_of_no_video_is_not_received(self, client, announce):
+    def test_the_rest_of_an_unsupported_file_is_not_read(self, client, announce):
         announce()
         sent = []
 
@@ -170,7 +207,7 @@ class TestRequest:
         assert field in response.json()["detail"]
         assert leftovers() == []
 
-    def test_what_was_sent_is_not_repeated(self, post, mp4):
+    def test_an_error_does_not_repeat_sent_values(self, post, mp4):
         request = {"head_fusion": "secret" * 1000, **{f"{n}-{'x' * 2000}": 1 for n in range(20)}}
 
         response = post(part("request", json.dumps(request).encode()) + part("video", mp4) + END)
@@ -179,7 +216,7 @@ class TestRequest:
         assert "secret" not in response.text
         assert len(response.text) < 10_000
 
-    def test_a_request_that_is_too_long(self, post, mp4, leftovers):
+    def test_a_too_long_request_part_is_refused(self, post, mp4, leftovers):
         request = b'{"model": "' + b"x" * MAX_REQUEST_BYTES + b'"}'
 
         check(post(part("request", request) + part("video", mp4) + END), 422, "form_invalid")
@@ -187,9 +224,7 @@ class TestRequest:
 
 
 class TestSize:
-    def test_a_body_of_the_limit_is_taken_and_one_more_byte_is_not(
-        self, open_client, announce, mp4, leftovers
-    ):
+    def test_a_body_of_exactly_the_limit_is_accepted(self, open_client, announce, mp4, leftovers):
         announce()
         body = part("video", mp4) + END
         headers = {"Content-Type": TYPE}
@@ -203,7 +238,7 @@ class TestSize:
         accepted = open_client(max_upload_bytes=len(body))
         assert accepted.post("/v1/jobs", content=body, headers=headers).status_code == 202
 
-    def test_a_body_that_says_it_is_too_large_is_not_read(self, client, announce, settings):
+    def test_a_body_announced_as_too_large_is_not_read(self, client, announce, settings):
         announce()
         sent = []
 
@@ -258,13 +293,13 @@ class TestSize:
         assert peak < 8 * FLUSH_BYTES
 
 
-def test_no_upload_that_is_let_live_is_swept_away():
+def test_the_slowest_accepted_upload_is_never_cleaned_up():
     slowest = Settings(upload_idle_seconds=60).upload_idle_seconds
 
     assert FLUSH_BYTES / STEP_BYTES * slowest < STALE_UPLOAD_SECONDS
 
 
-def test_a_client_that_goes_away_leaves_nothing(client, announce, mp4, redis, leftovers):
+def test_a_disconnected_client_leaves_nothing(client, announce, mp4, redis, leftovers):
     announce()
     seen = []
 
@@ -279,43 +314,6 @@ def test_a_client_that_goes_away_leaves_nothing(client, announce, mp4, redis, le
     assert max(seen) > FLUSH_BYTES  # it was on its way to disk
     assert leftovers() == []
     assert redis.keys("rq:*") == []
-
-
-async def call(client, chunks, *headers):
-    """Send a body chunk by chunk to the bare app, None being a hang-up; return its messages."""
-    messages = []
-    chunks = iter(chunks)
-
-    async def receive():
-        chunk = next(chunks, b"")
-        if chunk is None:
-            return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": chunk, "more_body": chunk != b""}
-
-    async def send(message):
-        messages.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/v1/jobs",
-        "raw_path": b"/v1/jobs",
-        "query_string": b"",
-        "headers": [(b"content-type", TYPE.encode()), *headers],
-        "server": ("testserver", 80),
-        "client": ("127.0.0.1", 1),
-        "state": dict(client.app_state),
-    }
-    await client.app(scope, receive, send)
-    return messages
-
-
-def transport_stream(packets, *, stamped=False):
-    """Packets of a sync byte and 187 others, each after a 4-byte time stamp if it is stamped."""
-    return b"".join((bytes(4) if stamped else b"") + b"\x47" + bytes(187) for _ in range(packets))
 
 
 @pytest.mark.parametrize(
@@ -333,7 +331,7 @@ def transport_stream(packets, *, stamped=False):
         transport_stream(1),
     ],
 )
-def test_containers_that_workers_open(head):
+def test_supported_containers_are_recognized(head):
     assert is_video_container(head)
 
 
@@ -356,11 +354,11 @@ def test_containers_that_workers_open(head):
         b"<html>",
     ],
 )
-def test_what_is_no_video_container(head):
+def test_other_files_are_not_video_containers(head):
     assert not is_video_container(head)
 
 
-def test_one_packet_out_of_step_is_no_transport_stream():
+def test_a_misplaced_sync_byte_is_not_a_transport_stream():
     packets = bytearray(transport_stream(3))
     packets[188] = 0
 

@@ -6,17 +6,17 @@ from service.workers import Workers
 
 
 @pytest.fixture
-def fleet(redis):
+def workers(redis):
     return Workers(redis)
 
 
-def test_models_of_live_workers_are_served(fleet, announce):
+def test_models_of_live_workers_are_served(workers, announce):
     announce("b", worker="w1", device="cuda:0", seconds_per_job=2)
     announce("b", worker="w2", device="cpu", seconds_per_job=4, ready=False)
     announce("a", worker="w3")
     announce("gone", worker="w4", age_seconds=LIVE_SECONDS + 1)
 
-    first, second = fleet.served()
+    first, second = workers.served()
 
     assert (first.name, second.name) == ("a", "b")
     assert first.seconds_per_job is None
@@ -26,103 +26,103 @@ def test_models_of_live_workers_are_served(fleet, announce):
     assert second.spec.height == 32
 
 
-def test_nothing_is_served_where_nobody_spoke(fleet):
-    assert fleet.served() == ()
+def test_without_announcements_no_model_is_served(workers):
+    assert workers.served() == ()
 
 
-def test_a_named_model_is_chosen_while_it_is_known(fleet, announce):
+def test_a_named_model_is_chosen_while_it_is_known(workers, announce):
     announce("old", worker="w1", age_seconds=KNOWN_SECONDS - 60)
     announce("new", worker="w2")
 
-    assert fleet.choose("old").name == "old"
-    assert fleet.choose("old", default="new").name == "old"
+    assert workers.choose("old").name == "old"
+    assert workers.choose("old", default="new").name == "old"
 
 
-def test_a_model_is_forgotten_a_day_after_its_last_worker(fleet, announce):
+def test_a_model_is_unknown_a_day_after_its_last_heartbeat(workers, announce):
     announce("old", age_seconds=KNOWN_SECONDS + 60)
 
     with pytest.raises(UnknownModel, match="no worker"):
-        fleet.choose("old")
+        workers.choose("old")
 
 
-def test_without_a_name_the_default_is_chosen(fleet, announce):
+def test_without_a_name_the_default_is_chosen(workers, announce):
     announce("a", worker="w1")
     announce("b", worker="w2")
 
-    assert fleet.choose(None, default="b").name == "b"
+    assert workers.choose(None, default="b").name == "b"
 
 
-def test_without_a_name_or_default_the_only_one_is_chosen(fleet, announce):
+def test_without_a_name_or_default_the_only_one_is_chosen(workers, announce):
     announce("a", worker="w1")
     announce("a", worker="w2")
 
-    assert fleet.choose(None).name == "a"
+    assert workers.choose(None).name == "a"
 
 
-def test_among_several_the_client_must_choose(fleet, announce):
+def test_of_several_models_one_must_be_named(workers, announce):
     announce("a", worker="w1")
     announce("b", worker="w2")
 
     with pytest.raises(UnknownModel, match="a, b"):
-        fleet.choose(None)
+        workers.choose(None)
 
 
 @pytest.mark.parametrize(("name", "default"), [("c", None), ("c", "a"), (None, "c")])
-def test_what_nobody_announced_is_unknown(fleet, announce, name, default):
+def test_a_model_that_was_not_announced_is_unknown(workers, announce, name, default):
     announce("a")
 
     with pytest.raises(UnknownModel, match="'c' is not known; known: a"):
-        fleet.choose(name, default=default)
+        workers.choose(name, default=default)
 
 
-def test_where_announcements_differ_the_latest_describes_the_model(fleet, announce):
+def test_the_latest_heartbeat_describes_the_model(workers, announce):
     announce("a", worker="w1", depth=3)
     announce("a", worker="w2", depth=5, age_seconds=60)
 
-    assert fleet.choose("a").depth == 3
+    assert workers.choose("a").depth == 3
 
 
-def test_waiting_time_is_shared_by_live_workers(fleet, announce):
+def test_waiting_time_is_divided_by_live_workers(workers, announce):
     announce("a", worker="w1", seconds_per_job=9)
     announce("a", worker="w2", seconds_per_job=11)
     announce("a", worker="w3", seconds_per_job=1000, age_seconds=LIVE_SECONDS + 1)
 
-    assert fleet.wait_seconds("a", 7) == 35
-    assert fleet.wait_seconds("a", 0) == 1
+    assert workers.wait_seconds("a", 7) == 35
+    assert workers.wait_seconds("a", 0) == 1
 
 
-def test_waiting_time_is_a_guess_where_nothing_was_measured(fleet, announce):
+def test_without_measurements_a_job_counts_as_one_second(workers, announce):
     announce("a")
 
-    assert fleet.wait_seconds("a", 3) == 3
-    assert fleet.wait_seconds("nobody", 3) == 3
+    assert workers.wait_seconds("a", 3) == 3
+    assert workers.wait_seconds("nobody", 3) == 3
 
 
-def test_stale_announcements_are_removed(fleet, announce, redis):
+def test_stale_announcements_are_removed(workers, announce, redis):
     announce("a", worker="old", age_seconds=KNOWN_SECONDS + 60)
     announce("a", worker="young", age_seconds=KNOWN_SECONDS - 60)
     redis.hset(WORKERS_KEY, "strange", "{}")
 
-    fleet.forget_stale()
+    workers.forget_stale()
 
     assert redis.hkeys(WORKERS_KEY) == [b"young"]
 
 
-def test_of_dead_workers_only_the_latest_makes_a_model_known(fleet, announce, redis):
-    """One that cannot live is restarted thousands of times a day, each time by a new name."""
+def test_only_the_latest_dead_worker_of_a_model_is_kept(workers, announce, redis):
+    """A worker that crashes at every start is restarted thousands of times a day."""
     for age_seconds in range(100, 110):
         announce("a", worker=f"died-{age_seconds}", age_seconds=age_seconds)
     announce("b", worker="lives", age_seconds=LIVE_SECONDS - 5)
     announce("b", worker="lives-too")
 
-    fleet.forget_stale()
+    workers.forget_stale()
 
     assert sorted(redis.hkeys(WORKERS_KEY)) == [b"died-100", b"lives", b"lives-too"]
-    assert fleet.choose("a").name == "a"
+    assert workers.choose("a").name == "a"
 
 
-def test_an_announcement_of_another_version_is_passed_over(fleet, announce, redis):
+def test_an_announcement_of_another_version_is_ignored(workers, announce, redis):
     announce("a")
     redis.hset(WORKERS_KEY, "strange", '{"model": 1}')
 
-    assert fleet.choose(None).name == "a"
+    assert workers.choose(None).name == "a"

@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """Return the root of the repository."""
     return Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""What an installation consists of, read from the environment that runs the tests."""
+"""The distributions of an installation, read from the environment that runs the tests."""
 
 from importlib.metadata import distribution
 
@@ -9,7 +9,7 @@ PROJECT = "timesformer-rollout"
 
 
 def needed(*extras: str) -> set[str]:
-    """Names of all distributions that the project with `extras` installs, itself left out."""
+    """Return the names of all distributions that the project with `extras` needs."""
     seen: set[tuple[str, str]] = set()
     todo = [(PROJECT, extra) for extra in ("", *extras)]
     while todo:
@@ -28,6 +28,6 @@ def needed(*extras: str) -> set[str]:
 
 
 def installed_bytes(name: str) -> int:
-    """Size of a distribution's files on disk."""
+    """Return the size of a distribution's files on disk."""
     paths = (file.locate() for file in distribution(name).files or ())
     return sum(path.stat().st_size for path in paths if path.is_file())

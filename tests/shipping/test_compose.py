@@ -16,11 +16,11 @@ OURS = {"api", *WORKERS}
 
 
 class Reset:
-    """What `!reset` stands for: the key is removed from the file below."""
+    """The value of a key with `!reset`: it removes the key of the file below."""
 
 
 class ComposeConstructor(SafeConstructor):
-    """Knows Compose's own tag."""
+    """A YAML constructor that knows Compose's tag `!reset`."""
 
 
 ComposeConstructor.add_constructor("!reset", lambda *_: Reset)
@@ -33,7 +33,7 @@ def read(path):
 
 
 def merge(below, above):
-    """Lay one compose file over another, as Compose does for mappings."""
+    """Merge two compose files as Compose merges mappings."""
     merged = copy.deepcopy(below)
     for key, value in above.items():
         if value is Reset:
@@ -46,7 +46,7 @@ def merge(below, above):
 
 
 def started(compose, *profiles):
-    """Names of the services that `docker compose --profile … up` starts."""
+    """Return the names of the services that `docker compose --profile … up` starts."""
     return {
         name
         for name, service in compose["services"].items()
@@ -84,7 +84,7 @@ def test_fits_the_schema(compose, tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def test_starts_what_the_profile_says(compose):
+def test_a_profile_starts_its_services(compose):
     assert started(compose) == {"redis", "api"}
     assert started(compose, "torch") == {"redis", "api", "worker"}
     assert started(compose, "fake") == {"redis", "api", "worker-fake"}
@@ -95,7 +95,7 @@ def test_only_the_torch_worker_wants_a_gpu(base):
     assert gpu == {"worker"}
 
 
-def test_cpu_override_takes_the_gpu_away_and_nothing_else(base, cpu):
+def test_cpu_override_removes_only_the_gpu(base, cpu):
     expected = copy.deepcopy(base)
     del expected["services"]["worker"]["deploy"]
     expected["services"]["worker"]["environment"]["ROLLOUT_DEVICE"] = "cpu"
@@ -141,7 +141,7 @@ def test_workers_have_no_way_out(compose):
         assert "ports" not in compose["services"][name]
 
 
-def test_redis_keeps_what_it_is_told(compose):
+def test_redis_stores_its_data(compose):
     redis = compose["services"]["redis"]
     assert re.fullmatch(r"(redis|valkey/valkey):\d+\.\d+", redis["image"])
     assert " ".join(redis["command"]).startswith("valkey-server --appendonly yes")
@@ -158,7 +158,7 @@ def test_redis_keeps_what_it_is_told(compose):
     ("name", "settings"),
     [("api", ServiceSettings), ("worker", WorkerSettings), ("worker-fake", WorkerSettings)],
 )
-def test_environment_is_settings_that_exist_and_are_valid(compose, name, settings):
+def test_environment_has_only_valid_settings(compose, name, settings):
     environment = {
         key: re.sub(r"\$\{\w+:[-+](.*?)\}", r"\1", value)
         for key, value in compose["services"][name]["environment"].items()
@@ -169,19 +169,21 @@ def test_environment_is_settings_that_exist_and_are_valid(compose, name, setting
     settings.model_validate(fields)
 
 
-def test_a_worker_may_end_its_job_when_it_is_stopped(compose):
+def test_a_stopped_worker_has_time_to_end_its_job(compose):
     drain_seconds = WorkerSettings.model_fields["drain_seconds"].default
     for name in WORKERS:
         seconds = compose["services"][name]["stop_grace_period"].removesuffix("s")
-        assert int(seconds) >= drain_seconds + 15  # to hand it back and to end its children
+        assert (
+            int(seconds) >= drain_seconds + 15
+        )  # to requeue the job and to end its child processes
 
 
-def test_the_api_may_end_its_requests_when_it_is_stopped(compose):
+def test_a_stopped_api_has_time_to_end_its_requests(compose):
     seconds = compose["services"]["api"]["stop_grace_period"].removesuffix("s")
     assert int(seconds) > ServiceSettings.model_fields["drain_seconds"].default
 
 
-def test_the_keys_are_a_secret_of_the_api_and_asked_for_only_where_there_is_a_file(compose):
+def test_only_the_api_has_the_keys_and_only_if_a_file_is_given(compose):
     where = compose["services"]["api"]["environment"]["ROLLOUT_API_KEYS_FILE"]
     assert where == "${ROLLOUT_API_KEYS:+/run/secrets/api_keys}"
     assert compose["secrets"] == {"api_keys": {"file": "${ROLLOUT_API_KEYS:-/dev/null}"}}
@@ -189,5 +191,5 @@ def test_the_keys_are_a_secret_of_the_api_and_asked_for_only_where_there_is_a_fi
         assert service.get("secrets", []) == (["api_keys"] if name == "api" else [])
 
 
-def test_api_is_published_on_this_machine_alone(compose):
+def test_api_is_published_only_on_this_machine(compose):
     assert compose["services"]["api"]["ports"] == ["${ROLLOUT_PUBLISH:-127.0.0.1:8000}:8000"]

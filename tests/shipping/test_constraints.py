@@ -8,7 +8,7 @@ from packaging.utils import canonicalize_name
 from tests.shipping.distributions import installed_bytes, needed
 
 SLIM_IMAGE_BYTES = 130_000_000
-"""What python:3.11-slim takes by itself."""
+"""Size of python:3.11-slim."""
 
 EXACT = re.compile(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*(; python_full_version < .*)?")
 
@@ -29,23 +29,23 @@ def pins(lines):
     }
 
 
-def test_is_names_and_exact_versions_in_order(lines):
+def test_has_sorted_exact_versions(lines):
     assert all(EXACT.fullmatch(line) for line in lines)
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0].lower())
 
 
-def test_says_how_it_is_made_again(root):
+def test_says_how_to_make_it_again(root):
     comment = (root / "constraints.txt").read_text().splitlines()[:2]
     assert all(line.startswith("#") for line in comment)
     assert "pip install" in comment[1]
     assert "pip freeze" in comment[1]
 
 
-def test_pins_all_that_the_extras_install_and_nothing_else(pins):
+def test_pins_exactly_what_the_extras_install(pins):
     assert pins.keys() == needed("service", "worker", "dev")
 
 
-def test_the_environment_is_what_is_pinned(pins):
+def test_the_environment_has_the_pinned_versions(pins):
     assert {name: version(name) for name in pins} == pins
 
 

@@ -1,4 +1,4 @@
-"""The demo's client against the real service and worker, whose engine is the fake one."""
+"""The demo's client with a real service and a worker with the fake engine."""
 
 import importlib.util
 import json
@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ NAMES = {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """One second of a square that drifts to the right."""
+    """Return a video of one second: a square that moves to the right."""
     path = tmp_path_factory.mktemp("video") / "drift.mp4"
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", 25, width=160, height=96, pix_fmt="yuv420p")
@@ -35,7 +34,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def demo(root, tmp_path_factory):
-    """A copy of the client in a folder of its own, so that demo-output/ is there too."""
+    """Return a copy of the client in a temporary folder, which also gets its demo-output/."""
     folder = tmp_path_factory.mktemp("demo")
     for name in ("scripts", "t"):
         (folder / name).mkdir()
@@ -43,7 +42,7 @@ def demo(root, tmp_path_factory):
 
     settings = {"ROLLOUT_ENGINE": "fake", "TMPDIR": str(folder / "t")}
     processes = []
-    # A shell's background job ignores it, and so would the demo; nobody presses Ctrl-C there.
+    # A shell's background job ignores SIGINT, and its child processes would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*arguments, model="fake", **environment):
@@ -86,7 +85,7 @@ def processes_that_name(folder):
 
 @pytest.fixture
 def client(root, tmp_path, monkeypatch):
-    """The client as a module, with an output folder and a sample label of the test's own."""
+    """Return the client as a module, with a temporary output folder and sample label."""
     spec = importlib.util.spec_from_file_location("demo_client", root / "scripts" / "demo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -96,7 +95,7 @@ def client(root, tmp_path, monkeypatch):
     return module
 
 
-def test_leaves_exactly_the_four_files(demo, video):
+def test_writes_exactly_the_four_files(demo, video):
     demo.output.mkdir()
     (demo.output / "sheet.png").write_text("of an earlier run")
     done = demo.run(video)
@@ -111,7 +110,7 @@ def test_leaves_exactly_the_four_files(demo, video):
     assert all(str(demo.output / name) in done.out for name in NAMES)
 
 
-def test_sample_clip_of_another_class_is_told(demo, video):
+def test_sample_clip_of_another_class_is_an_error(demo, video):
     folder = demo.folder / "rollout_core" / "demo"
     folder.mkdir(parents=True)
     shutil.copy(video, folder / "sample.mp4")
@@ -131,7 +130,7 @@ def test_sample_clip_is_checked_by_its_first_prediction(client):
         client.check_sample({"result": {"predictions": predictions[::-1]}})
 
 
-def test_file_that_changed_on_its_way_is_refused(client, tmp_path):
+def test_file_with_a_wrong_digest_is_refused(client, tmp_path):
     class Altering:
         def download(self, path, target):
             target.write_bytes(b"altered")
@@ -148,7 +147,7 @@ def test_result_without_one_of_its_files_is_refused(client):
         client.fetch(None, {"result": {"artifacts": []}})
 
 
-def test_failed_job_is_told_in_one_line(demo, video):
+def test_failed_job_is_reported_in_one_line(demo, video):
     demo.output.mkdir()
     (demo.output / "result.json").write_text("of an earlier run")
     done = demo.run(video, model="fake-fail")
@@ -164,13 +163,13 @@ def test_file_that_is_no_video_is_refused(demo, tmp_path):
     assert done.last[0].startswith("demo: POST /v1/jobs: Not a video container")
 
 
-def test_missing_file_is_told_before_anything_starts(demo):
+def test_missing_file_is_reported_before_anything_starts(demo):
     done = demo.run("nowhere.mp4")
     assert (done.status, done.last) == (1, ["demo: there is no file nowhere.mp4"])
     assert not demo.output.exists()
 
 
-def test_service_that_cannot_start_is_told(demo, video):
+def test_service_that_cannot_start_is_reported(demo, video):
     done = demo.run(video, ROLLOUT_MAX_QUEUED="none")
     assert done.status == 1
     assert done.last[0].startswith("demo: the service did not start: rollout-service: max_queued")
@@ -179,7 +178,7 @@ def test_service_that_cannot_start_is_told(demo, video):
 def test_ctrl_c_stops_everything(demo, video):
     process = demo.start(video, model="fake-hang")
     assert process.stdout.readline() == f"Explaining {video}\n"
-    time.sleep(1)  # past what a library does at its first call, where an interrupt can be lost
+    assert process.stderr.read(1)  # of a progress bar: a library's first call can lose an interrupt
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.splitlines()[-1]) == (130, "demo: interrupted")

@@ -12,7 +12,7 @@ EXTRAS = {"api": "service", "worker": "worker", "worker-fake": "fake"}
 
 @pytest.fixture(scope="module")
 def stages(root):
-    """Stage → its instructions, `(keyword, argument)`, those of the stages below it first."""
+    """Return stage → instructions, `(keyword, argument)`, those of its base stages first."""
     text = re.sub(r"\\\n\s*", "", (root / "Dockerfile").read_text())
     found = {}
     for line in text.splitlines():
@@ -75,7 +75,7 @@ def test_target_starts_its_command(stages, root, target, command):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_target_writes_to_data_and_tmp_alone(stages, target):
+def test_target_writes_only_to_data_and_tmp(stages, target):
     env = environment(stages[target])
     assert env["HOME"] == "/tmp"
     assert env["ROLLOUT_DATA_DIR"] == "/data"
@@ -117,12 +117,12 @@ def test_version_is_there_for_the_first_installation(stages, root, target):
     assert ("COPY", "rollout_core/__init__.py rollout_core/") in list(before)
 
 
-def test_takes_no_secrets(root):
+def test_has_no_secrets(root):
     text = (root / "Dockerfile").read_text()
     assert not re.search(r"(?im)^\s*(ARG|ADD)\b|secret|token|password|://(?!127\.0\.0\.1)", text)
 
 
-def test_context_is_named_file_by_file(root):
+def test_context_is_a_list_of_allowed_files(root):
     lines = (root / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"

@@ -199,7 +199,7 @@ def test_settings_table_has_each_setting_with_its_variable_flag_and_default(sett
         assert [row[0] for row in table] == variables
     table = {row[0]: row[1:3] for row in rows(settings_table.render_tables())}
     assert table["`ROLLOUT_STANDALONE`"] == ["`--standalone`", "`false`"]
-    assert table["`ROLLOUT_REQUIRE_CONFINEMENT`"] == ["`--require-confinement true`", "`false`"]
+    assert table["`ROLLOUT_REQUIRE_CONFINEMENT`"] == ["`--require-confinement`", "`false`"]
     assert table["`ROLLOUT_BATCH_CLIPS`"] == ["`--batch-clips`", "–"]
 
 

@@ -8,19 +8,21 @@ import pytest
 
 BASH_SCRIPTS = (
     "scripts/chaos",
-    "scripts/environment",
+    "scripts/coverage",
     "scripts/demo",
+    "scripts/environment",
     "scripts/fuzz",
     "scripts/load",
+    "scripts/settings-table",
     "scripts/test",
     ".ci/run",
 )
 
 INSTALLATION_FILES = ("pyproject.toml", "constraints.txt", "rollout_core/__init__.py")
-"""An installation is made again when one of them changes."""
+"""When one of them changes, the environment is installed again."""
 
 PYTHON = """#!/bin/bash
-# A python3.11 that makes environments of copies of itself, and notes what pip is told.
+# A fake python3.11: an environment is a copy of it, and the file "calls" gets its pip calls.
 case "$*" in
     "-c "*) exit "${PYTHON_UNUSABLE:-0}" ;;
     "-m venv --clear .venv")
@@ -59,7 +61,7 @@ def test_test_script_checks_everything_in_order(root):
 
 @pytest.fixture
 def checkout(root, tmp_path):
-    """A copy of what scripts/environment needs, and a Python that only pretends."""
+    """Return a copy of the files that scripts/environment needs, with a fake Python."""
     for path in (*INSTALLATION_FILES, "scripts/environment"):
         (tmp_path / "repository" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, tmp_path / "repository" / path)
@@ -111,7 +113,7 @@ def test_environment_of_the_demo_is_completed_for_the_tests(checkout):
 
 
 @pytest.mark.parametrize("name", INSTALLATION_FILES)
-def test_environment_follows_its_files(checkout, name):
+def test_environment_is_installed_again_when_a_file_changes(checkout, name):
     checkout.run("worker")
     checkout.calls()
     with (checkout.folder / name).open("a") as file:
@@ -120,7 +122,7 @@ def test_environment_follows_its_files(checkout, name):
     assert checkout.calls() == ["pip .[worker]"]
 
 
-def test_failed_installation_is_told_and_tried_again(checkout):
+def test_failed_installation_is_reported_and_repeated(checkout):
     failed = checkout.run("worker", PIP_STATUS="1")
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
@@ -130,7 +132,7 @@ def test_failed_installation_is_told_and_tried_again(checkout):
     assert checkout.calls() == ["pip .[worker]"]
 
 
-def test_environment_that_was_moved_is_made_anew(checkout):
+def test_moved_environment_is_made_again(checkout):
     checkout.run("worker")
     checkout.calls()
     activate = checkout.folder / ".venv" / "bin" / "activate"
@@ -141,7 +143,7 @@ def test_environment_that_was_moved_is_made_anew(checkout):
     assert checkout.calls() == ["venv", "pip .[worker]"]
 
 
-def test_missing_python_is_told(checkout, tmp_path):
+def test_missing_python_is_reported(checkout, tmp_path):
     for name in ("python3", "python3.12", "python3.13", "python3.14"):
         shutil.copy(tmp_path / "programs" / "python3.11", tmp_path / "programs" / name)
     done = checkout.run("worker", PYTHON_UNUSABLE="1")
@@ -153,7 +155,7 @@ def test_missing_python_is_told(checkout, tmp_path):
 
 @pytest.fixture
 def other_python(tmp_path):
-    """A Python of another version, which is not on the PATH."""
+    """Return a Python of another version, which is not on the PATH."""
     folder = tmp_path / "others"
     folder.mkdir()
     other = folder / "python3.12"

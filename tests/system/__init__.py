@@ -1,1 +1,1 @@
-"""The whole service as processes of its own: started, spoken with, killed, started again."""
+"""The whole service as separate processes, for tests: start, use, kill and restart its parts."""

@@ -1,10 +1,10 @@
-"""Runs a program that halts, once, where a function of it begins or has just returned.
+"""Runs a program that halts once, before a method is called or after it has returned.
 
     python -m tests.system.breakpoints {before|after} MODULE:CLASS.METHOD MARK PROGRAM ARGUMENT …
 
-There the program writes the file MARK and stops, as by SIGSTOP: whoever waits for the file may
-look around, kill it, or let it go on. Where MARK exists, the program runs as ever, so one that
-is started again does not halt again.
+At the breakpoint, the program creates the file MARK and sends itself SIGSTOP. A test waits for the
+file; then it may kill the program or let it continue. If MARK exists already, the program does not
+halt, so a restarted program runs through.
 """
 
 import runpy
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Become the program."""
+    """Set the breakpoint, then run the program in this process."""
     when, point, mark, program, *arguments = sys.argv[1:]
     set_breakpoint(point, when, Path(mark))
     sys.argv = [program, *arguments]
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def set_breakpoint(point: str, when: str, mark: Path) -> None:
-    """Put what halts in the place of the method at `point`."""
+    """Replace the method at `point` by one that halts."""
     module, _, path = point.partition(":")
     owner_name, _, name = path.rpartition(".")
     owner = getattr(import_module(module), owner_name)
@@ -50,7 +50,7 @@ def _halting(function: Callable[..., Any], when: str, mark: Path) -> Callable[..
 def _halt(mark: Path) -> None:
     if not mark.exists():
         mark.touch()
-        # To this thread: sent to the process, another thread may take it while this one runs on.
+        # To this thread: with a signal to the process, this thread might run on for a moment.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 

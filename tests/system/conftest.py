@@ -19,7 +19,7 @@ Run = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def run(tmp_path) -> Iterator[Run]:
-    """Start a program that writes files in `tmp_path`, run by a module of this package."""
+    """Start a program that writes files in `tmp_path`; a module of this package runs it."""
     (tmp_path / "writer.py").write_text(PROGRAM)
     processes = []
 

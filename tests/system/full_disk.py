@@ -1,10 +1,10 @@
-"""Runs a program for which the disk below a folder is full, as long as a file exists.
+"""Runs a program for which the disk below a folder is full while a file exists.
 
     python -m tests.system.full_disk FOLDER MARK PROGRAM ARGUMENT …
 
-While MARK exists, every file that the program opens for writing below FOLDER is `/dev/full`
-instead, so it is the kernel that says ENOSPC. It needs no privileges, unlike a small file system.
-What the program's children write, and what it makes without Python's `open`, is not affected.
+While MARK exists, the program opens `/dev/full` instead of any file below FOLDER that it opens for
+writing, so the kernel raises ENOSPC. Unlike a small file system, this needs no privileges. Child
+processes are not affected, nor are files that are created without Python's `open`.
 """
 
 import builtins
@@ -19,7 +19,7 @@ FULL = "/dev/full"
 
 
 def main() -> None:
-    """Become the program."""
+    """Replace `open`, then run the program in this process."""
     folder, mark, program, *arguments = sys.argv[1:]
     fill(folder, Path(mark))
     sys.argv = [program, *arguments]
@@ -27,12 +27,12 @@ def main() -> None:
 
 
 def fill(folder: str, mark: Path) -> None:
-    """Put an `open` in place for which the disk below `folder` is full while `mark` exists."""
+    """Replace `open` by one for which the disk below `folder` is full while `mark` exists."""
     opened = io.open
 
     def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        is_ours = isinstance(file, str | os.PathLike) and str(file).startswith(folder)
-        if is_ours and set(mode) & set("wxa+") and mark.exists():
+        is_below = isinstance(file, str | os.PathLike) and str(file).startswith(folder)
+        if is_below and set(mode) & set("wxa+") and mark.exists():
             file, mode = FULL, mode.replace("x", "w")
         return opened(file, mode, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Processes that can be killed, halted and starved, and are started again as containers are."""
+"""Processes that a test can kill and halt, and that are restarted as a container engine does."""
 
 import os
 import signal
@@ -13,22 +13,23 @@ from threading import RLock
 ROOT = Path(__file__).parents[2]
 
 RESTART_SECONDS = 1.0
-"""What a container engine lets pass before it starts a dead process again."""
+"""Pause before a dead process is restarted, as with a container engine."""
 
 STOP_SECONDS = 20.0
 
 
 class Process:
-    """A process, and those that follow it when it dies."""
+    """A process that is restarted when it dies."""
 
     def __init__(
         self, name: str, command: Callable[[], list[str]], log: Path, *, kept: bool = True
     ) -> None:
-        """Start what `command` returns, which is asked again at each start.
+        """Start the process.
 
         Args:
-            log: gets the output of all of them.
-            kept: whether `revive` starts it again.
+            command: returns the command line; called at each start.
+            log: gets the output of every start.
+            kept: whether `revive` restarts it.
         """
         self.name = name
         self.log = log
@@ -41,12 +42,12 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Process id of the present one."""
+        """Process id since the latest start."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended; a halted process is alive."""
+        """Whether the process has not ended; a halted process is alive."""
         return self._process.poll() is None
 
     @property
@@ -63,40 +64,40 @@ class Process:
         return [pid for pid in self.children if kind in _command_line(pid)]
 
     def kill(self) -> None:
-        """Kill it; it comes back if it is kept."""
+        """Kill the process; `revive` restarts it if it is kept."""
         with self._lock:
             self._process.kill()
             self._process.wait()
 
     def kill_child(self, kind: str) -> bool:
-        """Kill the oldest child of a kind, which is the one at work; say whether there was one."""
+        """Kill the oldest child of a kind, the one that works; return whether there was one."""
         with suppress(IndexError, ProcessLookupError):
             os.kill(self.children_of_kind(kind)[0], signal.SIGKILL)
             return True
         return False
 
     def take_down(self) -> None:
-        """Kill it, and keep it down until `bring_up`."""
+        """Kill the process; it is not restarted before `bring_up`."""
         with self._lock:
             self._kept = False
             self.kill()
 
     def bring_up(self) -> None:
-        """Start it again, for good."""
+        """Start the process again, and keep it from now on."""
         with self._lock:
             self._kept = True
             self._start()
 
     def halt(self) -> None:
-        """Stop it where it stands: it neither runs nor dies."""
+        """Send SIGSTOP: the process neither runs nor ends."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Send SIGCONT: the process continues."""
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
-        """Ask it to leave, and return its exit status; it does not come back."""
+        """Send SIGTERM and return the exit status; the process is not restarted."""
         with self._lock:
             self._kept = False
             self.resume()
@@ -108,7 +109,7 @@ class Process:
                 return self._process.wait()
 
     def revive(self) -> None:
-        """Start it again if it has been dead for long enough, and shall live."""
+        """Restart the process if it is kept and has been dead for `RESTART_SECONDS`."""
         with self._lock:
             if self.alive or not self._kept:
                 return
@@ -119,10 +120,10 @@ class Process:
     def _start(self) -> None:
         self._died_at = None
         self.starts += 1
-        tether = [sys.executable, "-m", "service.die_with_parent", str(os.getpid())]
+        supervision = [sys.executable, "-m", "service.die_with_parent", str(os.getpid())]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*tether, *self._command()],
+                [*supervision, *self._command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -132,7 +133,7 @@ class Process:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
@@ -141,13 +142,13 @@ def is_alive(pid: int) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is its own, or shared with others, and not swapped out."""
+    """Return the resident memory of a process, shared pages included."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files(pid: int) -> dict[int, str]:
-    """What a process has open, by descriptor; it may close some of it meanwhile."""
+    """Return the open files of a process by descriptor, without those that it closes meanwhile."""
     names = {}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):

@@ -1,11 +1,10 @@
-"""A Valkey server, APIs and workers in processes of their own, and what a client says to them."""
+"""A Valkey server, APIs and workers as separate processes, and calls of a client to them."""
 
 import json
 import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
@@ -21,10 +20,11 @@ from redis.retry import Retry
 
 from service.standalone import valkey_command
 from tests.system.processes import Process
+from tests.system.waiting import wait_until
 
 START_SECONDS = 60.0
 MANY_STARTS = 3
-"""A process that has died so often before it answered cannot be started."""
+"""An API that has been started this often without an answer cannot be started."""
 
 POLL_SECONDS = 0.05
 ENDED = ("succeeded", "failed", "canceled")
@@ -32,18 +32,18 @@ TIMEOUT_SECONDS = 20.0
 
 
 class System:
-    """All the processes around one store, kept alive until the system is closed."""
+    """All processes around one store; dead ones are restarted until the system is closed."""
 
     def __init__(self, folder: Path) -> None:
-        """Start a Valkey server in `folder`, whose path must be short: it holds a socket."""
+        """Start a Valkey server in `folder`; its path must be short, for it holds a unix socket."""
         self.data_dir = folder / "data"
         self.redis_url = f"unix://{folder}/valkey/valkey.sock"
         self.processes: list[Process] = []
         self._folder = folder
         self._urls: dict[str, str] = {}
         self._clients: list[httpx.Client] = []
-        self._leaving = Event()
-        self._guests = ExitStack()
+        self._closing = Event()
+        self._callbacks = ExitStack()
         for name in ("valkey", "log", "marks"):
             (folder / name).mkdir()
         self.valkey = self._process("valkey", valkey_command(folder / "valkey"))
@@ -55,18 +55,22 @@ class System:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._guests.close()
-        self._leaving.set()
+        self._callbacks.close()
+        self._closing.set()
         self._keeper.join()
         for client in self._clients:
             client.close()
         for process in reversed(self.processes):
             process.stop()
 
-    # The parts.
+    # The processes.
 
     def api(self, *flags: str, under: tuple[str, ...] = ()) -> Process:
-        """Start an API and wait until it answers; `under` is a module that runs it."""
+        """Start an API and wait until it answers.
+
+        Args:
+            under: a module that runs the API, and its arguments; see `breakpoints`.
+        """
         port = _free_port()
         name = f"api-{len(self._urls)}"
         common = ("--redis-url", self.redis_url, "--data-dir", str(self.data_dir))
@@ -80,7 +84,7 @@ class System:
     def worker(
         self, *flags: str, model: str | None = None, kept: bool = True, under: tuple[str, ...] = ()
     ) -> Process:
-        """Start a worker; with a `model`, one of the fake engine."""
+        """Start a worker; with a `model`, its engine is the fake one."""
         return self.shifting_worker(*flags, models=(model,), kept=kept, under=under)
 
     def shifting_worker(
@@ -90,7 +94,7 @@ class System:
         kept: bool = True,
         under: tuple[str, ...] = (),
     ) -> Process:
-        """Start a worker that serves the next of `models` each time it is started."""
+        """Start a worker that serves the next of `models` at each start."""
         turns = cycle(models)
         name = f"worker-{len(self.processes)}"
         common = ("--redis-url", self.redis_url, "--data-dir", str(self.data_dir))
@@ -103,26 +107,26 @@ class System:
         return self._process(name, command, kept=kept)
 
     def mark(self, name: str) -> Path:
-        """Return the path of a file by which a process and a test make signs to each other."""
+        """Return the path of a file by which a process and a test signal each other."""
         return self._folder / "marks" / name
 
     def forget_everything(self) -> None:
-        """Restart Valkey with nothing in it."""
+        """Restart Valkey without its data."""
         self.valkey.take_down()
         shutil.rmtree(self._folder / "valkey" / "appendonlydir")
         (self._folder / "valkey" / "dump.rdb").unlink(missing_ok=True)
         self.valkey.bring_up()
 
     def before_closing(self, leave: Callable[[], None]) -> None:
-        """Call `leave` while the system still stands, once it is to be closed."""
-        self._guests.callback(leave)
+        """Call `leave` when the system is closed, before its processes are stopped."""
+        self._callbacks.callback(leave)
 
     @property
     def redis(self) -> Redis:
-        """A connection to the server."""
+        """A new client of the Valkey server, without retries."""
         return Redis.from_url(self.redis_url, retry=Retry(NoBackoff(), 0))
 
-    # The conversation, with the first API.
+    # The calls, to the first API.
 
     @property
     def client(self) -> httpx.Client:
@@ -139,13 +143,21 @@ class System:
         return self.client.post("/v1/jobs", files=upload(video, model, **request))
 
     def accepted(self, video: bytes, model: str = "fake", **request: Any) -> str:
-        """Upload a video that must be accepted; return the job's id."""
+        """Upload a video; return the job's id.
+
+        Raises:
+            AssertionError: the API did not answer 202.
+        """
         response = self.submit(video, model, **request)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """Return a job that must be there."""
+        """Return a job.
+
+        Raises:
+            AssertionError: the API did not answer 200.
+        """
         response = self.client.get(f"/v1/jobs/{job_id}")
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()
@@ -155,13 +167,18 @@ class System:
         self, job_id: str, *states: str, seconds: float = 40, until: Callable[..., bool] = bool
     ) -> dict[str, Any]:
         """Return the job once it is in one of `states` (or has ended) and `until` holds."""
-        give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up:
+        wanted = states or ENDED
+
+        def found() -> dict[str, Any] | None:
             job = self.job(job_id)
-            if job["state"] in (states or ENDED) and until(job):
-                return job
-            time.sleep(POLL_SECONDS)
-        raise AssertionError(f"not {states or ENDED} after {seconds} s: {self.job(job_id)}")
+            return job if job["state"] in wanted and until(job) else None
+
+        try:
+            job = wait_until(found, seconds, f"the job to be {' or '.join(wanted)}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.job(job_id)}") from error
+        assert job is not None
+        return job
 
     def await_models(self, *models: str) -> None:
         """Wait until a worker is ready for each of the models."""
@@ -173,7 +190,7 @@ class System:
         wait_until(all_ready, START_SECONDS, f"a worker for each of {models}")
 
     def await_valkey(self) -> None:
-        """Wait until Valkey answers, its data read."""
+        """Wait until Valkey has read its data and answers."""
 
         def answers() -> bool:
             with suppress(RedisError), self.redis as redis:
@@ -200,14 +217,14 @@ class System:
         wait_until(answers, START_SECONDS, f"{process.name} to answer")
 
     def _keep(self) -> None:
-        while not self._leaving.wait(POLL_SECONDS):
+        while not self._closing.wait(POLL_SECONDS):
             for process in list(self.processes):
                 process.revive()
 
 
 @contextmanager
 def open_system() -> Iterator[System]:
-    """Yield a system in a folder of its own, which is removed at the end."""
+    """Yield a system in a temporary folder."""
     with (
         tempfile.TemporaryDirectory(prefix="system-", dir="/tmp") as folder,
         System(Path(folder)) as system,
@@ -216,24 +233,12 @@ def open_system() -> Iterator[System]:
 
 
 def upload(video: bytes, model: str, **request: Any) -> dict[str, tuple[str | None, bytes, str]]:
-    """Return the parts of the form that asks for a job."""
+    """Return the parts of the form that submits a job."""
     wanted = json.dumps({"model": model} | request).encode()
     return {
         "video": ("video.mp4", video, "video/mp4"),
         "request": (None, wanted, "application/json"),
     }
-
-
-def wait_until(holds: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until `holds` returns something true.
-
-    Raises:
-        AssertionError: it did not within so many seconds.
-    """
-    give_up = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up, f"waited {seconds:g} s for {what}"
-        time.sleep(POLL_SECONDS)
 
 
 def _python(program: str, *arguments: str, under: tuple[str, ...]) -> list[str]:

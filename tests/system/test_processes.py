@@ -12,7 +12,7 @@ from tests.system.processes import (
     open_files,
     resident_bytes,
 )
-from tests.system.system import wait_until
+from tests.system.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 NEST = [
@@ -40,7 +40,7 @@ def revived(process: Process) -> bool:
     return process.alive
 
 
-def test_a_kept_process_comes_back_after_a_pause(start):
+def test_a_kept_process_is_restarted_after_a_pause(start):
     process = start()
     first = process.pid
     process.kill()
@@ -52,7 +52,7 @@ def test_a_kept_process_comes_back_after_a_pause(start):
     assert process.starts == 2
 
 
-def test_a_process_that_is_not_kept_or_was_taken_down_stays_dead(start):
+def test_a_process_that_is_not_kept_or_was_taken_down_is_not_restarted(start):
     for process in (start(kept=False), start()):
         process.take_down()
         with pytest.raises(AssertionError):
@@ -61,41 +61,41 @@ def test_a_process_that_is_not_kept_or_was_taken_down_stays_dead(start):
     assert process.alive
 
 
-def test_the_next_command_is_asked_for_at_each_start(start):
+def test_the_command_is_computed_at_each_start(start):
     command = ["/bin/echo", "a"]
     process = start(command)
-    wait_until(lambda: not process.alive, 10, "the echo")
+    wait_until(lambda: not process.alive, what="the echo")
     command[1] = "b"
     process.bring_up()
-    wait_until(lambda: process.log.read_text() == "a\nb\n", 10, "both echoes")
+    wait_until(lambda: process.log.read_text() == "a\nb\n", what="both echoes")
 
 
-def test_a_halted_process_is_alive_and_goes_on(start):
+def test_a_halted_process_is_alive_and_can_be_resumed(start):
     process = start()
     process.halt()
     assert process.alive
-    wait_until(lambda: state_of(process.pid) == "T", 5, "it to stand still")
+    wait_until(lambda: state_of(process.pid) == "T", what="it to halt")
     process.resume()
-    wait_until(lambda: state_of(process.pid) != "T", 5, "it to go on")
+    wait_until(lambda: state_of(process.pid) != "T", what="it to resume")
 
 
 def test_a_halted_process_can_be_stopped(start):
     process = start()
-    wait_until(process.log.read_text, 10, "it to run")
+    wait_until(process.log.read_text, what="it to run")
     process.halt()
     assert process.stop() == -signal.SIGTERM
 
 
 def test_children_are_found_by_their_kind_and_can_be_killed(start):
     process = start(NEST, kept=False)
-    wait_until(lambda: process.children_of_kind("media"), 10, "the child")
+    wait_until(lambda: process.children_of_kind("media"), what="the child")
     assert process.children_of_kind("medi") == []
     assert process.kill_child("media")
-    wait_until(lambda: not process.children, 10, "the child to be gone")
+    wait_until(lambda: not process.children, what="the child to end")
     assert not process.kill_child("media")
 
 
-def test_memory_and_files_are_those_of_the_process():
+def test_memory_and_open_files_of_a_process_are_measured():
     before = open_files(os.getpid())
     read, write = os.pipe()
     after = open_files(os.getpid())

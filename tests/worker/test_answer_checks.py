@@ -1,5 +1,3 @@
-"""What is believed of a child's answer."""
-
 import numpy as np
 import pytest
 
@@ -7,7 +5,7 @@ from rollout_core.contract import ExplainRequest, PatchQuery
 from rollout_core.resolve import ResolvedRun
 from rollout_core.video import sampling
 from worker import fake_engine
-from worker.answer_checks import is_curve, is_explanation, is_plan
+from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
 from worker.messages import Explain, Opened
 
 SPEC = fake_engine.SPECS["fake"]
@@ -27,7 +25,7 @@ def run(**request: object) -> ResolvedRun:
 def answer(**request: object) -> dict[str, np.ndarray]:
     """Return what the fake engine answers."""
     asked = run(**request)
-    order = Explain.of(asked.request, target=None, queries=asked.queries, first_clip=0)
+    order = Explain(options=asked.request.method_options, queries=asked.queries)
     return fake_engine.explain(FRAMES, order, SPEC)
 
 
@@ -41,31 +39,42 @@ def answer(**request: object) -> dict[str, np.ndarray]:
         WHOLE,
     ],
 )
-def test_what_was_asked_for_is_an_explanation_and_only_that(request_):
-    wanted = answer(**request_)
-    assert is_explanation(wanted, run(**request_), 2)
-    assert not is_explanation(wanted, run(**request_), 1)
-    assert not is_explanation(wanted | {"more": np.zeros(1)}, run(**request_), 2)
-    for name in wanted:
-        less = {other: array for other, array in wanted.items() if other != name}
+def test_explanation_has_exactly_the_requested_arrays(request_):
+    found = answer(**request_)
+    assert is_explanation(found, run(**request_), 2)
+    assert not is_explanation(found, run(**request_), 1)
+    assert not is_explanation(found | {"more": np.zeros(1)}, run(**request_), 2)
+    for name in found:
+        less = {other: array for other, array in found.items() if other != name}
         assert not is_explanation(less, run(**request_), 2)
 
 
-def test_what_answers_another_request_is_no_explanation():
+def test_answer_to_another_request_is_refused():
     assert not is_explanation(answer(), run(**WHOLE), 2)
     assert not is_explanation(answer(**WHOLE), run(), 2)
     assert not is_explanation(answer(), run(query=("cls", PATCH)), 2)
 
 
 @pytest.mark.parametrize("name", ["logits", "query_relevance", "layer_relevance", "full_rollout"])
-def test_an_explanation_has_numbers_of_the_right_type_and_shape(name):
-    wanted, asked = answer(**WHOLE), run(**WHOLE)
-    array = wanted[name]
+def test_wrong_dtype_shape_or_infinite_value_is_refused(name):
+    found, asked = answer(**WHOLE), run(**WHOLE)
+    array = found[name]
     for bad in (array.astype(np.float64), array[..., 1:], np.full_like(array, np.inf)):
-        assert not is_explanation(wanted | {name: bad}, asked, 2)
+        assert not is_explanation(found | {name: bad}, asked, 2)
 
 
-def test_a_curve_has_a_number_for_each_step():
+def test_clip_needs_frames_of_the_model_size_and_finite_times():
+    times = np.linspace(0, 1, 8)
+    clip = {"frames": FRAMES[0], "pts_seconds": times, "frame_index": np.arange(8)}
+    assert is_clip(clip, SPEC)
+    assert not is_clip(clip | {"frames": FRAMES[0, 1:]}, SPEC)
+    assert not is_clip(clip | {"pts_seconds": times.astype(np.float32)}, SPEC)
+    assert not is_clip(clip | {"pts_seconds": times * np.nan}, SPEC)
+    assert not is_clip(clip | {"frame_index": np.arange(9)}, SPEC)
+    assert not is_clip({"frames": FRAMES[0], "pts_seconds": times}, SPEC)
+
+
+def test_curve_needs_a_finite_value_for_each_step():
     curve = np.linspace(1, 0, 5, dtype=np.float32)
     assert is_curve({"probabilities": curve}, 4)
     assert not is_curve({"probabilities": curve}, 5)
@@ -74,28 +83,28 @@ def test_a_curve_has_a_number_for_each_step():
 
 
 class TestPlan:
-    """Of a video of 9 seconds, from the first on; such a video may have 10."""
+    """Plans for a video of 9 seconds from second 1 on; the limit is 10 seconds."""
 
     @staticmethod
-    def believes(
-        asked: str = "one", times: np.ndarray | None = None, **lies: object
+    def accepts(
+        asked: str = "one", times: np.ndarray | None = None, **changes: object
     ) -> tuple[bool, int]:
-        """Return whether a plan is believed, and how many clips the true one has."""
+        """Return whether a plan is accepted, and how many clips the true plan has."""
         request = ExplainRequest(start_seconds=1, clips=asked)
         plan = sampling.plan(9.0, request, SPEC)
-        told = {"clips": len(plan.times_seconds), "start_seconds": 1.0, "end_seconds": 9.0}
-        opened = OPENED.model_copy(update=told | lies)
+        true = {"clips": len(plan.times_seconds), "start_seconds": 1.0, "end_seconds": 9.0}
+        opened = OPENED.model_copy(update=true | changes)
         arrays = {"times_seconds": plan.times_seconds if times is None else times}
         return is_plan(arrays, opened, request, SPEC, max_seconds=10.0), len(plan.times_seconds)
 
-    def test_the_true_one_is_believed(self):
-        assert self.believes() == (True, 1)
-        is_believed, clips = self.believes("tile")
-        assert is_believed
+    def test_true_plan_is_accepted(self):
+        assert self.accepts() == (True, 1)
+        is_accepted, clips = self.accepts("tile")
+        assert is_accepted
         assert clips > 1
 
     @pytest.mark.parametrize(
-        "lies",
+        "changes",
         [
             {"end_seconds": 1.0},
             {"end_seconds": 10.1},
@@ -107,5 +116,5 @@ class TestPlan:
             {"times": np.ones(8)},
         ],
     )
-    def test_another_is_not(self, lies):
-        assert not self.believes(**lies)[0]
+    def test_false_plan_is_refused(self, changes):
+        assert not self.accepts(**changes)[0]

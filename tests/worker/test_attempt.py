@@ -1,11 +1,10 @@
-"""What an attempt does with children that do not keep to the script."""
+"""Attempts with a real fake engine, and a media process whose messages each test writes."""
 
 import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -19,10 +18,11 @@ from rollout_core.archive import Archive
 from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, PatchQuery, Target
 from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
 from rollout_core.relevance.faithfulness import FILLS, STEPS
+from tests.worker.orders import explain_order
 from worker import attempt as attempt_module
 from worker import fake_engine, wire
 from worker.attempt import Attempt, AttemptInput
-from worker.children import ChildLost, Children, Media, next_message
+from worker.children import ChildLost, Children, next_message
 from worker.fake_engine import SPECS
 from worker.heartbeat import Canceled
 from worker.messages import (
@@ -38,6 +38,7 @@ from worker.messages import (
     Rendered,
     Working,
 )
+from worker.scripted_child import ScriptedMedia
 
 OPENED = Opened(
     clips=2, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=0, end_seconds=16, seconds=0.25
@@ -50,8 +51,8 @@ CLIP = {
 }
 
 
-class RetryingRecords:
-    """Remembers beats, and answers or raises what it is told to."""
+class FakeRecords:
+    """Stands in for `RetryingRecords`: notes each heartbeat, and returns or raises `answer`."""
 
     def __init__(self) -> None:
         self.beats: list[tuple[str, int, str]] = []
@@ -64,37 +65,28 @@ class RetryingRecords:
         return self.answer
 
 
-class ScriptedCrew(Children):
-    """A children with a real engine, whose media process says what the test has put on the wire."""
+class ScriptedChildren(Children):
+    """A fake engine, and a media process that sends what the test writes to `script`."""
 
     def __init__(self, model: str = "fake", batch_clips: int | None = None) -> None:
         options = EngineOptions(model=model, batch_clips=batch_clips)
-        super().__init__("fake", options, MediaOptions(), load_seconds=30)
-        ours, self.script = Pipe()
+        super().__init__(
+            "fake", options, MediaOptions(), load_seconds=30, start_media=ScriptedMedia
+        )
+        self.script = self.spare_media.script
         wire.send(self.script, Working())
-        self._scripted = Media(MediaOptions())
-        self._scripted.connection.close()
-        self._scripted.connection = ours
-
-    def take_media(self) -> Media:
-        return self._scripted
-
-    def close(self) -> None:
-        self.script.close()
-        self._scripted.kill()
-        super().close()
 
 
 @pytest.fixture
-def children() -> Iterator[ScriptedCrew]:
-    children = ScriptedCrew()
+def children() -> Iterator[ScriptedChildren]:
+    children = ScriptedChildren()
     yield children
     children.close()
 
 
 @pytest.fixture
-def records() -> RetryingRecords:
-    return RetryingRecords()
+def records() -> FakeRecords:
+    return FakeRecords()
 
 
 @pytest.fixture
@@ -106,8 +98,8 @@ def prepare(children, records, tmp_path):
         media_timeout_seconds: float = 10.0,
         **request: object,
     ) -> Attempt:
-        is_of_one = request.keys() & {"faithfulness", "full_rollout"}
-        asked = {"clips": "one" if is_of_one else "tile"} | request
+        is_one_clip = request.keys() & {"faithfulness", "full_rollout"}
+        asked = {"clips": "one" if is_one_clip else "tile"} | request
         job = AttemptInput(
             id="1" * 32,
             attempt=2,
@@ -123,39 +115,41 @@ def prepare(children, records, tmp_path):
     return prepare
 
 
-def play(script: Connection, clips: int = 2, **changes: np.ndarray) -> None:
+def send_clips(script: Connection, clips: int = 2, **changes: np.ndarray) -> None:
+    """Send a plan and its clips, with some arrays of each clip replaced."""
     wire.send(script, OPENED.model_copy(update={"clips": clips}), times_seconds=TIMES[:clips])
     for _ in range(clips):
         wire.send(script, Clip(seconds=0.5), **(CLIP | changes))
 
 
-def draw(script: Connection, folder: Path, *names: str) -> None:
+def send_pictures(script: Connection, folder: Path, *names: str) -> None:
+    """Write pictures into the attempt's folder, and report that rendering is finished."""
     for name in ("sheet.png", *names):
         (folder / name).write_bytes(b"picture")
     wire.send(script, Rendered(done=2, total=2, seconds=0.75, finished=True))
 
 
 @contextmanager
-def playing(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> Iterator[None]:
-    """Play more clips, each `t H W c`, than the socket holds."""
+def sending(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> Iterator[None]:
+    """Send clips, each `t H W c`, from a thread: they may be more than the socket holds."""
 
     def run() -> None:
         times = np.arange(8.0 * len(films)).reshape(-1, 8)
         wire.send(script, OPENED.model_copy(update={"clips": len(films)}), times_seconds=times)
         for frames in films:
             wire.send(script, Clip(seconds=0.5), **(CLIP | {"frames": frames}))
-        draw(script, folder)
+        send_pictures(script, folder)
 
-    player = Thread(target=run, daemon=True)
-    player.start()
+    sender = Thread(target=run, daemon=True)
+    sender.start()
     yield
-    player.join(10)
+    sender.join(10)
 
 
-def test_a_script_that_is_kept_to_gives_a_result(prepare, children, tmp_path):
-    play(children.script)
+def test_valid_messages_give_a_result(prepare, children, tmp_path):
+    send_clips(children.script)
     wire.send(children.script, Rendered(done=1, total=2, seconds=0.1, finished=False))
-    draw(children.script, tmp_path)
+    send_pictures(children.script, tmp_path)
     result = prepare().run()
     assert (result.clips, result.frames, result.attempt) == (2, 16, 2)
     assert result.timings_seconds["decode"] == 0.25 + 2 * 0.5
@@ -177,9 +171,9 @@ def test_a_script_that_is_kept_to_gives_a_result(prepare, children, tmp_path):
         {"more": np.zeros(1)},
     ],
 )
-def test_a_clip_that_is_not_one_is_an_offence(prepare, children, changes):
-    play(children.script, 1, **changes)
-    with pytest.raises(ChildLost, match="the media process sent a clip that is none"):
+def test_invalid_clip_kills_media(prepare, children, changes):
+    send_clips(children.script, 1, **changes)
+    with pytest.raises(ChildLost, match="the media process sent an invalid clip"):
         prepare().run()
 
 
@@ -193,55 +187,55 @@ def test_a_clip_that_is_not_one_is_an_offence(prepare, children, changes):
         {"times_seconds": TIMES, "more": np.zeros(1)},
     ],
 )
-def test_a_plan_that_is_not_one_is_an_offence(prepare, children, arrays):
+def test_invalid_plan_kills_media(prepare, children, arrays):
     wire.send(children.script, OPENED, **arrays)
-    with pytest.raises(ChildLost, match="the media process sent a plan that is none"):
+    with pytest.raises(ChildLost, match="the media process sent an invalid plan"):
         prepare().run()
 
 
-def test_more_clips_than_were_asked_for_are_an_offence(prepare, children):
-    """Of one clip, far more may be asked and kept."""
-    play(children.script, 2)
-    with pytest.raises(ChildLost, match="the media process sent a plan that is none"):
+def test_plan_with_more_clips_than_requested_kills_media(prepare, children):
+    """A full rollout is large, so it is allowed for one clip only."""
+    send_clips(children.script, 2)
+    with pytest.raises(ChildLost, match="the media process sent an invalid plan"):
         prepare(full_rollout=True).run()
 
 
-def test_media_that_fills_its_folder_is_lost(prepare, children, tmp_path):
+def test_media_that_fills_its_folder_is_killed(prepare, children, tmp_path):
     with (tmp_path / "filler").open("wb") as file:
-        file.truncate(children._media_options.file_bytes + 1)
-    play(children.script)
+        file.truncate(MediaOptions().file_bytes + 1)
+    send_clips(children.script)
     with pytest.raises(ChildLost, match="the media process filled its folder"):
         prepare().run()
 
 
-def test_what_media_leaves_beside_the_pictures_is_removed(prepare, children, tmp_path):
-    """Nor does anything of ours follow a link that lies where it writes."""
+def test_unrequested_files_of_media_are_removed(prepare, children, tmp_path):
+    """The supervisor does not follow a link that lies where it writes the archive."""
     victim = tmp_path.with_name("victim")
     victim.write_bytes(b"victim")
     (tmp_path / ".rollout.npz.part").symlink_to(victim)
-    play(children.script)
-    draw(children.script, tmp_path, "overlay.mp4", "result.json", "ended.json", ".font")
+    send_clips(children.script)
+    send_pictures(children.script, tmp_path, "overlay.mp4", "result.json", "ended.json", ".font")
     prepare().run()
     assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "rollout.npz"}
     assert victim.read_bytes() == b"victim"
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(__file__)])
-def test_a_picture_that_is_no_plain_file_is_not_taken(prepare, children, tmp_path, plant):
+def test_picture_must_be_a_plain_file(prepare, children, tmp_path, plant):
     plant(tmp_path / "sheet.png")
-    play(children.script)
+    send_clips(children.script)
     wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
     with pytest.raises(OSError, match=r"No such file|directory"):
         prepare().run()
 
 
-def test_answers_out_of_turn_are_an_offence(prepare, children):
+def test_message_out_of_order_kills_media(prepare, children):
     wire.send(children.script, Rendered(done=1, total=1, seconds=1, finished=True))
-    with pytest.raises(ChildLost, match="sent 'rendered'"):
+    with pytest.raises(ChildLost, match="sent an unexpected 'rendered'"):
         prepare().run()
 
 
-def test_media_is_told_what_was_found_in_order(prepare, children, tmp_path):
+def test_media_gets_relevance_of_clips_in_order(prepare, children, tmp_path):
     wire.send(children.script, OPENED, times_seconds=TIMES)
     wire.send(children.script, Clip(seconds=0.5), **CLIP)
     second = CLIP | {
@@ -250,7 +244,7 @@ def test_media_is_told_what_was_found_in_order(prepare, children, tmp_path):
     }
     wire.send(children.script, Clip(seconds=0.5), **second)
     wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
-    with pytest.raises(FileNotFoundError):  # nobody has drawn sheet.png
+    with pytest.raises(FileNotFoundError):  # sheet.png was not drawn
         prepare().run()
     opened, _ = wire.receive(children.script)
     assert opened.folder == str(tmp_path)
@@ -261,8 +255,8 @@ def test_media_is_told_what_was_found_in_order(prepare, children, tmp_path):
     assert arrays["relevance"].shape == (2, 8, 8, 8)
 
 
-def test_the_first_beat_is_at_once_and_each_stage_is_told(prepare, children, records):
-    play(children.script)
+def test_first_heartbeat_is_immediate_and_each_stage_is_reported(prepare, children, records):
+    send_clips(children.script)
     wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
     with pytest.raises(FileNotFoundError):
         prepare().run()
@@ -270,22 +264,20 @@ def test_the_first_beat_is_at_once_and_each_stage_is_told(prepare, children, rec
     assert list(dict.fromkeys(beat[2] for beat in records.beats)) == ["decode", "explain", "render"]
 
 
-def test_a_cancellation_stops_it_before_the_next_clip(prepare, children, records):
+def test_cancel_stops_attempt_before_the_next_clip(prepare, children, records):
     next_message(children.engine, Ready, lambda: None)
     records.answer = True
-    play(children.script)
+    send_clips(children.script)
     with pytest.raises(Canceled):
         prepare().run()
     assert not children.engine.busy
 
 
-def test_a_cancellation_ends_an_engine_that_goes_on_for_too_long(
-    prepare, records, monkeypatch, tmp_path
-):
+def test_cancel_kills_engine_after_the_grace_time(prepare, records, monkeypatch, tmp_path):
     monkeypatch.setattr("worker.heartbeat.CANCEL_GRACE_SECONDS", 0.5)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
-    children = ScriptedCrew("fake-hang")
-    play(children.script, 1)
+    children = ScriptedChildren("fake-hang")
+    send_clips(children.script, 1)
     attempt = prepare(children=children)
     asked_at = []
 
@@ -307,10 +299,10 @@ def test_a_cancellation_ends_an_engine_that_goes_on_for_too_long(
 
 
 @pytest.mark.parametrize("sign", [signal.SIGSTOP, None])
-def test_the_deadline_ends_an_engine_in_the_middle_of_a_call(prepare, records, sign):
-    """`fake-hang` sleeps in C; a stopped one does not even get signals."""
-    children = ScriptedCrew("fake-hang")
-    play(children.script, 1)
+def test_deadline_is_noticed_while_the_engine_hangs(prepare, records, sign):
+    """`fake-hang` sleeps in C; a stopped process does not handle signals either."""
+    children = ScriptedChildren("fake-hang")
+    send_clips(children.script, 1)
     next_message(children.engine, Ready, lambda: None)
     if sign is not None:
         os.kill(children.engine.pid, sign)
@@ -324,54 +316,54 @@ def test_the_deadline_ends_an_engine_in_the_middle_of_a_call(prepare, records, s
         children.close()
 
 
-def test_a_lost_job_stops_it(prepare, children, records):
+def test_lost_job_stops_attempt(prepare, children, records):
     records.answer = AttemptLost("gone")
     with pytest.raises(AttemptLost):
         prepare().run()
 
 
-def test_redis_being_away_does_not_stop_it(prepare, children, records, tmp_path):
+def test_unreachable_redis_does_not_stop_attempt(prepare, children, records, tmp_path):
     records.answer = RedisConnectionError("away")
-    play(children.script)
-    draw(children.script, tmp_path)
+    send_clips(children.script)
+    send_pictures(children.script, tmp_path)
     assert prepare().run().clips == 2
     assert records.beats
 
 
-def test_the_deadline_stops_it(prepare, children):
+def test_deadline_stops_attempt(prepare, children):
     with pytest.raises(DeadlineExceeded, match=r"not done after 0\.5 seconds"):
         prepare(deadline_seconds=0.5).run()
 
 
-def test_an_answer_left_over_from_a_former_job_is_not_taken_for_ours(prepare, children, tmp_path):
+def test_answer_to_a_former_job_is_discarded(prepare, children, tmp_path):
     next_message(children.engine, Ready, lambda: None)
     stale = np.random.default_rng(0).integers(0, 256, (1, 8, 64, 64, 3), np.uint8)
-    children.engine.send(Explain(head_fusion="max"), frames=stale)
+    children.engine.send(explain_order(head_fusion="max"), frames=stale)
     children.engine.expect(10)
-    play(children.script)
-    draw(children.script, tmp_path)
+    send_clips(children.script)
+    send_pictures(children.script, tmp_path)
     prepare().run()
     with np.load(tmp_path / "rollout.npz") as found:
         np.testing.assert_array_equal(found["relevance"][0], found["relevance"][1])
-        assert np.ptp(found["relevance"]) < 1e-6  # of still frames, which ours are
+        assert np.ptp(found["relevance"]) < 1e-6  # both clips are still frames
 
 
-def test_a_failure_left_over_from_a_former_job_is_not_taken_for_ours(prepare, records, tmp_path):
-    children = ScriptedCrew()
+def test_failure_of_a_former_job_is_discarded(prepare, records, tmp_path):
+    children = ScriptedChildren()
     try:
         next_message(children.engine, Ready, lambda: None)
         frames = np.zeros((1, 8, 64, 64, 3), np.uint8)
-        children.engine.send(Explain(start_layer=9), frames=frames)
+        children.engine.send(explain_order(start_layer=9), frames=frames)
         children.engine.expect(10)
-        play(children.script)
-        draw(children.script, tmp_path)
+        send_clips(children.script)
+        send_pictures(children.script, tmp_path)
         assert prepare(children=children).run().clips == 2
     finally:
         children.close()
 
 
-def test_an_engine_that_cannot_load_is_lost_not_the_jobs_fault(prepare):
-    children = ScriptedCrew("no such model")
+def test_engine_that_cannot_load_raises_child_lost(prepare):
+    children = ScriptedChildren("no such model")
     try:
         with pytest.raises(ChildLost, match="the engine cannot load its model: no fake is called"):
             prepare(children=children).run()
@@ -384,9 +376,9 @@ MOVING = CLIP | {
 }
 
 
-def test_what_was_asked_reaches_the_engine_and_the_result(prepare, children, tmp_path):
-    play(children.script, 1, **MOVING)
-    draw(children.script, tmp_path)
+def test_request_options_reach_engine_and_result(prepare, children, tmp_path):
+    send_clips(children.script, 1, **MOVING)
+    send_pictures(children.script, tmp_path)
     result = prepare(
         method="gradient_rollout",
         target="drifting",
@@ -405,9 +397,9 @@ def test_what_was_asked_reaches_the_engine_and_the_result(prepare, children, tmp
     np.testing.assert_allclose(sum(result.frame_relevance[0]), 1, atol=1e-3)
 
 
-def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, children, tmp_path):
-    play(children.script, 2, **MOVING)
-    draw(children.script, tmp_path)
+def test_patch_query_selects_its_clip(prepare, children, tmp_path):
+    send_clips(children.script, 2, **MOVING)
+    send_pictures(children.script, tmp_path)
     query = PatchQuery(clip=1, frame=0, row=3, column=3)
     assert prepare(clips="tile", query=query).run().queries == (query,)
     with np.load(tmp_path / "rollout.npz") as found:
@@ -416,10 +408,8 @@ def test_a_patch_is_sought_in_the_clip_that_it_names(prepare, children, tmp_path
 
 
 @pytest.mark.parametrize("batch_clips", [1, 2, 3, 8])
-def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
-    prepare, records, tmp_path, batch_clips
-):
-    children = ScriptedCrew(batch_clips=batch_clips)
+def test_batch_size_does_not_change_the_result(prepare, records, tmp_path, batch_clips):
+    children = ScriptedChildren(batch_clips=batch_clips)
     asked, send = [], children.engine.send
 
     def remember(question: Explain, **arrays: np.ndarray) -> None:
@@ -430,7 +420,7 @@ def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
     random = np.random.default_rng(7)
     films = random.integers(0, 256, (5, 8, 64, 64, 3), np.uint8)
     try:
-        with playing(children.script, tmp_path, films):
+        with sending(children.script, tmp_path, films):
             assert prepare(children=children, clips="tile").run().clips == 5
     finally:
         children.close()
@@ -443,22 +433,22 @@ def test_clips_are_explained_in_batches_and_the_answer_is_the_same(
         np.testing.assert_array_equal(found["logits"], alone["logits"])
 
 
-def test_a_batch_is_no_larger_than_a_message_may_be(prepare, records, tmp_path, monkeypatch):
+def test_batch_is_limited_by_message_bytes(prepare, records, tmp_path, monkeypatch):
     monkeypatch.setattr(attempt_module, "MAX_BATCH_BYTES", 2 * CLIP["frames"].nbytes + 1)
-    children = ScriptedCrew(batch_clips=8)
+    children = ScriptedChildren(batch_clips=8)
     sizes, send = [], children.engine.send
     children.engine.send = lambda *question, frames: (
         sizes.append(len(frames)) or send(*question, frames=frames)
     )
     try:
-        with playing(children.script, tmp_path, [CLIP["frames"]] * 3):
+        with sending(children.script, tmp_path, [CLIP["frames"]] * 3):
             prepare(children=children, clips="tile").run()
     finally:
         children.close()
     assert sizes == [2, 1]
 
 
-def test_media_that_falls_silent_is_lost(prepare, children, monkeypatch):
+def test_silent_media_is_killed_after_its_timeout(prepare, children, monkeypatch):
     wire.send(children.script, OPENED, times_seconds=TIMES)
     wire.send(children.script, Clip(seconds=0.5), **CLIP)
     began = time.monotonic()
@@ -467,8 +457,8 @@ def test_media_that_falls_silent_is_lost(prepare, children, monkeypatch):
     assert 0.5 < time.monotonic() - began < 10
 
 
-def test_media_that_works_for_long_is_not_lost(prepare, children, tmp_path):
-    """It says that it works, for longer than it may be silent."""
+def test_working_messages_restart_the_media_timeout(prepare, children, tmp_path):
+    """It sends `Working` for longer than its timeout."""
 
     def work() -> None:
         for message in (OPENED, Clip(seconds=0.5), Clip(seconds=0.5)):
@@ -478,7 +468,7 @@ def test_media_that_works_for_long_is_not_lost(prepare, children, tmp_path):
             arrays = CLIP if isinstance(message, Clip) else {"times_seconds": TIMES}
             wire.send(children.script, message, **arrays)
         wire.send(children.script, Working())
-        draw(children.script, tmp_path)
+        send_pictures(children.script, tmp_path)
 
     script = Thread(target=work)
     script.start()
@@ -488,8 +478,8 @@ def test_media_that_works_for_long_is_not_lost(prepare, children, tmp_path):
         script.join()
 
 
-def garble(monkeypatch, children: ScriptedCrew, kind: type, **changes: np.ndarray) -> None:
-    """Let the engine put other arrays into its answers of a kind."""
+def garble(monkeypatch, children: ScriptedChildren, kind: type, **changes: np.ndarray) -> None:
+    """Replace some arrays in the engine's answers of one kind."""
     receive = children.engine.receive
 
     def garbled():
@@ -499,15 +489,17 @@ def garble(monkeypatch, children: ScriptedCrew, kind: type, **changes: np.ndarra
     monkeypatch.setattr(children.engine, "receive", garbled)
 
 
-def test_an_explanation_that_is_not_one_is_an_offence(prepare, children, monkeypatch):
+def test_invalid_explanation_kills_engine(prepare, children, monkeypatch):
     garble(monkeypatch, children, Explained, logits=np.full((1, 5), np.nan, np.float32))
-    play(children.script, 1)
-    with pytest.raises(ChildLost, match="the engine sent an explanation that is none"):
+    send_clips(children.script, 1)
+    with pytest.raises(ChildLost, match="the engine sent an invalid explanation"):
         prepare().run()
     assert not children.engine.alive
 
 
-def test_it_beats_while_the_archive_is_written(prepare, children, records, tmp_path, monkeypatch):
+def test_heartbeat_continues_while_the_archive_is_written(
+    prepare, children, records, tmp_path, monkeypatch
+):
     beats_meanwhile = []
 
     def save_slowly(path: Path, found: Archive) -> None:
@@ -519,13 +511,15 @@ def test_it_beats_while_the_archive_is_written(prepare, children, records, tmp_p
     save = archive.save
     monkeypatch.setattr(archive, "save", save_slowly)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
-    play(children.script, 1)
-    draw(children.script, tmp_path)
+    send_clips(children.script, 1)
+    send_pictures(children.script, tmp_path)
     assert prepare().run().clips == 1
     assert beats_meanwhile
 
 
-def test_heartbeat_continues_on_a_slow_disk(prepare, children, records, tmp_path, monkeypatch):
+def test_heartbeat_continues_while_the_disk_is_flushed(
+    prepare, children, records, tmp_path, monkeypatch
+):
     beats_meanwhile = []
 
     def fsync_folder_slowly(folder: Path) -> None:
@@ -536,8 +530,8 @@ def test_heartbeat_continues_on_a_slow_disk(prepare, children, records, tmp_path
 
     monkeypatch.setattr("worker.attempt.fsync_folder", fsync_folder_slowly)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
-    play(children.script, 1)
-    draw(children.script, tmp_path)
+    send_clips(children.script, 1)
+    send_pictures(children.script, tmp_path)
     assert prepare().run().clips == 1
     assert beats_meanwhile
 
@@ -546,7 +540,7 @@ def test_heartbeat_continues_on_a_slow_disk(prepare, children, records, tmp_path
     "request_",
     [{"start_layer": 4}, {"method": "gradient_rollout", "target": "swimming"}],
 )
-def test_what_the_model_cannot_do_is_refused_before_any_work(prepare, children, request_):
+def test_request_the_model_cannot_meet_is_refused_before_media_starts(prepare, children, request_):
     with pytest.raises(InvalidRequest):
         prepare(**request_).run()
     assert not children.script.poll()
@@ -555,16 +549,18 @@ def test_what_the_model_cannot_do_is_refused_before_any_work(prepare, children, 
 @pytest.mark.parametrize(
     "point", [{"x": 80, "y": 0, "seconds": 1}, {"x": 0, "y": 0, "seconds": 17}]
 )
-def test_a_point_that_the_model_does_not_see_is_refused(prepare, children, point):
-    play(children.script, 1)
+def test_query_outside_the_crop_is_refused(prepare, children, point):
+    send_clips(children.script, 1)
     with pytest.raises(InvalidRequest, match="outside"):
         prepare(query=point).run()
 
 
 class TestFaithfulness:
-    def test_it_is_measured_drawn_and_told(self, prepare, children, records, tmp_path):
-        play(children.script, 1, **MOVING)
-        draw(children.script, tmp_path, "faithfulness.png")
+    def test_faithfulness_is_measured_drawn_and_reported(
+        self, prepare, children, records, tmp_path
+    ):
+        send_clips(children.script, 1, **MOVING)
+        send_pictures(children.script, tmp_path, "faithfulness.png")
         result = prepare(faithfulness=True, target="growing").run()
         measured = result.faithfulness
         assert measured.target == Target(label="growing", index=2)
@@ -577,11 +573,9 @@ class TestFaithfulness:
         order, _ = wire.receive(children.script)
         assert order.faithfulness == measured
 
-    def test_the_predicted_class_is_followed_unless_another_is_asked_for(
-        self, prepare, children, tmp_path
-    ):
-        play(children.script, 1, **MOVING)
-        draw(children.script, tmp_path, "faithfulness.png")
+    def test_predicted_class_is_the_default_target(self, prepare, children, tmp_path):
+        send_clips(children.script, 1, **MOVING)
+        send_pictures(children.script, tmp_path, "faithfulness.png")
         result = prepare(faithfulness=True).run()
         assert result.faithfulness.target.index == result.predictions[0].index
         for fill in result.faithfulness.fills:
@@ -591,8 +585,8 @@ class TestFaithfulness:
             assert fill.deletion.most_first < fill.deletion.random_mean < fill.deletion.least_first
             assert fill.insertion.most_first > fill.insertion.least_first
 
-    def test_a_cancellation_stops_it_between_two_curves(self, prepare, children, records):
-        play(children.script, 1, **MOVING)
+    def test_cancel_stops_attempt_between_two_curves(self, prepare, children, records):
+        send_clips(children.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
         beat = records.beat
 
@@ -604,11 +598,9 @@ class TestFaithfulness:
             attempt.run()
         assert not children.engine.busy
 
-    def test_a_cancellation_ends_a_curve_that_takes_too_long(
-        self, prepare, children, records, monkeypatch
-    ):
+    def test_cancel_kills_engine_in_a_slow_curve(self, prepare, children, records, monkeypatch):
         monkeypatch.setattr("worker.heartbeat.CANCEL_GRACE_SECONDS", 0.5)
-        play(children.script, 1, **MOVING)
+        send_clips(children.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
 
         def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
@@ -633,21 +625,21 @@ class TestFaithfulness:
             expect(seconds)
 
         monkeypatch.setattr(children.engine, "expect", remember)
-        play(children.script, 1)
-        draw(children.script, tmp_path, "faithfulness.png")
+        send_clips(children.script, 1)
+        send_pictures(children.script, tmp_path, "faithfulness.png")
         prepare(faithfulness=True).run()
         assert allowed == [10.0] + [10.0 * (STEPS + 1)] * len(FILLS) * 7
 
     @pytest.mark.parametrize("probabilities", [np.ones(STEPS), np.full(STEPS + 1, np.nan)])
     def test_invalid_curve_kills_engine(self, prepare, children, monkeypatch, probabilities):
         garble(monkeypatch, children, Perturbed, probabilities=probabilities.astype(np.float32))
-        play(children.script, 1)
-        with pytest.raises(ChildLost, match="the engine sent a curve that is none"):
+        send_clips(children.script, 1)
+        with pytest.raises(ChildLost, match="the engine sent an invalid curve"):
             prepare(faithfulness=True).run()
 
-    def test_without_being_asked_for_it_is_not_measured(self, prepare, children, tmp_path):
-        play(children.script, 1)
-        draw(children.script, tmp_path)
+    def test_faithfulness_is_not_measured_by_default(self, prepare, children, tmp_path):
+        send_clips(children.script, 1)
+        send_pictures(children.script, tmp_path)
         result = prepare().run()
         assert result.faithfulness is None
         assert "faithfulness" not in result.timings_seconds

@@ -1,3 +1,5 @@
+"""The entry point of child processes, each in a process of its own."""
+
 import os
 import socket
 import subprocess
@@ -28,7 +30,7 @@ def spawn(kind: str, options: object) -> tuple[subprocess.Popen[str], Connection
     return process, Connection(ours.detach())
 
 
-def test_a_child_ends_in_silence_when_the_supervisor_has_left():
+def test_child_exits_quietly_when_the_supervisor_closes():
     process, connection = spawn("fake", FAKE)
     with connection:
         assert isinstance(wire.receive(connection)[0], Ready)
@@ -37,15 +39,15 @@ def test_a_child_ends_in_silence_when_the_supervisor_has_left():
 
 
 @pytest.mark.parametrize(("kind", "options"), [("fake", FAKE), ("media", MediaOptions())])
-def test_a_child_ends_in_silence_when_nobody_ever_listened(kind, options):
+def test_child_exits_quietly_if_the_socket_is_closed_at_start(kind, options):
     process, connection = spawn(kind, options)
     connection.close()
     assert process.communicate(timeout=20) == (None, "")
     assert process.returncode == 0
 
 
-def test_the_kernel_is_asked_to_end_it_with_its_parent():
-    """The parent is a shell that leaves at once; the child's socket stays open."""
+def test_kernel_kills_the_child_when_its_parent_dies():
+    """The parent is a shell that kills itself; the child's socket stays open."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = f"{sys.executable} -P -m worker.child_main fake {theirs.fileno()} '{{}}'".replace(
@@ -69,7 +71,7 @@ def test_the_kernel_is_asked_to_end_it_with_its_parent():
         assert not is_alive(child)
 
 
-def test_an_engine_process_never_loads_torch_for_the_fake():
+def test_fake_engine_does_not_load_torch():
     process, connection = spawn("fake", FAKE)
     with connection:
         wire.receive(connection)

@@ -1,13 +1,13 @@
+"""Child processes: real fake engines, real media processes, and a scripted one."""
+
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event, Thread
 
@@ -16,16 +16,26 @@ import pytest
 
 from tests.system.processes import is_alive, open_files
 from worker import children as children_module
-from worker.children import Child, ChildFailure, ChildLost, Children, Engine, Media, next_message
+from worker.children import (
+    Child,
+    ChildFailure,
+    ChildLost,
+    Children,
+    Engine,
+    Media,
+    next_message,
+    start_process,
+)
 from worker.fake_engine import CRASH_STATUS, SPECS
 from worker.messages import Clip, EngineOptions, Explain, Explained, MediaOptions, Ready
+from worker.scripted_child import ScriptedMedia
 
 ORDER = Explain()
 FRAMES = np.zeros((1, 8, 64, 64, 3), np.uint8)
 
 
 def idle() -> None:
-    """Stand in for a heartbeat that has nothing to do."""
+    """A heartbeat that does nothing."""
 
 
 @pytest.fixture
@@ -51,6 +61,25 @@ def ready(start):
     return ready
 
 
+@pytest.fixture
+def media() -> Iterator[ScriptedMedia]:
+    """A media process whose files are limited; the test speaks for it."""
+    media = ScriptedMedia(MediaOptions(file_bytes=10_000))
+    yield media
+    media.kill()
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
+    yield children
+    children.close()
+
+
+def load(children: Children) -> None:
+    next_message(children.engine, Ready, idle)
+
+
 def ask(engine: Engine, within_seconds: float = 20.0) -> np.ndarray:
     engine.send(ORDER, frames=FRAMES)
     engine.expect(within_seconds)
@@ -58,11 +87,11 @@ def ask(engine: Engine, within_seconds: float = 20.0) -> np.ndarray:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, and was waited for."""
+    """Return whether a process has ended and was reaped."""
     return not Path(f"/proc/{pid}").exists()
 
 
-def test_an_engine_is_busy_until_it_has_loaded(start):
+def test_engine_is_busy_until_it_has_loaded(start):
     engine = start()
     assert engine.busy
     assert engine.model is None
@@ -72,14 +101,14 @@ def test_an_engine_is_busy_until_it_has_loaded(start):
     assert (ready.spec, arrays) == (SPECS["fake"], {})
 
 
-def test_an_engine_answers_and_stays(ready):
+def test_engine_answers_more_than_once(ready):
     engine = ready()
     for _ in range(2):
         assert ask(engine).shape == (1, 5)
     assert engine.alive
 
 
-def test_a_deliberate_failure_leaves_the_child_well(ready):
+def test_failed_message_leaves_the_child_alive(ready):
     engine = ready("fake-fail")
     for _ in range(2):
         with pytest.raises(ChildFailure) as caught:
@@ -89,19 +118,19 @@ def test_a_deliberate_failure_leaves_the_child_well(ready):
     assert not engine.busy
 
 
-def test_a_model_that_cannot_be_loaded_is_a_failure(start):
+def test_model_that_cannot_be_loaded_raises_child_failure(start):
     with pytest.raises(ChildFailure, match="no fake is called"):
         next_message(start("missing"), Ready, idle)
 
 
-def test_a_child_that_exits_is_lost_with_its_status(ready):
+def test_exit_raises_child_lost_with_the_status(ready):
     engine = ready("fake-crash")
     with pytest.raises(ChildLost, match=f"the engine exited with status {CRASH_STATUS}"):
         ask(engine)
     assert is_gone(engine.pid)
 
 
-def test_a_child_that_is_killed_is_lost_with_the_signal(ready):
+def test_kill_raises_child_lost_with_the_signal(ready):
     engine = ready("fake-slow")
     engine.send(ORDER, frames=FRAMES)
     os.kill(engine.pid, signal.SIGKILL)
@@ -109,7 +138,7 @@ def test_a_child_that_is_killed_is_lost_with_the_signal(ready):
         next_message(engine, Explained, idle)
 
 
-def test_a_dead_child_cannot_be_told_anything(ready):
+def test_send_to_a_dead_child_raises_child_lost(ready):
     engine = ready()
     os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(ChildLost):
@@ -117,14 +146,14 @@ def test_a_dead_child_cannot_be_told_anything(ready):
             engine.send(ORDER, frames=FRAMES)
 
 
-def test_a_child_that_does_not_answer_in_time_is_lost_and_ended(ready):
+def test_child_that_times_out_is_killed(ready):
     engine = ready("fake-hang")
     with pytest.raises(ChildLost, match=r"did not answer within 0\.3 seconds"):
         ask(engine, within_seconds=0.3)
     assert is_gone(engine.pid)
 
 
-def test_the_engine_has_time_by_what_its_warm_up_took(ready, monkeypatch):
+def test_engine_timeout_follows_its_warm_up(ready, monkeypatch):
     engine, allowed = ready(), []
     monkeypatch.setattr(engine, "expect", allowed.append)
     engine.expect_work(3, None)
@@ -135,8 +164,8 @@ def test_the_engine_has_time_by_what_its_warm_up_took(ready, monkeypatch):
     assert allowed == [children_module.LEAST_ENGINE_SECONDS, 10.0, 30.0, 4.5]
 
 
-def test_a_stopped_child_is_noticed_in_the_middle_of_its_work(ready):
-    """As one that hangs in C, it runs no Python code and handles no signal."""
+def test_stopped_child_times_out(ready):
+    """A stopped process runs no Python code and handles no signal, as one that hangs in C."""
     engine = ready("fake-slow")
     engine.send(ORDER, frames=FRAMES)
     engine.expect(0.8)
@@ -146,7 +175,7 @@ def test_a_stopped_child_is_noticed_in_the_middle_of_its_work(ready):
     assert is_gone(engine.pid)
 
 
-def test_a_child_that_stops_reading_is_lost(start, monkeypatch):
+def test_child_that_stops_reading_is_killed(start, monkeypatch):
     monkeypatch.setattr(children_module, "STALL_SECONDS", 1)
     engine = start("fake-hang")
     next_message(engine, Ready, idle)
@@ -156,94 +185,81 @@ def test_a_child_that_stops_reading_is_lost(start, monkeypatch):
     assert is_gone(engine.pid)
 
 
-@pytest.fixture
-def media(tmp_path) -> Iterator[tuple[Media, socket.socket]]:
-    """A media process with limits, and a socket on which we speak in its place."""
-    media = Media(MediaOptions(file_bytes=10_000))
-    ours, theirs = socket.socketpair()
-    with ours:
-        media.connection.close()
-        media.connection = Connection(theirs.detach())
-        yield media, ours
-        media.kill()
-
-
-def test_a_child_that_sends_one_message_byte_by_byte_is_lost(media, monkeypatch):
+def test_child_that_sends_a_message_byte_by_byte_is_killed(media, monkeypatch):
     monkeypatch.setattr(children_module, "STALL_SECONDS", 0.5)
-    media, other_end = media
-    other_end.sendall((1000).to_bytes(4, "big"))
+    script = media.script.fileno()
+    os.write(script, (1000).to_bytes(4, "big"))
     over = Event()
 
     def trickle() -> None:
         with suppress(OSError):
             while not over.wait(0.05):
-                other_end.send(b" ")
+                os.write(script, b" ")
 
     trickling = Thread(target=trickle)
     trickling.start()
     began = time.monotonic()
-    with pytest.raises(ChildLost):
+    with pytest.raises(ChildLost, match="stopped in the middle of a message"):
         media.receive()
     assert time.monotonic() - began < 0.5 + children_module.EXIT_SECONDS + 2
     over.set()
     trickling.join()
 
 
-def test_media_may_not_send_as_much_as_an_engine(media):
+def test_media_messages_are_limited_more_than_engine_messages(media):
     assert Media.max_message_bytes < Engine.max_message_bytes
-    media, other_end = media
     claim = {"dtype": "uint8", "shape": [Media.max_message_bytes + 1]}
     head = json.dumps({"message": {"kind": "clip", "seconds": 0}, "arrays": {"frames": claim}})
-    other_end.sendall(len(head).to_bytes(4, "big") + head.encode())
+    media.script.send_bytes(head.encode())
     with pytest.raises(ChildLost, match="sent more than"):
         media.receive()
 
 
 @pytest.mark.parametrize("files", [{"a": 9000}, {"a": 5000, "b": 4999}, dict.fromkeys("abc", 0)])
-def test_modest_files_are_no_offence(media, tmp_path, files):
+def test_files_within_the_limits_are_allowed(media, tmp_path, files):
     for name, size in files.items():
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
-    media[0].require_modest(tmp_path)
-    media[0].require_modest(tmp_path / "gone")
-    assert media[0].alive
+    media.check_disk_use(tmp_path)
+    media.check_disk_use(tmp_path / "gone")
+    assert media.alive
 
 
 @pytest.mark.parametrize("sizes", [[5001, 5000], [10_001], [0] * 65])
-def test_files_that_take_too_much_together_are_an_offence(media, tmp_path, sizes):
+def test_media_with_too_many_or_too_large_files_is_killed(media, tmp_path, sizes):
     for index, size in enumerate(sizes):
         with (tmp_path / str(index)).open("wb") as file:
             file.truncate(size)
     with pytest.raises(ChildLost, match="filled its folder"):
-        media[0].require_modest(tmp_path)
-    assert is_gone(media[0].pid)
+        media.check_disk_use(tmp_path)
+    assert is_gone(media.pid)
 
 
-def test_removed_files_that_are_still_open_count(tmp_path):
+def test_removed_files_that_are_open_count(tmp_path):
     with (tmp_path / "file").open("wb") as file:
         file.truncate(10_001)
         (tmp_path / "file").unlink()
-        assert 10_001 in children_module._sizes_of(Path("/proc/self/fd"), removed=True)
-    assert 10_001 not in children_module._sizes_of(Path("/proc/self/fd"), removed=True)
+        assert 10_001 in children_module._file_sizes(Path("/proc/self/fd"), removed=True)
+    assert 10_001 not in children_module._file_sizes(Path("/proc/self/fd"), removed=True)
 
 
-def test_output_is_not_waited_for_while_somebody_else_holds_it():
-    """Where a child can start processes, one may outlive it."""
+def test_kill_does_not_wait_for_output_held_by_another_process():
+    """Without seccomp, a child can start a process that outlives it and keeps its output open."""
     media = Media(MediaOptions())
-    with (Path(f"/proc/{media.pid}/fd/1")).open("wb"):  # as such a process would
+    with (Path(f"/proc/{media.pid}/fd/1")).open("wb"):  # as such a process does
         began = time.monotonic()
         media.kill()
     assert time.monotonic() - began < 5
 
 
-def test_an_unexpected_message_is_an_offence(start):
+def test_unexpected_message_kills_the_child(start):
     engine = start()
-    with pytest.raises(ChildLost, match="sent 'ready'"):
+    with pytest.raises(ChildLost, match="sent an unexpected 'ready'"):
         next_message(engine, Clip, idle)
     assert is_gone(engine.pid)
 
 
-def test_bytes_that_are_no_message_are_an_offence(start):
+def test_child_exits_on_an_invalid_message(start):
     engine = start()
     engine.connection.send_bytes(b"not a message")
     with pytest.raises(ChildLost, match="exited with status 1"):
@@ -251,7 +267,7 @@ def test_bytes_that_are_no_message_are_an_offence(start):
             next_message(engine, Ready, idle)
 
 
-def test_the_heartbeat_goes_on_while_a_child_is_slow(ready):
+def test_heartbeat_continues_while_a_child_is_slow(ready):
     engine = ready("fake-hang")
     engine.send(ORDER, frames=FRAMES)
     engine.expect(1.2)
@@ -262,7 +278,7 @@ def test_the_heartbeat_goes_on_while_a_child_is_slow(ready):
     assert np.diff(beats).max() < 1
 
 
-def test_what_the_heartbeat_raises_ends_the_wait(ready):
+def test_exception_of_the_heartbeat_ends_the_wait(ready):
     def stop() -> None:
         raise KeyError("stop")
 
@@ -272,7 +288,7 @@ def test_what_the_heartbeat_raises_ends_the_wait(ready):
     assert engine.alive
 
 
-def test_the_death_of_another_child_ends_the_wait(ready):
+def test_death_of_another_child_ends_the_wait(ready):
     waiting, dying = ready("fake-hang"), ready()
     os.kill(dying.pid, signal.SIGKILL)
     with pytest.raises(ChildLost, match="killed by signal 9"):
@@ -280,7 +296,7 @@ def test_the_death_of_another_child_ends_the_wait(ready):
     assert waiting.alive
 
 
-def test_a_child_that_is_left_alone_leaves_by_itself(ready):
+def test_idle_child_exits_when_its_socket_closes(ready):
     engine = ready()
     began = time.monotonic()
     engine.stop()
@@ -288,7 +304,7 @@ def test_a_child_that_is_left_alone_leaves_by_itself(ready):
     assert time.monotonic() - began < children_module.EXIT_SECONDS
 
 
-def test_a_hung_child_is_stopped_all_the_same(ready, monkeypatch):
+def test_stop_kills_a_hung_child(ready, monkeypatch):
     monkeypatch.setattr(children_module, "EXIT_SECONDS", 0.3)
     engine = ready("fake-hang")
     engine.send(ORDER, frames=FRAMES)
@@ -297,7 +313,7 @@ def test_a_hung_child_is_stopped_all_the_same(ready, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_group_are_the_supervisors_to_answer(ready, number):
+def test_child_ignores_signals_to_the_process_group(ready, number):
     engine = ready()
     os.kill(engine.pid, number)
     assert ask(engine).shape == (1, 5)
@@ -325,13 +341,13 @@ def test_media_inherits_no_environment_and_no_files(monkeypatch):
     assert __file__ not in files.values()
 
 
-def test_an_unknown_kind_of_child_ends_at_once():
-    child = Child("the stranger", "stranger", EngineOptions(model="fake"))
-    with pytest.raises(ChildLost, match="the stranger exited with status 1"):
+def test_unknown_kind_of_child_exits():
+    child = Child("the child", start_process("unknown", EngineOptions(model="fake")))
+    with pytest.raises(ChildLost, match="the child exited with status 1"):
         next_message(child, Ready, idle)
 
 
-def test_children_die_with_a_supervisor_that_is_killed(tmp_path):
+def test_children_die_when_the_supervisor_is_killed(tmp_path):
     program = (
         "import time; from worker.children import Engine; from worker.messages import *;"
         "e = Engine('fake', EngineOptions(model='fake-hang'), 30); e.receive();"
@@ -348,24 +364,13 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path):
     assert not is_alive(child)
 
 
-@pytest.fixture
-def children() -> Iterator[Children]:
-    children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
-    yield children
-    children.close()
-
-
-def load(children: Children) -> None:
-    next_message(children.engine, Ready, lambda: None)
-
-
-def test_a_children_is_ready_once_its_engine_has_loaded(children):
+def test_children_are_ready_once_the_engine_has_loaded(children):
     assert not children.ready
     load(children)
     assert children.ready
 
 
-def test_a_children_whose_engine_died_is_not_ready_until_it_is_mended(children):
+def test_dead_engine_is_restarted(children):
     load(children)
     dead = children.engine
     dead.kill()
@@ -376,13 +381,13 @@ def test_a_children_whose_engine_died_is_not_ready_until_it_is_mended(children):
     assert children.ready
 
 
-def test_a_live_engine_needs_no_mending(children):
+def test_live_engine_is_not_restarted(children):
     engine = children.engine
     children.restart_dead_engine()
     assert children.engine is engine
 
 
-def test_every_job_has_a_media_process_of_its_own_that_was_started_before(children):
+def test_each_job_gets_its_own_media_process(children):
     first = children.take_media()
     second = children.take_media()
     assert first.pid != second.pid
@@ -392,16 +397,16 @@ def test_every_job_has_a_media_process_of_its_own_that_was_started_before(childr
     second.kill()
 
 
-def test_a_media_process_that_died_while_it_waited_is_replaced(children):
-    children._spare_media.kill()
+def test_dead_spare_media_is_replaced(children):
+    children.spare_media.kill()
     media = children.take_media()
     assert media.alive
     media.kill()
 
 
-def test_closing_leaves_no_process_behind():
+def test_close_leaves_no_process():
     children = Children("fake", EngineOptions(model="fake"), MediaOptions(), load_seconds=30)
-    pids = [children.engine.pid, children._spare_media.pid]
+    pids = [children.engine.pid, children.spare_media.pid]
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     children.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

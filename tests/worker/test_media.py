@@ -1,4 +1,4 @@
-"""The media process over the wire, with real files."""
+"""Tests of the media process over its connection, with real video files."""
 
 import sys
 import threading
@@ -33,11 +33,12 @@ from worker.messages import (
 )
 
 SPEC = SPECS["fake"]
+ANSWER_SECONDS = 60.0
 NOT_CONFINED = Confinement(landlock_abi=None, seccomp=False)
 
 
 def idle() -> None:
-    """Stand in for a heartbeat that has nothing to do."""
+    """A heartbeat that does nothing."""
 
 
 @pytest.fixture
@@ -45,8 +46,11 @@ def start():
     started: list[Media] = []
 
     def start(**options: object) -> Media:
-        started.append(Media(MediaOptions.model_validate(options)))
-        return started[-1]
+        media = Media(MediaOptions.model_validate(options))
+        # As in the worker. Without a time, one `Working` message would leave it 0 seconds.
+        media.expect(ANSWER_SECONDS)
+        started.append(media)
+        return media
 
     yield start
     for media in started:
@@ -76,13 +80,20 @@ def clips_of(media: Media, count: int) -> list[dict[str, np.ndarray]]:
     return [next_message(media, Clip, idle)[1] for _ in range(count)]
 
 
-def test_it_says_how_the_video_will_be_sampled(media, video):
+def peak_bytes(pid: int) -> int:
+    """Return the peak resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def test_opened_reports_how_the_video_is_sampled(media, video):
     answer = opened(media, video, clips="tile")
     assert (answer.clips, answer.sampling, answer.crop) == (3, "uniform", (8, 0, 80, 80))
     assert (answer.start_seconds, answer.end_seconds) == (0.0, pytest.approx(3.0))
 
 
-def test_it_says_which_moments_will_be_sampled(media, video):
+def test_opened_reports_the_sampled_moments(media, video):
     media.send(
         Open(
             upload=str(video),
@@ -96,7 +107,7 @@ def test_it_says_which_moments_will_be_sampled(media, video):
     np.testing.assert_allclose(arrays["times_seconds"][2], 2 + (np.arange(8) + 0.5) / 8, atol=0.01)
 
 
-def test_it_sends_the_clips_in_their_order(media, video):
+def test_clips_are_sent_in_order(media, video):
     answer = opened(media, video, clips="tile")
     clips = clips_of(media, answer.clips)
     for clip in clips:
@@ -110,8 +121,8 @@ def test_it_sends_the_clips_in_their_order(media, video):
     assert clips[0]["frames"].std() > 10
 
 
-def test_its_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
-    """A clip has 1.2 MB here: forty of them would be seen."""
+def test_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
+    """A clip has 1.2 MB here, so holding forty of them would exceed the bound."""
     spec = SPEC.model_copy(update={"height": 224, "width": 224})
     peaks = []
     for seconds in (4, 40):
@@ -126,7 +137,7 @@ def test_its_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
 
 
 @pytest.mark.parametrize("overlay", [None, Overlay(layout="side_by_side")])
-def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, overlay):
+def test_pictures_are_drawn_and_progress_is_reported(media, video, tmp_path, overlay):
     answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     relevance = np.random.default_rng(0).random((1, 8, 8, 8), np.float32)
@@ -149,7 +160,7 @@ def test_it_draws_the_pictures_and_tells_how_far_it_is(media, video, tmp_path, o
         assert sheet.width > 100
 
 
-def test_it_plots_the_faithfulness(media, video, tmp_path):
+def test_faithfulness_is_plotted(media, video, tmp_path):
     curves = np.linspace(0.9, 0.1, 33).repeat(7 * len(FILLS)).reshape(33, -1, 7).transpose(1, 2, 0)
     measured = summarize(curves, Target(label="still", index=0))
     answer = opened(media, video, tmp_path)
@@ -167,11 +178,11 @@ def test_it_plots_the_faithfulness(media, video, tmp_path):
         assert plot.width > 300
 
 
-def test_it_refuses_an_unknown_colormap_before_any_work(media, video):
+def test_unknown_colormap_is_refused_before_decoding(media, video):
     assert failure_of(media, video, overlay={"colormap": "no-such-map"}) == "invalid_request"
 
 
-def test_it_leaves_when_its_job_is_done(media, video, tmp_path):
+def test_process_exits_after_its_job(media, video, tmp_path):
     answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     media.send(
@@ -185,34 +196,34 @@ def test_it_leaves_when_its_job_is_done(media, video, tmp_path):
             next_message(media, Rendered, idle)
 
 
-def test_it_works_in_the_uploads_own_folder(media, video):
+def test_working_directory_is_the_folder_of_the_upload(media, video):
     opened(media, video)
     assert Path(f"/proc/{media.pid}/cwd").readlink() == video.parent
 
 
-def test_what_is_no_video_is_a_failure(media, tmp_path):
+def test_invalid_video_is_a_failure(media, tmp_path):
     upload = tmp_path / "video"
     upload.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(5000))
     assert failure_of(media, upload).startswith("video_")
 
 
-def test_a_playlist_reaches_no_other_file(media, tmp_path, video):
+def test_playlist_cannot_open_another_file(media, tmp_path, video):
     (tmp_path / "secret.mp4").write_bytes(video.read_bytes())
     upload = tmp_path / "video"
     upload.write_text("ffconcat version 1.0\nfile 'secret.mp4'\n")
     assert failure_of(media, upload) == "video_container_unsupported"
 
 
-def test_a_span_beyond_the_end_is_a_failure(media, video):
+def test_span_beyond_the_end_is_a_failure(media, video):
     assert failure_of(media, video, start_seconds=100.0) == "video_span_empty"
 
 
-def test_the_limits_that_were_set_hold(start, video):
+def test_configured_limits_are_enforced(start, video):
     assert failure_of(start(max_video_seconds=1.0), video) == "video_too_long"
     assert failure_of(start(max_video_pixels=1000), video) == "video_too_many_pixels"
 
 
-def test_the_limits_of_the_kernel_are_in_force_before_anything_is_read(start, video):
+def test_resource_limits_are_set_before_the_upload_is_read(start, video):
     options = {"memory_bytes": 3 << 30, "file_bytes": 12345, "cpu_seconds": 77}
     media = start(**options)
     opened(media, video)
@@ -225,8 +236,8 @@ def test_the_limits_of_the_kernel_are_in_force_before_anything_is_read(start, vi
     assert limits["Max core file size"] == ["0"] * 2
 
 
-def test_it_shows_life_all_the_while_that_it_decodes(media, tmp_path):
-    """Its only clip lies at the end of a long video, and nothing else is said before that."""
+def test_heartbeats_continue_while_it_decodes(media, tmp_path):
+    """The only clip lies at the end of a long video, so until then only heartbeats are sent."""
     path = tmp_path / "video"
     recipe = {"width": 640, "height": 480, "picture": films.corner}
     path.write_bytes(Maker(tmp_path).repeated("long.mkv", 15_000, **recipe))
@@ -241,8 +252,8 @@ def test_it_shows_life_all_the_while_that_it_decodes(media, tmp_path):
     assert max(np.diff(moments)) < 1.0
 
 
-def test_while_it_hangs_it_says_nothing(monkeypatch, video):
-    """A sign of life from a thread of its own would go on."""
+def test_hanging_process_sends_no_heartbeat(monkeypatch, video):
+    """A heartbeat from a separate thread would continue."""
     hanging, over = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:
@@ -252,7 +263,7 @@ def test_while_it_hangs_it_says_nothing(monkeypatch, video):
 
     monkeypatch.setattr(media_module, "limit", lambda options: None)
     monkeypatch.setattr(media_module, "confine", lambda upload, folder: NOT_CONFINED)
-    monkeypatch.setattr(media_module.video, "probe", hang)
+    monkeypatch.setattr(media_module, "open_clips", hang)
     monkeypatch.chdir(video.parent)
     ours, theirs = Pipe()
     with ours, theirs:
@@ -265,13 +276,13 @@ def test_while_it_hangs_it_says_nothing(monkeypatch, video):
         try:
             assert hanging.wait(10)
             assert isinstance(wire.receive(ours)[0], Working)
-            assert not ours.poll(3 * media_module.SIGN_SECONDS)
+            assert not ours.poll(3 * media_module.HEARTBEAT_SECONDS)
         finally:
             over.set()
             serving.join()
 
 
-def test_a_file_that_grows_too_large_ends_the_process(start, video, tmp_path):
+def test_file_beyond_the_size_limit_is_a_store_failure(start, video, tmp_path):
     media = start(file_bytes=1000)
     answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
@@ -288,19 +299,13 @@ def test_a_file_that_grows_too_large_ends_the_process(start, video, tmp_path):
     assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
 
 
-def test_an_order_out_of_turn_ends_the_process(media):
+def test_unexpected_message_ends_the_process(media):
     media.send(Explain())
     with pytest.raises(ChildLost, match="exited with status 1"):
         next_message(media, Opened, idle)
 
 
-def peak_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
-def test_what_it_writes_is_logged_when_it_has_ended(media, caplog):
+def test_output_is_logged_after_the_process_exits(media, caplog):
     media.send(Explain())
     with pytest.raises(ChildLost):
         next_message(media, Opened, idle)
@@ -309,8 +314,8 @@ def test_what_it_writes_is_logged_when_it_has_ended(media, caplog):
     assert last.endswith("WireError: expected Open, not 'explain'")
 
 
-def test_it_cannot_fill_the_log(monkeypatch, caplog, tmp_path):
-    """It writes into a pipe that nobody reads while it lives, so it comes to a stop."""
+def test_logged_output_is_limited(monkeypatch, caplog, tmp_path):
+    """Output goes to a pipe that is read only after exit; a child that fills it blocks."""
     flood = tmp_path / "flood"
     flood.write_text("#!/bin/sh\nexec yes\n")
     flood.chmod(0o755)
@@ -322,13 +327,13 @@ def test_it_cannot_fill_the_log(monkeypatch, caplog, tmp_path):
     assert caplog.messages == ["the media process wrote: y"] * MAX_OUTPUT_LINES
 
 
-def test_a_video_that_takes_too_much_memory_fails_with_its_code(monkeypatch, video):
+def test_video_that_needs_too_much_memory_is_refused(monkeypatch, video):
     def exhaust(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(media_module, "limit", lambda options: None)
     monkeypatch.setattr(media_module, "confine", lambda upload, folder: NOT_CONFINED)
-    monkeypatch.setattr(media_module.video, "probe", exhaust)
+    monkeypatch.setattr(media_module, "open_clips", exhaust)
     monkeypatch.chdir(video.parent)
     ours, theirs = Pipe()
     with ours, theirs:

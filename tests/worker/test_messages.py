@@ -1,10 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from rollout_core.contract import MAX_QUERIES, ClipRequest, PatchQuery, PointQuery
+from rollout_core.contract import MAX_QUERIES, ClipRequest, MethodOptions
 from worker.messages import Explain, Opened
 
-PATCH = PatchQuery(clip=1, frame=2, row=3, column=4)
 OPENED = {
     "clips": 2,
     "crop": [0, 0, 9, 9],
@@ -15,34 +14,24 @@ OPENED = {
 }
 
 
-def of(request: ClipRequest, **changes: object) -> Explain:
-    return Explain.of(request, **{"target": None, "queries": ("cls",), "first_clip": 0} | changes)
-
-
-def test_by_default_a_clip_is_explained_as_by_default_a_request_is():
-    assert of(ClipRequest()) == Explain()
+def test_default_options_equal_those_of_a_default_request():
+    assert Explain(options=ClipRequest().method_options) == Explain()
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "fields",
     [
         {"method": "rollout", "head_fusion": "max", "discard_ratio": 0.25, "start_layer": 2},
         {"method": "attention", "layer": 1, "per_layer": True},
         {"method": "contribution_rollout", "weighting": "alti", "full_rollout": True},
     ],
 )
-def test_what_a_request_says_of_clips_reaches_the_engine(wanted):
-    order = of(ClipRequest.model_validate(wanted), first_clip=3)
-    assert order.model_dump(include=wanted.keys()) == wanted
-    assert order.first_clip == 3
-
-
-def test_labels_and_points_arrive_resolved():
-    asked = ClipRequest(
-        method="gradient_rollout", target="left", query=PointQuery(x=1, y=2, seconds=3)
-    )
-    order = of(asked, target=5, queries=(PATCH,))
-    assert (order.target, order.queries) == (5, (PATCH,))
+def test_options_of_a_request_reach_the_engine_as_json(fields):
+    sent = Explain(options=ClipRequest.model_validate(fields).method_options, first_clip=3)
+    received = Explain.model_validate_json(sent.model_dump_json())
+    assert received == sent
+    assert type(received.options) is MethodOptions
+    assert received.options.model_dump(include=fields.keys()) == fields
 
 
 @pytest.mark.parametrize(
@@ -52,9 +41,12 @@ def test_labels_and_points_arrive_resolved():
         {"queries": ()},
         {"queries": ("cls",) * (MAX_QUERIES + 1)},
         {"queries": ({"x": 1, "y": 2, "seconds": 3},)},
+        {"options": {"method": "attention", "start_layer": 1}},
+        {"options": {"discard_ratio": 1.0}},
+        {"options": {"target": 1}},
     ],
 )
-def test_what_is_not_resolved_is_no_message(changes):
+def test_unresolved_or_invalid_order_is_refused(changes):
     with pytest.raises(ValidationError):
         Explain.model_validate(changes)
 
@@ -71,7 +63,7 @@ def test_what_is_not_resolved_is_no_message(changes):
         {"seconds": float("inf")},
     ],
 )
-def test_a_plan_that_cannot_be_is_no_message(changes):
+def test_plan_with_impossible_values_is_refused(changes):
     assert Opened.model_validate(OPENED).clips == 2
     with pytest.raises(ValidationError):
         Opened.model_validate(OPENED | changes)

@@ -1,4 +1,4 @@
-"""Jobs' lives, with real children and a real Valkey; only the delivery is left out."""
+"""Jobs run by the runner, with real children and a real Valkey, but without RQ."""
 
 import errno
 import json
@@ -31,6 +31,10 @@ from worker.redis_jobs import RetryingRecords
 from worker.runner import Runner
 
 
+class StopWaiting(Exception):
+    """The runner waits for the other attempt."""
+
+
 @pytest.fixture
 def records(redis) -> RetryingRecords:
     return RetryingRecords(redis)
@@ -43,7 +47,7 @@ def record(redis) -> Callable[[str], JobRecord]:
 
 @pytest.fixture
 def failure(store) -> Callable[[str], Ended]:
-    """How a job ended that did not succeed."""
+    """Return a function that returns the end of a job without a result."""
 
     def failure(job_id: str) -> Ended:
         ended = store.ending(job_id)
@@ -72,7 +76,18 @@ def attempts_left(store, job_id: str) -> list[str]:
     return [path.name for path in store.upload_path(job_id).parents[1].glob("attempts/*")]
 
 
-def test_a_job_succeeds_with_every_artifact(runner, store, submit):
+def media_processes_of(runner: Runner) -> list[int]:
+    """Return the ids of the media processes that work on a job: all but the spare one."""
+    spare = runner.children.spare_media.pid
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+    return [
+        pid
+        for pid in map(int, children.split())
+        if pid != spare and "\0media\0" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+
+
+def test_job_succeeds_with_every_artifact(runner, store, submit):
     job_id = submit(clips="tile", discard_ratio=0.25)
     runner.run(job_id)
     result = store.result(job_id)
@@ -89,7 +104,7 @@ def test_a_job_succeeds_with_every_artifact(runner, store, submit):
     assert runner.seconds_per_job > 0
 
 
-def test_the_result_names_every_default_that_was_filled_in(runner, store, submit):
+def test_result_contains_the_resolved_defaults(runner, store, submit):
     job_id = submit(start_seconds=0.5, overlay=None)
     runner.run(job_id)
     result = store.result(job_id)
@@ -103,20 +118,18 @@ def test_the_result_names_every_default_that_was_filled_in(runner, store, submit
     assert stored["checkpoint_sha256"] is None
 
 
-def test_the_archive_holds_what_the_engine_says_of_these_frames(runner, store, submit):
+def test_archive_holds_the_answer_of_the_engine(runner, store, submit):
     job_id = submit(clips="tile")
     runner.run(job_id)
     found = archive.load(store.artifact_path(job_id, "rollout.npz"))
     np.testing.assert_allclose(
-        found.relevance.sum(axis=(1, 2, 3)), 1 - fake_engine.CLS_SHARE, rtol=1e-5
+        found.relevance.sum(axis=(1, 2, 3)), 1 - fake_engine.CLS_RELEVANCE, rtol=1e-5
     )
     assert (np.diff(found.frame_index.ravel()) >= 0).all()
     assert found.crop_xywh.tolist() == [8, 0, 80, 80]
 
 
-def test_a_job_that_is_gone_or_has_ended_is_left_alone(
-    runner, records, store, redis, submit, record
-):
+def test_deleted_or_ended_job_is_not_run(runner, records, store, redis, submit, record):
     gone = submit()
     redis.delete(job_key(gone))
     store.delete(gone)
@@ -132,7 +145,7 @@ def test_a_job_that_is_gone_or_has_ended_is_left_alone(
     assert runner.seconds_per_job is None
 
 
-def test_a_job_that_has_a_result_is_not_done_again(runner, store, submit):
+def test_job_with_a_result_is_not_run_again(runner, store, submit):
     job_id = submit(overlay=None)
     runner.run(job_id)
     before = store.artifact_path(job_id, "result.json").read_bytes()
@@ -140,7 +153,7 @@ def test_a_job_that_has_a_result_is_not_done_again(runner, store, submit):
     assert store.artifact_path(job_id, "result.json").read_bytes() == before
 
 
-def test_a_deliberate_failure_of_the_engine_is_final(settings, records, store, submit, failure):
+def test_failed_message_of_the_engine_is_not_retried(settings, records, store, submit, failure):
     with running(settings, records, store, "fake-fail") as runner:
         job_id = submit()
         runner.run(job_id)
@@ -149,21 +162,21 @@ def test_a_deliberate_failure_of_the_engine_is_final(settings, records, store, s
     assert attempts_left(store, job_id) == []
 
 
-def test_an_upload_that_is_no_video_fails_with_its_code(runner, store, submit, failure):
+def test_upload_that_is_no_video_fails_with_a_video_code(runner, store, submit, failure):
     job_id = submit(b"\0\0\0\x18ftypmp42" + bytes(1000))
     runner.run(job_id)
     assert failure(job_id).state == "failed"
     assert failure(job_id).error.code.startswith("video_")
 
 
-def test_a_request_that_the_model_cannot_meet_fails_with_its_code(runner, submit, failure):
+def test_request_the_model_cannot_meet_fails_as_invalid(runner, submit, failure):
     job_id = submit(start_layer=99)
     runner.run(job_id)
     assert failure(job_id).error.code == "invalid_request"
     assert "99" in failure(job_id).error.detail
 
 
-def test_the_runner_serves_on_after_failures(runner, store, submit):
+def test_runner_takes_the_next_job_after_failures(runner, store, submit):
     for request in ({"start_layer": 99}, {"start_seconds": 60.0}):
         runner.run(submit(**request))
     job_id = submit(overlay=None)
@@ -171,9 +184,7 @@ def test_the_runner_serves_on_after_failures(runner, store, submit):
     assert store.result(job_id)
 
 
-def test_an_engine_that_dies_every_time_uses_up_the_attempts(
-    settings, records, store, submit, failure
-):
+def test_engine_that_always_dies_uses_up_the_attempts(settings, records, store, submit, failure):
     with running(settings, records, store, "fake-crash") as runner:
         job_id = submit()
         runner.run(job_id)
@@ -184,9 +195,7 @@ def test_an_engine_that_dies_every_time_uses_up_the_attempts(
     )
 
 
-def test_an_engine_that_hangs_every_time_uses_up_the_attempts(
-    settings, records, store, submit, failure
-):
+def test_engine_that_always_hangs_uses_up_the_attempts(settings, records, store, submit, failure):
     settings = settings.model_copy(update={"engine_timeout_seconds": 0.5, "max_attempts": 2})
     with running(settings, records, store, "fake-hang") as runner:
         job_id = submit()
@@ -196,7 +205,7 @@ def test_an_engine_that_hangs_every_time_uses_up_the_attempts(
     assert "the engine did not answer within 0.5 seconds" in failure(job_id).error.detail
 
 
-def test_a_job_that_takes_too_long_fails_at_once(settings, records, store, submit, failure):
+def test_deadline_fails_the_job_without_a_retry(settings, records, store, submit, failure):
     settings = settings.model_copy(update={"job_deadline_seconds": 1.5})
     with running(settings, records, store, "fake-hang") as runner:
         job_id = submit()
@@ -205,7 +214,7 @@ def test_a_job_that_takes_too_long_fails_at_once(settings, records, store, submi
     assert failure(job_id).error.code == "deadline_exceeded"
 
 
-def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, records, store, submit, failure):
+def test_job_whose_worker_died_in_the_last_attempt_fails(runner, records, store, submit, failure):
     job_id = submit()
     for attempt in (1, 2, 3):
         records.claim(job_id, max_attempts=3)
@@ -220,57 +229,55 @@ def test_a_job_whose_worker_died_at_its_last_attempt_fails(runner, records, stor
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("stage", ["explain", "render"])
-def test_a_media_process_that_dies_or_hangs_costs_one_attempt(
+def test_media_that_dies_or_hangs_costs_one_attempt(
     settings, records, store, submit, record, tmp_path, sign, stage
 ):
     settings = settings.model_copy(update={"media_timeout_seconds": 2.0})
     large = make_video(tmp_path / "large.mp4", width=1280, height=720)  # takes a while to render
-    struck = []
+    signaled = []
 
-    def strike_media_once() -> None:
-        if not struck and record(job_id).progress.stage == stage:
+    def signal_media_once() -> None:
+        if not signaled and record(job_id).progress.stage == stage:
             (media,) = media_processes_of(runner)
             os.kill(media, sign)
-            struck.append(media)
+            signaled.append(media)
 
-    with running(settings, records, store, "fake-slow", strike_media_once) as runner:
+    with running(settings, records, store, "fake-slow", signal_media_once) as runner:
         job_id = submit(large.read_bytes(), clips="tile")
         runner.run(job_id)
-    assert struck
+    assert signaled
     assert store.result(job_id).attempt == 2
 
 
-def test_an_engine_that_hangs_once_costs_one_attempt_and_little_time(
+def test_engine_that_hangs_once_costs_one_attempt_and_little_time(
     settings, records, store, submit, record
 ):
-    """With nothing set, it is noticed by what the warm-up took."""
+    """Without a setting, the timeout follows the engine's warm-up."""
     stopped = []
 
     def stop_engine_once() -> None:
         if not stopped and record(job_id).progress.stage == "explain":
-            os.kill(runner._children.engine.pid, signal.SIGSTOP)
+            os.kill(runner.children.engine.pid, signal.SIGSTOP)
             stopped.append(time.monotonic())
 
-    def note_the_next() -> None:
+    def note_next_attempt() -> None:
         stop_engine_once()
         if len(stopped) == 1 and record(job_id).attempt == 2:
             stopped.append(time.monotonic())
 
-    with running(settings, records, store, "fake-slow", note_the_next) as runner:
+    with running(settings, records, store, "fake-slow", note_next_attempt) as runner:
         job_id = submit(clips="tile", overlay=None)
         runner.run(job_id)
     assert store.result(job_id).attempt == 2
     assert stopped[1] - stopped[0] < 15
 
 
-def test_a_job_is_handed_back_as_if_its_attempt_had_never_begun(
-    settings, records, store, submit, record
-):
-    def leave() -> None:
+def test_attempt_handed_back_at_shutdown_does_not_count(settings, records, store, submit, record):
+    def stop_worker() -> None:
         if record(job_id).progress.stage == "explain":
             raise ShuttingDown
 
-    with running(settings, records, store, "fake-slow", leave) as runner:
+    with running(settings, records, store, "fake-slow", stop_worker) as runner:
         job_id = submit(clips="tile", overlay=None)
         with pytest.raises(ShuttingDown):
             runner.run(job_id)
@@ -282,7 +289,7 @@ def test_a_job_is_handed_back_as_if_its_attempt_had_never_begun(
     assert store.result(job_id).attempt == 1
 
 
-def test_a_canceled_job_stops_at_a_clips_boundary(
+def test_canceled_job_stops_after_the_current_clip(
     settings, records, store, redis, submit, record, failure
 ):
     def cancel() -> None:
@@ -299,7 +306,7 @@ def test_a_canceled_job_stops_at_a_clips_boundary(
     assert attempts_left(store, job_id) == []
 
 
-def test_a_job_deleted_while_it_runs_is_dropped(settings, records, store, redis, submit):
+def test_job_deleted_while_it_runs_leaves_no_folder(settings, records, store, redis, submit):
     job_id, following = submit(clips="tile"), submit(overlay=None)
 
     def delete() -> None:
@@ -314,10 +321,10 @@ def test_a_job_deleted_while_it_runs_is_dropped(settings, records, store, redis,
 
 
 @pytest.mark.parametrize("takes_folder", [True, False])
-def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
+def test_attempt_that_lost_the_job_waits_for_the_newer_one(
     settings, records, store, submit, record, takes_folder, failure
 ):
-    """It neither disturbs the newer attempt, nor leaves before that has ended."""
+    """It does not disturb the newer attempt, and waits until that has ended."""
     ends_at = time.monotonic() + 4
 
     def work_elsewhere() -> None:
@@ -340,24 +347,27 @@ def test_an_attempt_that_lost_the_job_waits_for_the_newer_one(
     assert not store.result(job_id)
 
 
-def test_a_job_that_a_live_worker_has_is_taken_over_when_that_dies(runner, records, store, submit):
-    job_id = submit(overlay=None)
-    records.claim(job_id, max_attempts=1)
-    runner._settings = runner._settings.model_copy(update={"max_attempts": 2})
-    began = time.monotonic()
-    runner.run(job_id)
+def test_job_is_claimed_once_the_lease_of_a_dead_worker_ends(settings, records, store, submit):
+    settings = settings.model_copy(update={"max_attempts": 2})
+    with running(settings, records, store) as runner:
+        job_id = submit(overlay=None)
+        records.claim(job_id, max_attempts=1)
+        began = time.monotonic()
+        runner.run(job_id)
     assert store.result(job_id).attempt == 2
     assert time.monotonic() - began > LEASE_SECONDS - 1
 
 
-def test_a_job_whose_worker_goes_on_and_on_is_left_to_it(
+def test_runner_stops_waiting_for_a_healthy_attempt(
     settings, records, store, submit, record, monkeypatch
 ):
-    """A second delivery must not keep this worker from others for as long as that one lasts."""
+    """A second delivery must not block this worker for the whole job."""
     monkeypatch.setattr("worker.runner.HELD_SECONDS", 1.0)
+    held = True
 
     def beat_elsewhere() -> None:
-        records.beat(job_id, 1, Progress(stage="render", done=0, total=1))
+        if held:
+            records.beat(job_id, 1, Progress(stage="render", done=0, total=1))
 
     with running(settings, records, store, do_duties=beat_elsewhere) as runner:
         job_id = submit()
@@ -365,14 +375,14 @@ def test_a_job_whose_worker_goes_on_and_on_is_left_to_it(
         with pytest.raises(JobHeld):
             runner.run(job_id)
         following = submit(overlay=None)
-        runner._do_duties = lambda: None
+        held = False
         runner.run(following)
     assert store.is_open(job_id)
     assert (record(job_id).attempt, record(job_id).lease_until is None) == (1, False)
     assert store.result(following)
 
 
-def test_what_was_canceled_in_the_last_moment_is_not_published(
+def test_job_canceled_at_the_last_moment_is_not_published(
     settings, records, store, redis, submit, failure
 ):
     def cancel_at_the_end() -> None:
@@ -381,19 +391,19 @@ def test_what_was_canceled_in_the_last_moment_is_not_published(
             with suppress(AttemptLost):
                 store.end(job_id, canceled)
 
-    class LateLedger(RetryingRecords):
+    class CancelAtTheEnd(RetryingRecords):
         def beat(self, *arguments):
             cancel_at_the_end()
             return super().beat(*arguments)
 
-    with running(settings, LateLedger(redis), store) as runner:
+    with running(settings, CancelAtTheEnd(redis), store) as runner:
         job_id = submit(overlay=None)
         runner.run(job_id)
     assert failure(job_id).state == "canceled"
     assert not store.result(job_id)
 
 
-def test_a_store_that_is_full_fails_the_job_with_its_code(runner, submit, monkeypatch, failure):
+def test_full_disk_fails_the_job_with_store_full(runner, submit, monkeypatch, failure):
     def full(path: Path, found: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -405,7 +415,7 @@ def test_a_store_that_is_full_fails_the_job_with_its_code(runner, submit, monkey
     assert failure(job_id).error.detail == "the disk is full"
 
 
-def test_an_end_waits_until_the_disk_has_room_for_it(runner, store, submit, failure, monkeypatch):
+def test_end_is_retried_while_the_disk_is_full(runner, store, submit, failure, monkeypatch):
     end, calls = store.end, []
 
     def full_for_a_while(job_id: str, ended: Ended) -> None:
@@ -421,9 +431,7 @@ def test_an_end_waits_until_the_disk_has_room_for_it(runner, store, submit, fail
     assert failure(job_id).error.code == "invalid_request"
 
 
-def test_a_job_that_is_in_another_store_is_left_to_others(
-    settings, records, store, submit, record, caplog
-):
+def test_job_of_another_store_is_not_run(settings, records, store, submit, record, caplog):
     with running(settings, records, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
         job_id = submit()
         runner.run(job_id)
@@ -432,8 +440,8 @@ def test_a_job_that_is_in_another_store_is_left_to_others(
     assert f"{job_id} is not in this store" in caplog.text
 
 
-def test_a_job_that_redis_forgot_is_left_as_it_is(runner, store, redis, submit):
-    """Another worker may have begun it anew by now."""
+def test_job_without_a_record_keeps_its_attempt_folder(runner, store, redis, submit):
+    """Another worker may have started a new attempt."""
     job_id = submit()
     folder = store.begin_attempt(job_id, 1)
     redis.delete(job_key(job_id))
@@ -441,44 +449,38 @@ def test_a_job_that_redis_forgot_is_left_as_it_is(runner, store, redis, submit):
     assert folder.exists()
 
 
-def test_a_job_that_has_ended_is_forgotten_by_redis(runner, redis, submit):
+def test_record_of_an_ended_job_is_deleted(runner, redis, submit):
     succeeded, failed = submit(overlay=None), submit(start_layer=99)
     for job_id in (succeeded, failed):
         runner.run(job_id)
         assert not redis.exists(job_key(job_id))
 
 
-def test_an_attempt_that_was_taken_for_dead_cannot_fail_the_job(
-    settings, records, store, redis, submit, record
-):
-    """It comes back, and fails, while the newer attempt runs; the first to end is the newer."""
+def test_attempt_that_lost_the_job_cannot_fail_it(settings, records, store, redis, submit, record):
+    """It continues after its lease ran out, and fails while the newer attempt runs."""
 
-    class Sleepy(RetryingRecords):
+    class LosesAttemptOne(RetryingRecords):
         def require(self, job_id: str, attempt: int) -> None:
             if attempt == 1:
                 self.release(job_id, 1)
                 self.claim(job_id, max_attempts=9)
             super().require(job_id, attempt)
-            raise AssertionError("attempt 1 was believed")
+            raise AssertionError("attempt 1 could fail the job")
 
-    with running(settings, Sleepy(redis), store) as runner:
+    def stop_waiting() -> None:
+        if record(job_id).attempt == 2:
+            raise StopWaiting
+
+    records = LosesAttemptOne(redis)
+    with running(settings, records, store, do_duties=stop_waiting) as runner:
         job_id = submit(start_layer=99)
         with pytest.raises(StopWaiting):
-            runner._wait = stop_waiting
             runner.run(job_id)
     assert store.is_open(job_id)
     assert record(job_id).attempt == 2
 
 
-class StopWaiting(Exception):
-    """The runner waits for the other attempt."""
-
-
-def stop_waiting() -> None:
-    raise StopWaiting
-
-
-def test_beats_tell_how_far_the_job_is(settings, records, store, submit, record):
+def test_heartbeats_report_progress(settings, records, store, submit, record):
     seen = []
 
     with running(
@@ -498,40 +500,29 @@ def test_beats_tell_how_far_the_job_is(settings, records, store, submit, record)
     assert explaining[-1].done > explaining[0].done
 
 
-def test_a_bug_of_ours_ends_the_attempt_not_the_worker(settings, records, store, submit, failure):
-    def stumble() -> None:
+def test_internal_error_ends_the_attempt_not_the_worker(settings, records, store, submit, failure):
+    def fail() -> None:
         raise ZeroDivisionError
 
-    with running(settings, records, store, "fake", stumble) as runner:
+    with running(settings, records, store, "fake", fail) as runner:
         job_id = submit()
         runner.run(job_id)
     assert failure(job_id).error.code == "worker_crashed"
     assert "internal error" in failure(job_id).error.detail
 
 
-def test_an_engine_that_died_between_jobs_costs_no_attempt(settings, records, store, submit):
+def test_engine_that_died_between_jobs_costs_no_attempt(settings, records, store, submit):
     with running(settings, records, store) as runner:
         runner.run(submit(overlay=None))
-        os.kill(runner._children.engine.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, runner._children.engine.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(runner.children.engine.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, runner.children.engine.pid, os.WEXITED | os.WNOWAIT)
         job_id = submit(overlay=None)
         runner.run(job_id)
     assert store.result(job_id).attempt == 1
 
 
-def test_every_second_of_a_longer_video_has_its_clip(runner, store, submit, tmp_path):
+def test_longer_video_gets_one_clip_per_second(runner, store, submit, tmp_path):
     long = make_video(tmp_path / "long.mp4", seconds=20, width=64, height=64)
     job_id = submit(long.read_bytes(), clips="tile", overlay=None)
     runner.run(job_id)
     assert store.result(job_id).clips == 20
-
-
-def media_processes_of(runner: Runner) -> list[int]:
-    """Return the media processes that serve a job: all but the spare one."""
-    spare = runner._children._spare_media.pid
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-    return [
-        pid
-        for pid in map(int, children.split())
-        if pid != spare and "\0media\0" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]

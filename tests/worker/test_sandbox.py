@@ -1,4 +1,4 @@
-"""Confinement is put in force in processes of their own: it cannot be undone."""
+"""The sandbox. It cannot be left again, so each test enters it in a process of its own."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ import pytest
 
 from rollout_core.contract import ExplainRequest
 from tests.worker import sandbox_escapes
-from tests.worker.sandbox_escapes import KERNEL
+from tests.worker.sandbox_escapes import UNUSED_CALLS
 from worker import sandbox, wire
 from worker.children import Media
 from worker.fake_engine import SPECS
@@ -28,7 +28,7 @@ from worker.sandbox import (
     NotConfined,
     allowed_calls,
     confine,
-    try_confinement,
+    probe,
 )
 
 PREAMBLE = """
@@ -48,29 +48,29 @@ def run(options: str, program: str) -> subprocess.CompletedProcess[str]:
 # Limits
 
 
-def test_memory_is_bounded():
+def test_memory_is_limited():
     code = "bytearray(1 << 30)"
     assert run("memory_bytes=8 << 30", code).returncode == 0
     assert "MemoryError" in run("memory_bytes=1 << 29", code).stderr
 
 
-def test_files_are_bounded(tmp_path):
+def test_file_size_is_limited(tmp_path):
     code = f"from pathlib import Path; Path({str(tmp_path / 'f')!r}).write_bytes(bytes(5000))"
     assert run("file_bytes=10_000", code).returncode == 0
     assert "File too large" in run("file_bytes=1000", code).stderr
 
 
-def test_processor_time_is_bounded():
+def test_processor_time_is_limited():
     assert run("cpu_seconds=1", "while True: pass").returncode < 0
 
 
-def test_the_number_of_open_files_is_bounded():
+def test_number_of_open_files_is_limited():
     code = "import os; files = [os.open('/dev/null', os.O_RDONLY) for _ in range({})]"
     assert run("", code.format(20)).returncode == 0
     assert "Too many open files" in run("", code.format(100)).stderr
 
 
-def test_the_hard_limit_is_lowered_too_so_there_is_no_way_back():
+def test_hard_limits_are_lowered_too():
     code = "import resource as r; print(r.getrlimit(r.{}))"
     limits = run("memory_bytes=3 << 30", code.format("RLIMIT_AS")).stdout
     assert limits.split() == [f"({3 << 30},", f"{3 << 30})"]
@@ -79,7 +79,7 @@ def test_the_hard_limit_is_lowered_too_so_there_is_no_way_back():
 
 
 @pytest.mark.parametrize("gib", [1, 2])
-def test_a_stricter_limit_from_outside_stays(gib):
+def test_stricter_limit_is_kept(gib):
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_AS)[1] >> 30)"
     again = "limit(MediaOptions(memory_bytes=4 << 30))\n"
     assert int(run(f"memory_bytes={gib} << 30", again + code).stdout) == gib
@@ -89,62 +89,63 @@ def test_a_stricter_limit_from_outside_stays(gib):
 
 BY_FILES = {
     "read /etc/passwd",
-    "read a neighbour",
+    "read another job",
     "read the parent's secrets",
-    "list a neighbour",
+    "list another job",
     "list the root",
     "write beside",
-    "write to a neighbour",
+    "write to another job",
     "write to the upload",
     "write to libraries",
     "make a folder",
     "make a folder elsewhere",
     "remove elsewhere",
     "move elsewhere",
-    "link a neighbour",
+    "link another job",
     "link symbolically",
     "make a pipe",
     "start a program",
 }
-"""What Landlock stops by itself."""
+"""Escapes that Landlock refuses by itself."""
 
-CRIMES = sandbox_escapes.Criminal(Path("x"), 0, "").sandbox_escapes()
-RIGHTS = sandbox_escapes.Criminal(Path("x"), 0, "").rights()
-BY_BOTH = {"link a neighbour", "link symbolically", "make a pipe", "start a program"}
+ESCAPES = sandbox_escapes.Actions(Path("x"), 0, "").escapes()
+NEEDED = sandbox_escapes.Actions(Path("x"), 0, "").needed()
+BY_BOTH = {"link another job", "link symbolically", "make a pipe", "start a program"}
 BY_BOTH |= {"make a folder", "make a folder elsewhere"}
-BY_CALLS = CRIMES.keys() - BY_FILES | BY_BOTH
-"""What seccomp stops by itself."""
+BY_CALLS = ESCAPES.keys() - BY_FILES | BY_BOTH
+"""Escapes that seccomp refuses by itself."""
 
 
 @pytest.fixture(scope="module")
 def confinement() -> Confinement:
-    return try_confinement()
+    return probe()
 
 
 @contextmanager
-def doors(folder: Path) -> Iterator[tuple[int, str]]:
-    """Open a port and a socket at which a criminal may call."""
-    path = str(folder / "door")
+def listening(folder: Path) -> Iterator[tuple[int, str]]:
+    """Listen on a TCP port and a UNIX socket, and yield both."""
+    path = str(folder / "socket")
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(path)
         unix.listen()
         yield server.getsockname()[1], path
 
 
-def confess(folder: Path, *layers: str) -> dict[str, str]:
-    """Start a criminal behind those layers, and return what became of each of its deeds."""
-    for name in ("job/upload", "job/attempts/1", "neighbour"):
+def try_escapes(folder: Path, *layers: str) -> dict[str, str]:
+    """Try every action in a sandbox of those layers, and return the outcome of each."""
+    for name in ("job/upload", "job/attempts/1", "other"):
         (folder / name).mkdir(parents=True)
     (folder / "job/upload/video").write_bytes(b"film")
     (folder / "job/attempts/1/own").write_bytes(b"")
-    (folder / "neighbour/video").write_bytes(b"secret")
-    (folder / "neighbour/victim").write_bytes(b"")
+    (folder / "other/video").write_bytes(b"secret")
+    (folder / "other/removable").write_bytes(b"")
     ours, theirs = socket.socketpair()
-    with doors(folder) as (port, door), theirs, Connection(ours.detach()) as connection:
+    with listening(folder) as (port, socket_path), theirs, Connection(ours.detach()) as connection:
         command = [sys.executable, "-P", "-m", "tests.worker.sandbox_escapes", "-".join(layers)]
-        command += [str(folder / "neighbour/video"), str(port), door]
+        command += [str(folder / "other/video"), str(port), socket_path]
         command += ["media", str(theirs.fileno()), MediaOptions().model_dump_json()]
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=MEDIA_ENVIRONMENT)
+        theirs.close()  # else a child that dies early would never be noticed
         order = Open(
             upload=str(folder / "job/upload/video"),
             folder=str(folder / "job/attempts/1"),
@@ -167,37 +168,38 @@ LAYERS["both"] = LAYERS["landlock"] + LAYERS["seccomp"]
 
 
 @pytest.fixture(scope="module")
-def deeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """The outcome of each action behind no layer, behind each one, and behind both."""
     return {
-        name: confess(tmp_path_factory.mktemp(name), *layers) for name, layers in LAYERS.items()
+        name: try_escapes(tmp_path_factory.mktemp(name), *layers) for name, layers in LAYERS.items()
     }
 
 
-def test_every_escape_is_a_escape_and_every_layer_stops_its_own(deeds, confinement):
-    """Behind nothing all are possible, so that each refusal is a layer's doing."""
+def test_each_layer_refuses_its_own_escapes(outcomes, confinement):
+    """Without a layer every escape succeeds, so each refusal comes from a layer."""
     files = BY_FILES if confinement.landlock_abi else set()
     calls = BY_CALLS if confinement.seccomp else set()
     refused = {
-        name: {deed for deed, end in ends.items() if end == "refused"}
-        for name, ends in deeds.items()
+        name: {action for action, outcome in found.items() if outcome == "refused"}
+        for name, found in outcomes.items()
     }
     lacking = refused["none"]
-    assert lacking <= sandbox_escapes.NUMBERS.keys()  # the kernel has no such call
+    assert lacking <= sandbox_escapes.NUMBERS.keys()  # calls that this kernel does not have
     expected = {"none": set(), "landlock": files, "seccomp": calls, "both": files | calls}
-    assert refused == {name: deeds | lacking for name, deeds in expected.items()}
+    assert refused == {name: escapes | lacking for name, escapes in expected.items()}
 
 
-def test_behind_both_layers_no_escape_is_left():
-    assert CRIMES.keys() == BY_FILES | BY_CALLS
+def test_both_layers_together_refuse_every_escape():
+    assert ESCAPES.keys() == BY_FILES | BY_CALLS
 
 
-@pytest.mark.parametrize("right", RIGHTS)
-def test_what_media_needs_is_allowed(deeds, right):
-    assert {ends[right] for ends in deeds.values()} == {"done"}
+@pytest.mark.parametrize("action", NEEDED)
+def test_actions_that_media_needs_are_allowed(outcomes, action):
+    assert {found[action] for found in outcomes.values()} == {"done"}
 
 
-def test_a_process_with_threads_is_not_confined(tmp_path):
-    """Landlock would hold only the thread that asks for it."""
+def test_process_with_threads_cannot_enter(tmp_path):
+    """Landlock restricts only the thread that asks for it."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()
@@ -209,7 +211,7 @@ def test_a_process_with_threads_is_not_confined(tmp_path):
         thread.join()
 
 
-def test_media_goes_no_further_with_less_than_was_found(tmp_path):
+def test_media_exits_if_a_probed_layer_is_missing(tmp_path):
     (tmp_path / "video").write_bytes(b"")
     media = Media(MediaOptions(confinement=Confinement(landlock_abi=99, seccomp=True)))
     order = Open(
@@ -227,56 +229,56 @@ def test_media_goes_no_further_with_less_than_was_found(tmp_path):
         media.kill()
 
 
-def test_the_trial_finds_what_the_kernel_has():
+def test_probe_finds_the_layers_of_the_kernel():
     try:
         abi = landlock.landlock_abi_version()
     except landlock.LandlockError:
         abi = None
-    found = try_confinement()
+    found = probe()
     assert found.landlock_abi == abi
     assert found.seccomp == (pyseccomp.get_api() > 0)
 
 
-def test_the_trial_leaves_this_process_as_it_is():
-    try_confinement()
+def test_probe_does_not_restrict_this_process():
+    probe()
     assert Path("/etc/passwd").read_bytes()
 
 
-def test_a_layer_that_is_not_there_is_left_out(monkeypatch, tmp_path):
+def test_missing_layers_are_left_out(monkeypatch, tmp_path):
     def too_old() -> int:
         raise landlock.SyscallError(38, "Function not implemented")
 
     monkeypatch.setattr(landlock, "landlock_abi_version", too_old)
-    monkeypatch.setattr(confine, "allowed_calls", lambda: None)
-    monkeypatch.setattr(sandbox.Path, "iterdir", lambda path: iter([path]))  # this one thread
+    monkeypatch.setattr(sandbox, "allowed_calls", lambda: None)
+    monkeypatch.setattr(sandbox.Path, "iterdir", lambda path: iter([path]))  # one thread
     found = sandbox.confine(tmp_path / "video", tmp_path)
     assert found == Confinement(landlock_abi=None, seccomp=False)
     assert not found.complete
 
 
-def test_a_trial_that_fails_is_no_result(monkeypatch):
+def test_failed_probe_raises(monkeypatch):
     monkeypatch.setattr(sandbox, "MEDIA_ENVIRONMENT", {"PYTHONHOME": "/no/such/folder"})
     with pytest.raises(subprocess.CalledProcessError):
-        try_confinement()
+        probe()
 
 
 @pytest.mark.parametrize(
-    ("abi", "seccomp", "words"),
+    ("abi", "seccomp", "text"),
     [
         (7, True, "memory and time by limits, files by Landlock ABI 7, system calls by seccomp"),
         (None, False, "memory and time by limits, no Landlock here, no seccomp here"),
     ],
 )
-def test_it_is_told_in_words(abi, seccomp, words):
+def test_confinement_is_described_in_words(abi, seccomp, text):
     confinement = Confinement(landlock_abi=abi, seccomp=seccomp)
-    assert str(confinement) == words
+    assert str(confinement) == text
     assert confinement.complete == (abi is not None and seccomp)
 
 
-def test_it_is_printed_for_whoever_wants_to_know(tmp_path):
+def test_command_prints_the_confinement(tmp_path):
     command = [sys.executable, "-P", "-m", "worker.sandbox", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, env=sandbox.MEDIA_ENVIRONMENT, check=True)
-    assert Confinement.model_validate_json(done.stdout) == try_confinement()
+    assert Confinement.model_validate_json(done.stdout) == probe()
 
 
 THREAD = """
@@ -297,35 +299,35 @@ thread.join()
 """
 
 
-def test_threads_that_run_already_are_held_too():
+def test_seccomp_restricts_running_threads():
     done = subprocess.run([sys.executable, "-c", THREAD], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["True", "Function not implemented"]
 
 
 DANGEROUS = f"""
     socket connect bind sendmsg execve fork vfork clone kill ptrace prctl fcntl ioctl prlimit64
-    chmod fchmodat utimensat setxattr symlink linkat mknod truncate wait4 setrlimit {KERNEL}
+    chmod fchmodat utimensat setxattr symlink linkat mknod truncate wait4 setrlimit {UNUSED_CALLS}
 """
 
 
 @pytest.mark.parametrize("name", DANGEROUS.split())
-def test_what_could_reach_others_is_not_allowed_without_conditions(name):
+def test_dangerous_call_is_not_allowed_with_any_arguments(name):
     assert name not in ALLOWED
 
 
-def test_every_name_is_one_of_a_system_call():
-    """A name with a mistake in it would allow nothing."""
+def test_every_allowed_name_is_a_system_call():
+    """A misspelled name would allow nothing."""
     numbers = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in ALLOWED}
     assert [name for name, number in numbers.items() if number == UNKNOWN] == []
     assert len(set(ALLOWED)) == len(ALLOWED)
 
 
-def test_a_name_that_libseccomp_does_not_know_is_passed_over(monkeypatch):
+def test_unknown_name_is_skipped(monkeypatch):
     monkeypatch.setattr(sandbox, "ALLOWED", ["read", "call_of_the_future"])
     assert pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, "call_of_the_future") == UNKNOWN
     assert allowed_calls() is not None
 
 
-def test_without_libseccomp_there_is_no_filter(monkeypatch):
+def test_no_filter_without_libseccomp(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyseccomp", None)
     assert allowed_calls() is None

@@ -1,3 +1,5 @@
+"""Settings of a worker, from flags and from the environment."""
+
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ def parse(*flags: str) -> Settings:
     return CliApp.run(Settings, cli_args=list(flags))
 
 
-def test_without_flags_it_serves_the_demo_model():
+def test_default_is_the_demo_model():
     settings = parse()
     assert (settings.engine, settings.model_name, settings.checkpoint) == (
         "torch",
@@ -21,18 +23,18 @@ def test_without_flags_it_serves_the_demo_model():
     assert settings.max_attempts == 3
 
 
-def test_the_fake_engine_serves_the_fake_model():
+def test_default_of_the_fake_engine_is_the_fake_model():
     assert parse("--engine", "fake").model_name == "fake"
 
 
-def test_a_model_may_bring_its_checkpoint():
+def test_model_may_name_its_checkpoint():
     settings = parse("--model", "timesformer-k400=/models/a=b.pyth")
     assert settings.model_name == "timesformer-k400"
     assert settings.checkpoint == "/models/a=b.pyth"
 
 
 @pytest.mark.parametrize("name", ["", "Big", "a b", "a/b", "-x", "x=", "=x"])
-def test_a_name_that_cannot_be_a_queue_is_refused(name):
+def test_invalid_model_name_is_refused(name):
     with pytest.raises(ValidationError, match="model"):
         Settings(model=name)
 
@@ -46,28 +48,28 @@ def test_flags_have_the_names_of_the_settings():
     assert settings.engine_timeout_seconds == 1.5
 
 
-def test_the_environment_counts_and_flags_outrank_it(monkeypatch):
+def test_flags_override_the_environment(monkeypatch):
     monkeypatch.setenv("ROLLOUT_ENGINE", "fake")
     monkeypatch.setenv("ROLLOUT_MODEL", "fake-slow")
     assert parse().model_name == "fake-slow"
     assert parse("--model", "fake-hang").model_name == "fake-hang"
 
 
-def test_timeouts_and_batches_are_worked_out_unless_set(monkeypatch):
+def test_engine_timeout_and_batch_size_have_no_fixed_default(monkeypatch):
     assert (parse().batch_clips, parse().engine_timeout_seconds) == (None, None)
     assert parse().media_timeout_seconds == 10
     monkeypatch.setenv("ROLLOUT_BATCH_CLIPS", "4")
     assert parse().batch_clips == 4
 
 
-def test_a_pin_is_a_whole_digest():
+def test_checkpoint_sha256_must_be_a_whole_digest():
     assert parse("--checkpoint-sha256", "0f" * 32).checkpoint_sha256 == "0f" * 32
     for digest in ("0f", "0F" * 32, "0f" * 33):
         with pytest.raises(ValidationError, match="checkpoint_sha256"):
             Settings(checkpoint_sha256=digest)
 
 
-def test_settings_of_the_service_are_not_our_concern(monkeypatch):
+def test_settings_of_the_service_are_ignored(monkeypatch):
     monkeypatch.setenv("ROLLOUT_MAX_UPLOAD_BYTES", "1")
     assert not hasattr(parse(), "max_upload_bytes")
 
@@ -75,11 +77,11 @@ def test_settings_of_the_service_are_not_our_concern(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["max_attempts", "job_deadline_seconds", "max_video_pixels", "batch_clips"]
 )
-def test_nonsense_is_refused(name):
+def test_zero_is_refused(name):
     with pytest.raises(ValidationError):
         Settings(**{name: 0})
 
 
-def test_settings_do_not_change():
+def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         parse().max_attempts = 5

@@ -1,4 +1,4 @@
-"""The supervisor as a process of its own, fed through RQ as the service does it."""
+"""Workers as processes of their own, which get jobs through RQ as the service delivers them."""
 
 import os
 import shutil
@@ -52,6 +52,23 @@ def log(tmp_path) -> Callable[[], str]:
     return lambda: (tmp_path / "log0").read_text()
 
 
+@pytest.fixture
+def own_valkey(tmp_path_factory) -> Iterator[ValkeyServer]:
+    """A server for one test, which can be stopped, and keeps its data until it starts again."""
+    folder = Path(tmp_path_factory.mktemp("v"))
+    server = ValkeyServer(
+        port=0,
+        data_dir=folder / "d",
+        persist=True,
+        unix_socket_path=folder / "s",
+        config={"appendonly": "yes", "appendfsync": "always"},
+    )
+    server.start()
+    yield server
+    if server.is_running():
+        server.stop()
+
+
 def deliver(redis: Redis, job_id: str, model: str = "fake") -> None:
     queue = Queue(queue_name(model), connection=redis, serializer=JSONSerializer)
     queue.enqueue_call(
@@ -76,7 +93,34 @@ def a_worker_is_ready(redis: Redis) -> Callable[[], bool]:
     return lambda: any(item.ready for item in announcements(redis))
 
 
-def test_the_supervisor_imports_nothing_that_its_children_need():
+def record_of(redis: Redis, job_id: str) -> JobRecord:
+    return JobRecord.model_validate_json(redis.get(job_key(job_id)))
+
+
+def queued(redis: Redis, model: str) -> list[str]:
+    return [job_id.decode() for job_id in redis.lrange(f"rq:queue:{queue_name(model)}", 0, -1)]
+
+
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def is_explaining(redis: Redis, job_id: str) -> Callable[[], bool]:
+    def check() -> bool:
+        progress = record_of(redis, job_id).progress
+        return progress is not None and progress.stage == "explain"
+
+    return check
+
+
+def delete_data(data_dir: Path) -> None:
+    """Delete the files of a server that has stopped."""
+    shutil.rmtree(data_dir / "appendonlydir")
+    (data_dir / "dump.rdb").unlink(missing_ok=True)
+
+
+def test_supervisor_does_not_import_libraries_of_its_children():
     program = (
         "import sys, worker.__main__, worker.task;"
         "print(*{name.partition('.')[0] for name in sys.modules})"
@@ -85,17 +129,17 @@ def test_the_supervisor_imports_nothing_that_its_children_need():
     assert FORBIDDEN.isdisjoint(output.split())
 
 
-def test_a_supervisor_that_has_done_a_job_still_holds_none_of_it(start, redis, store, submit):
+def test_supervisor_loads_no_library_of_its_children_during_a_job(start, redis, store, submit):
     process = start("--engine", "fake")
     job_id = submit()
     deliver(redis, job_id)
     until(lambda: store.result(job_id))
     maps = Path(f"/proc/{process.pid}/maps").read_text()
-    assert "_multiarray_umath" in maps  # so that a library would be seen
+    assert "_multiarray_umath" in maps  # the maps do list libraries
     assert not any(name in maps for name in LOADED_BY_CHILDREN)
 
 
-def test_a_delivered_job_is_done_and_its_delivery_vanishes(start, redis, store, submit):
+def test_delivered_job_succeeds_and_its_delivery_is_deleted(start, redis, store, submit):
     start("--engine", "fake")
     job_id = submit(overlay=None)
     deliver(redis, job_id)
@@ -118,7 +162,7 @@ def test_nothing_in_redis_is_pickled(start, redis, store, submit):
     assert b"\x80\x05" not in seen
 
 
-def test_a_worker_announces_itself_again_and_again(start, redis):
+def test_idle_worker_announces_itself_repeatedly(start, redis):
     start("--engine", "fake", "--model", "fake-slow")
     until(a_worker_is_ready(redis))
     (first,) = announcements(redis)
@@ -127,7 +171,7 @@ def test_a_worker_announces_itself_again_and_again(start, redis):
     until(lambda: announcements(redis)[0].beat_at > first.beat_at, seconds=8)
 
 
-def test_a_worker_announces_itself_while_it_is_busy(start, redis, submit):
+def test_busy_worker_announces_itself_repeatedly(start, redis, submit):
     start("--engine", "fake", "--model", "fake-hang")
     until(a_worker_is_ready(redis))
     job_id = submit()
@@ -139,7 +183,7 @@ def test_a_worker_announces_itself_while_it_is_busy(start, redis, submit):
     assert running()
 
 
-def test_after_a_job_it_says_how_long_one_takes(start, redis, store, submit):
+def test_seconds_per_job_are_announced_after_a_job(start, redis, store, submit):
     start("--engine", "fake")
     job_id = submit(overlay=None)
     deliver(redis, job_id)
@@ -148,7 +192,7 @@ def test_after_a_job_it_says_how_long_one_takes(start, redis, store, submit):
     assert 0 < measured < 20
 
 
-def test_a_worker_that_leaves_is_no_longer_ready_but_its_model_stays_known(start, redis, log):
+def test_model_of_a_stopped_worker_stays_known_but_not_ready(start, redis, log):
     process = start("--engine", "fake")
     until(a_worker_is_ready(redis))
     process.terminate()
@@ -158,7 +202,7 @@ def test_a_worker_that_leaves_is_no_longer_ready_but_its_model_stays_known(start
     assert "Traceback" not in log()
 
 
-def test_a_worker_can_be_stopped_while_its_engine_loads(start, redis):
+def test_worker_can_be_stopped_while_its_engine_loads(start, redis):
     process = start("--engine", "torch", "--device", "cpu")
     until(lambda: announcements(redis))
     assert not announcements(redis)[0].ready
@@ -168,54 +212,33 @@ def test_a_worker_can_be_stopped_while_its_engine_loads(start, redis):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "text"),
     [
         (["--engine", "fake", "--model", "none"], "no fake is called 'none'"),
         (["--model", "timesformer-k400=/no/such/file.pyth"], "/no/such/file.pyth"),
         (["--engine", "guess"], "engine: Input should be 'torch' or 'fake'"),
     ],
 )
-def test_a_worker_that_cannot_serve_says_so_in_one_line(start, redis, log, flags, words):
+def test_worker_that_cannot_start_prints_one_line(start, redis, log, flags, text):
     process = start(*flags)
     assert process.wait(40) == 1
     *_, line = log().splitlines()
     assert "Traceback" not in log()
     assert line.startswith("rollout-worker: ")
-    assert words in line
+    assert text in line
     assert announcements(redis) == []
 
 
-def test_a_worker_without_redis_says_so_in_one_line(start, redis, log):
+def test_worker_without_redis_prints_one_line(start, redis, log):
     assert start("--engine", "fake", redis_url="unix:///none/such").wait(40) == 1
     *_, line = log().splitlines()
     assert "Traceback" not in log()
     assert line.startswith("rollout-worker: ")
 
 
-def record_of(redis: Redis, job_id: str) -> JobRecord:
-    return JobRecord.model_validate_json(redis.get(job_key(job_id)))
-
-
-@pytest.fixture
-def fragile(tmp_path_factory) -> Iterator[ValkeyServer]:
-    """A server of our own, which forgets nothing when it is stopped and started again."""
-    folder = Path(tmp_path_factory.mktemp("v"))
-    server = ValkeyServer(
-        port=0,
-        data_dir=folder / "d",
-        persist=True,
-        unix_socket_path=folder / "s",
-        config={"appendonly": "yes", "appendfsync": "always"},
-    )
-    server.start()
-    yield server
-    if server.is_running():
-        server.stop()
-
-
-def test_a_job_outlives_an_absence_of_redis(start, fragile, store, submit):
-    """The result is there before Redis is back, and the same worker takes the next job."""
-    url = f"unix://{fragile.unix_socket_path}"
+def test_running_job_continues_while_redis_is_stopped(start, own_valkey, store, submit):
+    """The job ends before Redis is back, and the same worker takes the next job."""
+    url = f"unix://{own_valkey.unix_socket_path}"
     process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
     with Redis.from_url(url) as redis:
         first, second = submit(clips="tile", overlay=None), submit(overlay=None)
@@ -223,29 +246,29 @@ def test_a_job_outlives_an_absence_of_redis(start, fragile, store, submit):
             redis.set(job_key(job_id), JobRecord().model_dump_json())
             deliver(redis, job_id, "fake-slow")
         until(lambda: record_of(redis, first).lease_until)
-        fragile.stop()
+        own_valkey.stop()
         until(lambda: store.result(first))
         assert not store.result(second)
-        fragile.start()
+        own_valkey.start()
         until(lambda: store.result(second))
         assert store.result(first).attempt == store.result(second).attempt == 1
     assert process.poll() is None
 
 
-def test_a_delivery_ends_though_a_worker_died_with_it_lately(start, redis, store, submit):
-    """RQ remembers the dead execution for a minute more than it keeps what it says of it."""
+def test_delivery_ends_although_another_execution_died(start, redis, store, submit):
+    """RQ lists the dead execution for a minute longer than it keeps its data."""
     job_id = submit(overlay=None)
     deliver(redis, job_id)
-    ghost = ExecutionRegistry(job_id, connection=redis)
-    redis.zadd(ghost.key, {"0" * 32: time.time() + 60})
+    dead = ExecutionRegistry(job_id, connection=redis)
+    redis.zadd(dead.key, {"0" * 32: time.time() + 60})
     start("--engine", "fake")
     until(lambda: store.result(job_id))
     until(lambda: not redis.exists(Job.key_for(job_id)))
-    assert not redis.exists(ghost.key)
+    assert not redis.exists(dead.key)
     assert redis.llen(f"rq:queue:{queue_name('fake')}") == 0
 
 
-def test_a_worker_that_ends_unasked_does_not_say_that_all_is_well(start, redis, log, submit):
+def test_unexpected_error_ends_the_worker_with_status_1(start, redis, log, submit):
     process = start("--engine", "fake")
     until(a_worker_is_ready(redis))
     redis.set(f"rq:wip:{queue_name('fake')}", "of the wrong type")
@@ -254,7 +277,7 @@ def test_a_worker_that_ends_unasked_does_not_say_that_all_is_well(start, redis, 
     assert log().splitlines()[-1] == "rollout-worker: ended by an error"
 
 
-def test_an_old_attempt_that_wakes_up_does_not_disturb_the_newer_one(start, redis, store, submit):
+def test_old_attempt_that_resumes_does_not_disturb_the_newer_one(start, redis, store, submit):
     job_id = submit(clips="tile", overlay=None)
     old = start("--engine", "fake", "--model", "fake-slow")
     deliver(redis, job_id, "fake-slow")
@@ -268,8 +291,8 @@ def test_an_old_attempt_that_wakes_up_does_not_disturb_the_newer_one(start, redi
     assert old.poll() is None
 
 
-def test_a_second_delivery_leaves_the_first_to_its_worker(start, redis, store, submit):
-    """The other delivery, by which the job comes back should that worker die, is still whole."""
+def test_second_delivery_does_not_delete_the_first(start, redis, store, submit):
+    """The first delivery must stay: it brings the job back if the first worker dies."""
     job_id, following = submit(), submit(overlay=None)
     first = start("--engine", "fake", "--model", "fake-hang", "--engine-timeout-seconds", "60")
     deliver(redis, job_id, "fake-hang")
@@ -285,24 +308,7 @@ def test_a_second_delivery_leaves_the_first_to_its_worker(start, redis, store, s
     until(lambda: job_id in queued(redis, "fake-hang"), 15)
 
 
-def queued(redis: Redis, model: str) -> list[str]:
-    return [job_id.decode() for job_id in redis.lrange(f"rq:queue:{queue_name(model)}", 0, -1)]
-
-
-def children_of(process: subprocess.Popen[str]) -> list[int]:
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in path.read_text().split()]
-
-
-def is_explaining(redis: Redis, job_id: str) -> Callable[[], bool]:
-    def check() -> bool:
-        progress = record_of(redis, job_id).progress
-        return progress is not None and progress.stage == "explain"
-
-    return check
-
-
-def test_a_job_that_a_leaving_worker_cannot_finish_is_unharmed(start, redis, store, submit, log):
+def test_shutdown_requeues_the_running_job_at_the_front(start, redis, store, submit, log):
     slow = ("--engine", "fake", "--model", "fake-slow")
     process = start(*slow, "--drain-seconds", "0")
     first, second = submit(clips="tile", overlay=None), submit(overlay=None)
@@ -325,21 +331,21 @@ def test_a_job_that_a_leaving_worker_cannot_finish_is_unharmed(start, redis, sto
     assert redis.keys("rq:job:*") == []
 
 
-def test_a_leaving_worker_gives_its_job_the_time_that_it_was_told(start, redis, submit):
+def test_running_job_gets_the_drain_time(start, redis, submit):
     process = start("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "3")
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
     until(is_explaining(redis, job_id))
     process.terminate()
-    told_at = time.monotonic()
+    stopped_at = time.monotonic()
     until(lambda: not announcements(redis)[0].ready, seconds=5)
     assert process.poll() is None
     assert process.wait(15) == 0
-    assert 3 <= time.monotonic() - told_at < 10
+    assert 3 <= time.monotonic() - stopped_at < 10
     assert queued(redis, "fake-hang") == [job_id]
 
 
-def test_told_twice_a_worker_leaves_at_once(start, redis, submit):
+def test_second_signal_ends_the_drain_time(start, redis, submit):
     process = start("--engine", "fake", "--model", "fake-hang")
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
@@ -353,7 +359,7 @@ def test_told_twice_a_worker_leaves_at_once(start, redis, submit):
     assert queued(redis, "fake-hang") == [job_id]
 
 
-def test_a_delivery_that_redis_forgot_is_not_put_back_in_part(start, redis, submit):
+def test_delivery_without_data_is_not_requeued(start, redis, submit):
     process = start("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "0")
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
@@ -366,8 +372,8 @@ def test_a_delivery_that_redis_forgot_is_not_put_back_in_part(start, redis, subm
 
 
 @pytest.mark.parametrize("with_a_job", [True, False])
-def test_a_worker_can_leave_while_redis_is_away(start, fragile, submit, log, with_a_job):
-    url = f"unix://{fragile.unix_socket_path}"
+def test_worker_stops_while_redis_is_stopped(start, own_valkey, submit, log, with_a_job):
+    url = f"unix://{own_valkey.unix_socket_path}"
     flags = ("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "1")
     process = start(*flags, redis_url=url)
     with Redis.from_url(url) as redis:
@@ -377,16 +383,16 @@ def test_a_worker_can_leave_while_redis_is_away(start, fragile, submit, log, wit
             redis.set(job_key(job_id), JobRecord().model_dump_json())
             deliver(redis, job_id, "fake-hang")
             until(is_explaining(redis, job_id))
-    fragile.stop()
+    own_valkey.stop()
     time.sleep(2.5)
     assert process.poll() is None
     process.terminate()
     assert process.wait(20) == 0
 
 
-def test_a_worker_outlives_a_redis_that_is_full(start, fragile, store, submit):
-    """First while it runs a job, then while it waits for one."""
-    url = f"unix://{fragile.unix_socket_path}"
+def test_worker_survives_a_full_redis(start, own_valkey, store, submit):
+    """Redis is full first while a job runs, then while the worker is idle."""
+    url = f"unix://{own_valkey.unix_socket_path}"
     process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
     with Redis.from_url(url) as redis:
         until(a_worker_is_ready(redis))
@@ -412,8 +418,8 @@ def test_a_worker_outlives_a_redis_that_is_full(start, fragile, store, submit):
     assert process.poll() is None
 
 
-def test_a_running_job_does_not_wait_for_a_redis_that_hangs(start, fragile, store, submit):
-    url = f"unix://{fragile.unix_socket_path}"
+def test_running_job_continues_while_redis_hangs(start, own_valkey, store, submit):
+    url = f"unix://{own_valkey.unix_socket_path}"
     process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
     first, second = (submit(clips="tile", overlay=None) for _ in range(2))
     with Redis.from_url(url) as redis:
@@ -432,22 +438,16 @@ def test_a_running_job_does_not_wait_for_a_redis_that_hangs(start, fragile, stor
     assert process.poll() is None
 
 
-def forget(data_dir: Path) -> None:
-    """Remove what a server that has stopped would remember."""
-    shutil.rmtree(data_dir / "appendonlydir")
-    (data_dir / "dump.rdb").unlink(missing_ok=True)
-
-
-def test_a_worker_goes_on_with_a_redis_that_has_forgotten_everything(start, fragile, store, submit):
-    url = f"unix://{fragile.unix_socket_path}"
+def test_worker_survives_a_redis_that_lost_its_data(start, own_valkey, store, submit):
+    url = f"unix://{own_valkey.unix_socket_path}"
     process = start("--engine", "fake", redis_url=url)
     with Redis.from_url(url) as redis:
         until(a_worker_is_ready(redis))
-        redis.set("memory", "of something")
-        fragile.stop()
-        forget(Path(fragile.data_dir))
-        fragile.start()
-        assert not redis.exists("memory")
+        redis.set("key", "value")
+        own_valkey.stop()
+        delete_data(Path(own_valkey.data_dir))
+        own_valkey.start()
+        assert not redis.exists("key")
         until(lambda: is_beating(redis, socket.gethostname(), datetime.now(UTC)), seconds=15)
         job_id = submit(overlay=None)
         redis.set(job_key(job_id), JobRecord().model_dump_json())

@@ -5,43 +5,43 @@ import pytest
 import torch
 
 from rollout_core.errors import OutOfMemory
-from worker.torch_engine import Batches
+from worker.torch_engine import BatchSizes
 
 
 class Memory:
-    """Holds so many clips, and remembers what it was asked to hold."""
+    """Work that runs out of memory above a number of clips, and records each attempted size."""
 
     def __init__(self, clips: int) -> None:
         self.clips = clips
-        self.asked: list[int] = []
+        self.sizes: list[int] = []
 
     def __call__(self, clips: int) -> str:
-        self.asked.append(clips)
+        self.sizes.append(clips)
         if clips > self.clips:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return f"by {clips}"
 
 
 @pytest.fixture
-def batches() -> Batches:
-    return Batches("one clip does not fit")
+def batches() -> BatchSizes:
+    return BatchSizes("one clip does not fit")
 
 
-def test_what_fits_is_done_at_once(batches):
+def test_work_that_fits_runs_once(batches):
     memory = Memory(8)
     assert batches.fit("rollout", 8, memory) == "by 8"
-    assert memory.asked == [8]
+    assert memory.sizes == [8]
 
 
-def test_a_batch_is_halved_until_it_fits_and_the_size_is_remembered(batches):
+def test_batch_is_halved_until_it_fits_and_size_is_remembered(batches):
     memory = Memory(3)
     assert batches.fit("rollout", 13, memory) == "by 3"
     assert batches.fit("rollout", 13, memory) == "by 3"
     assert batches.fit("rollout", 2, memory) == "by 2"
-    assert memory.asked == [13, 6, 3, 3, 2]
+    assert memory.sizes == [13, 6, 3, 3, 2]
 
 
-def test_another_kind_of_work_has_a_size_of_its_own(batches):
+def test_each_kind_of_work_has_its_own_size(batches):
     memory = Memory(1)
     batches.fit("gradient_rollout", 4, memory)
     memory.clips = 4
@@ -49,17 +49,17 @@ def test_another_kind_of_work_has_a_size_of_its_own(batches):
     assert batches.fit("gradient_rollout", 4, memory) == "by 1"
 
 
-def test_when_one_clip_does_not_fit_it_says_so_and_works_on(batches):
+def test_out_of_memory_for_one_clip_is_an_error_and_later_work_runs(batches):
     memory = Memory(0)
     with pytest.raises(OutOfMemory, match="one clip does not fit"):
         batches.fit("rollout", 4, memory)
-    assert memory.asked == [4, 2, 1]
+    assert memory.sizes == [4, 2, 1]
     memory.clips = 1
     assert batches.fit("rollout", 4, memory) == "by 1"
 
 
-def test_nothing_of_a_failed_batch_is_held_when_the_next_is_tried(batches):
-    """The traceback of an error holds the tensors of every frame on its way."""
+def test_tensors_of_a_failed_batch_are_freed_before_the_retry(batches):
+    """The traceback of an error holds the tensors of all its stack frames."""
     failed: list[weakref.ref[torch.Tensor]] = []
     held: list[bool] = []
     gc.disable()
@@ -79,7 +79,7 @@ def test_nothing_of_a_failed_batch_is_held_when_the_next_is_tried(batches):
     assert held == [False, False, False]
 
 
-def test_other_errors_pass(batches):
+def test_other_errors_are_not_caught(batches):
     def work(clips: int) -> int:
         raise RuntimeError("device-side assert triggered")
 

@@ -1,3 +1,5 @@
+"""Messages and arrays over a real socket pair."""
+
 import json
 import pickle
 from collections.abc import Iterator
@@ -28,14 +30,19 @@ def header(message: object = None, arrays: object = None) -> bytes:
     return json.dumps({"message": message, "arrays": arrays or {}}).encode()
 
 
-def test_a_message_without_arrays_arrives_as_it_was(pair):
+def send_until_closed(connection: Connection, data: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.send_bytes(data)
+
+
+def test_message_without_arrays_arrives_unchanged(pair):
     left, right = pair
     wire.send(left, EXPLAINED)
     assert wire.receive(right) == (EXPLAINED, {})
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])
-def test_arrays_arrive_with_their_values_shape_and_type(pair, dtype):
+def test_arrays_arrive_with_values_shape_and_dtype(pair, dtype):
     left, right = pair
     sent = np.arange(2 * 3 * 5).reshape(2, 3, 5).astype(dtype)
     wire.send(left, EXPLAINED, first=sent, second=sent.T)
@@ -47,13 +54,13 @@ def test_arrays_arrive_with_their_values_shape_and_type(pair, dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2)])
-def test_arrays_of_one_element_or_none_arrive(pair, shape):
+def test_scalar_and_empty_arrays_arrive(pair, shape):
     left, right = pair
     wire.send(left, EXPLAINED, array=np.ones(shape, np.float32))
     assert wire.receive(right)[1]["array"].shape == shape
 
 
-def test_received_arrays_are_our_own_to_write(pair):
+def test_received_arrays_are_writable(pair):
     left, right = pair
     wire.send(left, EXPLAINED, array=np.zeros(4, np.uint8))
     wire.receive(right)[1]["array"][:] = 7
@@ -69,7 +76,7 @@ def test_arrays_larger_than_the_socket_buffer_arrive(pair):
     np.testing.assert_array_equal(arrays["frames"], frames)
 
 
-def test_a_type_that_is_not_listed_is_not_sent(pair):
+def test_dtype_that_is_not_listed_is_not_sent(pair):
     with pytest.raises(ValueError, match="dtype"):
         wire.send(pair[0], EXPLAINED, array=np.array([object()]))
 
@@ -89,14 +96,14 @@ def test_a_type_that_is_not_listed_is_not_sent(pair):
         {"dtype": "uint8", "shape": [4], "strides": [1]},
     ],
 )
-def test_an_array_that_claims_the_impossible_is_refused_before_it_is_read(pair, claim):
+def test_invalid_array_header_is_refused_before_the_array_is_read(pair, claim):
     left, right = pair
     left.send_bytes(header(arrays={"array": claim}))
     with pytest.raises(WireError):
         wire.receive(right)
 
 
-def test_arrays_count_together(pair):
+def test_size_limit_counts_all_arrays_together(pair):
     left, right = pair
     half = {"dtype": "uint8", "shape": [51]}
     left.send_bytes(header(arrays={"one": half, "other": half}))
@@ -104,7 +111,7 @@ def test_arrays_count_together(pair):
         wire.receive(right, max_bytes=100)
 
 
-def test_what_was_sent_is_not_in_the_words_of_the_error(pair):
+def test_error_does_not_repeat_what_was_sent(pair):
     left, right = pair
     left.send_bytes(header({"kind": "explained"} | {f"a\n{i}": "secret" for i in range(9999)}))
     with pytest.raises(WireError) as caught:
@@ -113,7 +120,7 @@ def test_what_was_sent_is_not_in_the_words_of_the_error(pair):
     assert "secret" not in str(caught.value)
 
 
-def test_fewer_bytes_than_claimed_are_refused(pair):
+def test_fewer_bytes_than_in_the_header_are_refused(pair):
     left, right = pair
     left.send_bytes(header(arrays={"array": {"dtype": "float32", "shape": [4]}}))
     left.send_bytes(b"\0" * 15)
@@ -121,7 +128,7 @@ def test_fewer_bytes_than_claimed_are_refused(pair):
         wire.receive(right)
 
 
-def test_more_bytes_than_claimed_are_refused(pair):
+def test_more_bytes_than_in_the_header_are_refused(pair):
     left, right = pair
     left.send_bytes(header(arrays={"array": {"dtype": "float32", "shape": [4]}}))
     left.send_bytes(b"\0" * 17)
@@ -129,9 +136,9 @@ def test_more_bytes_than_claimed_are_refused(pair):
         wire.receive(right)
 
 
-def test_an_endless_header_is_refused(pair):
+def test_header_that_is_too_long_is_refused(pair):
     left, right = pair
-    sender = Thread(target=_send_until_closed, args=(left, b" " * (MAX_HEADER_BYTES + 1)))
+    sender = Thread(target=send_until_closed, args=(left, b" " * (MAX_HEADER_BYTES + 1)))
     sender.start()
     with pytest.raises(OSError, match="bad message length"):
         wire.receive(right)
@@ -152,42 +159,37 @@ def test_an_endless_header_is_refused(pair):
         pickle.dumps(EXPLAINED.model_dump()),
     ],
 )
-def test_what_is_not_a_message_is_refused(pair, frame):
+def test_invalid_message_is_refused(pair, frame):
     left, right = pair
     left.send_bytes(frame)
     with pytest.raises(WireError):
         wire.receive(right)
 
 
-def test_the_other_side_closing_is_told_apart(pair):
+def test_closed_socket_raises_eof_error(pair):
     left, right = pair
     left.close()
     with pytest.raises(EOFError):
         wire.receive(right)
 
 
-def test_an_order_is_received_by_its_kind(pair):
+def test_order_of_the_expected_kind_is_received(pair):
     left, right = pair
     order = Explain()
     wire.send(left, order)
     assert wire.receive_order(right, Explain) == (order, {})
 
 
-def test_an_order_of_another_kind_is_refused(pair):
+def test_order_of_another_kind_is_refused(pair):
     left, right = pair
     wire.send(left, Clip(seconds=0.1))
     with pytest.raises(WireError, match="expected Open or Render, not 'clip'"):
         wire.receive_order(right, Open, Render)
 
 
-def test_there_are_no_orders_after_the_supervisor_has_left(pair):
+def test_no_order_after_the_supervisor_has_closed(pair):
     left, right = pair
     wire.send(left, Rendered(done=1, total=2, seconds=0.1, finished=False))
     left.close()
     assert wire.receive_order(right, Rendered) is not None
     assert wire.receive_order(right, Rendered) is None
-
-
-def _send_until_closed(connection: Connection, data: bytes) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):
-        connection.send_bytes(data)

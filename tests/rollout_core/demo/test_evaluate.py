@@ -19,7 +19,7 @@ T, H, W = 3, 4, 5
 
 
 def moving_coverage(batch: int = 64) -> Tensor:
-    """An object of one patch and two halves, `b t h w`, that moves down a frame at a time."""
+    """Return the coverage, `b t h w`, of an object that moves down by one patch per frame."""
     coverage = torch.zeros(batch, T, H, W)
     for t in range(T):
         coverage[:, t, t, 1] = 0.5
@@ -29,10 +29,11 @@ def moving_coverage(batch: int = 64) -> Tensor:
 
 
 def noise(batch: int = 4000) -> Tensor:
+    """Return random maps, `b t h w`."""
     return torch.rand(batch, T, H, W, generator=Generator().manual_seed(0))
 
 
-def test_coverage_is_the_mean_of_each_patch_s_pixels():
+def test_coverage_is_the_mean_over_the_pixels_of_a_patch():
     evidence = torch.zeros(2, 1, 4, 6)
     evidence[1, 0, :2, 3] = 1
     expected = torch.zeros(2, 1, 2, 2)
@@ -44,13 +45,13 @@ def test_scores_worked_by_hand():
     coverage = torch.zeros(2, 1, 2, 2)
     coverage[:, 0, 0, 0], coverage[:, 0, 0, 1] = 1.0, 0.2
     relevance = torch.tensor([[[[0.6, 0.2], [0.1, 0.1]]], [[[0.1, 0.5], [0.2, 0.2]]]])
-    # The second map's best patch is covered by a fifth only.
+    # Only a fifth of the second map's best patch is covered.
     assert pointing_game(relevance, coverage).tolist() == [1, 0]
     torch.testing.assert_close(object_share(relevance, coverage), torch.tensor([0.64, 0.2]))
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_the_coverage_itself_scores_best(score):
+def test_coverage_itself_scores_best(score):
     coverage = moving_coverage()
     best = score(coverage, coverage)
     assert (best >= score(noise(64), coverage)).all()
@@ -59,7 +60,7 @@ def test_the_coverage_itself_scores_best(score):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_an_inverted_map_scores_nothing(score):
+def test_inverted_map_scores_zero(score):
     coverage = moving_coverage()
     inverted = (coverage == 0).float()
     assert (score(inverted, coverage) == 0).all()
@@ -67,14 +68,14 @@ def test_an_inverted_map_scores_nothing(score):
 
 @pytest.mark.parametrize("score", [pointing_game, frame_hit_rate])
 @pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
-def test_a_constant_map_points_as_chance_does(score, value: float):
+def test_constant_map_points_by_chance(score, value: float):
     coverage = moving_coverage()
     chance = torch.full((64,), 3 / (H * W))
     torch.testing.assert_close(score(torch.full_like(coverage, value), coverage), chance)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
-def test_a_constant_map_shares_by_area(value: float):
+def test_constant_map_is_shared_by_area(value: float):
     coverage = moving_coverage()
     area = coverage.mean(dim=(1, 2, 3))
     torch.testing.assert_close(object_share(torch.full_like(coverage, value), coverage), area)
@@ -84,13 +85,13 @@ def test_a_constant_map_shares_by_area(value: float):
     ("score", "chance"),
     [(pointing_game, 3 / 20), (frame_hit_rate, 3 / 20), (object_share, 2 / 20)],
 )
-def test_a_random_map_scores_as_chance(score, chance: float):
+def test_random_map_scores_by_chance(score, chance: float):
     mean = score(noise(), moving_coverage(4000)).mean().item()
     assert mean == pytest.approx(chance, abs=0.02)
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_what_speaks_against_the_class_does_not_count(score):
+def test_negative_relevance_is_ignored(score):
     coverage = moving_coverage()
     relevance = coverage - 5 * (coverage == 0).float()
     torch.testing.assert_close(score(relevance, coverage), score(coverage, coverage))
@@ -102,24 +103,24 @@ def test_scores_do_not_depend_on_the_scale(score):
     torch.testing.assert_close(score(1e-3 * relevance, coverage), score(relevance, coverage))
 
 
-def test_a_frame_hit_asks_every_frame_in_which_there_is_an_object():
+def test_frame_hit_rate_counts_every_frame_with_an_object():
     coverage = moving_coverage(1)
-    coverage[:, 0] = 0  # not there yet
+    coverage[:, 0] = 0  # no object yet
     relevance = coverage.clone()
-    relevance[:, 1] = 1e-6  # barely relevant, and nowhere in particular
+    relevance[:, 1] = 1e-6  # barely relevant, and the same everywhere
     expected = torch.tensor([(3 / 20 + 1) / 2])
     torch.testing.assert_close(frame_hit_rate(relevance, coverage), expected)
     assert pointing_game(relevance, coverage).item() == 1
 
 
-def test_leaning_divides_what_is_on_either_object():
+def test_leaning_divides_the_relevance_on_both_objects():
     coverages = torch.zeros(1, 2, 1, 1, 4)
     coverages[0, 0, 0, 0, 0], coverages[0, 1, 0, 0, 1:3] = 1, 0.5
     relevance = torch.tensor([[[[0.3, 0.2, 0.0, 0.5]]]])
     torch.testing.assert_close(leaning(relevance, coverages), torch.tensor([[0.75, 0.25]]))
 
 
-def test_leaning_of_maps_that_say_nothing_and_of_the_wrong_object():
+def test_leaning_of_constant_random_and_wrong_maps():
     own, other = moving_coverage(4000), moving_coverage(4000).flip(-1).roll(1, dims=1)
     coverages = torch.stack([own, other], dim=1)
     even = torch.full((4000, 2), 0.5)
@@ -139,7 +140,7 @@ def test_rank_correlation_of_known_orders():
     assert rank_correlation(first, -first).item() == pytest.approx(-1)
 
 
-def test_rank_correlation_gives_equal_values_one_rank():
+def test_rank_correlation_gives_equal_values_the_same_rank():
     tied = torch.tensor([[[[1.0, 1.0], [2.0, 3.0]]]])
     other = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     # Pearson of the ranks (.5, .5, 2, 3) and (0, 1, 2, 3).
@@ -155,7 +156,7 @@ def test_rank_correlation_with_a_constant_is_zero():
     assert (rank_correlation(noise(64), torch.ones(64, T, H, W)) == 0).all()
 
 
-def test_the_interval_is_that_of_the_normal_approximation():
+def test_interval_equals_the_normal_approximation():
     values = (torch.rand(500, generator=Generator().manual_seed(1)) < 0.3).float()
     interval = bootstrap(values)
     half = 1.96 * values.std().item() / math.sqrt(500)
@@ -164,12 +165,12 @@ def test_the_interval_is_that_of_the_normal_approximation():
     assert interval.high == pytest.approx(interval.mean + half, abs=0.006)
 
 
-def test_the_interval_of_a_constant_is_a_point():
+def test_interval_of_a_constant_is_a_point():
     interval = bootstrap(torch.full((20,), 0.25))
     assert (interval.mean, interval.low, interval.high) == (0.25, 0.25, 0.25)
 
 
-def test_the_interval_is_seeded():
+def test_interval_depends_on_the_seed():
     values = noise(1).flatten()
     assert bootstrap(values) == bootstrap(values)
     assert bootstrap(values) != bootstrap(values, seed=1)

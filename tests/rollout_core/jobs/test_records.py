@@ -55,7 +55,7 @@ def test_an_attempt_that_is_handed_back_does_not_count():
 
 
 @pytest.mark.parametrize(("record", "max_attempts"), [(RUNNING, 1), (RUNNING.request_cancel(), 3)])
-def test_a_job_that_no_attempt_shall_run_is_taken_to_be_ended(record, max_attempts):
+def test_a_job_without_attempts_left_is_claimed_only_to_end_it(record, max_attempts):
     with pytest.raises(JobHeld):
         claim(record, SOON, max_attempts)
     taken = claim(record, LATE, max_attempts)
@@ -74,7 +74,7 @@ def test_a_job_that_no_attempt_shall_run_is_taken_to_be_ended(record, max_attemp
         lambda record: record.hand_back(1),
     ],
 )
-def test_an_attempt_that_lost_the_job_can_do_nothing(step):
+def test_every_step_of_an_attempt_that_lost_the_job_fails(step):
     with pytest.raises(AttemptLost, match="attempt 1 no longer has the job; attempts: 2"):
         step(claim(RUNNING, LATE))
     with pytest.raises(AttemptLost):
@@ -93,7 +93,7 @@ def test_a_request_to_cancel_outlives_a_beat():
     assert RUNNING.request_cancel().beat(1, SOON, None).cancel_requested
 
 
-def test_an_end_says_what_was_tried_and_why_it_failed():
+def test_an_end_has_the_attempt_and_the_error():
     failed = RUNNING.ended("failed", SOON, ERROR)
     assert failed == Ended(state="failed", attempt=1, started_at=NOW, ended_at=SOON, error=ERROR)
     assert QUEUED.ended("canceled", SOON) == Ended(

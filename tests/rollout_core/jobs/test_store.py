@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def job(store: ArtifactStore) -> str:
-    """A job that was accepted."""
+    """An accepted job."""
     with store.receiving() as upload:
         upload.write_bytes(b"a video")
         ticket = Ticket(id=JOB, request=ExplainRequest(), created_at=NOW, upload_bytes=7)
@@ -145,8 +145,8 @@ def test_a_job_ends_once(store: ArtifactStore, job: str, tmp_path: Path):
     assert list((tmp_path / "data" / "incoming").iterdir()) == []
 
 
-def test_of_many_ends_at_once_one_counts(store: ArtifactStore, job: str):
-    """Some fail it, some cancel it, and one attempt succeeds."""
+def test_one_of_several_concurrent_ends_wins(store: ArtifactStore, job: str):
+    """Threads fail the job, cancel it, and publish a result."""
     store.begin_attempt(job, 1)
     ways = [partial(store.end, job, end) for end in (FAILED, CANCELED) * 8]
     ways.insert(8, partial(store.publish, job, 1, result(1)))
@@ -185,7 +185,7 @@ def test_an_end_that_cannot_be_stored_says_so(store: ArtifactStore, job: str, mo
     store.end(job, FAILED)
 
 
-def test_a_full_disk_is_told_from_others():
+def test_a_full_disk_has_its_own_error():
     full = unavailable(OSError(errno.ENOSPC, "No space left on device"), "d")
     assert (full.code, str(full)) == ("store_full", "the disk is full")
     broken = unavailable(OSError(errno.EIO, "Input/output error"), "d")
@@ -204,7 +204,7 @@ def test_a_new_attempt_takes_the_old_one_s_files_away(
 
 
 def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactStore, job: str):
-    """Its worker slept between the claim and the folder."""
+    """Its worker paused between the claim and the creation of the folder."""
     newer = store.begin_attempt(job, 2)
     store.begin_attempt(job, 1)
     assert newer.exists()
@@ -214,7 +214,7 @@ def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactSto
     assert store.result(job) == result(2)
 
 
-def test_the_latest_attempt_is_known_by_what_it_left(store: ArtifactStore, job: str):
+def test_the_latest_attempt_is_the_highest_folder(store: ArtifactStore, job: str):
     assert store.latest_attempt(job) == 0
     store.begin_attempt(job, 9)
     store.begin_attempt(job, 10)
@@ -230,7 +230,7 @@ def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
     assert not folder.exists()
 
 
-def test_when_all_attempts_are_ended_none_can_publish(store: ArtifactStore, job: str):
+def test_no_attempt_can_publish_after_end_attempts(store: ArtifactStore, job: str):
     folder = store.begin_attempt(job, 1)
     (folder / "overlay.mp4").write_bytes(b"half")
     store.end_attempts(job)
@@ -253,7 +253,7 @@ def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
     assert files_below(tmp_path) == []
 
 
-def test_what_is_deleted_while_it_expires_does_not_come_back(store: ArtifactStore, job: str):
+def test_a_job_deleted_during_expiry_stays_deleted(store: ArtifactStore, job: str):
     store.delete(job)
     store.expire(job)
     assert not store.exists(job)
@@ -281,7 +281,7 @@ def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):
     assert not store.upload_path(job).exists()
 
 
-def test_every_job_is_told_and_when_it_changes(store: ArtifactStore, job: str):
+def test_jobs_yields_every_job_and_its_changes(store: ArtifactStore, job: str):
     ((name, before),) = store.jobs()
     assert name == job
     time.sleep(0.02)  # the kernel's clock for files is coarse
@@ -323,8 +323,8 @@ def test_names_do_not_lead_out_of_the_result(store: ArtifactStore, job: str, nam
 
 
 @pytest.fixture
-def gone_at_a_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Have a folder be there when it is asked for, and gone when it is listed."""
+def vanishing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Make a folder exist when checked, and vanish before it is listed."""
 
     def set_up(folder: Path) -> None:
         for name in ("listdir", "scandir"):
@@ -349,33 +349,33 @@ def gone_at_a_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         ArtifactStore.expire,
     ],
 )
-def test_a_job_that_goes_while_it_is_looked_at_has_nothing(
-    store: ArtifactStore, job: str, gone_at_a_look: Callable[[Path], None], look: Callable[..., Any]
+def test_a_job_deleted_during_a_read_has_no_files(
+    store: ArtifactStore, job: str, vanishing: Callable[[Path], None], look: Callable[..., Any]
 ):
     store.begin_attempt(job, 1)
-    gone_at_a_look(store.upload_path(job).parents[1])
+    vanishing(store.upload_path(job).parents[1])
     assert not look(store, job)
     assert not store.exists(job)
 
 
-def test_no_attempt_begins_at_a_job_that_just_goes(
-    store: ArtifactStore, job: str, gone_at_a_look: Callable[[Path], None]
+def test_an_attempt_of_a_job_deleted_meanwhile_fails(
+    store: ArtifactStore, job: str, vanishing: Callable[[Path], None]
 ):
-    gone_at_a_look(store.upload_path(job).parents[1])
+    vanishing(store.upload_path(job).parents[1])
     with pytest.raises(AttemptLost):
         store.begin_attempt(job, 1)
 
 
-def test_an_upload_that_ends_while_stale_ones_are_sought_is_passed_over(
-    store: ArtifactStore, tmp_path: Path, gone_at_a_look: Callable[[Path], None]
+def test_an_upload_that_ends_during_the_clean_up_is_skipped(
+    store: ArtifactStore, tmp_path: Path, vanishing: Callable[[Path], None]
 ):
     with store.receiving() as upload:
-        gone_at_a_look(upload.parent)
+        vanishing(upload.parent)
         store.remove_stale_uploads(60)
         assert (tmp_path / "data" / "incoming" / "gone").exists()
 
 
-def test_what_goes_while_it_is_looked_at_is_passed_over(
+def test_files_deleted_during_the_count_are_skipped(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone"]))
@@ -383,7 +383,7 @@ def test_what_goes_while_it_is_looked_at_is_passed_over(
     store.remove_stale_uploads(0)
 
 
-def test_a_job_that_cannot_be_moved_away_is_not_taken_for_gone(
+def test_a_job_that_cannot_be_moved_is_not_reported_as_missing(
     store: ArtifactStore, job: str, tmp_path: Path
 ):
     (tmp_path / "data" / "incoming").rmdir()
@@ -404,7 +404,7 @@ def test_a_store_that_cannot_be_written_says_so(store: ArtifactStore, tmp_path: 
         store.check_writable()
 
 
-def test_asking_a_full_store_leaves_nothing(store: ArtifactStore, tmp_path: Path, monkeypatch):
+def test_checking_a_full_store_leaves_no_file(store: ArtifactStore, tmp_path: Path, monkeypatch):
     def fill(path: Path, data: bytes) -> int:
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -53,7 +53,7 @@ def clips_for(config: TimesformerConfig) -> torch.Tensor:
 
 
 def rewritten(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
-    """Copy the divided reference checkpoint with some parameters replaced or, for None, gone."""
+    """Copy the divided reference checkpoint; replace some parameters, or remove them (None)."""
     content = torch.load(DIVIDED, weights_only=True)
     state = content["model_state"] | {f"model.{key}": value for key, value in changes.items()}
     content["model_state"] = {key: value for key, value in state.items() if value is not None}
@@ -62,9 +62,31 @@ def rewritten(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
     return path
 
 
+def saved(tmp_path: Path, **changes: object) -> tuple[TimeSformer, Path]:
+    """Save a random model as safetensors; return it and the path."""
+    model, path = random_model(**changes), tmp_path / "model.safetensors"
+    spec = MOVING_SHAPES.model_copy(
+        update={
+            "name": "saved",
+            "classes": 5,
+            "labels": ("a", "b", "c", "d", "e"),
+            "mean": (0.5, 0.5, 0.5),
+        }
+    )
+    save_model(path, model, spec, dtype=torch.float32)
+    return model, path
+
+
+class RunsCode:
+    """An object that runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("raise SystemExit('executed')",)
+
+
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
-def test_hugging_face_folders_give_the_same_logits(
+def test_hugging_face_folder_gives_the_same_logits(
     attention_type: str, changes: dict[str, object], tmp_path: Path
 ):
     theirs = hugging_face_model(attention_type, **changes)
@@ -78,8 +100,9 @@ def test_hugging_face_folders_give_the_same_logits(
     assert ours.architecture.frames == theirs.config.num_frames
 
 
-def test_a_hugging_face_space_only_model_gives_the_same_logits_frame_by_frame(tmp_path: Path):
-    # Theirs does not average frames as the published code does: compare clips of one frame.
+def test_hugging_face_space_only_model_gives_the_same_logits_per_frame(tmp_path: Path):
+    # The Hugging Face model does not average over frames as the published code does, so clips of
+    # one frame are compared.
     theirs = hugging_face_model("space_only")
     theirs.save_pretrained(tmp_path)
     clips = clips_for(theirs.config)
@@ -89,7 +112,7 @@ def test_a_hugging_face_space_only_model_gives_the_same_logits_frame_by_frame(tm
         torch.testing.assert_close(load_model(tmp_path)(frames), expected, atol=1e-5, rtol=0)
 
 
-def test_a_hugging_face_bin_file_is_read(tmp_path: Path):
+def test_hugging_face_bin_file_is_read(tmp_path: Path):
     theirs = hugging_face_model("divided_space_time")
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
@@ -99,7 +122,7 @@ def test_a_hugging_face_bin_file_is_read(tmp_path: Path):
         torch.testing.assert_close(load_model(tmp_path)(clips), expected, atol=1e-5, rtol=0)
 
 
-def test_a_hugging_face_folder_brings_its_labels_and_normalisation(tmp_path: Path):
+def test_hugging_face_folder_provides_labels_and_normalisation(tmp_path: Path):
     labels = {0: "a", 1: "b", 2: "c"}
     hugging_face_model("divided_space_time", num_labels=3, id2label=labels).save_pretrained(
         tmp_path
@@ -113,7 +136,7 @@ def test_a_hugging_face_folder_brings_its_labels_and_normalisation(tmp_path: Pat
     assert (loaded.spec.frames, loaded.spec.height) == (3, 24)
 
 
-def test_labels_that_say_nothing_are_not_taken(tmp_path: Path):
+def test_placeholder_labels_are_ignored(tmp_path: Path):
     hugging_face_model("divided_space_time").save_pretrained(tmp_path)
     assert open_model("mine", tmp_path).spec.label(4) == "class 4"
 
@@ -135,7 +158,7 @@ def test_other_hugging_face_models_are_refused(
         load_model(tmp_path)
 
 
-def test_a_folder_without_parameters_is_refused(tmp_path: Path):
+def test_folder_without_parameters_is_refused(tmp_path: Path):
     hugging_face_model("divided_space_time").config.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"neither \*\.safetensors nor pytorch_model"):
         load_model(tmp_path)
@@ -149,7 +172,7 @@ def test_a_folder_without_parameters_is_refused(tmp_path: Path):
         ("space_only", "space_only"),
     ],
 )
-def test_a_published_file_tells_its_architecture(name: str, attention_type: str):
+def test_architecture_is_read_from_a_published_file(name: str, attention_type: str):
     architecture = load_model(REFERENCE / f"tiny_{name}.pyth", num_heads=4).architecture
     assert architecture.attention_type == attention_type
     assert (architecture.dim, architecture.depth, architecture.classes) == (32, 3, 7)
@@ -162,8 +185,8 @@ def test_a_published_file_tells_its_architecture(name: str, attention_type: str)
         assert architecture.frames == 5
 
 
-def test_heads_are_never_guessed():
-    with pytest.raises(CheckpointError, match="width 32 is no multiple of 64: give num_heads"):
+def test_unknown_number_of_heads_is_refused():
+    with pytest.raises(CheckpointError, match="width 32 is not a multiple of 64: pass num_heads"):
         load_model(DIVIDED)
 
 
@@ -172,8 +195,8 @@ def test_heads_must_divide_the_width():
         load_model(DIVIDED, num_heads=5)
 
 
-def test_heads_of_64_are_the_published_width(tmp_path: Path):
-    # Taken for granted only where the file says nothing: a config that says otherwise wins.
+def test_heads_default_to_a_width_of_64(tmp_path: Path):
+    # 64 is only the default for a source that does not state its number of heads.
     hugging_face_model("divided_space_time", hidden_size=64).save_pretrained(tmp_path)
     assert load_model(tmp_path).architecture.heads == 4
     config = json.loads((tmp_path / "config.json").read_text())
@@ -182,7 +205,7 @@ def test_heads_of_64_are_the_published_width(tmp_path: Path):
     assert load_model(tmp_path).architecture.heads == 1
 
 
-def test_a_missing_extra_or_misshapen_parameter_is_named(tmp_path: Path):
+def test_error_names_missing_extra_and_misshapen_parameters(tmp_path: Path):
     path = rewritten(
         tmp_path,
         **{
@@ -199,20 +222,20 @@ def test_a_missing_extra_or_misshapen_parameter_is_named(tmp_path: Path):
     assert "misshapen: blocks.2.mlp.fc2.bias [31] for [32]" in message
 
 
-def test_many_missing_parameters_are_counted(tmp_path: Path):
+def test_error_counts_further_missing_parameters(tmp_path: Path):
     names = torch.load(DIVIDED, weights_only=True)["model_state"]
-    gone = {key.removeprefix("model."): None for key in names if "norm1." in key}
+    removed = {key.removeprefix("model."): None for key in names if "norm1." in key}
     with pytest.raises(CheckpointError, match="and 6 more"):
-        load_model(rewritten(tmp_path, **gone), num_heads=4)
+        load_model(rewritten(tmp_path, **removed), num_heads=4)
 
 
-def test_positions_that_form_no_square_are_refused(tmp_path: Path):
+def test_position_grid_that_is_not_square_is_refused(tmp_path: Path):
     path = rewritten(tmp_path, pos_embed=torch.zeros(1, 36, 32))
-    with pytest.raises(CheckpointError, match="35 position embeddings form no square"):
+    with pytest.raises(CheckpointError, match="35 position embeddings do not form a square"):
         load_model(path, num_heads=4)
 
 
-def test_a_file_without_a_model_is_refused(tmp_path: Path):
+def test_file_without_a_model_is_refused(tmp_path: Path):
     torch.save({"epoch": 3}, tmp_path / "other.pyth")
     with pytest.raises(CheckpointError, match="no `model_state`"):
         load_model(tmp_path / "other.pyth")
@@ -221,17 +244,10 @@ def test_a_file_without_a_model_is_refused(tmp_path: Path):
         load_model(tmp_path / "linear.pyth")
 
 
-class Mine:
-    """Something whose unpickling runs code."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return exec, ("raise SystemExit('executed')",)
-
-
-def test_nothing_in_a_pickle_is_executed(tmp_path: Path):
-    torch.save({"model_state": {}, "cfg": Mine()}, tmp_path / "evil.pyth")
+def test_pickles_cannot_run_code(tmp_path: Path):
+    torch.save({"model_state": {}, "cfg": RunsCode()}, tmp_path / "evil.pyth")
     with (tmp_path / "legacy.pyth").open("wb") as file:
-        dump(Mine(), file, protocol=2)
+        dump(RunsCode(), file, protocol=2)
     for name in ("evil.pyth", "legacy.pyth"):
         with pytest.raises(CheckpointError):
             load_model(tmp_path / name)
@@ -239,13 +255,13 @@ def test_nothing_in_a_pickle_is_executed(tmp_path: Path):
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
 @pytest.mark.parametrize("name", ["broken.pyth", "broken.safetensors"])
-def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes):
+def test_broken_file_is_refused(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match="broken"):
         load_model(tmp_path / name)
 
 
-def test_a_hub_id_is_fetched_without_what_is_not_needed(
+def test_hub_download_is_limited_to_the_needed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     hugging_face_model("divided_space_time").save_pretrained(tmp_path)
@@ -262,7 +278,7 @@ def test_a_hub_id_is_fetched_without_what_is_not_needed(
     assert not any("msgpack" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_unreachable_hub_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch):
     def fetch(*_: object, **__: object) -> str:
         raise ConnectionError("no route to the hub")
 
@@ -271,54 +287,39 @@ def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatc
         load_model("somebody/model")
 
 
-def test_what_does_not_exist_is_refused():
-    with pytest.raises(CheckpointError, match="no file, no folder and no hub id"):
+def test_source_that_does_not_exist_is_refused():
+    with pytest.raises(CheckpointError, match="is not a file, a folder or a hub id"):
         load_model("/does/not/exist.pyth")
 
 
-def saved(tmp_path: Path, **changes: object) -> tuple[TimeSformer, Path]:
-    """Save a random model in our format."""
-    model, path = random_model(**changes), tmp_path / "model.safetensors"
-    spec = MOVING_SHAPES.model_copy(
-        update={
-            "name": "saved",
-            "classes": 5,
-            "labels": ("a", "b", "c", "d", "e"),
-            "mean": (0.5, 0.5, 0.5),
-        }
-    )
-    save_model(path, model, spec, dtype=torch.float32)
-    return model, path
-
-
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
-def test_ours_comes_back_as_it_was_saved(tmp_path: Path, attention_type: str):
+def test_saved_model_is_loaded_unchanged(tmp_path: Path, attention_type: str):
     model, path = saved(tmp_path, attention_type=attention_type)
     loaded = load_model(path)
     assert loaded.architecture == model.architecture
     torch.testing.assert_close(loaded(random_clips()), model(random_clips()))
 
 
-def test_ours_brings_its_spec(tmp_path: Path):
+def test_saved_model_includes_its_spec(tmp_path: Path):
     _, path = saved(tmp_path)
     spec = open_model("another-name", path).spec
     assert (spec.name, spec.label(1), spec.mean) == ("another-name", "b", (0.5, 0.5, 0.5))
 
 
-def test_ours_contradicted_about_its_heads_is_refused(tmp_path: Path):
+def test_contradicting_number_of_heads_is_refused(tmp_path: Path):
     _, path = saved(tmp_path)
     with pytest.raises(CheckpointError, match="has 2 heads, not 4"):
         load_model(path, num_heads=4)
 
 
-def test_safetensors_of_somebody_else_are_refused(tmp_path: Path):
+def test_safetensors_without_architecture_are_refused(tmp_path: Path):
     _, path = saved(tmp_path)
     save_file(load_file(path), tmp_path / "bare.safetensors")
-    with pytest.raises(CheckpointError, match="says nothing of its architecture"):
+    with pytest.raises(CheckpointError, match="no architecture in its metadata"):
         load_model(tmp_path / "bare.safetensors")
 
 
-def test_half_precision_files_are_loaded_as_float32_unless_told(tmp_path: Path):
+def test_half_precision_file_is_loaded_as_float32_by_default(tmp_path: Path):
     path = tmp_path / "half.safetensors"
     save_model(path, random_model(), MOVING_SHAPES)
     assert {p.dtype for p in load_model(path).parameters()} == {torch.float32}
@@ -327,30 +328,35 @@ def test_half_precision_files_are_loaded_as_float32_unless_told(tmp_path: Path):
     }
 
 
-def test_a_loaded_model_is_ready_to_evaluate():
+def test_loaded_model_is_in_evaluation_mode():
     model = load_model(DIVIDED, num_heads=4)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_table_name_must_fit_the_checkpoint(tmp_path: Path):
+def test_known_spec_with_another_number_of_classes_is_refused(tmp_path: Path):
     _, path = saved(tmp_path)
     with pytest.raises(CheckpointError, match="has 5 classes, but timesformer-k400 has 400"):
         open_model("timesformer-k400", path)
 
 
-def test_a_table_name_keeps_its_spec_but_for_what_the_parameters_tell(tmp_path: Path):
+def test_known_spec_takes_its_architecture_from_the_parameters(tmp_path: Path):
     hugging_face_model("joint_space_time", num_labels=174).save_pretrained(tmp_path)
-    told = {"attention_type": "joint_space_time", "patch_height": 8, "patch_width": 8, "depth": 2}
-    expected = SPECS["timesformer-ssv2"].model_copy(update=told)
+    architecture = {
+        "attention_type": "joint_space_time",
+        "patch_height": 8,
+        "patch_width": 8,
+        "depth": 2,
+    }
+    expected = SPECS["timesformer-ssv2"].model_copy(update=architecture)
     assert open_model("timesformer-ssv2", tmp_path).spec == expected
 
 
-def test_the_built_in_model_is_as_the_table_says():
+def test_built_in_model_has_its_known_spec():
     assert open_model("moving-shapes").spec == MOVING_SHAPES
 
 
-def test_a_spec_that_came_with_a_checkpoint_is_put_right_by_its_parameters(tmp_path: Path):
+def test_spec_of_a_checkpoint_takes_its_architecture_from_the_parameters(tmp_path: Path):
     _, path = saved(tmp_path, attention_type="joint_space_time", depth=2)
     spec = open_model("mine", path).spec
     assert (spec.attention_type, spec.depth) == ("joint_space_time", 2)
@@ -358,7 +364,7 @@ def test_a_spec_that_came_with_a_checkpoint_is_put_right_by_its_parameters(tmp_p
     assert spec.grid == (8, 8, 16)
 
 
-def test_a_size_that_the_patches_do_not_fill_is_refused(tmp_path: Path):
+def test_input_size_that_the_patches_do_not_fill_is_refused(tmp_path: Path):
     hugging_face_model("divided_space_time", num_labels=174, patch_size=12).save_pretrained(
         tmp_path
     )
@@ -366,7 +372,7 @@ def test_a_size_that_the_patches_do_not_fill_is_refused(tmp_path: Path):
         open_model("timesformer-ssv2", tmp_path)
 
 
-def test_a_table_model_without_label_file_takes_the_folder_s(tmp_path: Path):
+def test_known_model_without_label_file_takes_the_labels_of_the_folder(tmp_path: Path):
     labels = {index: f"action {index}" for index in range(600)}
     hugging_face_model("divided_space_time", num_labels=600, id2label=labels).save_pretrained(
         tmp_path
@@ -376,17 +382,17 @@ def test_a_table_model_without_label_file_takes_the_folder_s(tmp_path: Path):
     assert (spec.stride, spec.top1) == (32, 79.1)
 
 
-def test_only_the_demo_model_needs_no_checkpoint():
+def test_published_model_needs_a_checkpoint():
     with pytest.raises(CheckpointError, match="timesformer-k400 needs a checkpoint"):
         open_model("timesformer-k400")
 
 
-def test_the_digest_is_that_of_the_file(tmp_path: Path):
+def test_digest_is_that_of_the_file(tmp_path: Path):
     _, path = saved(tmp_path)
     assert open_model("x", path).sha256 == sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_pinned_checkpoint_is_loaded_and_no_other(tmp_path: Path):
+def test_only_the_pinned_checkpoint_is_loaded(tmp_path: Path):
     _, path = saved(tmp_path)
     digest = sha256(path.read_bytes()).hexdigest()
     assert open_model("x", path, sha256=digest).sha256 == digest
@@ -396,7 +402,9 @@ def test_a_pinned_checkpoint_is_loaded_and_no_other(tmp_path: Path):
         open_model("x", path, sha256=digest)
 
 
-def test_what_is_not_pinned_is_not_even_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_checkpoint_with_another_digest_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def parse(*_: object, **__: object) -> None:
         raise AssertionError("parsed")
 

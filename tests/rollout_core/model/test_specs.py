@@ -7,7 +7,7 @@ from rollout_core.model.specs import MOVING_SHAPES, SPECS, ModelSpec, spec_of
 PUBLISHED = [spec for spec in SPECS.values() if spec is not MOVING_SHAPES]
 
 
-def test_every_published_model_is_there():
+def test_every_published_model_has_a_spec():
     assert len(PUBLISHED) == 3 * 3 + 4
     assert all(name == spec.name for name, spec in SPECS.items())
 
@@ -49,25 +49,25 @@ def test_only_something_something_is_bgr_and_uniform(spec: ModelSpec):
     assert (spec.sampling == "uniform") == ssv2
 
 
-def test_a_kinetics_clip_covers_its_strides():
+def test_kinetics_clip_covers_all_its_strides():
     assert spec_of("timesformer-k400").clip_seconds == pytest.approx(8 * 32 / 30)
     assert spec_of("timesformer-hr-k400").clip_seconds == pytest.approx(16 * 16 / 30)
     assert spec_of("timesformer-l-k400").clip_seconds == pytest.approx(96 * 4 / 30)
 
 
-def test_labels_come_from_the_data_set():
+def test_labels_are_those_of_the_data_set():
     kinetics, ssv2 = spec_of("timesformer-k400"), spec_of("timesformer-ssv2")
     assert [kinetics.label(0), kinetics.label(399)] == ["abseiling", "zumba"]
     assert ssv2.label(0) == "Approaching something with your camera"
     assert ssv2.label(173) != "class 173"
 
 
-def test_a_label_that_nobody_knows_is_a_number():
+def test_unknown_label_is_the_class_number():
     assert spec_of("timesformer-k600").label(5) == "class 5"
     assert spec_of("timesformer-k400").label(400) == "class 400"
 
 
-def test_the_demo_model_names_the_motions_of_its_generator():
+def test_demo_model_has_the_labels_of_its_generator():
     assert MOVING_SHAPES.labels == CLASSES
     assert MOVING_SHAPES.classes == len(CLASSES)
 
@@ -81,12 +81,12 @@ def test_the_demo_model_names_the_motions_of_its_generator():
         ("timesformer-l-k600", (96, 14, 14), 12),
     ],
 )
-def test_the_patches_and_the_layers_of_a_model(name: str, grid: tuple[int, int, int], depth: int):
+def test_grid_and_depth_of_a_model(name: str, grid: tuple[int, int, int], depth: int):
     spec = spec_of(name)
     assert (spec.grid, spec.depth) == (grid, depth)
 
 
-def test_a_grid_need_not_be_square():
+def test_grid_of_an_oblong_input():
     sizes = {"height": 48, "width": 60, "patch_height": 8, "patch_width": 6}
     assert MOVING_SHAPES.model_copy(update=sizes).grid == (8, 6, 10)
 
@@ -94,37 +94,37 @@ def test_a_grid_need_not_be_square():
 @pytest.mark.parametrize(
     ("target", "index"), [(0, 0), (7, 7), ("0", 0), ("7", 7), ("left", 0), ("blink", 7)]
 )
-def test_a_class_has_an_index_in_digits_or_by_label(target: int | str, index: int):
+def test_class_is_found_by_index_digits_or_label(target: int | str, index: int):
     assert MOVING_SHAPES.class_index(target) == index
 
 
 @pytest.mark.parametrize("target", [8, -1, "8", "-1", "+1", "07", "", "Left", "²", "9" * 5000])
-def test_a_class_that_is_not_there_is_refused(target: int | str):
+def test_unknown_class_is_refused(target: int | str):
     with pytest.raises(InvalidRequest, match=r"moving-shapes has no class .* it has 8"):
         MOVING_SHAPES.class_index(target)
 
 
-def test_a_label_goes_before_digits():
+def test_label_takes_precedence_over_digits():
     spec = MOVING_SHAPES.model_copy(update={"labels": ("1", "one"), "classes": 2})
     assert [spec.class_index(target) for target in ("1", "0", 1)] == [0, 0, 1]
 
 
-def test_classes_without_labels_go_by_number():
+def test_class_without_label_is_found_by_number():
     spec = spec_of("timesformer-k600")
     assert spec.class_index("599") == 599
     with pytest.raises(InvalidRequest):
         spec.class_index("zumba")
 
 
-def test_labels_of_a_data_set_have_an_index():
+def test_class_is_found_by_a_label_of_the_data_set():
     assert spec_of("timesformer-k400").class_index("zumba") == 399
 
 
-def test_an_unknown_name_is_an_error_that_lists_the_known():
+def test_unknown_name_raises_an_error_that_lists_the_known_ones():
     with pytest.raises(UnknownModel, match="timesformer-k400"):
         spec_of("timesformer-k700")
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
-def test_a_spec_survives_the_wire(spec: ModelSpec):
+def test_spec_survives_json(spec: ModelSpec):
     assert ModelSpec.model_validate_json(spec.model_dump_json()) == spec

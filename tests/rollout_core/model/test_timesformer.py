@@ -8,19 +8,19 @@ ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
 
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
-def test_logits_have_a_row_a_clip(attention_type: str):
+def test_logits_have_one_row_per_clip(attention_type: str):
     logits = random_model(attention_type=attention_type)(random_clips())
     assert logits.shape == (2, 5)
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
-def test_the_order_of_frames_matters(attention_type: str):
+def test_order_of_frames_matters(attention_type: str):
     model, clips = random_model(attention_type=attention_type), random_clips()
     assert (model(clips) - model(clips.flip(2))).abs().max() > 1e-3
 
 
-def test_the_order_of_frames_does_not_matter_to_space_only():
+def test_order_of_frames_does_not_matter_to_space_only_attention():
     model, clips = random_model(attention_type="space_only"), random_clips()
     torch.testing.assert_close(model(clips), model(clips.flip(2)), atol=1e-5, rtol=1e-5)
 
@@ -50,27 +50,27 @@ def test_other_sizes_use_the_nearest_position_embedding():
     torch.testing.assert_close(model(clips), taller(clips))
 
 
-def test_the_fused_kernel_of_long_sequences_says_what_the_explicit_product_says():
+def test_fused_kernel_equals_the_explicit_product():
     model = random_model(attention_type="joint_space_time", depth=1)
     clips = random_clips(batch=1, t=22, height=32, width=24)
     assert FUSED_ON_CPU_FROM_TOKENS <= 22 * 4 * 6
     fused = model(clips)
-    with watch(model.layers, lambda step: None):  # takes the explicit product, to see its softmax
+    with watch(model.layers, lambda step: None):  # forces the explicit product
         torch.testing.assert_close(model(clips), fused, atol=1e-5, rtol=1e-5)
 
 
-def test_sizes_that_leave_a_remainder_are_refused():
+def test_frame_size_that_the_patches_do_not_fill_is_refused():
     with pytest.raises(ValueError, match="20×24 pixels do not divide into patches of 8×4"):
         random_model()(random_clips(height=20))
 
 
-def test_the_grid_is_rows_by_columns():
+def test_grid_is_rows_by_columns():
     model = random_model()
     assert model.architecture.grid == (2, 6)
     assert model.grid_of(random_clips(t=4, height=32)) == (4, 4, 6)
 
 
-def test_parameters_are_named_as_published():
+def test_parameters_have_their_published_names():
     names = set(random_model(depth=1).state_dict())
     assert {"cls_token", "pos_embed", "time_embed", "patch_embed.proj.weight"} <= names
     assert {"blocks.0.temporal_attn.qkv.bias", "blocks.0.temporal_fc.weight"} <= names

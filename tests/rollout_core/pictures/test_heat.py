@@ -9,7 +9,7 @@ from rollout_core.result import frame_shares
 
 
 def track_of(maps, pts, index):
-    """Relevance of one clip whose frames hold one value each, on a grid of 2×3."""
+    """Return the heat track of clips whose frames hold one value each, on a grid of 2×3."""
     values = np.array(maps, np.float32)
     relevance = np.broadcast_to(values[..., None, None], (*values.shape, 2, 3))
     return heat_track(relevance, pts_seconds=np.array(pts, float), frame_index=np.array(index))
@@ -31,7 +31,7 @@ def test_heat_is_linear_in_time_and_constant_beyond():
         np.testing.assert_allclose(track.at(seconds), np.full((2, 3), heat))
 
 
-def test_rows_and_columns_keep_their_places():
+def test_rows_and_columns_are_not_swapped():
     relevance = np.zeros((1, 2, 2, 3), np.float32)
     relevance[0, 1, 1, 2] = 1
     index = np.array([[0, 1]])
@@ -41,7 +41,7 @@ def test_rows_and_columns_keep_their_places():
     assert heat.sum() == 0.5
 
 
-def test_a_frame_sampled_twice_has_the_mean_of_its_maps_and_the_sum_of_its_shares():
+def test_frame_sampled_twice_gets_the_mean_map_and_the_sum_of_shares():
     track = track_of([[0, 1], [3, 4]], [[0, 1], [1, 1]], [[0, 25], [25, 25]])
     assert track.frame_index.tolist() == [0, 25]
     assert track.pts_seconds.tolist() == [0, 1]
@@ -55,19 +55,19 @@ def test_shares_sum_to_one():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
-def test_the_same_everywhere_is_no_heat(value):
+def test_constant_relevance_has_no_heat(value):
     track = track_of([[value, value]], [[0, 1]], [[0, 1]])
     assert (track.heat == 0).all()
     np.testing.assert_allclose(track.share, [0.5, 0.5])
 
 
-def test_one_frame_has_one_map():
+def test_single_frame_has_one_map():
     track = track_of([[1, 1]], [[0, 0]], [[0, 0]])
     assert track.heat.shape == (1, 2, 3)
     assert track.at(5).shape == (2, 3)
 
 
-def test_frames_share_their_clip_s_relevance():
+def test_frame_shares_divide_the_relevance_of_a_clip():
     relevance = np.zeros((3, 2, 1, 2), np.float32)
     relevance[0] = [[[1, 2]], [[3, 4]]]
     relevance[1, 1] = 1e-30
@@ -77,7 +77,7 @@ def test_frames_share_their_clip_s_relevance():
 
 
 @pytest.mark.parametrize("name", ["turbo", "viridis", "magma_r", Overlay().colormap])
-def test_known_colormaps_pass(name):
+def test_known_colormaps_are_accepted(name):
     check_colormap(name)
 
 
@@ -87,7 +87,7 @@ def test_unknown_colormaps_are_refused(name):
         check_colormap(name)
 
 
-def test_ends_of_a_colormap():
+def test_colormap_has_the_expected_ends():
     table = rgb_table("gray")
     assert table.shape == (256, 3)
     assert table.dtype == np.uint8
@@ -97,7 +97,7 @@ def test_ends_of_a_colormap():
 
 
 @pytest.mark.parametrize(
-    ("colour", "yuv"),  # the usual bars at 8 bits
+    ("colour", "yuv"),  # 8-bit colour bars
     [
         ((255, 255, 255), (235, 128, 128)),
         ((0, 0, 0), (16, 128, 128)),
@@ -124,7 +124,7 @@ def test_matrices_agree_with_ffmpeg(matrix, number):
         np.testing.assert_allclose(found, expected.astype(int), atol=2)
 
 
-def test_opacity_grows_with_heat():
+def test_alpha_grows_with_heat():
     table = alpha_table(0.6)
     assert (table[0], table[255]) == (0, 153)
     assert (np.diff(table.astype(int)) >= 0).all()

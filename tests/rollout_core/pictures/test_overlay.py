@@ -1,4 +1,4 @@
-"""The overlay video against its source: frames, times, size, and where it is painted."""
+"""Tests of the overlay video against its source, of the painting, and of the planes."""
 
 from fractions import Fraction
 from types import SimpleNamespace
@@ -16,9 +16,13 @@ from rollout_core.video.decoder import Frame, Limits, open_video
 from tests.rollout_core import films
 
 LIMITS = Limits()
+WIDTH, HEIGHT = 96, 64
+CROP = Crop(16, 0, 64, 64)
+GREY = 120
 
 
 def track_of(*maps, seconds=None):
+    """Return the heat track of one clip with the given maps."""
     relevance = np.array(maps, np.float32)[None]
     count = relevance.shape[1]
     index = np.arange(count)[None]
@@ -30,6 +34,7 @@ COLD_THEN_HOT = track_of(np.zeros((2, 2)), np.ones((2, 2)), seconds=[0.0, 0.36])
 
 
 def overlay_of(path, *, overlay=None, crop=None, track=COLD_THEN_HOT):
+    """Write the overlay of a video next to it; return its path."""
     crop = crop or crop_of(probe(path, LIMITS), height=8, width=8)
     target = path.with_name("overlay.mp4")
     with open_video(path, LIMITS) as decoder:
@@ -49,6 +54,32 @@ def times_of(path):
     return [(float(pts - times[0][0]), float(duration)) for pts, duration in times]
 
 
+def grey_planes():
+    shapes = [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2), (HEIGHT // 2, WIDTH // 2)]
+    return [np.full(shape, GREY, np.uint8) for shape in shapes]
+
+
+def paint(heat, overlay=None, crop=CROP):
+    """Return the planes of a grey frame with heat painted on."""
+    source, target = grey_planes(), [np.zeros_like(plane) for plane in grey_planes()]
+    Painter(overlay or Overlay(), crop, "bt601").paint(source, target, np.float32(heat))
+    return target
+
+
+def frame_of(picture, quarter_turns=0):
+    return Frame(0, 0, 0.0, 1, quarter_turns, picture)
+
+
+def ramp(width, height, fmt="yuv420p"):
+    """Return a picture whose brightness grows from left to right."""
+    line = np.linspace(20, 230, width).astype(np.uint8)
+    pixels = np.broadcast_to(line[None, :, None], (height, width, 3)).copy()
+    return av.VideoFrame.from_ndarray(pixels).reformat(format=fmt, dst_color_range="MPEG")
+
+
+# The video
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [
@@ -59,13 +90,13 @@ def times_of(path):
         ("film.ts", "libx264", {}),
     ],
 )
-def test_frames_and_times_are_the_sources(film, name, codec, options):
+def test_frames_and_times_equal_the_source(film, name, codec, options):
     source = film(name, codec=codec, options=options, width=64, height=64)
     np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source), atol=1e-4)
     assert len(times_of(source)) == 10
 
 
-def test_variable_rate_and_the_last_duration_are_kept(film):
+def test_variable_frame_rate_and_last_duration_are_kept(film):
     source = film(
         "film.mp4", ticks=[0, 40, 100, 130, 300, 333], time_base=Fraction(1, 1000), last_ticks=267
     )
@@ -74,31 +105,31 @@ def test_variable_rate_and_the_last_duration_are_kept(film):
     assert probe(found, LIMITS).duration_seconds == pytest.approx(0.6)
 
 
-def test_a_rate_that_is_no_whole_number_is_kept(film):
+def test_fractional_frame_rate_is_kept(film):
     source = film(rate=30, time_base=Fraction(1001, 30000))
     np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source), atol=1e-6)
 
 
-def test_a_single_frame_is_a_video(film):
+def test_single_frame_makes_a_video(film):
     source = film(frames=1)
     np.testing.assert_allclose(times_of(overlay_of(source)), times_of(source))
     assert len(times_of(source)) == 1
 
 
-def test_times_finer_than_the_overlays_stay_apart(film, monkeypatch):
+def test_timestamps_finer_than_the_overlay_time_base_stay_distinct(film, monkeypatch):
     source = film(ticks=[0, 1, 2, 3], time_base=Fraction(1, 90_000))
     monkeypatch.setattr(overlay_module, "MAX_TICKS_PER_SECOND", 25_000)
     times = np.array(times_of(overlay_of(source)))
     np.testing.assert_allclose(times, [(tick / 25_000, 1 / 25_000) for tick in range(4)])
 
 
-def test_the_longest_frames_fit_side_by_side(film):
+def test_widest_frames_fit_side_by_side(film):
     source = film("film.webm", codec="libvpx-vp9", width=8192, height=16, frames=1)
     frames = films.decode(overlay_of(source, overlay=Overlay(layout="side_by_side")))
     assert [(frame.width, frame.height) for frame in frames] == [(16384, 16)]
 
 
-def test_format_is_what_browsers_play(film):
+def test_overlay_has_a_format_that_browsers_play(film):
     target = overlay_of(film())
     with av.open(target) as container:
         stream = container.streams.video[0]
@@ -112,14 +143,14 @@ def test_format_is_what_browsers_play(film):
 @pytest.mark.parametrize(
     ("size", "expected"), [((65, 49), (64, 48)), ((64, 17), (64, 16)), ((17, 64), (16, 64))]
 )
-def test_size_is_made_even(film, size, expected):
+def test_odd_size_is_made_even(film, size, expected):
     source = film("film.mkv", codec="libvpx-vp9", width=size[0], height=size[1], frames=3)
     frames = films.decode(overlay_of(source))
     assert {(frame.width, frame.height) for frame in frames} == {expected}
 
 
 @pytest.mark.parametrize(("rotation", "bright"), [(90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
-def test_overlay_is_turned_and_needs_no_turning(film, rotation, bright):
+def test_rotation_is_applied_to_the_pixels(film, rotation, bright):
     source = film(rotation=rotation, picture=films.corner, frames=2)
     frame = films.decode(overlay_of(source, overlay=Overlay(opacity=0)))[0]
     assert frame.rotation == 0
@@ -132,7 +163,7 @@ def test_overlay_is_turned_and_needs_no_turning(film, rotation, bright):
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 @pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
-def test_overlay_of_odd_frames_lies_on_the_pixels_that_were_seen(film, rotation, layout):
+def test_overlay_of_odd_sizes_is_aligned_with_the_frame(film, rotation, layout):
     def dot(index, width, height):
         pixels = np.full((height, width, 3), 40, np.uint8)
         pixels[8:16, 16:24] = 220
@@ -150,13 +181,13 @@ def test_overlay_of_odd_frames_lies_on_the_pixels_that_were_seen(film, rotation,
 
 
 @pytest.mark.parametrize(("rotation", "expected"), [(0, (4, 3)), (90, (3, 4))])
-def test_pixels_that_are_not_square_stay_so(film, rotation, expected):
+def test_pixel_aspect_ratio_is_kept(film, rotation, expected):
     source = film(pixel_aspect=Fraction(4, 3), rotation=rotation)
     with av.open(overlay_of(source)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(*expected)
 
 
-def test_only_the_crop_is_painted_and_the_rest_is_dimmed(film):
+def test_crop_is_painted_and_the_rest_is_dimmed(film):
     source = film(frames=10, picture=lambda index, width, height: films.grey(6, width, height))
     crop = Crop(16, 8, 32, 32)
     frames = films.decode(overlay_of(source, crop=crop, overlay=Overlay(colormap="autumn")))
@@ -168,7 +199,7 @@ def test_only_the_crop_is_painted_and_the_rest_is_dimmed(film):
     np.testing.assert_allclose(margin, before[:, :12] / 2, atol=6)
 
 
-def test_heat_grows_between_sampled_frames(film):
+def test_heat_is_interpolated_between_sampled_frames(film):
     source = film(frames=10, picture=lambda index, width, height: films.grey(6, width, height))
     frames = films.decode(overlay_of(source, overlay=Overlay(colormap="autumn")))
     pixels = [frame.to_ndarray(format="rgb24")[20:28, 28:36].astype(float) for frame in frames]
@@ -177,7 +208,7 @@ def test_heat_grows_between_sampled_frames(film):
     assert (np.diff(colour) > 3).all()
 
 
-def test_side_by_side_shows_the_source_on_the_left(film):
+def test_side_by_side_has_the_source_on_the_left(film):
     source = film(picture=films.corner)
     overlay = Overlay(layout="side_by_side", colormap="autumn", opacity=1)
     target = overlay_of(source, overlay=overlay)
@@ -189,7 +220,7 @@ def test_side_by_side_shows_the_source_on_the_left(film):
     np.testing.assert_allclose(times_of(target), times_of(source), atol=1e-6)
 
 
-def test_colour_tags_are_the_sources(film):
+def test_colour_tags_equal_the_source(film):
     source = film("film.mp4", options={"x264-params": "colormatrix=bt709:colorprim=bt709"})
     with av.open(source) as container:
         assert container.streams.video[0].codec_context.colorspace == 1
@@ -198,15 +229,15 @@ def test_colour_tags_are_the_sources(film):
         assert (context.colorspace, context.color_primaries) == (1, 1)
 
 
-def test_full_range_source_looks_the_same(film):
+def test_full_range_source_keeps_its_brightness(film):
     source = film("film.mkv", pix_fmt="yuvj420p", frames=10)
     frames = films.decode(overlay_of(source, overlay=Overlay(opacity=0), crop=Crop(0, 0, 64, 48)))
     found = [films.index_of(frame.to_ndarray(format="rgb24")) for frame in frames]
     assert found == list(range(10))
 
 
-def test_packets_leave_while_frames_come_in(film):
-    """Nothing piles up until the end: memory does not grow with the length."""
+def test_packets_are_written_while_frames_arrive(film):
+    """Packets do not accumulate, so memory does not grow with the length."""
 
     def noise(index, width, height):
         random = np.random.default_rng(index)
@@ -226,38 +257,10 @@ def test_packets_leave_while_frames_come_in(film):
     assert before_the_end > 0.5 * target.stat().st_size
 
 
-WIDTH, HEIGHT = 96, 64
+# Painting
 
 
-CROP = Crop(16, 0, 64, 64)
-
-
-GREY = 120
-
-
-def grey_planes():
-    shapes = [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2), (HEIGHT // 2, WIDTH // 2)]
-    return [np.full(shape, GREY, np.uint8) for shape in shapes]
-
-
-def paint(heat, overlay=None, crop=CROP):
-    source, target = grey_planes(), [np.zeros_like(plane) for plane in grey_planes()]
-    Painter(overlay or Overlay(), crop, "bt601").paint(source, target, np.float32(heat))
-    return target
-
-
-def frame_of(picture, quarter_turns=0):
-    return Frame(0, 0, 0.0, 1, quarter_turns, picture)
-
-
-def ramp(width, height, fmt="yuv420p"):
-    """A picture whose brightness grows from left to right."""
-    line = np.linspace(20, 230, width).astype(np.uint8)
-    pixels = np.broadcast_to(line[None, :, None], (height, width, 3)).copy()
-    return av.VideoFrame.from_ndarray(pixels).reformat(format=fmt, dst_color_range="MPEG")
-
-
-def test_without_heat_the_crop_is_as_it_was_and_the_rest_is_dimmed():
+def test_crop_without_heat_is_unchanged_and_the_rest_is_dimmed():
     luma, u, v = paint(np.zeros((4, 4)))
     assert (luma[:, 16:80] == GREY).all()
     assert (u[:, 8:40] == GREY).all()
@@ -266,7 +269,7 @@ def test_without_heat_the_crop_is_as_it_was_and_the_rest_is_dimmed():
     assert (v[:, np.r_[0:8, 40:48]] == GREY // 2 + 64).all()
 
 
-def test_full_heat_at_full_opacity_is_the_colour_itself():
+def test_full_heat_at_full_opacity_has_the_colour_of_the_colormap():
     overlay = Overlay(colormap="viridis", opacity=1)
     hottest = yuv_table(rgb_table("viridis"), "bt601")[255]
     for plane, expected in zip(paint(np.ones((4, 4)), overlay), hottest, strict=True):
@@ -285,12 +288,12 @@ def test_colour_is_blended_by_opacity_times_heat(opacity):
         assert middle == pytest.approx((1 - weight) * GREY + weight * colour, abs=1)
 
 
-def test_no_opacity_paints_nothing():
+def test_zero_opacity_paints_nothing():
     luma, _, _ = paint(np.ones((4, 4)), Overlay(opacity=0))
     assert (luma[:, 16:80] == GREY).all()
 
 
-def test_heat_stands_where_its_patch_is():
+def test_heat_is_drawn_at_its_patch():
     heat = np.zeros((4, 8))
     heat[3, 1] = 1  # rows 48..63, columns 16+8..16+15
     luma, u, _ = paint(heat, Overlay(colormap="gray", opacity=1))
@@ -305,8 +308,8 @@ def test_heat_stands_where_its_patch_is():
 @pytest.mark.parametrize(
     "crop", [Crop(0, 0, WIDTH + 1, HEIGHT + 1), Crop(15, 1, 66, HEIGHT), Crop(16, 0, 81, 8)]
 )
-def test_heat_is_not_squeezed_where_the_frame_lacks_the_crops_edge(crop):
-    """It is drawn as on a larger frame, from which the edge is then cut."""
+def test_heat_is_cut_and_not_squeezed_at_the_edge_of_the_frame(crop):
+    """The result equals that of a larger frame, cut to the size."""
     heat = np.float32(np.linspace(0, 1, 15).reshape(5, 3))
     overlay = Overlay(colormap="gray", opacity=1)
     source = [np.pad(plane, (0, 4), mode="edge") for plane in grey_planes()]
@@ -338,8 +341,11 @@ def test_nothing_is_painted_outside_odd_crops(crop):
         assert (plane[outside] == dimmed).all()
 
 
+# Planes and colours
+
+
 @pytest.mark.parametrize("fmt", ["yuv420p", "yuv420p10le", "yuv444p", "gbrp", "gray"])
-def test_planes_of_any_format_are_the_same_picture(fmt):
+def test_planes_are_the_same_for_every_pixel_format(fmt):
     luma, u, v = planes_of(frame_of(ramp(64, 32, fmt)), 64, 32, "bt601")
     assert luma.shape == (32, 64)
     assert u.shape == v.shape == (16, 32)
@@ -348,7 +354,7 @@ def test_planes_of_any_format_are_the_same_picture(fmt):
     np.testing.assert_allclose(u, 128, atol=2)
 
 
-def test_full_range_becomes_limited():
+def test_full_range_is_converted_to_limited_range():
     picture = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 255, np.uint8)).reformat(
         format="yuv420p", dst_color_range="JPEG"
     )
@@ -356,7 +362,7 @@ def test_full_range_becomes_limited():
     assert planes_of(frame_of(picture), 64, 32, "bt601")[0].max() == 235
 
 
-def test_planes_share_the_memory_of_a_plain_picture():
+def test_views_share_the_memory_of_the_picture():
     picture = av.VideoFrame(66, 34, "yuv420p")  # wider in memory than on display
     for plane in views(picture):
         plane[:] = 7
@@ -365,21 +371,21 @@ def test_planes_share_the_memory_of_a_plain_picture():
 
 
 @pytest.mark.parametrize(("quarter_turns", "top"), [(1, 230), (3, 20)])
-def test_planes_are_turned(quarter_turns, top):
+def test_planes_are_rotated(quarter_turns, top):
     luma, u, _ = planes_of(frame_of(ramp(64, 32), quarter_turns), 32, 64, "bt601")
     assert luma.shape == (64, 32)
     assert u.shape == (32, 16)
     assert luma[0, 0] == pytest.approx(16 + top * 219 / 255, abs=3)
 
 
-def test_an_odd_pixel_is_cut_and_the_others_are_kept():
+def test_odd_pixel_is_cut_without_scaling():
     picture = ramp(65, 33)
     luma, u, _ = planes_of(frame_of(picture), 64, 32, "bt601")
     np.testing.assert_array_equal(luma, views(picture)[0][:32, :64])
     assert u.shape == (16, 32)
 
 
-def test_another_size_is_scaled():
+def test_frame_of_another_size_is_scaled():
     luma, u, _ = planes_of(frame_of(ramp(20, 10)), 64, 32, "bt601")
     assert luma.shape == (32, 64)
     assert u.shape == (16, 32)
@@ -395,6 +401,6 @@ def test_another_size_is_scaled():
         (9, 64, "bt2020"),
     ],
 )
-def test_matrix_is_the_tagged_one_or_the_players_guess(colorspace, height, expected):
+def test_matrix_is_the_tag_or_the_guess_of_players(colorspace, height, expected):
     picture = SimpleNamespace(colorspace=colorspace)
     assert matrix_of(picture, height) == expected

@@ -24,7 +24,7 @@ plot_faithfulness(Faithfulness.model_validate_json(sys.argv[1]), Path(sys.argv[2
 
 
 def faithfulness(most=0.1, least=0.8, at_random=0.5, label="left", fills=2) -> Faithfulness:
-    """Curves that stay where they are."""
+    """Return a `Faithfulness` whose curves are constant."""
     levels = np.array([most, least, *[at_random] * 5])
     curves = np.broadcast_to(levels[:, None], (len(FILLS), 7, STEPS + 1))
     whole = summarize(curves, Target(label=label, index=0))
@@ -38,7 +38,7 @@ def draw(path: Path, drawn: Faithfulness) -> np.ndarray:
 
 
 def heights(panel: np.ndarray, colour: str) -> np.ndarray:
-    """Rows of a panel where at least half is of this colour."""
+    """Return the rows of a panel of which at least half has this colour."""
     near = np.abs(panel - ImageColor.getrgb(colour)).sum(axis=-1) < 60
     return (near.mean(axis=1) > 0.5).nonzero()[0]
 
@@ -52,7 +52,7 @@ def test_deletion_is_on_the_left_and_insertion_on_the_right(tmp_path):
     assert np.array_equal(heights(left, MOST), heights(right, LEAST))
 
 
-def test_random_orders_are_drawn_between(tmp_path):
+def test_random_orders_are_drawn_between_the_other_curves(tmp_path):
     picture = draw(tmp_path / "plot.png", faithfulness(fills=1))
     left = picture[:, 40 : picture.shape[1] // 2]
     # A dashed line over a band that has no height here.
@@ -61,7 +61,7 @@ def test_random_orders_are_drawn_between(tmp_path):
     assert heights(left, LEAST).max() < row < heights(left, MOST).min()
 
 
-def test_every_fill_has_its_row(tmp_path):
+def test_every_fill_has_a_row(tmp_path):
     one = draw(tmp_path / "one.png", faithfulness(fills=1))
     two = draw(tmp_path / "two.png", faithfulness(fills=2))
     assert one.shape[1] == two.shape[1] == 800
@@ -70,14 +70,14 @@ def test_every_fill_has_its_row(tmp_path):
     assert groups.sum() == 1
 
 
-def test_is_small(tmp_path):
+def test_plot_file_is_small(tmp_path):
     path = tmp_path / "plot.png"
     draw(path, faithfulness())
     assert path.stat().st_size < 200_000
 
 
 @pytest.mark.parametrize("label", ["$\\frac", "put " * 40, "a_{b}^c", ""])
-def test_any_label_is_drawn_as_it_is(label, tmp_path):
+def test_any_label_is_drawn_literally(label, tmp_path):
     picture = draw(tmp_path / "plot.png", faithfulness(label=label))
     plain = draw(tmp_path / "plain.png", faithfulness(label="left"))
     assert picture.shape == plain.shape
@@ -85,7 +85,7 @@ def test_any_label_is_drawn_as_it_is(label, tmp_path):
     assert (picture[:, -4:] == 255).all()
 
 
-def test_draws_within_the_limits_of_a_media_process_and_without_a_home(tmp_path):
+def test_plot_works_in_the_sandbox_of_the_media_process_without_a_home(tmp_path):
     home, cache, path = tmp_path / "home", tmp_path / "cache", tmp_path / "plot.png"
     cache.mkdir()
     environment = {

@@ -1,4 +1,4 @@
-"""Both pictures of a result, from real videos."""
+"""Tests of the overlay video and the contact sheet, from real video files."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SPEC = ModelSpec(
 
 
 def sampled(path, **request):
-    """Return what a worker would hand over for a video, but for random relevance."""
+    """Return the arguments that a worker passes for a video, with random relevance."""
     info = probe(path, Limits())
     crop = crop_of(info, height=32, width=32)
     moments = plan(info.duration_seconds, ExplainRequest(**request), SPEC)
@@ -35,6 +35,7 @@ def sampled(path, **request):
 
 
 def rendered(path, folder, *, overlay=None, limits=None, progress=None, **changes):
+    """Render a video into a folder; return the names of its files."""
     folder.mkdir(exist_ok=True)
     render(
         path,
@@ -48,7 +49,24 @@ def rendered(path, folder, *, overlay=None, limits=None, progress=None, **change
     return {file.name for file in folder.iterdir()}
 
 
-def test_both_pictures_are_made(plain_film, tmp_path):
+def compared(path, sheet, *, limits=None, arguments=None):
+    """Render a comparison of two maps; return its pixels."""
+    arguments = dict(arguments or sampled(path))
+    relevance = arguments.pop("relevance")
+    maps = {"attention": relevance, "rollout": np.flip(relevance, axis=1)}
+    render_comparison(
+        path,
+        **arguments,
+        relevance=maps,
+        overlay=Overlay(),
+        path=sheet,
+        limits=limits or Limits(),
+    )
+    with Image.open(sheet) as image:
+        return np.asarray(image)
+
+
+def test_overlay_and_sheet_are_written(plain_film, tmp_path):
     names = rendered(plain_film, tmp_path / "out", overlay=Overlay())
     assert names == {"overlay.mp4", "sheet.png"}
     assert len(films.decode(tmp_path / "out" / "overlay.mp4")) == 10
@@ -56,11 +74,11 @@ def test_both_pictures_are_made(plain_film, tmp_path):
         assert sheet.width == 2 * MARGIN + 4 * LARGE_PIXELS + 3 * GAP
 
 
-def test_without_an_overlay_there_is_only_the_sheet(plain_film, tmp_path):
+def test_only_the_sheet_is_written_without_an_overlay(plain_film, tmp_path):
     assert rendered(plain_film, tmp_path / "out") == {"sheet.png"}
 
 
-def test_the_sheet_shows_the_sampled_frames(plain_film, tmp_path):
+def test_sheet_shows_the_sampled_frames(plain_film, tmp_path):
     rendered(plain_film, tmp_path / "out")
     found = []
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
@@ -71,7 +89,7 @@ def test_the_sheet_shows_the_sampled_frames(plain_film, tmp_path):
     assert found == sampled(plain_film)["frame_index"][0].tolist() == [1, 3, 6, 8]
 
 
-def test_one_pass_makes_both(plain_film, tmp_path, monkeypatch):
+def test_video_is_decoded_once(plain_film, tmp_path, monkeypatch):
     passes = []
     frames = decoder.Decoder.frames
 
@@ -97,19 +115,19 @@ def test_progress_counts_every_frame(plain_film, tmp_path):
     assert calls == [(done, 10) for done in range(1, 11)]
 
 
-def test_the_sheet_alone_ends_with_the_last_sampled_frame(plain_film, tmp_path):
+def test_sheet_alone_is_done_at_the_last_sampled_frame(plain_film, tmp_path):
     calls = []
     rendered(plain_film, tmp_path / "out", progress=lambda *call: calls.append(call))
     assert calls == [(done, 9) for done in range(1, 10)]
 
 
-def test_drawing_has_a_heartbeat(plain_film, tmp_path):
+def test_rendering_calls_the_heartbeat(plain_film, tmp_path):
     beats = []
     rendered(plain_film, tmp_path / "out", overlay=Overlay(), heartbeat=lambda: beats.append(0))
     assert len(beats) >= 10
 
 
-def test_progress_may_stop_it(plain_film, tmp_path):
+def test_error_in_the_progress_callback_stops_rendering(plain_film, tmp_path):
     def stop(done, total):
         if done == 5:
             raise RuntimeError("enough")
@@ -118,7 +136,7 @@ def test_progress_may_stop_it(plain_film, tmp_path):
         rendered(plain_film, tmp_path / "out", overlay=Overlay(), progress=stop)
 
 
-def test_many_clips_share_one_sheet(film, tmp_path):
+def test_many_clips_fit_on_one_sheet(film, tmp_path):
     path = film(frames=60)
     arguments = sampled(path, clips="tile")
     assert arguments["relevance"].shape[0] == 12
@@ -127,7 +145,7 @@ def test_many_clips_share_one_sheet(film, tmp_path):
         assert sheet.width < 3000
 
 
-def test_a_video_shorter_than_a_clip_has_a_column_a_frame(film, tmp_path):
+def test_short_video_has_one_column_per_frame(film, tmp_path):
     rendered(film(frames=2), tmp_path / "out", overlay=Overlay())
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width == 2 * MARGIN + 2 * LARGE_PIXELS + GAP
@@ -142,7 +160,7 @@ def test_a_video_shorter_than_a_clip_has_a_column_a_frame(film, tmp_path):
         ("film.avi", {"codec": "mpeg4"}),
     ],
 )
-def test_unusual_videos_are_drawn(film, tmp_path, name, options):
+def test_unusual_videos_are_rendered(film, tmp_path, name, options):
     path = film(name, **options)
     overlay = Overlay(layout="side_by_side")
     assert len(rendered(path, tmp_path / "out", overlay=overlay)) == 2
@@ -156,35 +174,19 @@ def test_unknown_colormap_is_refused(plain_film, tmp_path):
         rendered(plain_film, tmp_path / "out", overlay=Overlay(colormap="no-such-map"))
 
 
-def test_limits_hold(plain_film, tmp_path):
+def test_limits_are_enforced(plain_film, tmp_path):
     with pytest.raises(VideoTooLong):
         rendered(plain_film, tmp_path / "out", limits=Limits(max_frames=5))
 
 
-def test_a_damaged_video_is_refused(plain_film, tmp_path, monkeypatch):
+def test_undecodable_video_is_refused(plain_film, tmp_path, monkeypatch):
     arguments = sampled(plain_film)
     monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
     with pytest.raises(VideoUndecodable):
         rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)
 
 
-def compared(path, sheet, *, limits=None, arguments=None):
-    arguments = dict(arguments or sampled(path))
-    relevance = arguments.pop("relevance")
-    maps = {"attention": relevance, "rollout": np.flip(relevance, axis=1)}
-    render_comparison(
-        path,
-        **arguments,
-        relevance=maps,
-        overlay=Overlay(),
-        path=sheet,
-        limits=limits or Limits(),
-    )
-    with Image.open(sheet) as image:
-        return np.asarray(image)
-
-
-def test_methods_are_compared_on_the_frames_that_were_sampled(plain_film, tmp_path):
+def test_comparison_shows_the_sampled_frames(plain_film, tmp_path):
     pixels = compared(plain_film, tmp_path / "comparison.png")
     rendered(plain_film, tmp_path / "out")
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
@@ -199,7 +201,7 @@ def test_methods_are_compared_on_the_frames_that_were_sampled(plain_film, tmp_pa
     )
 
 
-def test_every_method_is_scaled_for_itself(plain_film, tmp_path):
+def test_every_method_is_scaled_separately(plain_film, tmp_path):
     arguments = sampled(plain_film)
     once = compared(plain_film, tmp_path / "a.png", arguments=arguments)
     fainter = arguments | {"relevance": 0.001 * arguments["relevance"]}
@@ -207,7 +209,7 @@ def test_every_method_is_scaled_for_itself(plain_film, tmp_path):
     assert np.abs(once.astype(int) - again).max() <= 2
 
 
-def test_a_comparison_decodes_no_more_than_it_shows(plain_film, tmp_path, monkeypatch):
+def test_comparison_stops_decoding_at_the_last_sampled_frame(plain_film, tmp_path, monkeypatch):
     seen = []
     frames = decoder.Decoder.frames
 
@@ -222,6 +224,6 @@ def test_a_comparison_decodes_no_more_than_it_shows(plain_film, tmp_path, monkey
     assert seen == list(range(9))
 
 
-def test_limits_hold_in_a_comparison(plain_film, tmp_path):
+def test_limits_are_enforced_in_a_comparison(plain_film, tmp_path):
     with pytest.raises(VideoTooLong):
         compared(plain_film, tmp_path / "a.png", limits=Limits(max_frames=5))

@@ -19,6 +19,8 @@ from rollout_core.pictures.sheet import (
 from rollout_core.video.clips import Crop
 
 GREY = 120
+ROW_PITCH = 30 + 2 * GAP + CAPTION_HEIGHT
+"""Distance between rows of heat maps for pictures 30 pixels high."""
 
 
 def column_of(heat=0.0, seconds=1.25, share=0.14, size=(30, 160)):
@@ -35,24 +37,25 @@ def draw(*columns, overlay=None, names=("",)):
 
 
 def cell(sheet, column, row, size=(30, 160)):
+    """Return the pixels of one picture of a sheet."""
     height, width = size
     x, y = MARGIN + column * (width + GAP), MARGIN + row * (height + GAP)
     return sheet[y : y + height, x : x + width]
 
 
 def dark_columns(area):
-    """Return where something is written or a bar is filled."""
+    """Return the columns of pixels that hold text or a filled bar."""
     return (area.sum(axis=-1) < 200).any(axis=0).nonzero()[0]
 
 
-def test_every_frame_has_a_column_up_to_the_most():
+def test_every_frame_has_a_column_up_to_the_maximum():
     assert choose_columns(1) == [0]
     assert choose_columns(8) == list(range(8))
     assert choose_columns(MAX_COLUMNS) == list(range(MAX_COLUMNS))
 
 
 @pytest.mark.parametrize("count", [17, 31, 96, 1000])
-def test_of_many_frames_some_are_chosen_evenly(count):
+def test_many_frames_are_thinned_evenly(count):
     chosen = choose_columns(count)
     assert len(set(chosen)) == MAX_COLUMNS
     assert (chosen[0], chosen[-1]) == (0, count - 1)
@@ -68,12 +71,12 @@ def test_pictures_keep_the_aspect_ratio_of_the_crop():
     assert thumbnail_size(Crop(0, 0, 1000, 1), 8) == (LARGE_PIXELS, 1)
 
 
-def test_caption_tells_time_and_share():
+def test_caption_shows_time_and_share():
     assert column_of(seconds=1.25, share=0.14).caption(0) == "1.25 s · 14 %"
     assert column_of(seconds=0, share=1).caption(0) == "0.00 s · 100 %"
 
 
-def test_frames_are_above_and_the_same_with_heat_below():
+def test_frames_are_drawn_above_their_heat_maps():
     sheet = draw(column_of(heat=0), column_of(heat=1), overlay=Overlay(colormap="autumn"))
     assert (cell(sheet, 0, 0) == GREY).all()
     assert (cell(sheet, 1, 0) == GREY).all()
@@ -83,7 +86,7 @@ def test_frames_are_above_and_the_same_with_heat_below():
     np.testing.assert_allclose(painted.reshape(-1, 3), np.tile(expected, (30 * 160, 1)), atol=2)
 
 
-def test_heat_stands_where_its_patch_is():
+def test_heat_is_drawn_at_its_patch():
     heat = np.zeros((2, 4), np.float32)
     heat[1, 3] = 1
     column = column_of_maps(HeatMap(heat, 1.0), size=(40, 160))
@@ -95,7 +98,7 @@ def test_heat_stands_where_its_patch_is():
     assert changed[:10, :80].max() == 0
 
 
-def test_margins_and_gaps_are_paper():
+def test_margins_and_gaps_are_blank():
     sheet = draw(column_of(), column_of())
     assert (sheet[:MARGIN] == PAPER).all()
     assert (sheet[:, :MARGIN] == PAPER).all()
@@ -103,14 +106,14 @@ def test_margins_and_gaps_are_paper():
     assert (sheet[:, MARGIN + 160 : MARGIN + 160 + GAP] == PAPER).all()
 
 
-def test_captions_wider_than_pictures_stay_apart():
+def test_captions_wider_than_pictures_do_not_overlap():
     narrow = [column_of(size=(160, 10)) for _ in range(3)]
     columns = (draw(*narrow)[-MARGIN - 16 :].sum(axis=(0, 2)) < 765 * 40).nonzero()[0]
     assert (np.diff(columns) >= 10).sum() >= 2
     assert columns[0] >= MARGIN
 
 
-def test_a_caption_and_a_bar_are_written_below():
+def test_bar_and_caption_are_drawn_below_the_heat_map():
     sheet = draw(column_of(share=1), column_of(share=0.5))
     below = sheet[MARGIN + 2 * 30 + 2 * GAP :]
     bar = below[1]
@@ -125,11 +128,7 @@ def test_sheet_without_any_relevance_is_drawn():
     assert draw(column_of(share=0)).shape[2] == 3
 
 
-ROW_PITCH = 30 + 2 * GAP + CAPTION_HEIGHT
-"""From a row of heat maps to the next, where pictures are 30 pixels high."""
-
-
-def test_every_method_has_a_row_of_its_own_heat():
+def test_every_method_has_a_row_of_heat_maps():
     cold, hot = HeatMap(np.zeros((2, 2), np.float32), 0.5), HeatMap(np.ones((2, 2), np.float32), 1)
     plain, compared = draw(column_of()), draw(column_of_maps(cold, hot), names=("", ""))
     assert compared.shape[0] == plain.shape[0] + ROW_PITCH
@@ -139,7 +138,7 @@ def test_every_method_has_a_row_of_its_own_heat():
     assert (compared[first + ROW_PITCH : first + ROW_PITCH + 30, place] != GREY).all()
 
 
-def test_shares_are_compared_within_a_row():
+def test_bars_are_relative_to_the_largest_in_their_row():
     heat = np.zeros((2, 2), np.float32)
     columns = [
         column_of_maps(HeatMap(heat, first), HeatMap(heat, second))
@@ -155,7 +154,7 @@ def test_shares_are_compared_within_a_row():
     assert lengths == [(160, 80), (80, 160)]
 
 
-def test_names_stand_beside_their_rows_and_push_the_pictures_aside():
+def test_names_are_drawn_left_of_their_rows():
     heat = HeatMap(np.zeros((2, 2), np.float32), 0)
     sheet = draw(column_of_maps(heat, heat), names=("attention", "a"))
     indent = sheet.shape[1] - draw(column_of()).shape[1]

@@ -16,7 +16,8 @@ ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
 WEIGHTINGS = ["projection", "deviation", "alti", "l2"]
 
 
-def mixings(model: TimeSformer, clips: Tensor) -> list[AttentionStep]:
+def steps_of(model: TimeSformer, clips: Tensor) -> list[AttentionStep]:
+    """Return every attention step of a forward."""
     seen: list[AttentionStep] = []
     with torch.inference_mode(), watch(model.layers, seen.append):
         model(clips)
@@ -24,7 +25,7 @@ def mixings(model: TimeSformer, clips: Tensor) -> list[AttentionStep]:
 
 
 def hand_made(attention: Tensor, values: Tensor, inputs: Tensor) -> AttentionStep:
-    """One head, one sequence, an identity for a projection."""
+    """Return a step with one head, one sequence, and the identity as projection."""
     c = values.shape[-1]
     projection = torch.nn.Linear(c, c)
     torch.nn.init.eye_(projection.weight)
@@ -54,7 +55,7 @@ def two_tokens() -> AttentionStep:
         # T_00 = (1.5, .5), T_01 = (1, -.5); T_11 = y_1.
         ("projection", [[1.5 / 2.5, 1 / 2.5], [0, 1]]),
         # From x̄ = (.5, 1.5) and v̄ = (1.5, 0): T_00 = (.25, -1), T_01 = (.25, -.5) make
-        # y_0 = (.5, -1.5); T_11 = (0, .5) makes y_1, and T_10 is nothing.
+        # y_0 = (.5, -1.5); T_11 = (0, .5) makes y_1, and T_10 is 0.
         ("deviation", [[(0.125 + 1.5) / 2.5, (0.125 + 0.75) / 2.5], [0, 1]]),
         ("alti", [[2.5 - 1.5, 2.5 - 2], [0, 4]]),
         ("l2", [[2.5**0.5, 1.25**0.5], [0, 8**0.5]]),
@@ -67,7 +68,7 @@ def test_shares_worked_by_hand(weighting: str, expected: list[list[float]]):
     torch.testing.assert_close(contribution_shares(two_tokens(), weighting), rows[None, None])
 
 
-def test_what_points_against_the_output_gets_nothing():
+def test_contribution_against_the_output_gets_no_share():
     # y_0 = (1, 0) + (-1, 0)/2 + (5, 0)/2.
     step = hand_made(
         attention=torch.full((2, 2), 0.5),
@@ -81,15 +82,15 @@ def test_what_points_against_the_output_gets_nothing():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_an_output_of_nothing_stays_its_own(weighting: str):
+def test_zero_output_keeps_its_own_token(weighting: str):
     step = hand_made(torch.full((2, 2), 0.5), torch.zeros(2, 3), torch.zeros(2, 3))
     torch.testing.assert_close(contribution_shares(step, weighting)[0, 0], torch.eye(2))
 
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
-def test_the_vectors_sum_to_what_the_block_put_out(attention_type: str):
+def test_vectors_sum_to_the_outputs(attention_type: str):
     model, clips = random_model(attention_type=attention_type), random_clips(batch=1)
-    ours, obvious = mixings(model, clips), dense.run(model, clips[0]).mixings
+    ours, obvious = steps_of(model, clips), dense.run(model, clips[0]).steps
     assert len(ours) == len(obvious)
     for step, other in zip(ours, obvious, strict=True):
         vectors = other.vectors.sum(dim=1)
@@ -111,7 +112,7 @@ def test_the_vectors_sum_to_what_the_block_put_out(attention_type: str):
 @pytest.mark.parametrize("weighting", ["projection", "deviation"])
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_projection_shares_sum_to_one_before_the_clamp(attention_type: str, weighting: str):
-    for step in mixings(random_model(attention_type=attention_type), random_clips()):
+    for step in steps_of(random_model(attention_type=attention_type), random_clips()):
         rows = raw_shares(step, weighting).sum(dim=-1)
         if step.shares_cls:
             rows[:, :, 0] = rows[:, :, 0].mean(dim=1, keepdim=True)
@@ -120,25 +121,25 @@ def test_projection_shares_sum_to_one_before_the_clamp(attention_type: str, weig
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
-def test_rows_are_shares(attention_type: str, weighting: str):
-    for step in mixings(random_model(attention_type=attention_type), random_clips()):
+def test_rows_are_not_negative_and_sum_to_one(attention_type: str, weighting: str):
+    for step in steps_of(random_model(attention_type=attention_type), random_clips()):
         shares = contribution_shares(step, weighting)
         assert shares.dtype == torch.float32
         assert shares.min() >= 0
         rows = shares.sum(dim=-1)
         if step.shares_cls:
-            # The frames' rows differ; their mean is the classification token's.
+            # Rows differ between frames; their mean is the row of the classification token.
             assert (rows[:, :, 0] - 1).abs().max() > 1e-3
             rows[:, :, 0] = rows[:, :, 0].mean(dim=1, keepdim=True)
         torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-5, rtol=0)
 
 
-def test_what_every_token_brings_is_no_token_s_deviation():
+def test_deviation_ignores_what_all_tokens_share():
     step = two_tokens()
     plain = raw_shares(step, "deviation")
     shift = torch.tensor([10.0, -7.0])
     outputs = step.outputs + shift
-    # Through the attention, by the skip connection, or as the projection's bias.
+    # Added to the values, to the residual, or to the bias of the projection.
     biased = deepcopy(step.projections[0])
     biased.bias.copy_(shift)
     for shifted in (
@@ -152,21 +153,21 @@ def test_what_every_token_brings_is_no_token_s_deviation():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch, weighting: str):
+def test_chunk_size_does_not_change_the_shares(monkeypatch: pytest.MonkeyPatch, weighting: str):
     model, clips = random_model(), random_clips()
-    whole = [raw_shares(step, weighting) for step in mixings(model, clips)]
+    whole = [raw_shares(step, weighting) for step in steps_of(model, clips)]
     for elements in (1, 1000):
         monkeypatch.setattr(contributions, "CPU_CHUNK", elements)
-        for step, expected in zip(mixings(model, clips), whole, strict=True):
+        for step, expected in zip(steps_of(model, clips), whole, strict=True):
             actual = raw_shares(step, weighting)
             torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_half_precision_is_worked_out_in_float32(weighting: str):
+def test_half_precision_is_computed_in_float32(weighting: str):
     model, clips = random_model(), random_clips()
-    exact = [contribution_shares(step, weighting) for step in mixings(model, clips)]
-    halves = mixings(model.bfloat16(), clips.bfloat16())
+    exact = [contribution_shares(step, weighting) for step in steps_of(model, clips)]
+    halves = steps_of(model.bfloat16(), clips.bfloat16())
     for step, expected in zip(halves, exact, strict=True):
         half = contribution_shares(step, weighting)
         assert half.dtype == torch.float32

@@ -19,7 +19,7 @@ EVIDENCE = np.random.default_rng(7).permutation(64).reshape(4, 2, 8) ** 4.0
 
 
 def judge(relevance: Floats) -> Faithfulness:
-    """Score a map against a model whose probability is the share of `EVIDENCE` that is left."""
+    """Score a map for a model whose probability is the share of `EVIDENCE` that is left."""
     evidence = EVIDENCE.ravel() / EVIDENCE.sum()
 
     def follow(fill: Fill, order: Order) -> Floats:
@@ -29,7 +29,7 @@ def judge(relevance: Floats) -> Faithfulness:
     return measure(relevance, LEFT, follow)
 
 
-def test_orders_are_most_first_its_reverse_and_random_ones():
+def test_orders_are_most_relevant_first_its_reverse_and_random():
     relevance = np.random.default_rng(1).random((2, 3, 4))
     most, least, *at_random = found = orders(relevance)
     assert all(sorted(order) == list(range(24)) for order in found)
@@ -39,49 +39,51 @@ def test_orders_are_most_first_its_reverse_and_random_ones():
     assert len({tuple(order) for order in at_random}) == RANDOM_ORDERS
 
 
-def test_orders_are_the_same_for_the_same_seed():
+def test_orders_depend_on_the_seed():
     relevance = np.zeros((2, 3, 4))
     first, same, other = (np.stack(orders(relevance, seed=seed)) for seed in (1, 1, 2))
     assert (first == same).all()
     assert (first != other).any(axis=1).all()
 
 
-def test_random_orders_do_not_look_at_the_map():
+def test_random_orders_do_not_depend_on_the_map():
     one, another = orders(np.arange(24.0).reshape(2, 3, 4)), orders(np.zeros((2, 3, 4)))
     assert np.array_equal(one[2:], another[2:])
 
 
-def test_ties_are_drawn_and_do_not_go_frame_by_frame():
+def test_ties_are_ordered_at_random_and_not_frame_by_frame():
     relevance = np.zeros((8, 8, 8))
     relevance[3, 4, 5] = 1
     most, *_ = orders(relevance)
     assert most[0] == np.ravel_multi_index((3, 4, 5), relevance.shape)
     frames_of_first_half = np.bincount(most[:256] // 64, minlength=8)
-    assert frames_of_first_half.min() >= 20  # of 64; by index it would be 64 four times, then 0
+    assert (
+        frames_of_first_half.min() >= 20
+    )  # of 64; index order would give 64 for four frames, then 0
 
 
-def test_measuring_takes_693_forwards_and_tells_how_far_it_is():
-    asked, told = [], []
+def test_measuring_takes_693_forwards_and_reports_progress():
+    asked, reported = [], []
 
     def follow(fill: Fill, order: Order) -> Floats:
         asked.append((fill, order.tolist()))
         return np.linspace(1, 0, STEPS + 1)
 
-    found = measure(EVIDENCE, LEFT, follow, progress=lambda *step: told.append(step))
+    found = measure(EVIDENCE, LEFT, follow, progress=lambda *step: reported.append(step))
     assert [fill for fill, _ in asked] == ["blur"] * 7 + ["mean"] * 7 + ["still"] * 7
     by_order = [order.tolist() for order in orders(EVIDENCE)]
     assert [order for _, order in asked] == by_order * 3
-    assert told == [(done, 21) for done in range(21)]
+    assert reported == [(done, 21) for done in range(21)]
     assert found.forwards == len(asked) * (STEPS + 1) == 693
     assert [scores.fill for scores in found.fills] == list(FILLS)
 
 
-def test_area_by_hand():
+def test_area_worked_by_hand():
     curves = np.array([[1, 0.5, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0]])
     assert area(curves).tolist() == [0.5, 1, 0.25, 0.5]
 
 
-def test_summary_by_hand():
+def test_summary_worked_by_hand():
     falling, staying = [1.0, 0.2, 0.0], [1.0, 0.9, 0.0]
     at_random = [[1.0, middle, 0.0] for middle in (0.4, 0.5, 0.6, 0.5, 0.5)]
     blurred = np.array([falling, staying, *at_random])
@@ -99,17 +101,17 @@ def test_summary_by_hand():
     assert blur.insertion.least_first == pytest.approx(0.35)
     for scores in (blur.deletion, blur.insertion):
         assert scores.random_mean == pytest.approx(0.5)
-        # Middles that are 0.1 off twice, halved; four degrees of freedom.
+        # Two middles are off by 0.1, and areas by half of it; four degrees of freedom.
         assert scores.random_std == pytest.approx(0.05 * (2 / 4) ** 0.5, abs=1e-6)
     assert mean.deletion.most_first == pytest.approx(0.175)
 
 
-def test_curves_of_another_number_of_fills_are_refused():
+def test_wrong_number_of_fills_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         summarize(np.ones((1, 7, 3)), LEFT)
 
 
-def test_a_perfect_map_is_better_than_random_and_its_inverse_is_as_bad():
+def test_perfect_map_beats_random_and_its_inverse_loses_alike():
     perfect, inverted = judge(EVIDENCE).fills[0], judge(-EVIDENCE).fills[0]
     best, worst = perfect.deletion, inverted.deletion
     margin = 5 * best.random_std
@@ -126,7 +128,7 @@ def test_a_perfect_map_is_better_than_random_and_its_inverse_is_as_bad():
     [np.zeros(EVIDENCE.shape), np.random.default_rng(3).random(EVIDENCE.shape)],
     ids=["constant", "random"],
 )
-def test_a_map_that_says_nothing_scores_as_any_order(relevance):
+def test_uninformative_map_scores_like_a_random_order(relevance):
     for fill in judge(relevance).fills:
         for scores in (fill.deletion, fill.insertion):
             margin = 3 * scores.random_std

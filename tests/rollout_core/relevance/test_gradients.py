@@ -11,7 +11,7 @@ from rollout_core.relevance.rollout import Flow
 from tests.rollout_core.models import random_clips, random_model
 
 
-def test_shapes_and_the_predicted_class():
+def test_shapes_and_predicted_class():
     model, clips = random_model(), random_clips()
     flow, logits, targets = gradient_flow(model, clips, None)
     assert [tuple(layer.shape) for layer in flow.groups] == [(2, 3, 13, 13)] * 3
@@ -20,16 +20,16 @@ def test_shapes_and_the_predicted_class():
     assert targets.tolist() == logits.argmax(dim=1).tolist()
 
 
-def test_an_attention_s_gradient_is_that_of_a_small_change():
-    """A̅ of one head is α · ∂y/∂α: nudge one entry of the last attention and see the logit move."""
+def test_gradient_equals_a_finite_difference():
+    """A̅ of one head is α · ∂y/∂α: change one entry of the last attention and compare the logits."""
     model, clips = random_model(heads=1, depth=1).double(), random_clips(batch=1).double()
     target, frame, key, nudge = 2, 1, 5, 1e-6
     flow, logits, _ = gradient_flow(model, clips, [target])
     attention = []
 
     def watched(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-        update, seen, values = self.watched(x)
-        attention.append(seen)
+        update, softmax, values = self.forward_with_attention(x)
+        attention.append(softmax)
         moved = torch.zeros_like(update)
         moved[0, frame, 0] = nudge * torch.nn.functional.linear(
             values[0, frame, 0, key], self.proj.weight
@@ -39,12 +39,14 @@ def test_an_attention_s_gradient_is_that_of_a_small_change():
     space = model.layers[0].attn
     space.forward = watched.__get__(space)
     slope = (model(clips)[0, target] - logits[0, target]) / nudge
-    share = attention[0][0, frame, 0, 0, key] * slope  # of one frame; the flow averages frames
+    share = (
+        attention[0][0, frame, 0, 0, key] * slope
+    )  # of one frame; the flow takes the mean over frames
     expected = max(0.0, share.item()) * 3
     assert flow.groups[0][0, frame, 0, key].item() == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
-def test_another_target_gives_another_flow():
+def test_flow_depends_on_the_target():
     model, clips = random_model(), random_clips()
     first, _, targets = gradient_flow(model, clips, [0, 1])
     second, _, _ = gradient_flow(model, clips, [3, 1])
@@ -54,7 +56,7 @@ def test_another_target_gives_another_flow():
     assert difference[1].max() < 1e-7
 
 
-def test_later_layers_only():
+def test_start_layer_selects_the_later_layers():
     model, clips = random_model(), random_clips()
     every, _, _ = gradient_flow(model, clips, None)
     last, _, _ = gradient_flow(model, clips, None, start_layer=1)
@@ -63,7 +65,7 @@ def test_later_layers_only():
         torch.testing.assert_close(actual, expected)
 
 
-def test_it_works_within_inference_mode_and_leaves_nothing_behind():
+def test_inference_mode_is_supported_and_the_model_is_unchanged():
     model = random_model()
     with torch.inference_mode():
         flow, _, _ = gradient_flow(model, random_clips(), None)
@@ -72,8 +74,8 @@ def test_it_works_within_inference_mode_and_leaves_nothing_behind():
     assert all(block.tap is None for block in model.layers)
 
 
-def test_one_layer_s_graph_at_a_time(monkeypatch: pytest.MonkeyPatch):
-    """The forward keeps no graph, and each layer's is released before the next one's is built."""
+def test_graph_holds_one_layer_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """The forward builds no graph, and each layer's graph is released before the next is built."""
     model = random_model()
     alive: list[bool] = []
     block = type(model.layers[0])
@@ -90,17 +92,19 @@ def test_one_layer_s_graph_at_a_time(monkeypatch: pytest.MonkeyPatch):
     assert alive == [False] * 3 + [True] * 3
 
 
-def test_no_attention_outlives_its_layer(monkeypatch: pytest.MonkeyPatch):
+def test_attention_is_released_with_its_layer(monkeypatch: pytest.MonkeyPatch):
     seen: list[weakref.ref[torch.Tensor]] = []
     collect = gradients._collect
 
     def watched(step: AttentionStep, flow: Flow) -> None:
-        assert not any(other() is not None for other in seen[:-1])  # time and space of a layer
+        assert not any(
+            other() is not None for other in seen[:-1]
+        )  # time and space attention of a layer may coexist
         seen.append(weakref.ref(step.attention))
         collect(step, flow)
 
     monkeypatch.setattr(gradients, "_collect", watched)
-    gc.disable()  # a cycle would be freed by luck
+    gc.disable()  # so that a reference cycle is not freed by chance
     try:
         gradient_flow(random_model(), random_clips(), None)
         assert [other() for other in seen] == [None] * 6
@@ -108,7 +112,7 @@ def test_no_attention_outlives_its_layer(monkeypatch: pytest.MonkeyPatch):
         gc.enable()
 
 
-def test_every_map_holds_the_skip_connection():
+def test_every_map_includes_the_skip_connection():
     flow, _, _ = gradient_flow(random_model(), random_clips(), None)
     for layer in flow.groups + flow.time:
         diagonal = layer.diagonal(dim1=-2, dim2=-1)

@@ -2,25 +2,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from rollout_core.contract import MethodOptions
 from rollout_core.model.timesformer import AttentionStep, watch
-from rollout_core.relevance.methods import capture_flow, fuse_heads, see
+from rollout_core.relevance.methods import capture_flow, fuse_heads, watch_forward
 from tests.rollout_core.models import random_clips, random_model
 
-DEFAULTS = {
-    "weighting": "projection",
-    "head_fusion": "mean",
-    "discard_ratio": 0.0,
-    "start_layer": 0,
-    "target": None,
-}
 
-
-def test_fusion_is_taken_over_heads():
-    mixings: list[AttentionStep] = []
+def test_heads_are_fused_by_minimum_mean_or_maximum():
+    steps: list[AttentionStep] = []
     model = random_model()
-    with torch.inference_mode(), watch(model.layers, mixings.append):
+    with torch.inference_mode(), watch(model.layers, steps.append):
         model(random_clips())
-    lowest, mean, highest = (fuse_heads(mixings[0], f) for f in ("min", "mean", "max"))
+    lowest, mean, highest = (fuse_heads(steps[0], f) for f in ("min", "mean", "max"))
     assert (lowest <= mean).all()
     assert (mean <= highest).all()
     assert (highest - lowest).max() > 1e-3
@@ -28,23 +21,23 @@ def test_fusion_is_taken_over_heads():
     torch.testing.assert_close(mean, (lowest + highest) / 2)
 
 
-def test_only_gradients_know_a_class():
+def test_only_gradient_rollout_has_targets():
     model, clips = random_model(), random_clips()
     for method in ("rollout", "attention", "contribution_rollout"):
-        assert see(model, clips, method=method, **DEFAULTS).targets is None
-    seen = see(model, clips, method="gradient_rollout", **DEFAULTS)
+        assert watch_forward(model, clips, MethodOptions(method=method)).targets is None
+    seen = watch_forward(model, clips, MethodOptions(method="gradient_rollout"))
     assert seen.targets.tolist() == seen.logits.argmax(dim=1).tolist()
 
 
-def test_rows_of_rollouts_are_shares_and_attention_has_no_skip_connection():
+def test_rows_of_rollout_sum_to_one_and_attention_has_no_skip_connection():
     model, clips = random_model(), random_clips()
-    rollout = see(model, clips, method="rollout", **DEFAULTS | {"head_fusion": "max"})
-    attention = see(model, clips, method="attention", **DEFAULTS)
-    for halved, raw in zip(rollout.flow.time, attention.flow.time, strict=True):
+    rollout = watch_forward(model, clips, MethodOptions(head_fusion="max"))
+    attention = watch_forward(model, clips, MethodOptions(method="attention"))
+    for mixed, raw in zip(rollout.flow.time, attention.flow.time, strict=True):
         ones = torch.ones_like(raw.sum(dim=-1))
         torch.testing.assert_close(raw.sum(dim=-1), ones)
-        torch.testing.assert_close(halved.sum(dim=-1), ones)
-        assert (halved.diagonal(dim1=-2, dim2=-1) >= 0.3).all()
+        torch.testing.assert_close(mixed.sum(dim=-1), ones)
+        assert (mixed.diagonal(dim1=-2, dim2=-1) >= 0.3).all()
 
 
 def mean_head(step: AttentionStep) -> Tensor:
@@ -63,7 +56,9 @@ def test_divided_attention_has_the_documented_shapes():
     ("attention_type", "shape"),
     [("joint_space_time", (2, 1, 37, 37)), ("space_only", (2, 3, 13, 13))],
 )
-def test_other_attention_has_no_time_of_its_own(attention_type: str, shape: tuple[int, ...]):
+def test_joint_and_space_only_attention_have_no_time_maps(
+    attention_type: str, shape: tuple[int, ...]
+):
     model, clips = random_model(attention_type=attention_type), random_clips()
     with torch.inference_mode(), capture_flow(model, mean_head) as flow:
         model(clips)
@@ -71,7 +66,7 @@ def test_other_attention_has_no_time_of_its_own(attention_type: str, shape: tupl
     assert flow.time == []
 
 
-def test_a_step_tells_how_its_outputs_came_about():
+def test_outputs_of_a_step_follow_from_its_parts():
     model = random_model()
     seen: list[AttentionStep] = []
     with torch.inference_mode(), watch(model.layers, seen.append):
@@ -89,7 +84,7 @@ def test_a_step_tells_how_its_outputs_came_about():
         torch.testing.assert_close(rows, torch.ones_like(rows))
 
 
-def test_later_layers_only():
+def test_start_layer_leaves_out_earlier_layers():
     model, clips = random_model(), random_clips()
     with torch.inference_mode(), capture_flow(model, mean_head) as every:
         model(clips)
@@ -108,14 +103,14 @@ def test_maps_have_no_gradient():
     assert not any(layer.requires_grad for layer in flow.groups + flow.time)
 
 
-def test_capturing_does_not_change_the_logits():
+def test_capture_does_not_change_the_logits():
     model, clips = random_model(), random_clips()
     plain = model(clips)
     with capture_flow(model, mean_head):
         torch.testing.assert_close(model(clips), plain)
 
 
-def test_taps_are_released_also_after_an_error():
+def test_taps_are_released_after_an_error():
     model = random_model()
     with pytest.raises(ZeroDivisionError), capture_flow(model, mean_head):
         assert all(block.tap is not None for block in model.layers)

@@ -19,6 +19,7 @@ LAYERS, BATCH = 3, 2
 
 
 def random_shares(*shape: int) -> Tensor:
+    """Return random maps whose rows sum to 1."""
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randn(shape, generator=generator).mul(2).softmax(dim=-1)
 
@@ -29,7 +30,7 @@ def divided_flow(t: int, p: int) -> Flow:
 
 
 def rolled(rows: Tensor, flow: Flow) -> Tensor:
-    """Rows at the input of the first layer."""
+    """Return the rows at the input of the first layer."""
     *_, last = roll_out(rows, flow)
     return last
 
@@ -39,7 +40,7 @@ def cls_relevance(flow: Flow) -> Tensor:
 
 
 def dense_groups(groups: Tensor) -> Tensor:
-    """`b t n n` → one matrix over the classification token and all patches, `(t p)`."""
+    """Return `b t n n` as one matrix over the classification token and all patches, `(t p)`."""
     b, t, n, _ = groups.shape
     dense = torch.zeros(b, 1 + t * (n - 1), 1 + t * (n - 1))
     for i in range(t):
@@ -51,7 +52,7 @@ def dense_groups(groups: Tensor) -> Tensor:
 
 
 def dense_time(time: Tensor) -> Tensor:
-    """`b p t t` → one matrix over the classification token, which stays, and all patches."""
+    """Return `b p t t` as one matrix over the classification token, unchanged, and all patches."""
     b, p, t, _ = time.shape
     dense = torch.zeros(b, 1 + t * p, 1 + t * p)
     dense[:, 0, 0] = 1
@@ -86,7 +87,7 @@ def test_rows_that_do_not_sum_to_one_are_renormalised():
 
 
 @pytest.mark.parametrize(("t", "p"), [(3, 6), (5, 4), (1, 7), (4, 1)])
-def test_every_row_equals_the_dense_product_s(t: int, p: int):
+def test_every_row_equals_the_dense_product(t: int, p: int):
     flow = divided_flow(t, p)
     every = patch_rows(torch.eye(t * p).expand(BATCH, -1, -1), g=t)
     rows = torch.cat([cls_row(flow.groups[0]), every], dim=1)
@@ -95,7 +96,7 @@ def test_every_row_equals_the_dense_product_s(t: int, p: int):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_groups_that_never_mix_equal_their_own_products(groups: int):
+def test_separate_groups_equal_their_own_products(groups: int):
     flow = Flow(list(random_shares(LAYERS, BATCH, groups, 7, 7)))
     product = torch.eye(7)
     for layer in flow.groups:
@@ -111,7 +112,7 @@ def test_rows_keep_their_sum():
         torch.testing.assert_close(pushed.sum(dim=(2, 3)), torch.ones(BATCH, 4))
 
 
-def test_each_layer_is_yielded_the_last_one_first():
+def test_layers_are_yielded_last_first():
     flow = divided_flow(3, 4)
     rows = cls_row(flow.groups[0])
     pushed = list(roll_out(rows, flow))
@@ -124,8 +125,8 @@ def test_one_layer_of_uniform_attention_worked_by_hand():
     t, p = 2, 3
     groups, time = torch.full((1, t, 1 + p, 1 + p), 0.25), torch.full((1, p, t, t), 0.5)
     flow = Flow([add_skip(groups)], [add_skip(time)])
-    # Half stays on the token. Of the other half each of 4 tokens gets a quarter: 1/8 a location,
-    # which the frames share evenly.
+    # Half stays on the token. The other half is divided among 4 tokens: 1/8 per location, divided
+    # evenly among the frames.
     torch.testing.assert_close(cls_relevance(flow), torch.full((1, t * p), 1 / 16))
 
 
@@ -133,14 +134,14 @@ def test_two_layers_of_uniform_attention_worked_by_hand():
     t, p = 2, 3
     groups, time = torch.full((1, t, 1 + p, 1 + p), 0.25), torch.full((1, p, t, t), 0.5)
     flow = Flow([add_skip(groups)] * 2, [add_skip(time)] * 2)
-    # After the last layer the token holds 5/8 and each location 1/8. The token hands each location
-    # 1/8 of its 5/8; a location keeps half of its own and gives every token 1/8 of it, of three:
-    # 5/64 + 1/16 + 3/64 = 12/64 = 3/16 a location, over two frames.
+    # After the last layer the token has 5/8 and each location 1/8. The token passes 1/8 of its 5/8
+    # to each location. A location keeps half of its 1/8 and gets 1/8 of each of the three 1/8:
+    # 5/64 + 1/16 + 3/64 = 12/64 = 3/16 per location, over two frames.
     torch.testing.assert_close(cls_relevance(flow), torch.full((1, t * p), 3 / 32))
 
 
-def test_the_token_takes_no_part_in_time_attention():
-    # Space attention of nothing but the token itself: no patch is reached, whatever time does.
+def test_classification_token_takes_no_part_in_time_attention():
+    # All space attention goes to the token itself, so no patch gets relevance.
     groups = torch.zeros(1, 2, 4, 4)
     groups[..., 0] = 1
     relevance = cls_relevance(Flow([groups], [random_shares(1, 3, 2, 2)]))
@@ -150,16 +151,18 @@ def test_the_token_takes_no_part_in_time_attention():
 def test_time_moves_relevance_between_frames_and_not_between_locations():
     t, p = 2, 3
     groups = torch.eye(1 + p).repeat(1, t, 1, 1)
-    groups[:, 0, 0] = torch.tensor([0, 0, 1.0, 0])  # in frame 0 the token sees location 1 only
+    groups[:, 0, 0] = torch.tensor(
+        [0, 0, 1.0, 0]
+    )  # in frame 0 the token attends to location 1 only
     time = torch.eye(t).repeat(1, p, 1, 1)
-    time[:, 1, 0] = torch.tensor([0, 1.0])  # there, frame 0 looks at frame 1 only
+    time[:, 1, 0] = torch.tensor([0, 1.0])  # at location 1, frame 0 attends to frame 1 only
     relevance = cls_relevance(Flow([groups], [time]))
     expected = torch.zeros(1, t, p)
     expected[0, 1, 1] = 0.5
     torch.testing.assert_close(relevance, expected.flatten(1))
 
 
-def test_swapped_axes_are_noticed():
+def test_swapped_time_axes_change_the_result():
     flow = divided_flow(3, 3)
     swapped = Flow(flow.groups, [layer.transpose(-1, -2) for layer in flow.time])
     assert (cls_relevance(flow) - cls_relevance(swapped)).abs().max() > 1e-3
@@ -173,7 +176,7 @@ def test_frame_rows_are_spread_over_the_patches_of_one_frame():
     torch.testing.assert_close(joint[0, 0, 0], torch.tensor([0] + [1 / 3] * 3 + [0] * 3))
 
 
-def test_push_treats_each_row_by_itself():
+def test_push_treats_rows_independently():
     shares = random_shares(BATCH, 3, 4, 4)
     rows = torch.rand(BATCH, 5, 3, 4)
     every = push(rows, shares)
@@ -189,19 +192,19 @@ def test_discard_zeroes_the_smallest_share_of_the_whole_matrix():
     torch.testing.assert_close(kept, expected)
 
 
-def test_discard_never_takes_the_diagonal():
+def test_discard_keeps_the_diagonal():
     attention = random_shares(2, 3, 5, 5)
     kept = discard_smallest(attention, 0.999)
     off_diagonal = kept - torch.diag_embed(attention.diagonal(dim1=-2, dim2=-1))
     assert off_diagonal.abs().max() == 0
 
 
-def test_discard_of_nothing_changes_nothing():
+def test_zero_ratio_discards_nothing():
     attention = random_shares(2, 5, 5)
     assert discard_smallest(attention, 0.0) is attention
 
 
-def test_discard_keeps_relevance_a_distribution():
+def test_relevance_sums_to_one_after_discarding():
     attention = random_shares(LAYERS, BATCH, 1, 7, 7)
     kept = Flow([add_skip(discard_smallest(layer, 0.5)) for layer in attention])
     row = rolled(cls_row(attention[0]), kept)

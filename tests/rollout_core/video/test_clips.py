@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import VideoTooLarge, VideoTooLong, VideoUndecodable
+from rollout_core.errors import EmptySpan, VideoTooLarge, VideoTooLong, VideoUndecodable
 from rollout_core.model.specs import ModelSpec
 from rollout_core.video import clips, decoder
 from rollout_core.video.clips import (
     Crop,
     Limits,
+    OpenedVideo,
     VideoInfo,
     crop_and_resize,
     crop_of,
     displayed_at,
+    open_clips,
     probe,
     read_clips,
 )
@@ -42,10 +44,10 @@ def indices_of(clip):
     return [films.index_of(frame) for frame in clip.frames]
 
 
-# What a video is
+# Properties of a video
 
 
-def test_probe_tells_what_a_video_is(plain_film):
+def test_probe_returns_the_properties_of_a_video(plain_film):
     assert probe(plain_film, LIMITS) == VideoInfo(
         width=64,
         height=48,
@@ -66,21 +68,21 @@ def test_probe_tells_what_a_video_is(plain_film):
         ("film.avi", "mpeg4", "mpeg4"),
     ],
 )
-def test_probe_tells_codec_and_length_of_every_container(film, name, codec, expected):
+def test_probe_reports_codec_and_length_of_every_container(film, name, codec, expected):
     found = probe(film(name, codec=codec, width=64, height=64), LIMITS)
     assert found.codec == expected
     assert found.duration_seconds == pytest.approx(0.4, abs=0.001)
     assert found.frame_rate_hz == pytest.approx(25, rel=0.01)
 
 
-@pytest.mark.parametrize(("rotation", "told"), [(90, 90), (180, 180), (-90, 270)])
-def test_probe_speaks_of_displayed_pixels(film, rotation, told):
+@pytest.mark.parametrize(("rotation", "expected"), [(90, 90), (180, 180), (-90, 270)])
+def test_probe_reports_the_displayed_size(film, rotation, expected):
     found = probe(film(rotation=rotation, frames=2), LIMITS)
-    assert found.rotation == told
+    assert found.rotation == expected
     assert (found.width, found.height) == ((64, 48) if rotation == 180 else (48, 64))
 
 
-def test_probe_measures_a_video_without_a_header_of_length(film):
+def test_probe_measures_a_video_without_a_stated_length(film):
     path = film("film.webm", codec="libvpx-vp9", container_options={"live": "1"})
     with av.open(path) as container:
         assert container.duration is None
@@ -95,7 +97,7 @@ def test_probe_counts_the_duration_of_the_last_frame(film):
     assert found.frame_rate_hz == pytest.approx(3 / 0.55)
 
 
-def test_probe_measures_times_below_zero(film):
+def test_probe_measures_negative_timestamps(film):
     ticks = [-450_000, -446_400, -442_800, -439_200]  # of 90 kHz
     path = film(
         "film.ts",
@@ -108,7 +110,7 @@ def test_probe_measures_times_below_zero(film):
     assert probe(path, LIMITS).duration_seconds == pytest.approx(0.16)
 
 
-def test_probe_leaves_out_what_comes_before_the_first_decodable_frame(film):
+def test_probe_ignores_packets_before_the_first_decodable_frame(film):
     path = film("film.ts", frames=60, options={"g": "30"})
     with av.open(path) as container:
         cut = [packet.pos for packet in container.demux(video=0) if packet.size][20]
@@ -120,7 +122,7 @@ def test_probe_leaves_out_what_comes_before_the_first_decodable_frame(film):
     assert found.frame_rate_hz == pytest.approx(25)
 
 
-def test_probing_and_reading_have_a_heartbeat(plain_film):
+def test_probing_and_reading_call_the_heartbeat(plain_film):
     beats = []
     probe(plain_film, LIMITS, lambda: beats.append("probe"))
     assert beats.count("probe") > 10
@@ -143,8 +145,8 @@ def test_probe_measures_reordered_frames(film, name):
     assert probe(path, LIMITS).duration_seconds == pytest.approx(0.4)
 
 
-def test_the_last_frame_on_display_tells_the_end(film):
-    """MP4 stores how far apart packets are, which is not how long reordered frames last."""
+def test_duration_ends_with_the_last_displayed_frame(film):
+    """MP4 stores the distance between packets, which is not the duration of reordered frames."""
     path = film(
         ticks=[0, 900, 1800, 1900, 1917, 2817, 2834, 2874],
         time_base=Fraction(1, 1000),
@@ -152,12 +154,12 @@ def test_the_last_frame_on_display_tells_the_end(film):
     )
     frames = films.decode(path)
     ends = [frame.pts + frame.duration for frame in frames]
-    assert ends[-1] < max(ends)  # the danger is real
+    assert ends[-1] < max(ends)  # the latest end is not that of the last frame
     expected = float(ends[-1] * frames[-1].time_base)
     assert probe(path, LIMITS).duration_seconds == pytest.approx(expected)
 
 
-def test_probe_measures_frames_without_times(plain_film, monkeypatch):
+def test_probe_measures_frames_without_timestamps(plain_film, monkeypatch):
     def timeless(self):
         for packet in packets(self):
             packet.pts = packet.dts = None
@@ -168,12 +170,12 @@ def test_probe_measures_frames_without_times(plain_film, monkeypatch):
     assert probe(plain_film, LIMITS).duration_seconds == pytest.approx(0.4)
 
 
-def test_probe_takes_a_single_frame(film):
+def test_probe_accepts_a_single_frame(film):
     found = probe(film(frames=1), LIMITS)
     assert found.duration_seconds == pytest.approx(0.04)
 
 
-def test_probe_counts_packets_that_no_header_claims(film):
+def test_probe_enforces_limits_without_a_stated_length(film):
     path = film("film.webm", codec="libvpx-vp9", container_options={"live": "1"})
     with pytest.raises(VideoTooLong, match="more than 9 frames"):
         probe(path, Limits(max_frames=9))
@@ -183,13 +185,36 @@ def test_probe_counts_packets_that_no_header_claims(film):
         probe(path, Limits(max_pixels=3071))
 
 
-def test_probe_refuses_what_cannot_be_decoded(plain_film, monkeypatch):
+def test_probe_refuses_a_video_without_a_decodable_frame(plain_film, monkeypatch):
     monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
     with pytest.raises(VideoUndecodable):
         probe(plain_film, LIMITS)
 
 
-# What the model sees of a frame
+# Opening a video for its clips
+
+
+def test_open_clips_probes_plans_and_crops(plain_film):
+    request = ExplainRequest(clips="tile")
+    spec = SPEC.model_copy(update={"height": 16, "width": 16})
+    beats = []
+    opened = open_clips(plain_film, request, spec, LIMITS, lambda: beats.append(0))
+    info = probe(plain_film, LIMITS)
+    assert opened == OpenedVideo(info, opened.plan, Crop(8, 0, 48, 48))
+    expected = plan(info.duration_seconds, request, spec)
+    np.testing.assert_array_equal(opened.plan.times_seconds, expected.times_seconds)
+    assert opened.plan.times_seconds.shape == (2, 4)
+    assert len(beats) > 10
+
+
+def test_open_clips_enforces_the_limits_and_the_span(plain_film):
+    with pytest.raises(VideoTooLong):
+        open_clips(plain_film, ExplainRequest(), SPEC, Limits(max_frames=9))
+    with pytest.raises(EmptySpan):
+        open_clips(plain_film, ExplainRequest(start_seconds=9.0), SPEC, LIMITS)
+
+
+# The part of a frame that the model sees
 
 
 @pytest.mark.parametrize(
@@ -212,7 +237,7 @@ def test_crop_for_an_oblong_input():
     assert crop_of(info_of(200, 10), height=64, width=32) == Crop(97, 0, 5, 10)
 
 
-def test_only_the_crop_is_seen():
+def test_only_the_crop_is_used():
     frame = np.zeros((40, 60, 3), np.uint8)
     frame[10:30, 20:50] = 200
     found = crop_and_resize(frame, Crop(20, 10, 30, 20), height=10, width=15)
@@ -232,10 +257,10 @@ def test_resize_enlarges():
     assert (crop_and_resize(frame, Crop(0, 0, 4, 4), height=16, width=16) == 77).all()
 
 
-# Which frames are chosen
+# The frames that are chosen
 
 
-def test_the_frame_on_display_is_chosen(plain_film):
+def test_frame_on_display_is_chosen(plain_film):
     # frames begin every 40 ms
     [clip] = read(plain_film, plan_of([0.0, 0.039, 0.041, 0.2]))
     assert clip.frame_index.tolist() == [0, 0, 1, 5]
@@ -246,32 +271,32 @@ def test_the_frame_on_display_is_chosen(plain_film):
     assert clip.frame_index.dtype == np.int64
 
 
-def test_frames_are_chosen_by_time_and_not_by_index(film):
+def test_frames_are_chosen_by_time_not_by_index(film):
     path = film("film.mkv", ticks=[0, 40, 100, 130, 900, 933], time_base=Fraction(1, 1000))
     [clip] = read(path, plan_of([0.05, 0.12, 0.5, 0.91]))
     assert clip.frame_index.tolist() == [1, 2, 3, 4]
     assert indices_of(clip) == [1, 2, 3, 4]
 
 
-def test_the_last_frame_repeats_beyond_the_end(plain_film):
+def test_last_frame_repeats_beyond_the_end(plain_film):
     [clip] = read(plain_film, plan_of([0.32, 0.36, 0.5, 99.0]))
     assert clip.frame_index.tolist() == [8, 9, 9, 9]
 
 
-def test_a_timestamp_rounded_up_by_the_container_still_counts(film):
+def test_timestamp_rounded_up_by_the_container_is_accepted(film):
     path = film("film.mkv", rate=30, ticks=[0, 33, 67, 100], time_base=Fraction(1, 1000))
     [clip] = read(path, plan_of([0, 1 / 30, 2 / 30, 3 / 30]))
     assert clip.frame_index.tolist() == [0, 1, 2, 3]
 
 
-def test_a_video_shorter_than_the_models_frames_is_enough(film):
+def test_video_with_fewer_frames_than_the_model_repeats_them(film):
     path = film(frames=2)
     moments = plan(probe(path, LIMITS).duration_seconds, ExplainRequest(), SPEC)
     [clip] = read(path, moments)
     assert clip.frame_index.tolist() == [0, 0, 1, 1]
 
 
-def test_clips_follow_one_another(plain_film):
+def test_tiled_clips_are_consecutive(plain_film):
     moments = plan(0.4, ExplainRequest(clips="tile"), SPEC)
     clips = read(plain_film, moments)
     assert [clip.frame_index.tolist() for clip in clips] == [[0, 1, 3, 4], [5, 6, 8, 9]]
@@ -279,7 +304,7 @@ def test_clips_follow_one_another(plain_film):
 
 
 def test_clips_are_streamed(plain_film, monkeypatch):
-    """A clip comes as soon as its frames are known, not after the whole clips."""
+    """A clip is yielded as soon as its frames are decoded, before the rest of the video."""
     decoded = []
     original = decoder.Decoder._pictures
 
@@ -300,7 +325,7 @@ def test_clips_are_streamed(plain_film, monkeypatch):
     assert len(decoded) == 8
 
 
-def test_a_frame_that_repeats_is_converted_once(plain_film, monkeypatch):
+def test_repeated_frame_is_converted_once(plain_film, monkeypatch):
     converted = []
     original = clips.crop_and_resize
     monkeypatch.setattr(
@@ -310,7 +335,7 @@ def test_a_frame_that_repeats_is_converted_once(plain_film, monkeypatch):
     assert len(converted) == 2
 
 
-def test_turned_frames_are_cropped_as_displayed(film):
+def test_rotated_frames_are_cropped_as_displayed(film):
     path = film(rotation=90, picture=films.corner, frames=2)  # bright at the bottom left
     crop = crop_of(probe(path, LIMITS), height=8, width=8)
     assert crop == Crop(0, 8, 48, 48)
@@ -320,7 +345,7 @@ def test_turned_frames_are_cropped_as_displayed(film):
     assert clip.frames.max() < 60
 
 
-def test_colours_are_red_green_blue(film):
+def test_frames_are_rgb(film):
     def red(index, width, height):
         return np.broadcast_to(np.array([230, 20, 30], np.uint8), (height, width, 3)).copy()
 
@@ -329,11 +354,11 @@ def test_colours_are_red_green_blue(film):
 
 
 @pytest.mark.parametrize("limits", [Limits(max_frames=5), Limits(max_seconds=0.2)])
-def test_reading_keeps_to_the_limits(plain_film, limits):
+def test_reading_enforces_the_limits(plain_film, limits):
     clips = read_clips(plain_film, plan_of([9.0]), WHOLE, height=8, width=8, limits=limits)
     with pytest.raises(VideoTooLong):
         next(clips)
 
 
-def test_displayed_at_needs_no_frame():
+def test_displayed_at_accepts_no_frames():
     assert list(displayed_at(iter(()), np.array([0.0, 1.0]))) == []

@@ -1,4 +1,4 @@
-"""Every limit has a test that shows that it bites, and that the danger is real without it."""
+"""Tests show that each limit is enforced, and that without it the video would do harm."""
 
 from contextlib import contextmanager
 from fractions import Fraction
@@ -27,11 +27,28 @@ def frames_of(path, limits=LIMITS):
 
 
 @contextmanager
-def no_claims(monkeypatch):
-    """Let every header through, so that only what is counted while decoding is left."""
+def unchecked_headers(monkeypatch):
+    """Accept every header, so that only the checks while decoding are left."""
     with monkeypatch.context() as patch:
-        patch.setattr(decoder.Decoder, "check_claims", lambda self: None)
+        patch.setattr(decoder.Decoder, "check_headers", lambda self: None)
         yield
+
+
+def overwrite_packets(path) -> int:
+    """Overwrite every packet of a video; return their number."""
+    with av.open(path) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    content = path.read_bytes()
+    for packet in packets:
+        content = content.replace(packet, b"\xff" * len(packet))
+    path.write_bytes(content)
+    return len(packets)
+
+
+def concatenated(path, other):
+    joined = path.with_name("joined.ts")
+    joined.write_bytes(path.read_bytes() + other.read_bytes())
+    return joined
 
 
 CONTAINERS_AND_CODECS = [
@@ -61,7 +78,7 @@ def test_every_container_and_codec_is_decoded(film, name, codec, pix_fmt):
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.ts", "film.avi"])
-def test_reordered_frames_come_in_the_order_of_display(film, name):
+def test_reordered_frames_come_in_display_order(film, name):
     path = film(name, options={"preset": "medium", "bf": "3", "b-adapt": "0"})
     packets = [packet.pts for packet in av.open(path).demux(video=0) if packet.size]
     if name != "film.avi":  # which stores no times of display
@@ -71,7 +88,7 @@ def test_reordered_frames_come_in_the_order_of_display(film, name):
     assert (np.diff([frame.ticks for frame in frames]) > 0).all()
 
 
-def test_times_of_a_variable_rate_are_kept(film):
+def test_variable_frame_rate_is_kept(film):
     ticks = [0, 40, 100, 130, 300, 333]
     path = film("film.mkv", ticks=ticks, time_base=Fraction(1, 1000), rate=30)
     frames = frames_of(path)
@@ -87,7 +104,7 @@ def test_times_begin_with_the_first_frame(film):
     ("rotation", "bright"),  # counterclockwise: which corner the stored top left goes to
     [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))],
 )
-def test_frames_are_turned_to_how_they_are_displayed(film, rotation, bright):
+def test_frames_are_rotated_as_displayed(film, rotation, bright):
     path = film(rotation=rotation, picture=films.corner, frames=2)
     frame = frames_of(path)[0]
     pixels = frame.rgb()
@@ -104,20 +121,20 @@ def test_odd_sizes_are_decoded(film, width, height):
     assert frames_of(path)[0].rgb().shape == (height, width, 3)
 
 
-def test_reordered_frames_of_a_container_without_times_follow_at_its_rate(film):
+def test_reordered_frames_of_a_container_without_timestamps_are_evenly_spaced(film):
     path = film("film.avi", options={"preset": "medium", "bf": "3", "b-adapt": "0"})
     guessed = [frame.pts for frame in films.decode(path)]
-    assert guessed != sorted(guessed)  # the danger is real
+    assert guessed != sorted(guessed)  # unprotected, this happens
     assert [frame.ticks for frame in frames_of(path)] == list(range(10))
 
 
-def test_frames_that_an_avi_left_out_leave_their_time(film):
+def test_frames_that_an_avi_omits_keep_their_time(film):
     path = film("film.avi", codec="mpeg4", ticks=[0, 1, 5, 6], time_base=Fraction(1, 25))
     assert [frame.ticks for frame in frames_of(path)] == [0, 1, 5, 6]
 
 
 @pytest.mark.parametrize("name", ["film.mkv", "film.mp4"])
-def test_a_stream_that_is_not_decoded_does_not_hide_one_that_is(tmp_path, name):
+def test_unsupported_stream_does_not_hide_a_supported_one(tmp_path, name):
     path = tmp_path / name
     with av.open(path, "w") as output:
         preview = output.add_stream("mjpeg", rate=25, width=32, height=32, pix_fmt="yuvj420p")
@@ -130,7 +147,7 @@ def test_a_stream_that_is_not_decoded_does_not_hide_one_that_is(tmp_path, name):
     assert {frame.displayed_size for frame in frames_of(path)} == {(64, 48)}
 
 
-def test_sound_does_not_matter(tmp_path):
+def test_sound_is_ignored(tmp_path):
     path = tmp_path / "film.mp4"
     with av.open(path, "w") as output:
         video = output.add_stream("libx264", rate=25, width=64, height=48)
@@ -146,21 +163,21 @@ def test_sound_does_not_matter(tmp_path):
     assert len(frames_of(path)) == 3
 
 
-# What must not be opened
+# Files that are refused
 
 
-def test_a_text_file_cannot_name_another_video(film):
+def test_concat_script_cannot_open_another_video(film):
     secret = film("secret.mp4")
     text = secret.with_name("upload")
     text.write_text("ffconcat version 1.0\nfile secret.mp4\n")
-    with av.open(text) as container:  # the danger is real
+    with av.open(text) as container:  # unprotected, this happens
         assert container.format.name == "concat"
         assert len(list(container.decode(video=0))) == 10
     with pytest.raises(UnsupportedContainer):
         frames_of(text)
 
 
-def test_a_playlist_cannot_name_another_video(film):
+def test_playlist_cannot_open_another_video(film):
     segment = film("segment.ts")
     text = segment.with_name("upload")
     text.write_text(
@@ -171,14 +188,14 @@ def test_a_playlist_cannot_name_another_video(film):
         frames_of(text)
 
 
-def test_a_name_is_not_read_as_a_protocol(film, monkeypatch):
+def test_file_name_is_not_parsed_as_a_protocol(film, monkeypatch):
     monkeypatch.chdir(film().parent)
-    assert len(list(av.open("concat:film.mp4").decode(video=0))) == 10  # the danger is real
+    assert len(list(av.open("concat:film.mp4").decode(video=0))) == 10  # unprotected, this happens
     with pytest.raises(FileNotFoundError):
         frames_of("concat:film.mp4")
 
 
-def test_protocol_whitelist_is_an_option_that_bites(plain_film):
+def test_protocol_whitelist_is_enforced_by_ffmpeg(plain_film):
     with av.open(f"file:{plain_film}", options={"protocol_whitelist": "file"}):
         pass
     with pytest.raises(av.FFmpegError):
@@ -186,7 +203,7 @@ def test_protocol_whitelist_is_an_option_that_bites(plain_film):
 
 
 @pytest.mark.parametrize("codec", ["png", "mjpeg", "gif"])
-def test_a_picture_is_no_video(tmp_path, codec):
+def test_still_picture_is_refused(tmp_path, codec):
     from PIL import Image
 
     path = tmp_path / "upload"
@@ -196,18 +213,18 @@ def test_a_picture_is_no_video(tmp_path, codec):
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100, b"\0" * 4096])
-def test_garbage_is_no_video(tmp_path, content):
+def test_garbage_is_refused(tmp_path, content):
     (tmp_path / "upload").write_bytes(content)
     with pytest.raises(UnsupportedContainer, match="known container"):
         frames_of(tmp_path / "upload")
 
 
-def test_a_missing_file_is_not_the_clients_fault(tmp_path):
+def test_missing_file_is_not_a_video_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         frames_of(tmp_path / "gone")
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_file_with_only_sound_is_refused(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(path, "w") as output:
         stream = output.add_stream("aac", rate=8000)
@@ -220,22 +237,22 @@ def test_sound_alone_is_no_video(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("film.avi", "mjpeg"), ("film.mkv", "ffv1")])
-def test_other_codecs_are_refused(film, name, codec):
+def test_unsupported_codec_is_refused(film, name, codec):
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     with pytest.raises(VideoUndecodable, match=codec):
         frames_of(film(name, codec=codec, pix_fmt=pix_fmt, frames=2))
 
 
-def test_codec_whitelist_is_an_option_that_bites(plain_film, monkeypatch):
+def test_codec_whitelist_reaches_ffmpeg(plain_film, monkeypatch):
     monkeypatch.setattr(decoder, "_codec_options", lambda limits: {"codec_whitelist": "vp9"})
     with pytest.raises(VideoUndecodable):
         frames_of(plain_film)
 
 
-def test_bad_text_in_the_metadata_is_harmless(film):
+def test_invalid_text_in_the_metadata_is_ignored(film):
     path = film("film.mkv", metadata={"title": "ZZZZZZZZ"})
     path.write_bytes(path.read_bytes().replace(b"ZZZZZZZZ", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe"))
-    with pytest.raises(UnicodeDecodeError):  # the danger is real
+    with pytest.raises(UnicodeDecodeError):  # unprotected, this happens
         av.open(path)
     assert len(frames_of(path)) == 10
 
@@ -243,27 +260,27 @@ def test_bad_text_in_the_metadata_is_harmless(film):
 # Limits
 
 
-def test_large_frames_are_refused_by_their_header(plain_film):
+def test_large_frames_are_refused_from_the_header(plain_film):
     assert frames_of(plain_film, Limits(max_pixels=64 * 48))
     with pytest.raises(VideoTooLarge, match="64×48"):
         frames_of(plain_film, Limits(max_pixels=64 * 48 - 1))
 
 
-def test_long_videos_are_refused_by_their_header(plain_film):
+def test_long_videos_are_refused_from_the_header(plain_film):
     assert frames_of(plain_film, Limits(max_seconds=0.4))
     with pytest.raises(VideoTooLong, match=r"more than 0\.39 s"):
         frames_of(plain_film, Limits(max_seconds=0.39))
 
 
-def test_many_frames_are_refused_by_their_header(plain_film):
+def test_many_frames_are_refused_from_the_header(plain_film):
     assert frames_of(plain_film, Limits(max_frames=10))
     with pytest.raises(VideoTooLong, match="more than 9 frames"):
         frames_of(plain_film, Limits(max_frames=9))
 
 
-def test_frames_too_long_for_the_encoder_are_refused(film):
+def test_frames_too_wide_for_the_encoder_are_refused(film):
     path = film("film.webm", codec="libvpx-vp9", width=8194, height=16, frames=1)
-    with pytest.raises(VideoTooLarge, match="longer than 8192"):
+    with pytest.raises(VideoTooLarge, match="a side of more than 8192 pixels"):
         frames_of(path)
 
 
@@ -275,16 +292,20 @@ def test_frames_too_long_for_the_encoder_are_refused(film):
         (Limits(max_seconds=0.2), VideoTooLong, 6),
     ],
 )
-def test_what_headers_do_not_claim_is_counted(plain_film, monkeypatch, limits, error, decoded):
+def test_limits_are_enforced_while_decoding(plain_film, monkeypatch, limits, error, decoded):
     count = 0
-    with no_claims(monkeypatch), open_video(plain_film, limits) as video, pytest.raises(error):
+    with (
+        unchecked_headers(monkeypatch),
+        open_video(plain_film, limits) as video,
+        pytest.raises(error),
+    ):
         for _ in video.frames():
             count += 1
     assert count == decoded
 
 
-def test_max_pixels_is_an_option_that_bites(plain_film, monkeypatch):
-    """Frames far beyond the limit are never allocated: the decoder itself refuses them."""
+def test_max_pixels_reaches_ffmpeg(plain_film, monkeypatch):
+    """FFmpeg itself refuses frames far beyond the limit, so they are never allocated."""
     monkeypatch.setattr(decoder.Decoder, "check_size", lambda *_: None)
     monkeypatch.setattr(decoder, "CODED_SIZE_FACTOR", 1)
     with pytest.raises(VideoUndecodable):
@@ -292,8 +313,8 @@ def test_max_pixels_is_an_option_that_bites(plain_film, monkeypatch):
 
 
 @pytest.mark.parametrize(("most", "kept"), [(200, 3), (2, 2)])
-def test_max_streams_is_an_option_that_bites(tmp_path, monkeypatch, most, kept):
-    """Each costs a decoder, before we can choose one: a thousand took seconds to open."""
+def test_max_streams_reaches_ffmpeg(tmp_path, monkeypatch, most, kept):
+    """FFmpeg opens a decoder for each stream before we can choose one; 1,000 took seconds."""
     path = tmp_path / "film.mkv"
     with av.open(path, "w") as output:
         streams = [output.add_stream("libx264", rate=25, width=64, height=48) for _ in range(3)]
@@ -305,7 +326,7 @@ def test_max_streams_is_an_option_that_bites(tmp_path, monkeypatch, most, kept):
         assert len(container.streams) == kept
 
 
-def test_a_frame_padded_to_blocks_is_within_its_own_size(film):
+def test_padding_of_frames_to_blocks_does_not_count(film):
     path = film(width=66, height=50)  # coded as 80×64
     assert len(frames_of(path, Limits(max_pixels=66 * 50))) == 10
 
@@ -317,16 +338,10 @@ def test_a_frame_padded_to_blocks_is_within_its_own_size(film):
 def growing(film):
     """Ten frames of 64×48, then ten of 128×96, in one stream."""
     path = film("small.ts")
-    return _joined(path, film("large.ts", width=128, height=96))
+    return concatenated(path, film("large.ts", width=128, height=96))
 
 
-def _joined(path, other):
-    joined = path.with_name("joined.ts")
-    joined.write_bytes(path.read_bytes() + other.read_bytes())
-    return joined
-
-
-def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame(growing):
+def test_frames_are_scaled_to_the_size_of_the_first_one(growing):
     assert {(frame.width, frame.height) for frame in films.decode(growing)} == {
         (64, 48),
         (128, 96),
@@ -337,19 +352,19 @@ def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame(growing):
     assert {frame.rgb().shape for frame in frames} == {(48, 64, 3)}
 
 
-def test_a_stream_cannot_grow_beyond_the_limit(growing):
+def test_stream_that_grows_beyond_the_limit_is_refused(growing):
     with pytest.raises(VideoTooLarge, match="128×96"):
         frames_of(growing, Limits(max_pixels=100 * 96))
 
 
-def test_a_stream_that_grows_far_beyond_the_limit_is_cut(growing):
+def test_stream_that_grows_far_beyond_the_limit_is_truncated(growing):
     frames = frames_of(growing, Limits(max_pixels=64 * 48))
     assert {frame.displayed_size for frame in frames} == {(64, 48)}
     assert len(frames) <= 10
 
 
-def test_time_goes_on_where_recordings_were_joined(film):
-    joined = _joined(film("a.ts", frames=60), film("b.ts", frames=10))
+def test_time_continues_across_concatenated_recordings(film):
+    joined = concatenated(film("a.ts", frames=60), film("b.ts", frames=10))
     frames = frames_of(joined)
     steps = np.diff([frame.pts_seconds for frame in frames])
     assert len(frames) >= 68
@@ -357,7 +372,7 @@ def test_time_goes_on_where_recordings_were_joined(film):
     assert steps.max() < 0.2
 
 
-def test_frames_of_the_same_time_stay_apart(plain_film, monkeypatch):
+def test_frames_with_the_same_timestamp_get_different_times(plain_film, monkeypatch):
     def same_time(self):
         for picture in pictures(self):
             picture.pts = 512 * (picture.pts // 1024)
@@ -369,7 +384,7 @@ def test_frames_of_the_same_time_stay_apart(plain_film, monkeypatch):
     assert ticks[:4] == [0, 1, 512, 513]
 
 
-def test_frames_without_a_time_follow_at_the_usual_rate(plain_film, monkeypatch):
+def test_frames_without_timestamps_follow_at_the_frame_rate(plain_film, monkeypatch):
     def timeless(self):
         for picture in pictures(self):
             picture.pts = None
@@ -381,7 +396,7 @@ def test_frames_without_a_time_follow_at_the_usual_rate(plain_film, monkeypatch)
     np.testing.assert_allclose(np.diff([frame.pts_seconds for frame in frames]), 1 / 25)
 
 
-def test_the_first_frame_begins_at_zero_even_without_a_time(plain_film, monkeypatch):
+def test_first_frame_without_a_timestamp_begins_at_zero(plain_film, monkeypatch):
     def timeless(self):
         for packet in packets(self):
             packet.pts = packet.dts = None
@@ -393,7 +408,7 @@ def test_the_first_frame_begins_at_zero_even_without_a_time(plain_film, monkeypa
     np.testing.assert_allclose(times, np.arange(10) / 25)
 
 
-def test_a_few_bad_packets_do_not_cost_the_video(film):
+def test_damaged_packets_are_skipped(film):
     path = film("film.mkv", frames=10, options={"g": "1"})
     content = bytearray(path.read_bytes())
     with av.open(path) as container:
@@ -402,13 +417,13 @@ def test_a_few_bad_packets_do_not_cost_the_video(film):
         begin = content.find(packet)
         content[begin : begin + len(packet)] = b"\xff" * len(packet)
     path.write_bytes(content)
-    with pytest.raises(av.FFmpegError):  # the danger is real
+    with pytest.raises(av.FFmpegError):  # unprotected, this happens
         films.decode(path)
     found = [films.index_of(frame.rgb()) for frame in frames_of(path)]
     assert found == [0, 1, 2, 3, 6, 7, 8, 9]
 
 
-def test_what_a_cut_file_still_holds_is_decoded(film):
+def test_truncated_file_is_decoded_up_to_its_end(film):
     path = film("film.mkv", options={"g": "1"})
     with av.open(path) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
@@ -419,28 +434,17 @@ def test_what_a_cut_file_still_holds_is_decoded(film):
     assert len(found) <= 7
 
 
-def spoil_packets(path) -> int:
-    """Overwrite every packet of a video; return how many there were."""
-    with av.open(path) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    content = path.read_bytes()
-    for packet in packets:
-        content = content.replace(packet, b"\xff" * len(packet))
-    path.write_bytes(content)
-    return len(packets)
-
-
-def test_a_video_without_any_decodable_frame_is_refused(film):
+def test_video_without_any_decodable_frame_is_refused(film):
     path = film("film.mkv")
-    spoil_packets(path)
+    overwrite_packets(path)
     with pytest.raises(VideoUndecodable, match="no frame"):
         frames_of(path)
 
 
-def test_the_heartbeat_is_felt_even_where_nothing_can_be_decoded(film):
-    """Whoever watches a process must not take one that works in vain for one that hangs."""
+def test_heartbeat_continues_while_nothing_can_be_decoded(film):
+    """A supervisor must not mistake a process without decodable frames for one that hangs."""
     path = film("film.mkv")
-    packets = spoil_packets(path)
+    packets = overwrite_packets(path)
     beats = []
     with (
         pytest.raises(VideoUndecodable),
@@ -450,7 +454,7 @@ def test_the_heartbeat_is_felt_even_where_nothing_can_be_decoded(film):
     assert len(beats) >= packets
 
 
-def test_containers_are_closed(plain_film, monkeypatch):
+def test_container_is_closed(plain_film, monkeypatch):
     opened = []
     original = decoder._open_container
     monkeypatch.setattr(

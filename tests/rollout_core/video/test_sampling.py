@@ -1,4 +1,4 @@
-"""Moments by hand. The spec of most cases has 4 frames, stride 15: half a second apart."""
+"""Moments worked by hand. Most specs have 4 frames and a stride of 15, so half a second."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_strided_repeats_the_end_of_a_short_window():
     np.testing.assert_allclose(strided(0, 0.8, frames=4, stride=15), [0, 0.5, 0.799, 0.799])
 
 
-def test_strided_keeps_to_a_window_shorter_than_its_margin():
+def test_strided_stays_in_a_window_shorter_than_the_margin():
     times = strided(1, 1.0005, frames=4, stride=15)
     np.testing.assert_allclose(times, [1, 1, 1, 1])
 
@@ -46,7 +46,7 @@ def test_one_strided_clip_is_centred_in_the_video():
     np.testing.assert_allclose(times_of(10, STRIDED), [[4.25, 4.75, 5.25, 5.75]])
 
 
-def test_span_is_respected():
+def test_moments_lie_in_the_span():
     times = times_of(100, UNIFORM, start_seconds=10, end_seconds=14)
     np.testing.assert_allclose(times, [[10.5, 11.5, 12.5, 13.5]])
     times = times_of(100, STRIDED, start_seconds=10, end_seconds=14)
@@ -60,12 +60,12 @@ def test_span_ends_with_the_video():
 
 
 @pytest.mark.parametrize("start", [3, 3.5, 1000])
-def test_span_beyond_the_end_is_empty(start):
+def test_span_beyond_the_end_is_refused(start):
     with pytest.raises(EmptySpan, match=r"the video lasts 3\.000 s"):
         plan(3, ExplainRequest(start_seconds=start), UNIFORM)
 
 
-def test_request_chooses_the_sampling():
+def test_request_overrides_the_sampling_of_the_model():
     found = plan(10, ExplainRequest(sampling="uniform"), STRIDED)
     assert found.sampling == "uniform"
     np.testing.assert_allclose(found.times_seconds, [[1.25, 3.75, 6.25, 8.75]])
@@ -73,7 +73,7 @@ def test_request_chooses_the_sampling():
     assert plan(10, ExplainRequest(sampling="strided"), UNIFORM).sampling == "strided"
 
 
-def test_strided_tiles_follow_one_another():
+def test_strided_tiles_are_consecutive():
     times = times_of(6, STRIDED, clips="tile")
     assert times.shape == (3, 4)
     np.testing.assert_allclose(times.ravel(), np.arange(12) * 0.5 + 0.25)
@@ -88,14 +88,14 @@ def test_last_strided_tile_repeats_the_end():
 
 
 @pytest.mark.parametrize(("duration", "clips"), [(4.0, 2), (4.24, 2), (4.26, 3), (0.1, 1)])
-def test_a_rest_without_a_moment_gets_no_tile(duration, clips):
+def test_remainder_without_a_moment_gets_no_tile(duration, clips):
     assert len(times_of(duration, STRIDED, clips="tile")) == clips
 
 
 @pytest.mark.parametrize(
     ("duration", "clips"), [(0.5, 1), (2, 1), (2.9, 1), (3.1, 2), (10, 5), (10.9, 5)]
 )
-def test_uniform_tiles_are_about_as_long_as_a_clip(duration, clips):
+def test_uniform_tiles_have_about_the_length_of_a_clip(duration, clips):
     times = times_of(duration, UNIFORM, clips="tile")
     assert times.shape == (clips, 4)
     np.testing.assert_allclose(np.diff(times.ravel()), duration / (4 * clips))
@@ -105,7 +105,7 @@ def test_uniform_tiles_are_about_as_long_as_a_clip(duration, clips):
 @pytest.mark.parametrize("name", ["timesformer-k400", "timesformer-l-k400", "timesformer-ssv2"])
 @pytest.mark.parametrize("clips", ["one", "tile"])
 @pytest.mark.parametrize("duration", [0.04, 1.0, 10.0, 61.7])
-def test_moments_never_decrease_and_stay_in_the_span(name, clips, duration):
+def test_moments_are_sorted_and_lie_in_the_span(name, clips, duration):
     spec = spec_of(name)
     times = times_of(duration, spec, clips=clips)
     assert times.shape[1] == spec.frames
@@ -115,12 +115,12 @@ def test_moments_never_decrease_and_stay_in_the_span(name, clips, duration):
     assert times.max() < duration
 
 
-def test_kinetics_clip_is_eight_frames_over_eight_and_a_half_seconds():
+def test_kinetics_clip_has_eight_frames_over_eight_and_a_half_seconds():
     times = times_of(10, spec_of("timesformer-k400"))
     np.testing.assert_allclose(np.diff(times), np.full((1, 7), 32 / 30))
     assert times.mean() == pytest.approx(5)
 
 
-def test_no_tile_for_a_rounding_error():
+def test_rounding_error_gets_no_tile():
     spec = spec_of("timesformer-k400")
     assert len(times_of(2 * 8 * 32 / 30 + 1e-9, spec, clips="tile")) == 2

@@ -46,7 +46,7 @@ def test_a_file_comes_whole_and_named(client, done, name, media_type, dispositio
     assert response.content == files.get(name, response.content)
 
 
-def test_result_json_is_what_was_published(client, done):
+def test_result_json_is_the_published_result(client, done):
     folder, files = done
 
     result = client.get(f"{folder}/result.json").json()
@@ -80,7 +80,7 @@ def test_head_has_the_headers_and_no_body(client, done, name):
 class TestConditional:
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize("form", ["{etag}", "W/{etag}", '"other", {etag}', "*"])
-    def test_what_the_client_has_is_not_sent_again(self, client, done, method, form):
+    def test_a_current_copy_gets_304(self, client, done, method, form):
         url = f"{done[0]}/overlay.mp4"
         etag = client.head(url).headers["etag"]
 
@@ -95,7 +95,7 @@ class TestConditional:
 
         assert response.status_code == 200
 
-    def test_not_modified_goes_before_a_range(self, client, done):
+    def test_if_none_match_takes_precedence_over_range(self, client, done):
         url = f"{done[0]}/overlay.mp4"
         etag = client.head(url).headers["etag"]
 
@@ -248,10 +248,10 @@ def test_an_unknown_suffix_is_a_download(tmp_path):
     assert response.headers["content-disposition"].startswith("attachment")
 
 
-def test_a_listed_file_that_is_gone(queue, store, new_job, worker):
+def test_a_listed_file_that_is_missing_is_not_found(jobs, store, new_job, worker):
     job_id = new_job()
     worker.succeed(job_id)
-    job = queue.get(job_id)
+    job = jobs.get(job_id)
     path, artifact = find(store, job, "sheet.png")
     assert (path.name, artifact.bytes) == ("sheet.png", path.stat().st_size)
 
@@ -261,7 +261,7 @@ def test_a_listed_file_that_is_gone(queue, store, new_job, worker):
         find(store, job, "sheet.png")
 
 
-def test_a_file_that_goes_while_it_is_asked_for(tmp_path):
+def test_a_file_deleted_during_the_call_is_not_found(tmp_path):
     artifact = Artifact(name="sheet.png", bytes=1, sha256="0" * 64)
 
     with pytest.raises(ArtifactNotFound):

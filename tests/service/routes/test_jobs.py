@@ -89,7 +89,9 @@ class TestCreate:
             ('{"query": {"frame": 4, "row": 0, "column": 0}}', "query: frame is 4"),
         ],
     )
-    def test_what_cannot_be_explained(self, client, announce, mp4, leftovers, request_, detail):
+    def test_a_request_that_does_not_fit_the_model_is_refused(
+        self, client, announce, mp4, leftovers, request_, detail
+    ):
         announce()
 
         response = client.post("/v1/jobs", files=form(mp4, request_))
@@ -198,7 +200,7 @@ class TestList:
         assert response.status_code == 422
         assert response.json()["errors"][0]["field"] == field
 
-    def test_a_strange_cursor(self, client):
+    def test_an_invalid_cursor_is_refused(self, client):
         response = client.get("/v1/jobs?cursor=strange")
 
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")

@@ -21,8 +21,8 @@ def test_ready(client, announce):
     assert response.json() == {"status": "ready", "workers": {"a": 2, "b": 0}}
 
 
-def test_ready_although_nobody_serves_a_known_model(client, announce):
-    """Its jobs are accepted, and wait: whoever watches should know."""
+def test_ready_even_if_no_worker_serves_a_known_model(client, announce):
+    """Its jobs are accepted and wait; monitoring sees the 0."""
     announce("a", age_seconds=60)
 
     assert client.get("/readyz").json() == {"status": "ready", "workers": {"a": 0}}

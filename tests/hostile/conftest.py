@@ -1,3 +1,0 @@
-from tests.worker.conftest import redis_url
-
-__all__ = ["redis_url"]

@@ -1,0 +1,100 @@
+import pytest
+from pydantic import ValidationError
+
+from rollout_core.errors import AttemptLost
+from rollout_core.jobs.records import JobRecord
+from rollout_core.jobs.redis_records import (
+    WORKERS_KEY,
+    Announcements,
+    JobRecords,
+    job_key,
+    parse_record,
+    redis_now,
+)
+
+IDS = [f"{number:032x}" for number in range(3)]
+
+
+def commands(redis):
+    return redis.info("stats")["total_commands_processed"]
+
+
+@pytest.fixture
+def records(redis):
+    return JobRecords(redis)
+
+
+@pytest.fixture
+def stored(records):
+    for number, job_id in enumerate(IDS[:2]):
+        assert records.create(job_id, JobRecord(attempt=number), lambda _: None)
+
+
+def test_many_records_are_read_in_one_command(records, stored, redis):
+    before = commands(redis)
+
+    found = records.get_many(IDS)
+
+    assert commands(redis) - before - 1 == 1
+    assert found == {IDS[0]: JobRecord(), IDS[1]: JobRecord(attempt=1), IDS[2]: None}
+    assert list(found) == IDS
+
+
+def test_no_records_are_read_without_a_command(records, redis):
+    before = commands(redis)
+
+    assert records.get_many([]) == records.get_many_raw(iter([])) == {}
+
+    assert commands(redis) - before - 1 == 0
+
+
+def test_an_unreadable_record_can_be_read_as_json(records, stored, redis):
+    redis.set(job_key(IDS[2]), '{"of": "another version"}')
+
+    raw = records.get_many_raw(IDS)
+
+    assert parse_record(raw[IDS[1]]) == JobRecord(attempt=1)
+    with pytest.raises(ValidationError):
+        parse_record(raw[IDS[2]])
+
+
+def test_an_update_gets_the_time_of_redis(records, stored, redis):
+    times = []
+
+    def step(record, now):
+        times.append(now)
+        return record.request_cancel()
+
+    before = redis_now(redis)
+    updated = records.update(IDS[0], step)
+
+    assert before <= times[0] <= redis_now(redis)
+    assert records.get(IDS[0]) == updated == JobRecord(cancel_requested=True)
+
+
+def test_an_update_of_a_missing_record_writes_nothing(records, redis):
+    with pytest.raises(AttemptLost):
+        records.update(IDS[0], lambda record, _: record)
+
+    assert not redis.exists(job_key(IDS[0]))
+
+
+def test_several_records_are_deleted_in_one_command(records, stored, redis):
+    before = commands(redis)
+
+    records.delete(*IDS)
+    records.delete()
+
+    assert commands(redis) - before - 1 == 1
+    assert list(records.ids()) == []
+
+
+def test_an_unreadable_announcement_is_skipped_but_can_be_removed(redis):
+    announcements = Announcements(redis)
+    redis.hset(WORKERS_KEY, "other-version", "{}")
+
+    assert announcements.read() == {}
+    assert announcements.read_raw() == {"other-version": b"{}"}
+    announcements.remove("other-version")
+    announcements.remove()
+    assert announcements.read_raw() == {}

@@ -1,0 +1,34 @@
+"""The one way in which tests wait: for a condition, with a limit."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+WAIT_SECONDS = 30.0
+"""Long enough for a busy machine; a wait ends as soon as its condition holds."""
+
+POLL_SECONDS = 0.02
+
+T = TypeVar("T")
+
+
+def wait_until(
+    condition: Callable[[], T], seconds: float = WAIT_SECONDS, what: str = "the condition"
+) -> T:
+    """Return what `condition` returns, as soon as that is true.
+
+    `condition` is called at least once, and once more after the time is over.
+
+    Args:
+        what: names the condition in the error.
+
+    Raises:
+        AssertionError: `condition` did not become true within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        is_last = time.monotonic() >= deadline
+        if result := condition():
+            return result
+        assert not is_last, f"waited {seconds:g} s for {what}"
+        time.sleep(POLL_SECONDS)
