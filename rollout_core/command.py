@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "ROLLOUT_"
-"""Of the environment variables that set what the flags set."""
+"""Prefix of the environment variables; each one sets the same value as its flag."""
 
 PACKAGES = ("rollout_core", "service", "worker")
 

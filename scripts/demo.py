@@ -179,7 +179,7 @@ def check_sample(job: dict[str, Any]) -> None:
     expected = SAMPLE.with_suffix(".label").read_text(encoding="utf-8").strip()
     found = job["result"]["predictions"][0]["label"]
     if found != expected:
-        raise DemoError(f"the sample clip shows {expected!r}, but was taken for {found!r}")
+        raise DemoError(f"the sample clip shows {expected!r}, but the model predicts {found!r}")
 
 
 def run(video: Path) -> None:

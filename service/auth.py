@@ -31,7 +31,7 @@ from service.problems import problem_of
 from service.usage import Limit, Owner, OwnerName
 
 API_PREFIX = "/v1"
-"""Paths below this need a key. The others tell nothing about jobs: health and documentation."""
+"""Paths below this need a key. The others, health and documentation, show no jobs."""
 
 CHECK_SECONDS = 1.0
 """Minimum time between two checks whether the file has changed."""

@@ -232,7 +232,7 @@ class Jobs:
             self._redis_jobs.dequeue(ticket.id, ticket.model)
 
     def _end_canceled(self, job_id: str, model: str, record: JobRecord) -> None:
-        """End a job that no attempt runs. An attempt believed dead may still end it first."""
+        """End a job that no attempt runs. One whose lease has expired may still end it first."""
         self._store.end_attempts(job_id)
         with suppress(AttemptLost):
             self._store.end(job_id, record.ended("canceled", self._clock()))
@@ -244,7 +244,7 @@ class Jobs:
     ) -> dict[str, Job]:
         """Return the jobs at these places by id.
 
-        Leaves out jobs that are gone, and those stored in a form that this version cannot read.
+        Omits jobs that were deleted, and those stored in a form that this version cannot read.
         """
         stored: dict[str, tuple[Ticket, Ending | None]] = {}
         for place in places:

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Make a key for one name.
 
     Raises:
-        SystemExit: there is not exactly one name, or it has other characters than it may.
+        SystemExit: there is not exactly one name, or it has a character that is not allowed.
     """
     names = sys.argv[1:] if arguments is None else arguments
     try:

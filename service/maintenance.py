@@ -1,8 +1,8 @@
 """Periodic tasks: bring Redis in line with the store, and remove what is old.
 
-The store is the only complete list of jobs. A job exists once its folder does, whatever Redis
-knows about it: the service may have died before it could queue the job, or Redis may have lost its
-data.
+The store is the only complete list of jobs. A job exists once its folder exists, even if Redis
+does not know it: the service may have died before it could queue the job, or Redis may have lost
+its data.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ def clean_up(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
 
 @asynccontextmanager
 async def periodic_tasks(*tasks: tuple[Callable[[], None], float]) -> AsyncIterator[None]:
-    """Run each task in a thread, again and again, while the context lasts.
+    """Run each task in a thread, repeatedly, while the context lasts.
 
     Args:
         tasks: functions, each with the seconds between its end and its next start.
@@ -139,7 +139,7 @@ async def periodic_tasks(*tasks: tuple[Callable[[], None], float]) -> AsyncItera
 
 
 async def _repeat(task: Callable[[], None], seconds: float) -> None:
-    """Run a task again and again; a failure is logged, and the next run tries again."""
+    """Run a task repeatedly. A failure is logged, and the next run tries again."""
     name = getattr(getattr(task, "func", task), "__name__", type(task).__name__)
     while True:
         try:

@@ -27,7 +27,7 @@ JOBS_KEY = "rollout:jobs"
 OPEN_KEY = "rollout:open:"
 
 MAX_DELIVERIES = 1000
-"""RQ's own limit of retries. It must stay out of the way: the worker counts the attempts."""
+"""RQ's limit of retries. It is set high, because the worker itself limits the attempts."""
 
 CURSOR = r"^[0-9]{1,10}\.[0-9]{6}-[0-9a-f]{32}$"
 """Form of a page cursor: creation time in seconds, to the microsecond, and job id."""
@@ -106,7 +106,7 @@ class RedisJobs:
             pipeline.execute()
 
     def dequeue(self, job_id: str, model: str) -> None:
-        """Remove a waiting job from its queue. One that a worker has taken is left to it."""
+        """Remove a waiting job from its queue; do nothing if a worker has taken it already."""
         if self._queue(model).remove(job_id):
             self._redis.delete(RqJob.key_for(job_id))
 
@@ -118,7 +118,7 @@ class RedisJobs:
         taken.remove(job_id)
         with self._redis.pipeline() as pipeline:
             self._enqueue(job_id, model, pipeline)
-            # Otherwise RQ would later take the age of this stay for the age of the next one.
+            # RQ stores when it first saw the job in `taken`, and would use that for its next stay.
             pipeline.delete(taken.get_first_seen_key(job_id))
             pipeline.execute()
 
@@ -166,7 +166,7 @@ class RedisJobs:
         return owners
 
     def newest_first(self, owner: str | None = None, after: Place | None = None) -> Iterator[Place]:
-        """Yield the places of an owner's jobs, newest first, from behind `after` on."""
+        """Yield the places of an owner's jobs, newest first, starting after the place `after`."""
         while True:
             chunk = self._chunk(owner, after)
             below = [place for place in chunk if after is None or place < after]
@@ -216,8 +216,8 @@ class RedisJobs:
 
     def _queue(self, model: str) -> Queue:
         queue = Queue(queue_name(model), connection=self._redis, serializer=JSONSerializer)
-        # RQ asks this once per client. In the middle of a transaction it would hold one of a few
-        # connections while it waits for another.
+        # RQ reads the version once per client. Within a transaction, that call would wait for a
+        # second connection of a small pool while it holds the first.
         queue.get_redis_server_version()
         return queue
 

@@ -24,7 +24,7 @@ REQUEST_SECONDS = 10.0
 of a body that the app did not read. uvicorn closes idle connections between requests sooner."""
 
 SEND_SECONDS = 30.0
-"""Timeout for a client to read what was sent at once: files are sent in pieces of 64 KiB."""
+"""Timeout for a client to read one piece of an answer; files are sent in pieces of 64 KiB."""
 
 SPARE_CONNECTIONS = 100
 """Connections beyond the limit that are answered with 503; further ones are dropped."""

@@ -36,7 +36,7 @@ FLUSH_BYTES = 1024**2
 STEP_BYTES = 128 * 1024
 """Bytes that must arrive in each period of `idle_seconds`, unless the body ends before.
 
-This one rule stops silent clients and slow ones: it limits the time of an upload by its size. With
+This one rule stops silent and slow clients: the time for an upload grows with its size. With
 30 s, a connection of 35 kbit/s is fast enough.
 """
 
@@ -233,7 +233,10 @@ async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> Asy
 
 
 async def _paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the chunks of a stream; raise if it is too slow. Time of the consumer is free."""
+    """Yield the chunks of a stream; raise if it is too slow.
+
+    Only the time spent waiting for the stream counts, not that of the consumer.
+    """
     left, step = idle_seconds, 0
     clock = asyncio.get_running_loop().time
     while True:

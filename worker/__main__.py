@@ -20,7 +20,7 @@ with require_extra("rollout-worker", "worker"):
     from worker.supervisor import EngineUnusable, Supervisor
 
 REDIS_TIMEOUT_SECONDS = 2.0
-"""A heartbeat must not wait longer for Redis: the job goes on meanwhile."""
+"""Timeout of one Redis call, so that a Redis that hangs delays a running job only briefly."""
 
 log = logging.getLogger("worker")
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _serve(settings: Settings, children: Children) -> None:
-    """Wait for the engine, then take jobs until a signal comes."""
+    """Wait for the engine, then take jobs until SIGINT or SIGTERM."""
     quick = connect(
         settings.redis_url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
@@ -69,7 +69,7 @@ def _serve(settings: Settings, children: Children) -> None:
         log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
         if not supervisor.is_shutdown_requested:
-            sys.exit("rollout-worker: ended by an error")
+            sys.exit("rollout-worker: stopped after an unexpected error; see the log above")
     finally:
         supervisor.announce_end()
 

@@ -89,7 +89,7 @@ class Attempt:
         """Start the clock of the attempt.
 
         Args:
-            do_duties: called with each heartbeat; does what else must go on during a job.
+            do_duties: called with each heartbeat; does the worker's other duties during a job.
         """
         self._job = job
         self._children = children
@@ -138,7 +138,7 @@ class Attempt:
         return result
 
     def _await_engine(self) -> Ready:
-        """Wait until the engine has loaded its model and has answered a former job's order."""
+        """Wait until the engine has loaded its model, and has answered an earlier job's order."""
         engine = self._children.engine
         while engine.busy:
             try:

@@ -111,7 +111,7 @@ def start_process(
     pipe blocks and times out.
 
     Args:
-        environment: of the process; None: it inherits ours.
+        environment: the environment variables; None: those of the supervisor.
         output: None, or `subprocess.PIPE`.
     """
     ours, theirs = socket.socketpair()
@@ -129,12 +129,12 @@ def start_process(
 
 
 class Child:
-    """One child process, the connection to it, and the timeout of the answer that it owes."""
+    """One child process, the connection to it, and the timeout of its next answer."""
 
     max_message_bytes: ClassVar[int] = wire.MAX_MESSAGE_BYTES
 
     def __init__(self, name: str, started: ChildProcess) -> None:
-        """Watch a process that was started; `name` stands in errors and in the log."""
+        """Watch a process that was started; `name` is used in errors and log lines."""
         self.name = name
         self.connection = started.connection
         self._process = started.process
@@ -153,7 +153,7 @@ class Child:
 
     @property
     def busy(self) -> bool:
-        """Whether the child owes an answer."""
+        """Whether an answer of the child is expected."""
         return self._due is not None
 
     def expect(self, within_seconds: float) -> None:
@@ -194,7 +194,7 @@ class Child:
         return received
 
     def check_timeout(self) -> None:
-        """Raise `ChildLost` if the child owes an answer and its timeout is over."""
+        """Raise `ChildLost` if an answer is expected and its timeout has expired."""
         if self._due is not None and time.monotonic() > self._due:
             raise self.kill_as_lost(f"did not answer within {self._allowed_seconds:g} seconds")
 
@@ -230,8 +230,8 @@ class Child:
     def _message_timeout(self) -> Iterator[None]:
         """Shut the socket down if one message takes longer than STALL_SECONDS.
 
-        A timeout for each read would not do: a child that sends one byte now and then would never
-        reach it.
+        A timeout for each read is not enough: a child that sends its bytes slowly, one by one,
+        would never reach it.
         """
         with socket.socket(fileno=os.dup(self.connection.fileno())) as line:
             timer = Timer(STALL_SECONDS, line.shutdown, [socket.SHUT_RDWR])

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout_core.contract import Fill, MethodOptions, TokenQuery
-from rollout_core.errors import InvalidRequest, OutOfMemory, UnknownModel
+from rollout_core.errors import OutOfMemory, UnknownModel
 from rollout_core.model.specs import ModelSpec
+from rollout_core.resolve import check_layer
 from worker.engine_server import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
@@ -91,8 +92,8 @@ class FakeEngine:
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         """Return the arrays of `Explained` for frames `b t H W c`, or fail as the name says."""
-        self._check_layer("start_layer", request.options.start_layer)
-        self._check_layer("layer", request.options.layer or 0)
+        check_layer("start_layer", request.options.start_layer, self._spec.depth)
+        check_layer("layer", request.options.layer or 0, self._spec.depth)
         self._misbehave(clips=len(frames))
         return self._explain(frames, request)
 
@@ -105,11 +106,6 @@ class FakeEngine:
 
     def _explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         return explain(frames, request, self._spec)
-
-    def _check_layer(self, name: str, layer: int) -> None:
-        depth = self._spec.depth
-        if layer >= depth:
-            raise InvalidRequest(f"{name} is {layer}, but the model has {depth} layers")
 
     def _misbehave(self, clips: int = 1) -> None:
         match self._spec.name:

@@ -1,7 +1,7 @@
 """Health check of a container: `python -m worker.health` fails if no worker of this host is alive.
 
-The host is the container. A worker announces itself every few seconds, idle and busy. It starts
-when it begins to load a model that it has a spec of.
+The host is the container. A worker announces itself every few seconds, idle and busy. If
+the spec of its model is known, it starts before the model has loaded.
 """
 
 import socket

@@ -1,8 +1,8 @@
 """The heartbeat of an attempt, and graceful shutdown.
 
 While an attempt waits for a child, its `Heartbeat` renews the lease, reports progress, and checks
-the deadline and requests to cancel. A `Shutdown` says when a worker that was told to stop must
-hand its job back.
+the deadline and requests to cancel. After SIGTERM, a `Shutdown` decides when the worker must hand
+its job back.
 """
 
 import logging
@@ -24,7 +24,7 @@ CANCEL_GRACE_SECONDS = 10.0
 ECHO_SECONDS = 1.0
 """A second signal within this time is a copy of the first.
 
-A worker in a terminal gets the terminal's signal and its parent's.
+A worker in a terminal can get the same signal twice: from the terminal and from its parent.
 """
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Heartbeat:
         """Start the clock of the attempt.
 
         Args:
-            do_duties: called after each heartbeat; does what else must go on during a job.
+            do_duties: called after each heartbeat; does the worker's other duties during a job.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -94,7 +94,7 @@ class Heartbeat:
         now = time.monotonic()
         if now >= self._next_beat:
             self._beat()
-            # Count from the end of the call: while Redis hangs, the job still gets its time.
+            # Count from the end of the call, so that the job continues even while Redis hangs.
             self._next_beat = time.monotonic() + BEAT_SECONDS
         if self._cancel_seen_at is not None:
             self._cancel(now - self._cancel_seen_at)
@@ -133,7 +133,7 @@ class Shutdown:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the worker was told to stop."""
+        """Whether shutdown was requested."""
         return self._requested_at is not None
 
     def request_shutdown(self) -> None:

@@ -82,7 +82,7 @@ class _Job:
     def _beat(self) -> None:
         """Send a heartbeat, unless the last one was sent less than `HEARTBEAT_SECONDS` ago.
 
-        It is called by the work itself and not by a thread, so a hanging call stops it.
+        The working code calls it, not a thread: if that code hangs, the heartbeats stop.
         """
         now = time.monotonic()
         if now >= self._next_heartbeat:

@@ -51,7 +51,7 @@ class EngineOptions(Frozen):
 
 
 class Confinement(Frozen):
-    """The sandbox of a media process, besides its resource limits.
+    """The layers of a media process' sandbox that are in force, besides its resource limits.
 
     Attributes:
         landlock_abi: version of the kernel's Landlock; None if file access is not restricted.

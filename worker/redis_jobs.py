@@ -35,7 +35,7 @@ from rollout_core.jobs.redis_records import (
 )
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
-"""What a client of `connect` raises if the server cannot be reached or cannot do its work."""
+"""Raised by a client of `connect` if Redis cannot be reached, or reports a server-state error."""
 
 RETRY_SECONDS = 1.0
 """Pause before the next try."""
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class ServerUnusable(RedisConnectionError):
-    """The server answers, but its state does not let it do its work."""
+    """Redis answers, but with a server-state error; see `STATE_ERRORS`."""
 
 
 class RetryingRecords:
@@ -92,7 +92,7 @@ class RetryingRecords:
         """Renew the attempt's lease and store its progress, without a retry.
 
         Returns:
-            Whether the job shall be canceled.
+            Whether a client has asked to cancel the job.
 
         Raises:
             AttemptLost: the job no longer belongs to this attempt.
@@ -178,8 +178,7 @@ def connect(url: str, is_patient: Callable[[], bool] = lambda: False, **options:
 class RedisRetry(Retry):
     """Retries every second while `is_patient()` is true; otherwise retries once, immediately.
 
-    Without patience there is no retry after a timeout: it would wait a second time for a server
-    that hangs.
+    While it is false, a timeout is not retried: the retry would wait for the full timeout again.
     """
 
     def __init__(self, is_patient: Callable[[], bool]) -> None:

@@ -5,8 +5,8 @@
                   ╰─────────╯ a child was lost, an internal error, or the job was lost
 
 After an attempt its folder is published or moved away, and a dead engine is restarted before the
-next one. While another worker's attempt is alive, the runner waits for it, but not for long: that
-attempt has a delivery of its own, which brings the job back if that worker dies.
+next one. If another worker's attempt is alive, the runner waits for up to `HELD_SECONDS` and then
+gives up: that attempt has its own delivery, and RQ requeues it if that worker dies.
 """
 
 import logging
@@ -135,10 +135,10 @@ class Runner:
         return None
 
     def _try(self, job_id: str, record: JobRecord) -> None:
-        """Make one attempt, and end the job unless there shall be another attempt.
+        """Make one attempt, and end the job unless another attempt should follow.
 
         Raises:
-            ChildLost, ShuttingDown: there shall be another attempt.
+            ChildLost, ShuttingDown: another attempt should follow.
         """
         try:
             result = Attempt(

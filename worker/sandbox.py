@@ -7,7 +7,7 @@ needs a privilege, and none can be undone:
 - Landlock restricts which files it can read and write;
 - seccomp restricts which system calls it can make: no network, no other process.
 
-A layer that the machine lacks is left out. `probe` finds out which layers it has.
+A layer that the machine does not support is skipped. `probe` returns the layers in force.
 """
 
 import errno
@@ -92,7 +92,7 @@ CLONE_NAMESPACES = 0x7E02_0000
 DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 """Allowed commands of `fcntl`: duplicates, flags and locks.
 
-F_SETOWN and F_SETSIG are missing: they could kill the supervisor.
+F_SETOWN and F_SETSIG are missing: a signal sent through them could kill the supervisor.
 """
 
 DEVICE_COMMANDS = (0x5401, 0x5450, 0x5451, 0x541B)
@@ -113,7 +113,7 @@ class NotConfined(Exception):
 
 
 def limit(options: MediaOptions) -> None:
-    """Limit the memory, files and processor time of this process, for good.
+    """Limit the memory, files and processor time of this process, permanently.
 
     The number of processes is not limited here: the kernel would count all processes of the user.
     Under seccomp this process cannot start any.
@@ -134,7 +134,7 @@ def limit(options: MediaOptions) -> None:
 
 
 def confine(upload: Path, folder: Path) -> Confinement:
-    """Restrict the files and the system calls of this process, for good.
+    """Restrict the files and the system calls of this process, permanently.
 
     It can read the upload's folder, and read and write the attempt's `folder`. Elsewhere it can
     read what the interpreter and its libraries need, and write nothing. It cannot make folders,
@@ -172,7 +172,7 @@ def probe() -> Confinement:
 
 
 def main() -> None:
-    """Enter the sandbox with the folder that is named, and print the layers in force as JSON."""
+    """Enter the sandbox with the folder given as argument; print the layers in force as JSON."""
     folder = Path(sys.argv[1])
     sys.stdout.write(confine(folder / "video", folder).model_dump_json())
 
@@ -222,7 +222,7 @@ def _readable() -> Iterator[Path]:
 def allowed_calls() -> "SyscallFilter | None":
     """Return the filter for `enforce`, or None if libseccomp is not installed.
 
-    To find libseccomp, its package starts other programs: call this before files are restricted.
+    Call this before files are restricted: pyseccomp starts other programs to find libseccomp.
     """
     try:
         import pyseccomp

@@ -11,11 +11,11 @@ from worker.children import ChildProcess, Media
 from worker.messages import MediaOptions
 
 LIFETIME_SECONDS = 600
-"""The process ends by itself after this time, should the test be killed."""
+"""The process ends by itself after this time, in case the test was killed."""
 
 
 class ScriptedMedia(Media):
-    """A media process that does nothing; the test speaks for it.
+    """A media process that does nothing; the test sends its messages.
 
     Attributes:
         script: the child's end of the socket. It stays open when the process is killed, so that

@@ -34,7 +34,8 @@ from worker.runner import Runner
 from worker.settings import Settings
 
 LEASE_SECONDS = int(records.LEASE_SECONDS)
-"""RQ's lease on a running job. A job that was delivered earlier could not be claimed."""
+"""RQ's lease on a running job: that of its record. After a shorter one, RQ would deliver a job that
+cannot be claimed yet."""
 
 MAINTENANCE_SECONDS = 5
 """Time between two searches for jobs whose RQ lease has run out."""
@@ -116,7 +117,7 @@ class Supervisor(SimpleWorker):
 
     @property
     def is_shutdown_requested(self) -> bool:
-        """Whether the worker was told to stop. If not, RQ's loop ended by an unexpected error."""
+        """Whether shutdown was requested. If not, RQ's loop ended by an unexpected error."""
         return self._graceful_shutdown.is_requested
 
     def announce_end(self) -> None:
@@ -133,7 +134,7 @@ class Supervisor(SimpleWorker):
             self._announce()
 
     def work(self, *arguments: Any, **options: Any) -> bool:
-        """Take jobs until told to stop, or until an error that RQ does not expect."""
+        """Take jobs until shutdown is requested, or until an error that RQ does not handle."""
         self._serving = True
         return super().work(*arguments, **options)
 
@@ -148,7 +149,7 @@ class Supervisor(SimpleWorker):
             self._running = None
 
     def _run_job(self, job_id: str) -> None:
-        """Run a job; `handle_job_success` deals with one that did not end here."""
+        """Run a job; `handle_job_success` handles one that has not ended."""
         self._busy, self._unfinished = True, None
         try:
             self._runner.run(job_id)

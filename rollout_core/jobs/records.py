@@ -10,6 +10,7 @@ once a newer attempt has the job. A claim fails while another attempt is alive.
       ╰──────────────────╯ release, hand_back, or the lease expires
 
 A job ends when its result or `Ended` appears in the store, once; see `rollout_core.jobs.store`.
+`service.jobs` decides the public state of a job, from this record and from the store.
 """
 
 from datetime import datetime, timedelta

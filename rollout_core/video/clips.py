@@ -47,7 +47,7 @@ class VideoInfo:
 
     Attributes:
         width, height: pixels as displayed, after rotation.
-        duration_seconds: from the begin of the first frame to the end of the last one.
+        duration_seconds: from the start of the first frame to the end of the last one.
         frame_rate_hz: mean frame rate; frames may have different durations.
         rotation: degrees counterclockwise from the stored to the displayed frame.
     """

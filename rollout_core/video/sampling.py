@@ -15,7 +15,7 @@ END_MARGIN_SECONDS = 0.001
 """Moments beyond a span are moved to this long before its end, which the span excludes."""
 
 Window = tuple[float, float]
-"""Begin and end of the part of a span that one clip covers, in seconds; half open."""
+"""Start and end of the part of a span that one clip covers, in seconds; half open."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import sys
 import time
 
 
-def tether(parent_pid, code):
+def die_with(parent_pid, code):
     return [
         sys.executable,
         "-m",
@@ -21,7 +21,7 @@ def run(parent_pid_of, code):
     """Run `die_with_parent` from a separate process, and return its output."""
     starter = (
         "import os, subprocess\n"
-        f"command = {tether('PARENT', code)!r}\n"
+        f"command = {die_with('PARENT', code)!r}\n"
         f"command[3] = str({parent_pid_of})\n"
         "print(subprocess.run(command, capture_output=True, text=True))"
     )
@@ -53,7 +53,7 @@ def test_the_command_is_asked_to_end_when_its_parent_is_killed(tmp_path):
     )
     starter = (
         "import os, subprocess\n"
-        f"command = {tether('PARENT', code)!r}\n"
+        f"command = {die_with('PARENT', code)!r}\n"
         "command[3] = str(os.getpid())\n"
         "subprocess.Popen(command, stdout=subprocess.PIPE).stdout.readline()\n"
         "os.kill(os.getpid(), 9)"

@@ -119,14 +119,14 @@ def test_sample_clip_of_another_class_is_an_error(demo, video):
     assert done.status == 1
     found = json.loads((demo.output / "result.json").read_text())["predictions"][0]["label"]
     assert done.last == [
-        f"demo: the sample clip shows 'no such class', but was taken for {found!r}"
+        f"demo: the sample clip shows 'no such class', but the model predicts {found!r}"
     ]
 
 
 def test_sample_clip_is_checked_by_its_first_prediction(client):
     predictions = [{"label": "right"}, {"label": "left"}]
     client.check_sample({"result": {"predictions": predictions}})
-    with pytest.raises(client.DemoError, match="shows 'right', but was taken for 'left'"):
+    with pytest.raises(client.DemoError, match="shows 'right', but the model predicts 'left'"):
         client.check_sample({"result": {"predictions": predictions[::-1]}})
 
 

@@ -274,7 +274,9 @@ def test_unexpected_error_ends_the_worker_with_status_1(start, redis, log, submi
     redis.set(f"rq:wip:{queue_name('fake')}", "of the wrong type")
     deliver(redis, submit(overlay=None))
     assert process.wait(20) == 1
-    assert log().splitlines()[-1] == "rollout-worker: ended by an error"
+    assert log().splitlines()[-1] == (
+        "rollout-worker: stopped after an unexpected error; see the log above"
+    )
 
 
 def test_old_attempt_that_resumes_does_not_disturb_the_newer_one(start, redis, store, submit):
