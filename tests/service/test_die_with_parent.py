@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-import time
+
+from tests.system.waiting import wait_until
 
 
 def die_with(parent_pid, code):
@@ -60,7 +61,4 @@ def test_the_command_is_asked_to_end_when_its_parent_is_killed(tmp_path):
     )
     subprocess.run([sys.executable, "-c", starter], check=False)
 
-    deadline = time.monotonic() + 10
-    while not mark.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: mark.exists())

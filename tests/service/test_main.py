@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from service.__main__ import main
 from tests.system.processes import is_alive
+from tests.system.waiting import wait_until
 
 
 @contextmanager
@@ -127,10 +127,7 @@ def test_standalone_starts_and_stops_all_it_needs(tmp_path):
     with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
         url = process.stdout.readline().split()[-1]
         assert httpx2.get(f"{url}/readyz").status_code == 200
-        deadline = time.monotonic() + 20
-        while not httpx2.get(f"{url}/v1/models").json()["models"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: httpx2.get(f"{url}/v1/models").json()["models"])
         below = children(process.pid)
         process.terminate()
         process.communicate(timeout=20)
@@ -178,14 +175,9 @@ def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypat
 def test_killed_standalone_leaves_no_process(tmp_path):
     with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
         url = process.stdout.readline().split()[-1]
-        deadline = time.monotonic() + 20
-        while not httpx2.get(f"{url}/v1/models").json()["models"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: httpx2.get(f"{url}/v1/models").json()["models"])
         below = children(process.pid)
         process.kill()
         process.wait()
 
-    while any(is_alive(pid) for pid in below):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(is_alive(pid) for pid in below))

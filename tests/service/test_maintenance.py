@@ -21,6 +21,7 @@ from service.maintenance import (
 )
 from service.redis_jobs import JOBS_KEY
 from service.usage import StoreUsage
+from tests.system.waiting import wait_until
 
 QUEUE_KEY = "rq:queue:rollout-fake"
 
@@ -390,10 +391,7 @@ def test_the_app_cleans_up_while_it_runs(open_client, new_job, worker, make_old,
 
     open_client()
 
-    deadline = time.monotonic() + 10
-    while not store.has_expired(job_id):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: store.has_expired(job_id))
 
 
 def test_every_task_is_repeated_until_the_context_ends():

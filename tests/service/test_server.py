@@ -21,6 +21,7 @@ from service.server import allow_connections, make_server
 from tests.service.test_main import running
 from tests.service.test_uploads import END, TYPE, part
 from tests.system.processes import open_files
+from tests.system.waiting import wait_until
 
 LIMIT_SECONDS = 0.6
 """Replaces every timeout, to keep the tests short."""
@@ -47,10 +48,7 @@ def connect(process):
 
 def await_upload(settings):
     """Wait until the first bytes of an upload have arrived."""
-    give_up = time.monotonic() + 10
-    while not list((settings.data_dir / "incoming").rglob("video")):
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+    wait_until(lambda: list((settings.data_dir / "incoming").rglob("video")))
 
 
 def is_listening(address):
@@ -215,10 +213,7 @@ def test_shutdown_lets_an_upload_end_and_accepts_no_other(start, settings, store
         client.sendall(post(f"Content-Length: {len(body)}") + body[:1500])
         await_upload(settings)
         process.send_signal(number)
-        give_up = time.monotonic() + 5
-        while is_listening(client.getpeername()):
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+        wait_until(lambda: not is_listening(client.getpeername()))
         client.sendall(body[1500:])
         status, _, job = answer(client)
         assert is_closed(client)

@@ -26,13 +26,7 @@ from service.standalone import (
     worker_command,
 )
 from tests.system.processes import is_alive
-
-
-def wait_for(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+from tests.system.waiting import wait_until
 
 
 @contextmanager
@@ -87,7 +81,7 @@ class TestPrivateValkey:
 
     def test_a_server_left_behind_is_ended(self, tmp_path):
         with subprocess.Popen(valkey_command(tmp_path), stdout=subprocess.DEVNULL) as orphan:
-            wait_for((tmp_path / "valkey.sock").exists)
+            wait_until((tmp_path / "valkey.sock").exists)
             with connected(f"unix://{tmp_path}/valkey.sock") as redis:
                 redis.set("key", "kept")
 
@@ -121,8 +115,8 @@ class TestPrivateValkey:
         with private_valkey(tmp_path) as url, connected(url) as redis:
             redis.set("key", "kept")
             os.kill(redis.info("server")["process_id"], signal.SIGKILL)
-            wait_for(lambda: not answers())
-            wait_for(answers)
+            wait_until(lambda: not answers())
+            wait_until(answers)
             assert redis.get("key") == b"kept"
 
 
@@ -135,7 +129,7 @@ class TestRestartingProcess:
 
     def test_it_starts_and_stops_a_process(self, tmp_path):
         with RestartingProcess("process", self.command(tmp_path)):
-            wait_for(lambda: list(tmp_path.iterdir()))
+            wait_until(lambda: list(tmp_path.iterdir()))
             (pid,) = [int(path.name) for path in tmp_path.iterdir()]
             assert is_alive(pid)
             assert os.getsid(pid) == pid  # out of the terminal's reach
@@ -147,7 +141,7 @@ class TestRestartingProcess:
         monkeypatch.setattr(standalone_module, "POLL_SECONDS", 0.02)
 
         with RestartingProcess("process", self.command(tmp_path, "os._exit(3)")):
-            wait_for(lambda: len(list(tmp_path.iterdir())) >= 3)
+            wait_until(lambda: len(list(tmp_path.iterdir())) >= 3)
 
         assert "ended with exit status 3" in caplog.text
         assert not any(is_alive(int(path.name)) for path in tmp_path.iterdir())
@@ -157,7 +151,7 @@ class TestRestartingProcess:
         deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('{}/deaf', 'w'); time.sleep(60)"
 
         with RestartingProcess("process", self.command(tmp_path, deaf.format(tmp_path))):
-            wait_for((tmp_path / "deaf").exists)
+            wait_until((tmp_path / "deaf").exists)
 
         pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
         assert not is_alive(pids[0])
@@ -166,7 +160,7 @@ class TestRestartingProcess:
         monkeypatch.setattr(standalone_module, "RESTART_SECONDS", 60)
 
         with RestartingProcess("process", self.command(tmp_path, "os._exit(0)")):
-            wait_for(lambda: list(tmp_path.iterdir()))
+            wait_until(lambda: list(tmp_path.iterdir()))
             time.sleep(2 * standalone_module.POLL_SECONDS)
 
         assert len(list(tmp_path.iterdir())) == 1
@@ -182,7 +176,7 @@ class TestRestartingProcess:
         subprocess.run([sys.executable, "-c", code], check=False)
 
         (pid,) = [int(path.name) for path in tmp_path.iterdir()]
-        wait_for(lambda: not is_alive(pid))
+        wait_until(lambda: not is_alive(pid))
 
 
 class TestStandalone:

@@ -4,13 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from tests.system.processes import is_alive
+from tests.system.waiting import wait_until
 from worker import wire
 from worker.messages import EngineOptions, MediaOptions, Ready
 
@@ -65,10 +65,7 @@ def test_kernel_kills_the_child_when_its_parent_dies():
             assert isinstance(wire.receive(connection)[0], Ready)
         assert Path(f"/proc/{child}").exists()
         shell.communicate("go\n")
-        give_up = time.monotonic() + 10
-        while is_alive(child) and time.monotonic() < give_up:
-            time.sleep(0.05)
-        assert not is_alive(child)
+        wait_until(lambda: not is_alive(child))
 
 
 def test_fake_engine_does_not_load_torch():

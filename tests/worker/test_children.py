@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.system.processes import is_alive, open_files
+from tests.system.waiting import wait_until
 from worker import children as children_module
 from worker.children import (
     Child,
@@ -325,10 +326,9 @@ def test_media_inherits_no_environment_and_no_files(monkeypatch):
         os.set_inheritable(other.fileno(), True)
         media = Media(MediaOptions())
         try:
-            deadline = time.monotonic() + 20
-            while b"worker.child_main" not in Path(f"/proc/{media.pid}/cmdline").read_bytes():
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(
+                lambda: b"worker.child_main" in Path(f"/proc/{media.pid}/cmdline").read_bytes()
+            )
             environment = Path(f"/proc/{media.pid}/environ").read_bytes()
             files = open_files(media.pid)
         finally:
@@ -358,10 +358,7 @@ def test_children_die_when_the_supervisor_is_killed(tmp_path):
         child = int(supervisor.stdout.readline())
         assert is_alive(child)
         supervisor.kill()
-    deadline = time.monotonic() + 5
-    while is_alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(child)
+    wait_until(lambda: not is_alive(child))
 
 
 def test_children_are_ready_once_the_engine_has_loaded(children):

