@@ -319,10 +319,11 @@ class _Snapshot:
         self._workers = workers
         self._records: dict[str, bytes | None] = {}
         self._positions: dict[str, dict[str, int]] = {}
+        self._now: datetime | None = None
 
     def read_records(self, job_ids: Iterable[str]) -> None:
         """Read the records of more jobs, in one command."""
-        self.__dict__.pop("now", None)  # leases must be compared with a time read after them
+        self._now = None  # leases must be compared with a time read after them
         self._records.update(self._redis_jobs.records.get_many_raw(job_ids))
 
     def record(self, job_id: str) -> JobRecord | None:
@@ -334,10 +335,12 @@ class _Snapshot:
         text = self._records[job_id]
         return None if text is None else parse_record(text)
 
-    @cached_property
+    @property
     def now(self) -> datetime:
-        """Redis' time."""
-        return redis_now(self._redis)
+        """Redis' time, read after the latest records."""
+        if self._now is None:
+            self._now = redis_now(self._redis)
+        return self._now
 
     @cached_property
     def ready_workers(self) -> dict[str, int]:

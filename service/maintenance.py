@@ -52,9 +52,10 @@ class Reconciler:
         """Recount the store, and correct what differs in Redis."""
         self._usage.recount()
         self._correct_lists()
+        open_jobs = self._usage.open
         recorded = set(self._redis_jobs.records.ids())
-        self._queue_again(recorded)
-        self._delete_records(recorded)
+        self._queue_again(open_jobs, recorded)
+        self._delete_records(recorded - open_jobs.keys())
 
     def _correct_lists(self) -> None:
         """List the jobs that are missing in the lists, and remove those that are gone."""
@@ -67,9 +68,8 @@ class Reconciler:
             if not self._store.exists(job_id):
                 self._redis_jobs.remove(job_id, listed[job_id])
 
-    def _queue_again(self, recorded: set[str]) -> None:
+    def _queue_again(self, open_jobs: dict[str, Ticket], recorded: set[str]) -> None:
         """Queue open jobs that have no record, or that were lost at this pass and the last one."""
-        open_jobs = self._usage.open
         added = {job_id for job_id in open_jobs.keys() - recorded if self._add(open_jobs[job_id])}
         lost = self._find_lost(open_jobs)
         still_lost = lost & self._lost
@@ -102,12 +102,11 @@ class Reconciler:
             if not (record and record.is_alive(now)) and self._store.is_open(job_id)
         }
 
-    def _delete_records(self, recorded: set[str]) -> None:
-        """Delete the records of jobs that have ended, or are gone.
+    def _delete_records(self, suspects: set[str]) -> None:
+        """Delete the records of those of these jobs that have ended, or are gone.
 
         A job that has ended since the store was counted is left to the next pass.
         """
-        suspects = recorded - self._usage.open.keys()
         ended = [job_id for job_id in suspects if not self._store.is_open(job_id)]
         self._redis_jobs.records.delete(*ended)
 

@@ -3,7 +3,7 @@
 Service and worker both use this module, so a record has one format and one set of rules. It is the
 only module of `rollout_core` that imports redis.
 
-Redis' clock decides about leases and live workers: clocks of hosts may differ by more than a lease.
+Leases and heartbeats are written by Redis' clock: clocks of hosts may differ by more than a lease.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,10 +61,6 @@ class JobRecords:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-
-    def get(self, job_id: str) -> JobRecord | None:
-        """Return a job's record, or None if Redis has none."""
-        return self.get_many([job_id])[job_id]
 
     def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord | None]:
         """Return the record of each job in one round trip; None for a job without one."""

@@ -27,19 +27,13 @@ from service.app import create_app
 from service.jobs import Jobs
 from service.routes.artifacts import artifact_url
 from service.settings import Settings
-from tests.system.waiting import wait_until
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
 
 
-@pytest.fixture(scope="session")
-def valkey_url(redis_url: str) -> str:
-    return redis_url
-
-
 @pytest.fixture
-def settings(tmp_path: Path, valkey_url: str) -> Settings:
-    return Settings(redis_url=valkey_url, data_dir=tmp_path / "data")
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    return Settings(redis_url=redis_url, data_dir=tmp_path / "data")
 
 
 @pytest.fixture
@@ -189,9 +183,3 @@ def new_job(client: TestClient, announce: Callable[..., Announcement]) -> Callab
 def leftovers(settings: Settings) -> Callable[[], list[Path]]:
     """List all files and folders of jobs and uploads."""
     return lambda: list(settings.data_dir.rglob("*/*"))
-
-
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """Wait until something holds; see `wait_until`."""
-    return wait_until

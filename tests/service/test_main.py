@@ -44,8 +44,8 @@ def children(pid):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_where_it_listens_and_ends_in_order(tmp_path, valkey_url, number):
-    with running("--redis-url", valkey_url, cwd=tmp_path) as process:
+def test_it_says_where_it_listens_and_ends_in_order(tmp_path, redis_url, number):
+    with running("--redis-url", redis_url, cwd=tmp_path) as process:
         line = process.stdout.readline()
         url = line.split()[-1]
         response = httpx2.get(f"{url}/readyz")
@@ -59,17 +59,17 @@ def test_it_says_where_it_listens_and_ends_in_order(tmp_path, valkey_url, number
     assert errors == "rollout-service: no API keys are set; only this machine can connect\n"
 
 
-def test_it_warns_where_anybody_may_reach_it(tmp_path, valkey_url):
-    with running("--redis-url", valkey_url, "--host", "0.0.0.0", cwd=tmp_path) as process:
+def test_it_warns_where_anybody_may_reach_it(tmp_path, redis_url):
+    with running("--redis-url", redis_url, "--host", "0.0.0.0", cwd=tmp_path) as process:
         process.stdout.readline()
         line = process.stderr.readline()
 
     assert "WARNING: it listens on 0.0.0.0 and NO API KEYS are set" in line
 
 
-def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, valkey_url):
+def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, redis_url):
     (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{sha256(b"key").hexdigest()}"\n')
-    flags = ("--redis-url", valkey_url, "--host", "0.0.0.0", "--api-keys-file", "keys.toml")
+    flags = ("--redis-url", redis_url, "--host", "0.0.0.0", "--api-keys-file", "keys.toml")
     with running(*flags, cwd=tmp_path) as process:
         url = process.stdout.readline().split()[-1]
         refused = httpx2.get(f"{url}/v1/models")
@@ -89,8 +89,8 @@ def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, valkey_url):
         b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     ],
 )
-def test_invalid_http_is_answered_with_a_problem_document(tmp_path, valkey_url, request_bytes):
-    with running("--redis-url", valkey_url, cwd=tmp_path) as process:
+def test_invalid_http_is_answered_with_a_problem_document(tmp_path, redis_url, request_bytes):
+    with running("--redis-url", redis_url, cwd=tmp_path) as process:
         port = int(process.stdout.readline().rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(request_bytes)
@@ -102,12 +102,12 @@ def test_invalid_http_is_answered_with_a_problem_document(tmp_path, valkey_url, 
     assert json.loads(body)["code"] == "bad_request"
 
 
-def test_a_bug_is_logged_with_its_traceback(tmp_path, valkey_url):
+def test_a_bug_is_logged_with_its_traceback(tmp_path, redis_url):
     code = (
         "from service.__main__ import main\n"
         "from service.jobs import Jobs\n"
         "Jobs.models = lambda self: 1 / 0\n"
-        f"main(['--port', '0', '--redis-url', {valkey_url!r}])"
+        f"main(['--port', '0', '--redis-url', {redis_url!r}])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdout=-1, stderr=-1, text=True

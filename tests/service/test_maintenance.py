@@ -255,10 +255,10 @@ def test_two_services_queue_a_lost_job_once(store, redis, stored):
     assert waiting(redis) == [stored.id]
 
 
-def test_the_app_reconciles_while_it_runs(stored, open_client, jobs, until):
+def test_the_app_reconciles_while_it_runs(stored, open_client, jobs):
     open_client()
 
-    until(lambda: jobs.get(stored.id, owner="ann").queue_position == 1)
+    wait_until(lambda: jobs.get(stored.id, owner="ann").queue_position == 1)
 
 
 def test_an_old_result_expires(services, new_job, worker, make_old, store):

@@ -56,12 +56,16 @@ def add(jobs):
     return add_all
 
 
+def record_of(jobs, ticket):
+    return jobs.records.get_many([ticket.id])[ticket.id]
+
+
 class TestAdd:
     def test_a_job_is_added_once(self, jobs, ticket):
         assert jobs.add(ticket)
         assert not jobs.add(ticket)
 
-        assert jobs.records.get(ticket.id) == JobRecord()
+        assert record_of(jobs, ticket) == JobRecord()
         assert jobs.waiting("fake") == 1
         assert jobs.listed() == {ticket.id: "ann"}
         assert list(jobs.open_jobs("ann")) == [ticket.id]
@@ -70,7 +74,7 @@ class TestAdd:
     def test_the_record_keeps_the_number_of_the_latest_attempt(self, jobs, ticket):
         jobs.add(ticket, 2)
 
-        assert jobs.records.get(ticket.id) == JobRecord(attempt=2)
+        assert record_of(jobs, ticket) == JobRecord(attempt=2)
 
     def test_two_concurrent_adds_queue_the_job_once(self, jobs, ticket, monkeypatch):
         enqueue = jobs._enqueue
@@ -103,7 +107,7 @@ class TestRecord:
         jobs.add(ticket)
 
         assert jobs.request_cancel(ticket.id).cancel_requested
-        assert jobs.records.get(ticket.id).cancel_requested
+        assert record_of(jobs, ticket).cancel_requested
 
     def test_a_request_to_cancel_does_not_recreate_a_record(self, jobs, ticket, redis):
         assert jobs.request_cancel(ticket.id) == JobRecord()
@@ -114,7 +118,7 @@ class TestRecord:
 
         jobs.records.delete(ticket.id)
 
-        assert jobs.records.get(ticket.id) is None
+        assert record_of(jobs, ticket) is None
         assert jobs.listed() == {ticket.id: "ann"}
 
     def test_a_removed_job_leaves_nothing(self, jobs, ticket):
@@ -122,7 +126,7 @@ class TestRecord:
 
         jobs.remove(ticket.id, "ann")
 
-        assert jobs.records.get(ticket.id) is None
+        assert record_of(jobs, ticket) is None
         assert jobs.listed() == jobs.open_jobs("ann") == {}
 
 

@@ -69,7 +69,8 @@ def test_an_update_gets_the_time_of_redis(records, stored, redis):
     updated = records.update(IDS[0], step)
 
     assert before <= times[0] <= redis_now(redis)
-    assert records.get(IDS[0]) == updated == JobRecord(cancel_requested=True)
+    assert records.get_many(IDS[:1]) == {IDS[0]: updated}
+    assert updated == JobRecord(cancel_requested=True)
 
 
 def test_an_update_of_a_missing_record_writes_nothing(records, redis):
