@@ -34,6 +34,13 @@ MAX_VIDEO_SECONDS = 600.0
 MAX_VIDEO_PIXELS = 4096 * 2304
 """Default limits of a video: its length, and the pixels of one frame."""
 
+MIN_OVERLAY_LINES = 64
+DEFAULT_OVERLAY_LINES = 1080
+"""Height of an overlay video in pixels: the least limit that a request may set, and the default."""
+
+COMPLETE_SHARE = 0.95
+"""A span of which less can be decoded than this share is incomplete."""
+
 MAX_FULL_ROLLOUT_TOKENS = 4096
 """Most tokens of a clip for which a full rollout is computed: 32 MiB in half precision."""
 
@@ -73,6 +80,12 @@ class Overlay(Frozen):
         0.6, ge=0, le=1, description="Opacity of the heat map at its highest relevance."
     )
     layout: Layout = "overlay"
+    max_height: int = Field(
+        DEFAULT_OVERLAY_LINES,
+        ge=MIN_OVERLAY_LINES,
+        le=1 << 14,
+        description="Most lines of the overlay video; a higher picture is scaled down.",
+    )
 
 
 class PatchQuery(Frozen):
@@ -224,6 +237,14 @@ class ExplainRequest(ClipRequest):
     end_seconds: Seconds | None = Field(
         None, description="End of the span, exclusive. Default: the end of the video."
     )
+    stream: Index | None = Field(
+        None,
+        description="Video stream to explain, by its index in the file. Default: the file's "
+        "default one, else the largest.",
+    )
+    allow_incomplete: bool = Field(
+        False, description="Also explain a video of which a part is missing or damaged."
+    )
     overlay: Overlay | None = Field(Overlay(), description="null makes no overlay video.")
 
     @model_validator(mode="after")
@@ -297,6 +318,49 @@ class Faithfulness(Frozen):
     fills: tuple[FillFaithfulness, ...]
 
 
+class VideoWarning(Frozen):
+    """Something that a reader of the result should know about the video."""
+
+    code: str = Field(description="Stable name, such as video_incomplete.")
+    detail: str
+
+
+class Color(Frozen):
+    """How the stored values of a video become colours, by the names that FFmpeg uses."""
+
+    matrix: str
+    primaries: str
+    transfer: str
+    range: Literal["limited", "full"]
+    assumed: tuple[str, ...] = Field(
+        (), description="Which of these fields the file does not state, or not usably."
+    )
+
+
+class SourceVideo(Frozen):
+    """What the file says of the video that was explained, and what of it could be decoded."""
+
+    container: str
+    codec: str
+    stream: int = Field(description="Index of the video stream in the file.")
+    bytes: int = Field(ge=0)
+    width: int = Field(description="Pixels as displayed.")
+    height: int = Field(description="Pixels as displayed.")
+    stored_width: int
+    stored_height: int
+    rotation: int = Field(description="Degrees counterclockwise from stored to displayed.")
+    mirrored: bool = Field(description="Mirrored left to right, before the rotation.")
+    pixel_aspect_ratio: float = Field(description="Width by height of a stored pixel.")
+    pixel_format: str
+    color: Color
+    hdr: Literal["pq", "hlg"] | None
+    duration_seconds: float
+    promised_seconds: float | None = Field(description="Length that the container states.")
+    frame_rate_hz: float
+    frames_promised: int | None = Field(description="Frames that the container states.")
+    frames_decoded: int = Field(description="Frames of the span that could be decoded.")
+
+
 class ExplainResult(Frozen):
     """The result of a job: the content of `result.json`."""
 
@@ -316,6 +380,10 @@ class ExplainResult(Frozen):
         (), description="For each clip and sampled frame: its share of the clip's relevance."
     )
     faithfulness: Faithfulness | None = None
+    source: SourceVideo | None = Field(
+        None, description="The video, as decoded. null in results of older versions."
+    )
+    warnings: tuple[VideoWarning, ...] = ()
     artifacts: tuple[Artifact, ...] = Field(description="All other files of the result.")
     timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
     attempt: int

@@ -63,6 +63,20 @@ class VideoUndecodable(VideoError):
     title = "The video cannot be decoded"
 
 
+class VideoIncomplete(VideoError):
+    """Too little of the span can be decoded: the upload was cut off, or packets are missing."""
+
+    code = "video_incomplete"
+    title = "A part of the video is missing"
+
+
+class VideoEncrypted(VideoError):
+    """The frames are encrypted."""
+
+    code = "video_encrypted"
+    title = "The video is encrypted"
+
+
 class VideoTooLong(VideoError):
     """The video has more seconds or frames than the limit."""
 
@@ -98,6 +112,13 @@ class DeadlineExceeded(RolloutError):
     title = "The job took too long"
 
 
+class TooMuchWork(RolloutError):
+    """By its plan, the job cannot end before its deadline."""
+
+    code = "too_much_work"
+    title = "The job would take too long"
+
+
 class OutOfMemory(RolloutError):
     """A single clip does not fit in the memory of the device."""
 
@@ -124,6 +145,13 @@ class JobHeld(RolloutError):
 
     code = "job_held"
     title = "The job is already running"
+
+
+class UnknownFormat(RolloutError):
+    """A newer version wrote this record. It is left to a process that knows the format."""
+
+    code = "unknown_format"
+    title = "Written by a newer version"
 
 
 class StoreUnavailable(RolloutError):

@@ -13,14 +13,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
-from rollout_core.errors import AttemptLost, JobEnded
+from rollout_core.errors import AttemptLost, JobEnded, UnknownFormat
 from rollout_core.jobs.records import Ended, JobRecord, JobState, Ticket
-from rollout_core.jobs.redis_records import parse_record, redis_now
+from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
 from service.errors import JobNotFound, QueueFull, QuotaExceeded
@@ -248,13 +247,13 @@ class Jobs:
         """
         stored: dict[str, tuple[Ticket, Ending | None]] = {}
         for place in places:
-            with suppress(JobNotFound, ValidationError):
+            with suppress(JobNotFound, UnknownFormat):
                 ticket = self._ticket(place.job_id, owner)
                 stored[ticket.id] = ticket, self._store.ending(ticket.id)
         snapshot.read_records([job_id for job_id, (_, ending) in stored.items() if not ending])
         jobs = {}
         for job_id, (ticket, ending) in stored.items():
-            with suppress(ValidationError):
+            with suppress(UnknownFormat):
                 jobs[job_id] = self._describe_now(ticket, ending, snapshot)
         return jobs
 
@@ -271,7 +270,7 @@ class Jobs:
         if isinstance(ending, ExplainResult):
             return self._succeeded(ticket, ending)
         if ending is not None:
-            return _describe(ticket, **ending.model_dump())
+            return _describe(ticket, **ending.model_dump(exclude={"version"}))
         return _open(ticket, record or JobRecord(), snapshot)
 
     def _snapshot(self) -> "_Snapshot":
@@ -297,6 +296,8 @@ class Jobs:
                 frames=result.frames,
                 artifacts=tuple(self._artifacts(ticket.id, result)),
                 timings_seconds=result.timings_seconds,
+                source=result.source,
+                warnings=result.warnings,
             ),
         )
 
@@ -330,10 +331,10 @@ class _Snapshot:
         """Return the record of a job, None if it has none.
 
         Raises:
-            ValidationError: another version wrote it in a form that this one cannot read.
+            UnknownFormat: another version wrote it in a form that this one cannot read.
         """
         text = self._records[job_id]
-        return None if text is None else parse_record(text)
+        return None if text is None else JobRecord.from_json(text)
 
     @property
     def now(self) -> datetime:

@@ -5,7 +5,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from rollout_core.contract import Artifact, ExplainRequest, Frozen, Prediction
+from rollout_core.contract import (
+    Artifact,
+    ExplainRequest,
+    Frozen,
+    Prediction,
+    SourceVideo,
+    VideoWarning,
+)
 from rollout_core.jobs.records import JobError, JobId, JobState, Progress
 from rollout_core.model.specs import ModelSpec
 
@@ -24,6 +31,8 @@ class JobResult(Frozen):
     frames: int = Field(description="Sampled frames of all clips together.")
     artifacts: tuple[JobArtifact, ...] = Field(description="Empty once they have expired.")
     timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
+    source: SourceVideo | None = Field(description="The video, as decoded.")
+    warnings: tuple[VideoWarning, ...] = Field(description="What a reader should know of it.")
 
 
 class Job(Frozen):
@@ -37,8 +46,9 @@ class Job(Frozen):
     ended_at: datetime | None
     attempt: int = Field(description="Number of attempts started.")
     queue_position: int | None = Field(description="1 is next; null unless the job is waiting.")
-    waiting_for: Literal["turn", "worker"] | None = Field(
-        description="worker: no live worker serves the model; null unless the job is waiting."
+    waiting_for: Literal["turn", "worker", "store"] | None = Field(
+        description="worker: no live worker serves the model. store: its workers pause until "
+        "the store can be written. null unless the job is waiting."
     )
     progress: Progress | None
     request: ExplainRequest = Field(description="With its model filled in.")
@@ -63,6 +73,9 @@ class ServedModel(Frozen):
     devices: tuple[str, ...]
     workers: int = Field(description="Live workers.")
     ready: int = Field(description="Live workers whose engine has loaded.")
+    waiting_for: Literal["store"] | None = Field(
+        description="store: no worker is ready, and at least one waits for the store."
+    )
     seconds_per_job: float | None = Field(description="Mean over the live workers' latest jobs.")
 
 

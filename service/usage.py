@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rollout_core.contract import Frozen
-from rollout_core.errors import StoreFull
+from rollout_core.errors import StoreFull, UnknownFormat
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
 from service.errors import StorageQuotaExceeded
@@ -123,7 +123,7 @@ class StoreUsage:
     def _read_ticket(self, job_id: str) -> Ticket | None:
         try:
             return self._store.ticket(job_id)
-        except ValidationError:
+        except UnknownFormat:
             logger.warning("Job %s was stored in a form that this version cannot read", job_id)
             return None
 

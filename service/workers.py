@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from statistics import fmean
+from typing import Literal
 
 from redis import Redis
 
@@ -116,5 +117,13 @@ def _describe(announcements: list[Announcement]) -> ServedModel:
         devices=tuple(sorted({item.device for item in announcements})),
         workers=len(announcements),
         ready=sum(item.ready for item in announcements),
+        waiting_for=_waiting_for(announcements),
         seconds_per_job=fmean(measured) if measured else None,
     )
+
+
+def _waiting_for(announcements: list[Announcement]) -> Literal["store"] | None:
+    """Return what keeps all workers of a model from being ready, as far as they say it."""
+    if any(item.ready for item in announcements):
+        return None
+    return next((item.waiting_for for item in announcements if item.waiting_for), None)

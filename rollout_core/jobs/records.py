@@ -16,14 +16,17 @@ A job ends when its result or `Ended` appears in the store, once; see `rollout_c
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from rollout_core.contract import ExplainRequest, Frozen, Stage
-from rollout_core.errors import AttemptLost, JobHeld
+from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+FORMAT_VERSION = 1
+"""Newest format of stored records that this version knows."""
 
 LEASE_SECONDS = 6.0
 """A running attempt without a heartbeat for this long counts as dead."""
@@ -45,7 +48,39 @@ class Progress(Frozen):
     total: int = Field(ge=0)
 
 
-class Ticket(Frozen):
+class StoredRecord(Frozen):
+    """Base of what is stored as JSON and read by other versions of this program.
+
+    A field at its default is not written, so a record that needs nothing new can still be read by
+    an older version. Therefore the default of a field never changes its meaning; a change that
+    older versions would misread raises `FORMAT_VERSION`.
+    """
+
+    version: int = Field(1, description="Least format that a reader must know.")
+
+    def to_json(self) -> str:
+        """Return the record as JSON, without the fields that have their default."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Read a record.
+
+        Raises:
+            UnknownFormat: a newer version wrote it, or it is damaged.
+        """
+        try:
+            record = cls.model_validate_json(text)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise UnknownFormat(f"{cls.__name__}: {place}: {fault['msg']}") from error
+        if record.version > FORMAT_VERSION:
+            raise UnknownFormat(f"{cls.__name__}: version {record.version} is not known")
+        return record
+
+
+class Ticket(StoredRecord):
     """What never changes about a job; `job.json` in its folder."""
 
     id: JobId
@@ -60,7 +95,7 @@ class Ticket(Frozen):
         return cast(str, self.request.model)
 
 
-class Ended(Frozen):
+class Ended(StoredRecord):
     """The end of a job without a result; `ended.json` in its folder."""
 
     state: Literal["failed", "canceled"]
@@ -70,7 +105,7 @@ class Ended(Frozen):
     error: JobError | None = None
 
 
-class JobRecord(Frozen):
+class JobRecord(StoredRecord):
     """Everything that changes about a job before its end.
 
     Attributes:

@@ -63,9 +63,13 @@ class JobRecords:
         self._redis = redis
 
     def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord | None]:
-        """Return the record of each job in one round trip; None for a job without one."""
+        """Return the record of each job in one round trip; None for a job without one.
+
+        Raises:
+            UnknownFormat: this version cannot read one of them.
+        """
         return {
-            job_id: None if text is None else parse_record(text)
+            job_id: None if text is None else JobRecord.from_json(text)
             for job_id, text in self.get_many_raw(job_ids).items()
         }
 
@@ -99,7 +103,7 @@ class JobRecords:
                 return False
             pipeline.multi()
             enqueue(pipeline)
-            pipeline.set(key, record.model_dump_json())
+            pipeline.set(key, record.to_json())
             return True
 
         return self._transact(apply, key)
@@ -116,9 +120,9 @@ class JobRecords:
             text = cast("bytes | None", pipeline.get(key))
             if text is None:
                 raise AttemptLost("the job has ended, or it was deleted")
-            record = step(parse_record(text), redis_now(pipeline))
+            record = step(JobRecord.from_json(text), redis_now(pipeline))
             pipeline.multi()
-            pipeline.set(key, record.model_dump_json(), keepttl=True)
+            pipeline.set(key, record.to_json(), keepttl=True)
             return record
 
         return self._transact(apply, key)
@@ -140,7 +144,10 @@ class Announcement(Frozen):
     checkpoint_sha256: str | None
     engine: Literal["torch", "fake"]
     device: str
-    ready: bool = Field(description="False while its engine is loading.")
+    ready: bool = Field(description="False while its engine is loading, or while it pauses.")
+    waiting_for: Literal["store"] | None = Field(
+        None, description="store: it pauses until the store can be written."
+    )
     seconds_per_job: float | None = Field(None, description="Mean of its latest jobs.")
     beat_at: datetime
 
@@ -171,7 +178,7 @@ class Announcements:
 
     def write(self, worker: str, announcement: Announcement) -> None:
         """Replace a worker's announcement."""
-        self._redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())
+        self._redis.hset(WORKERS_KEY, worker, announcement.model_dump_json(exclude_defaults=True))
 
     def remove(self, *workers: str) -> None:
         """Remove the announcements of these workers."""
@@ -179,18 +186,13 @@ class Announcements:
             self._redis.hdel(WORKERS_KEY, *workers)
 
 
-def parse_record(text: bytes) -> JobRecord:
-    """Read a job's record.
-
-    Raises:
-        ValidationError: another version wrote it in a form that this one cannot read.
-    """
-    return JobRecord.model_validate_json(text)
-
-
 def parse_announcement(text: bytes) -> Announcement | None:
-    """Read an announcement; return None if a worker of another version wrote it."""
+    """Read an announcement, without fields that only other versions know.
+
+    Returns:
+        None if a worker of another version wrote it in a form that this one cannot read.
+    """
     try:
-        return Announcement.model_validate_json(text)
+        return Announcement.model_validate_json(text, extra="ignore")
     except ValidationError:
         return None

@@ -69,15 +69,19 @@ class ArtifactStore:
         (folder / "upload").mkdir()
         upload.rename(folder / "upload" / UPLOAD_NAME)
         (folder / "attempts").mkdir()
-        _write(folder / "job.json", ticket.model_dump_json())
+        _write(folder / "job.json", ticket.to_json())
         _sync(folder / "upload" / UPLOAD_NAME, folder / "upload", folder)
         folder.rename(self._job(ticket.id))
         _sync(self._jobs)
 
     def ticket(self, job_id: str) -> Ticket | None:
-        """Return the ticket of a job, or None if there is no such job."""
+        """Return the ticket of a job, or None if there is no such job.
+
+        Raises:
+            UnknownFormat: this version cannot read it.
+        """
         text = _read(self._job(job_id) / "job.json")
-        return None if text is None else Ticket.model_validate_json(text)
+        return None if text is None else Ticket.from_json(text)
 
     def upload_path(self, job_id: str) -> Path:
         """Return the path of a job's upload. Its folder holds no other file."""
@@ -129,7 +133,7 @@ class ArtifactStore:
             AttemptLost: the job has ended before, or was deleted.
         """
         with self._temporary_folder() as folder:
-            _write(folder / ENDED_NAME, ended.model_dump_json(indent=2))
+            _write(folder / ENDED_NAME, ended.to_json())
             self._end(job_id, folder)
 
     def exists(self, job_id: str) -> bool:
@@ -150,12 +154,12 @@ class ArtifactStore:
         if result is not None:
             return result
         text = _read(self._job(job_id) / "result" / ENDED_NAME)
-        return None if text is None else Ended.model_validate_json(text)
+        return None if text is None else Ended.from_json(text)
 
     def result(self, job_id: str) -> ExplainResult | None:
         """Return the published result, or None if there is none."""
         text = _read(self._job(job_id) / "result" / RESULT_NAME)
-        return None if text is None else ExplainResult.model_validate_json(text)
+        return None if text is None else ExplainResult.model_validate_json(text, extra="ignore")
 
     def artifact_path(self, job_id: str, name: str) -> Path | None:
         """Return the path of a published file, or None if there is none of that name."""
