@@ -31,7 +31,7 @@ from service.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
-from service.redis_jobs import CURSOR
+from service.job_lists import CURSOR
 from service.schemas import Job, JobPage
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
