@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from threading import Lock
@@ -54,7 +54,7 @@ class StoredJob:
 
     Attributes:
         changed: number of its folder; an ended job with the same number is the same.
-        state: "unknown" if it has ended, but this version cannot read how.
+        state: "unknown" if this version cannot read how it ended, or its ticket.
         created_at: None if this version cannot read its ticket.
         ticket: None if it has ended, or cannot be read.
     """
@@ -120,9 +120,7 @@ class Inventory:
 
     def add(self, ticket: Ticket) -> None:
         """Add a job that has just been accepted."""
-        job = StoredJob(
-            0, ticket.upload_bytes, "open", ticket.owner, ticket.created_at, ticket=ticket
-        )
+        job = StoredJob(0, ticket.upload_bytes, "open", ticket.owner, ticket.created_at, ticket)
         self._put(ticket.id, job)
 
     def take_changes(self) -> Changes:
@@ -189,22 +187,29 @@ class Inventory:
 
     def _describe(self, job_id: str, seen: Survey) -> StoredJob:
         """Return a job as it was seen, as far as this version can read it."""
-        job = StoredJob(seen.changed, seen.total_bytes, "unknown" if seen.has_ended else "open")
+        what = seen.changed, seen.total_bytes
         if seen.ticket is None:
             self._faults.report(job_id, "cannot be read", "it has no job.json")
-            return job
+            return StoredJob(*what, "unknown")
         try:
             if not seen.has_ended:
                 ticket = Ticket.from_json(seen.ticket)
-                return replace(job, owner=ticket.owner, created_at=ticket.created_at, ticket=ticket)
+                return StoredJob(*what, "open", ticket.owner, ticket.created_at, ticket)
             head = _Head.from_json(seen.ticket)
-            job = replace(job, owner=head.owner, created_at=head.created_at)
-            ended = None if seen.has_result else self._store.ending(job_id)
-            state = ended.state if isinstance(ended, Ended) else "succeeded"
-            return replace(job, state=state)
         except UnknownFormat as error:
             self._faults.report(job_id, "cannot be read", error)
-            return job
+            return StoredJob(*what, "unknown")
+        return StoredJob(*what, self._read_end(job_id, seen), head.owner, head.created_at)
+
+    def _read_end(self, job_id: str, seen: Survey) -> StoredState:
+        """Return how a job has ended."""
+        if seen.ended is None:
+            return "succeeded"
+        try:
+            return Ended.from_json(seen.ended).state
+        except UnknownFormat as error:
+            self._faults.report(job_id, "has an end that cannot be read", error)
+            return "unknown"
 
     def _put(self, job_id: str, job: StoredJob | None) -> None:
         """Replace what is known about a job; None: it is gone."""

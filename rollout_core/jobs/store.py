@@ -235,7 +235,7 @@ class ArtifactStore:
     def survey(self, job_id: str) -> Survey | None:
         """Return what a job's folder holds, or None if there is no such job."""
         try:
-            return survey(f"{self._jobs}/{job_id}", result_name=RESULT_NAME)
+            return survey(f"{self._jobs}/{job_id}", ended_name=ENDED_NAME)
         except FileNotFoundError:
             return None
 

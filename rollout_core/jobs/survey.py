@@ -17,14 +17,14 @@ class Survey:
         changed: a number that changes when an entry of the folder appears or vanishes.
         total_bytes: size of the job's files.
         has_ended: whether the job has ended, in any way.
-        has_result: whether it has ended with a result.
+        ended: the content of `ended.json`; None if it has not ended, or with a result.
         ticket: the content of `job.json`; None if there is none.
     """
 
     changed: int
     total_bytes: int
     has_ended: bool
-    has_result: bool
+    ended: bytes | None
     ticket: bytes | None
 
 
@@ -37,7 +37,7 @@ def changed_at(folder: str) -> int:
     return os.stat(folder).st_mtime_ns  # noqa: PTH116, a Path costs more than the call
 
 
-def survey(folder: str, *, result_name: str) -> Survey:
+def survey(folder: str, *, ended_name: str) -> Survey:
     """Look at a job's folder.
 
     Raises:
@@ -48,17 +48,12 @@ def survey(folder: str, *, result_name: str) -> Survey:
     changed = changed_at(folder)
     ticket = _read(f"{folder}/job.json")
     result = _sizes(f"{folder}/result")
-    upload = _size(f"{folder}/upload/video")
-    return Survey(
-        changed=changed,
-        total_bytes=len(ticket or b"")
-        + upload
-        + sum((result or {}).values())
-        + _attempts_bytes(folder),
-        has_ended=result is not None,
-        has_result=result_name in (result or {}),
-        ticket=ticket,
-    )
+    total = len(ticket or b"") + _size(f"{folder}/upload/video") + _attempts_bytes(folder)
+    ended = None
+    if result is not None:
+        total += sum(result.values())
+        ended = _read(f"{folder}/result/{ended_name}") if ended_name in result else None
+    return Survey(changed, total, result is not None, ended, ticket)
 
 
 def _read(path: str) -> bytes | None:
@@ -76,7 +71,7 @@ def _sizes(folder: str) -> dict[str, int] | None:
     """Return the size of each file in a folder by name; None if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: _size(entry.path) for entry in entries}
+            return {entry.name: _file_size(entry.stat(follow_symlinks=False)) for entry in entries}
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -96,7 +91,10 @@ def _attempts_bytes(folder: str) -> int:
 def _size(path: str) -> int:
     """Return the size of a regular file in bytes; 0 for a link or a missing file."""
     try:
-        status = os.lstat(path)
+        return _file_size(os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+def _file_size(status: os.stat_result) -> int:
     return status.st_size if S_ISREG(status.st_mode) else 0

@@ -16,13 +16,13 @@ def job(tmp_path):
 
 
 def look(folder):
-    return survey(str(folder), result_name="result.json")
+    return survey(str(folder), ended_name="ended.json")
 
 
 def test_an_open_job_has_its_ticket_and_its_upload(job):
     seen = look(job)
 
-    assert (seen.has_ended, seen.has_result, seen.ticket) == (False, False, TICKET)
+    assert (seen.has_ended, seen.ended, seen.ticket) == (False, None, TICKET)
     assert seen.total_bytes == 1000 + len(TICKET)
     assert seen.changed == changed_at(str(job))
 
@@ -37,8 +37,8 @@ def test_the_files_of_attempts_count(job):
     assert look(job).total_bytes - before == 210
 
 
-@pytest.mark.parametrize(("name", "has_result"), [("result.json", True), ("ended.json", False)])
-def test_a_job_with_a_result_folder_has_ended(job, name, has_result):
+@pytest.mark.parametrize(("name", "ended"), [("result.json", None), ("ended.json", bytes(30))])
+def test_a_job_with_a_result_folder_has_ended(job, name, ended):
     before = look(job).total_bytes
     (job / "result").mkdir()
     (job / "result" / name).write_bytes(bytes(30))
@@ -46,7 +46,7 @@ def test_a_job_with_a_result_folder_has_ended(job, name, has_result):
 
     seen = look(job)
 
-    assert (seen.has_ended, seen.has_result) == (True, has_result)
+    assert (seen.has_ended, seen.ended) == (True, ended)
     assert seen.total_bytes - before == 42
 
 
