@@ -92,7 +92,12 @@ class ArtifactStore:
         Raises:
             UnknownFormat: this version cannot read it.
         """
-        text = _read(self._job(job_id) / "job.json")
+        try:
+            text = _read(self._job(job_id) / "job.json")
+        except NotADirectoryError:
+            if not self._jobs.is_dir():
+                raise
+            return None  # a stray file
         return None if text is None else Ticket.from_json(text)
 
     def upload_path(self, job_id: str) -> Path:
@@ -351,7 +356,7 @@ def _read(path: Path) -> bytes | None:
     """
     try:
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except IsADirectoryError as error:
         raise UnknownFormat(f"{path.name} is a folder") from error
