@@ -1,7 +1,8 @@
 """The FastAPI application: routes, error answers, and the services they use."""
 
+import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -13,8 +14,9 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
-from service.auth import ApiKeys, RequireKey
+from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.dependencies import Services
+from service.faults import Faults
 from service.jobs import Jobs
 from service.maintenance import (
     CLEAN_UP_SECONDS,
@@ -23,6 +25,7 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
+from service.pools import Pools
 from service.routes import artifacts, jobs, status
 from service.settings import Settings
 from service.usage import StoreUsage
@@ -40,6 +43,9 @@ TAGS = [
 ]
 
 
+logger = logging.getLogger(__name__)
+
+
 class State(TypedDict):
     """State of every request, set by the lifespan."""
 
@@ -52,13 +58,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         services = _open_services(settings)
-        tasks = (
+        tasks = [
             (services.reconciler.reconcile, RECONCILE_SECONDS),
-            (
-                partial(clean_up, services.store, services.jobs, settings.result_ttl),
-                CLEAN_UP_SECONDS,
-            ),
-        )
+            (_clean_up(services), CLEAN_UP_SECONDS),
+        ]
+        if services.keys:
+            tasks.append((services.keys.refresh, CHECK_SECONDS))
         try:
             async with periodic_tasks(*tasks):
                 yield {"services": services}
@@ -112,7 +117,13 @@ def _open_services(settings: Settings) -> Services:
         jobs=service_jobs,
         reconciler=reconciler,
         keys=keys,
+        pools=Pools(),
     )
+
+
+def _clean_up(services: Services) -> Callable[[], None]:
+    ttl = services.settings.result_ttl
+    return partial(clean_up, services.store, services.jobs, ttl, Faults(logger))
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -13,9 +13,8 @@ two:
 
 import hmac
 import logging
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, cast
@@ -34,7 +33,7 @@ API_PREFIX = "/v1"
 """Paths below this need a key. The others, health and documentation, show no jobs."""
 
 CHECK_SECONDS = 1.0
-"""Minimum time between two checks whether the file has changed."""
+"""Time between two checks whether the file has changed."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -64,21 +63,18 @@ _Tables = TypeAdapter(dict[OwnerName, _Table])
 class ApiKeys:
     """The keys of a file; reads it again when it changes."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
             KeysFileError: the file cannot be read, or is not valid.
         """
         self._path = path
-        self._clock = clock
-        self._checked_at = clock()
         self._version = _version(path)
         self._owners = _read(path)
 
     def owner(self, key: str) -> Owner | None:
         """Return the owner of a key, or None. Compares in constant time."""
-        self._refresh()
         digest = sha256(key.encode()).hexdigest()
         found = None
         for known, owner in self._owners:
@@ -86,12 +82,11 @@ class ApiKeys:
                 found = owner
         return found
 
-    def _refresh(self) -> None:
-        """Read the file again if it has changed. While it is not valid, keep the present keys."""
-        now = self._clock()
-        if now - self._checked_at < CHECK_SECONDS:
-            return
-        self._checked_at = now
+    def refresh(self) -> None:
+        """Read the file again if it has changed. While it is not valid, keep the present keys.
+
+        It may wait for a disk, so it is called in a thread, every `CHECK_SECONDS`.
+        """
         version = _version(self._path)
         if version == self._version:
             return

@@ -1,4 +1,7 @@
-"""The services that routes use, and FastAPI dependencies that pass them to a route."""
+"""The services that routes use, and FastAPI dependencies that pass them to a route.
+
+The dependencies are coroutines that do not wait: FastAPI would run plain functions in threads.
+"""
 
 import re
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from service.auth import ApiKeys
 from service.errors import JobNotFound
 from service.jobs import Jobs
 from service.maintenance import Reconciler
+from service.pools import Pools
 from service.settings import Settings
 from service.usage import Owner
 
@@ -29,21 +33,22 @@ class Services:
     jobs: Jobs
     reconciler: Reconciler
     keys: ApiKeys | None
+    pools: Pools
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     return cast(Services, request.state.services)
 
 
-def _owner(request: Request) -> Owner | None:
+async def _owner(request: Request) -> Owner | None:
     return cast(Owner | None, request.state.owner)
 
 
-def _owner_name(owner: Annotated[Owner | None, Depends(_owner)]) -> str | None:
+async def _owner_name(owner: Annotated[Owner | None, Depends(_owner)]) -> str | None:
     return owner.name if owner else None
 
 
-def _job_id(
+async def _job_id(
     job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})],
 ) -> str:
     """Return the id; answer 404 to a malformed one, before it is used in a path."""

@@ -124,6 +124,14 @@ class RedisUnavailable(RolloutError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class ServiceBusy(RolloutError):
+    """All threads for calls of this kind are busy."""
+
+    code = "service_busy"
+    title = "The service is busy"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class QueueFull(RolloutError):
     """The model's queue has reached its limit."""
 

@@ -4,12 +4,14 @@ What is fixed about a job, and how it ended, is in the store; what changes is in
 Redis. `Jobs._describe_now` is the one place where they become a job's public state.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import chain, islice
+from heapq import merge
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
 from service.errors import JobNotFound, QueueFull, QuotaExceeded
-from service.redis_jobs import CHUNK, Place, RedisJobs
+from service.faults import Faults
+from service.job_lists import CHUNK, OPEN, Place
+from service.redis_jobs import RedisJobs
 from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel
 from service.usage import Owner, Quotas, StoreUsage
 from service.workers import Workers
@@ -31,7 +35,12 @@ from service.workers import Workers
 SCAN_LIMIT = 2000
 """Jobs read for one page at most; a page whose filter matches few of them is short."""
 
+NEVER_CLAIMED = JobRecord().to_json().encode()
+"""Record of a job that no attempt has claimed, and that was not canceled: it has not ended."""
+
 Ending = ExplainResult | Ended
+
+logger = logging.getLogger(__name__)
 
 ArtifactUrl = Callable[[str, str], str]
 """Returns the URL of an artifact, given the job id and the artifact's name."""
@@ -70,6 +79,8 @@ class Jobs:
         self._clock = clock
         self._workers = Workers(redis, clock=clock)
         self._redis_jobs = RedisJobs(redis)
+        self._lists = self._redis_jobs.lists
+        self._faults = Faults(logger)
         self._quotas = Quotas(self._redis_jobs, store, self._usage)
 
     def require_room(self, upload_bytes: int, *, owner: Owner | None = None) -> None:
@@ -141,24 +152,15 @@ class Jobs:
         Raises:
             InvalidRequest: the cursor is not valid.
         """
-        jobs: list[Job] = []
         last = Place.parse(cursor) if cursor else None
-        places = self._redis_jobs.newest_first(owner, after=last)
-        snapshot = self._snapshot()
-        rest: Iterator[Place] = iter(())
-        for batch in _batches(islice(places, SCAN_LIMIT), limit if state is None else CHUNK):
-            found = self._describe_each(batch, owner, snapshot)
-            rest = iter(batch)
-            for last in rest:
-                job = found.get(last.job_id)
-                if job and state in (None, job.state):
-                    jobs.append(job)
-                if len(jobs) == limit:
-                    break
-            if len(jobs) == limit:
-                break
-        more = next(chain(rest, places), None) is not None
-        return JobPage(jobs=tuple(jobs), next_cursor=str(last) if more else None)
+        if state is None:
+            places, size = self._lists.newest_first(owner, last), limit
+        elif self._lists.disagree([owner]):  # until the `Reconciler` has corrected them
+            places, size = self._lists.newest_first(owner, last), CHUNK
+        else:
+            places, size = self._candidates(state, owner, last), limit
+        jobs, last, more = self._select(places, size, state, owner, limit)
+        return JobPage(jobs=jobs, next_cursor=str(last) if more else None)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a waiting job at once; ask the attempt that runs it to stop.
@@ -187,6 +189,7 @@ class Jobs:
         """Remove the files of an old job if it has ended."""
         if self._store.has_ended(job_id) and self._store.keeps_upload(job_id):
             self._store.expire(job_id)
+            self._usage.inventory.look([job_id])
 
     def forget(self, job_id: str) -> None:
         """Remove the rest of an expired job: its ticket, its ending, its place in the list."""
@@ -238,6 +241,50 @@ class Jobs:
         self._redis_jobs.records.delete(job_id)
         self._redis_jobs.dequeue(job_id, model)
 
+    def _candidates(
+        self, state: JobState, owner: str | None, after: Place | None
+    ) -> Iterator[Place]:
+        """Yield the places of all jobs that can be in `state`, newest first, and of few others.
+
+        Jobs that are not known to have ended are read before those that are: a job that ends
+        meanwhile is in one of the two.
+        """
+        if state == "queued":
+            return self._lists.newest_first(owner, after, state=OPEN)
+        places = self._lists.not_ended(owner, after)
+        records = self._redis_jobs.records.get_many_raw(place.job_id for place in places)
+        begun = [place for place in places if records[place.job_id] != NEVER_CLAIMED]
+        if state == "running":
+            return iter(begun)
+        ended = self._lists.newest_first(owner, after, state=state)
+        return _without_repeats(merge(begun, ended, reverse=True))
+
+    def _select(
+        self,
+        places: Iterator[Place],
+        size: int,
+        state: JobState | None,
+        owner: str | None,
+        limit: int,
+    ) -> tuple[tuple[Job, ...], Place | None, bool]:
+        """Return the first `limit` jobs in `state`, the last place read, and whether more follow.
+
+        Args:
+            size: places whose jobs are read together.
+        """
+        jobs: list[Job] = []
+        last = None
+        snapshot = self._snapshot()
+        for batch in _batches(islice(places, SCAN_LIMIT), size):
+            found = self._describe_each(batch, owner, snapshot)
+            for index, last in enumerate(batch, start=1):
+                job = found.get(last.job_id)
+                if job and state in (None, job.state):
+                    jobs.append(job)
+                if len(jobs) == limit:
+                    return tuple(jobs), last, index < len(batch) or any(True for _ in places)
+        return tuple(jobs), last, any(True for _ in places)
+
     def _describe_each(
         self, places: Sequence[Place], owner: str | None, snapshot: "_Snapshot"
     ) -> dict[str, Job]:
@@ -247,7 +294,10 @@ class Jobs:
         """
         stored: dict[str, tuple[Ticket, Ending | None]] = {}
         for place in places:
-            with suppress(JobNotFound, UnknownFormat):
+            with (
+                self._faults.isolated(place.job_id, "cannot be listed"),
+                suppress(JobNotFound, UnknownFormat),
+            ):
                 ticket = self._ticket(place.job_id, owner)
                 stored[ticket.id] = ticket, self._store.ending(ticket.id)
         snapshot.read_records([job_id for job_id, (_, ending) in stored.items() if not ending])
@@ -355,6 +405,10 @@ class _Snapshot:
         if ticket.model not in self._positions:
             self._positions[ticket.model] = self._redis_jobs.positions(ticket.model)
         return self._positions[ticket.model].get(ticket.id)
+
+
+def _without_repeats(places: Iterable[Place]) -> Iterator[Place]:
+    return (place for place, _ in groupby(places))
 
 
 def _batches(places: Iterator[Place], size: int) -> Iterator[list[Place]]:

@@ -7,17 +7,21 @@ its data.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter, to_thread
 from redis import Redis
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
-from rollout_core.jobs.records import Ticket
+from rollout_core.jobs.records import JobRecord, Ticket
 from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
+from service.faults import Faults
+from service.inventory import JOB_ID
 from service.jobs import Jobs
+from service.list_keeper import ListKeeper
 from service.redis_jobs import RedisJobs
 from service.usage import StoreUsage
 
@@ -35,57 +39,51 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares all jobs in the store with Redis, and corrects Redis.
+    """Compares the store with Redis, and corrects Redis.
 
     One pass needs a few commands however many jobs there are, and some more for each job that
-    differs.
+    differs. A job that cannot be dealt with is logged once, and the others are.
     """
 
     def __init__(self, store: ArtifactStore, usage: StoreUsage, redis: Redis) -> None:
         self._store = store
-        self._usage = usage
+        self._inventory = usage.inventory
         self._redis = redis
         self._redis_jobs = RedisJobs(redis)
+        self._keeper = ListKeeper(self._inventory, self._redis_jobs)
+        self._faults = Faults(logger)
         self._lost: set[str] = set()
 
     def reconcile(self) -> None:
-        """Recount the store, and correct what differs in Redis."""
-        self._usage.recount()
-        self._correct_lists()
-        open_jobs = self._usage.open
+        """Look at what is new in the store, and correct what differs in Redis."""
+        self._inventory.refresh()
         recorded = set(self._redis_jobs.records.ids())
+        self._inventory.look(self._inventory.open.keys() - recorded)  # they may have ended
+        self._keeper.correct(self._inventory.take_changes())
+        open_jobs = self._inventory.open
         self._queue_again(open_jobs, recorded)
         self._delete_records(recorded - open_jobs.keys())
 
-    def _correct_lists(self) -> None:
-        """List the jobs that are missing in the lists, and remove those that are gone."""
-        listed = self._redis_jobs.listed()
-        tickets = self._usage.tickets
-        missing = tickets.keys() - listed.keys()
-        if missing:
-            self._redis_jobs.list_jobs(tickets[job_id] for job_id in missing)
-        for job_id in listed.keys() - self._usage.jobs:
-            if not self._store.exists(job_id):
-                self._redis_jobs.remove(job_id, listed[job_id])
-
     def _queue_again(self, open_jobs: dict[str, Ticket], recorded: set[str]) -> None:
         """Queue open jobs that have no record, or that were lost at this pass and the last one."""
-        added = {job_id for job_id in open_jobs.keys() - recorded if self._add(open_jobs[job_id])}
+        for job_id in open_jobs.keys() - recorded:
+            with self._faults.isolated(job_id, "cannot be queued again"):
+                self._add(open_jobs[job_id])
         lost = self._find_lost(open_jobs)
         still_lost = lost & self._lost
         for job_id in still_lost:
             self._redis_jobs.requeue(job_id, open_jobs[job_id].model)
-        for job_id in added | still_lost:
-            logger.warning("Job %s was lost by Redis or a worker, and is queued again", job_id)
+            _log_lost(job_id)
         self._lost = lost - still_lost
 
-    def _add(self, ticket: Ticket) -> bool:
-        """Queue a job unless Redis knows it; return whether it was queued.
+    def _add(self, ticket: Ticket) -> None:
+        """Queue a job unless Redis knows it.
 
         An attempt that Redis has lost may still run: the next one must not get the same number.
         """
         is_open = self._store.is_open(ticket.id)
-        return is_open and self._redis_jobs.add(ticket, self._store.latest_attempt(ticket.id))
+        if is_open and self._redis_jobs.add(ticket, self._store.latest_attempt(ticket.id)):
+            _log_lost(ticket.id)
 
     def _find_lost(self, open_jobs: dict[str, Ticket]) -> set[str]:
         """Return the jobs that are in no queue, started by no worker, and run by no attempt."""
@@ -94,29 +92,46 @@ class Reconciler:
         candidates = open_jobs.keys() - set().union(*held)
         if not candidates:
             return set()
-        records = self._redis_jobs.records.get_many(candidates)
+        texts = self._redis_jobs.records.get_many_raw(candidates)
         now = redis_now(self._redis)
-        return {
-            job_id
-            for job_id, record in records.items()
-            if not (record and record.is_alive(now)) and self._store.is_open(job_id)
-        }
+        lost = set()
+        for job_id, text in texts.items():
+            with self._faults.isolated(job_id, "has a record that cannot be read"):
+                is_alive = text is not None and JobRecord.from_json(text).is_alive(now)
+                if not is_alive and self._store.is_open(job_id):
+                    lost.add(job_id)
+        return lost
 
     def _delete_records(self, suspects: set[str]) -> None:
         """Delete the records of those of these jobs that have ended, or are gone.
 
         A job that has ended since the store was counted is left to the next pass.
         """
-        ended = [job_id for job_id in suspects if not self._store.is_open(job_id)]
+        ended = []
+        for job_id in suspects:
+            with self._faults.isolated(job_id, "cannot be looked at"):
+                if not self._store.is_open(job_id):
+                    ended.append(job_id)
         self._redis_jobs.records.delete(*ended)
 
 
-def clean_up(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
-    """Expire and delete old jobs, and remove broken uploads and stale announcements."""
-    for job_id in store.older_than(result_ttl):
-        jobs.expire(job_id)
-    for job_id in store.older_than(REMEMBERED_TTLS * result_ttl):
-        jobs.forget(job_id)
+def clean_up(
+    store: ArtifactStore, jobs: Jobs, result_ttl: float, faults: Faults | None = None
+) -> None:
+    """Expire and delete old jobs, and remove broken uploads and stale announcements.
+
+    Args:
+        faults: remembers which jobs cannot be expired; give the same to each call.
+    """
+    faults = faults or Faults(logger)
+    now = time.time()
+    for job_id in filter(JOB_ID.fullmatch, store.names()):
+        with faults.isolated(job_id, "cannot be expired"):
+            age = now - store.accepted_at(job_id)
+            if age > result_ttl:
+                jobs.expire(job_id)
+            if age > REMEMBERED_TTLS * result_ttl:
+                jobs.forget(job_id)
     store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
     jobs.forget_stale_workers()
 
@@ -138,13 +153,30 @@ async def periodic_tasks(*tasks: tuple[Callable[[], None], float]) -> AsyncItera
 
 
 async def _repeat(task: Callable[[], None], seconds: float) -> None:
-    """Run a task repeatedly. A failure is logged, and the next run tries again."""
+    """Run a task repeatedly. A failure is logged unless the last run failed in the same way."""
     name = getattr(getattr(task, "func", task), "__name__", type(task).__name__)
+    own_thread = CapacityLimiter(1)  # the shared ones may all wait for a slow disk
+    last = ""
     while True:
         try:
-            await run_in_threadpool(task)
-        except (RedisError, OSError) as error:
-            logger.warning("Periodic task %s failed, and is tried again later: %s", name, error)
-        except Exception:
-            logger.exception("Periodic task %s failed", name)
+            await to_thread.run_sync(task, limiter=own_thread)
+            last = ""
+        except Exception as error:
+            kind = f"{type(error).__name__}: {error}"
+            if kind != last:
+                is_known = isinstance(error, RedisError | OSError)
+                message = "Periodic task %s failed, and is tried again every %g s: %s"
+                logger.log(
+                    logging.WARNING if is_known else logging.ERROR,
+                    message,
+                    name,
+                    seconds,
+                    kind,
+                    exc_info=None if is_known else error,
+                )
+            last = kind
         await asyncio.sleep(seconds)
+
+
+def _log_lost(job_id: str) -> None:
+    logger.warning("Job %s was lost by Redis or a worker, and is queued again", job_id)

@@ -1,17 +1,13 @@
-"""Jobs in Redis: RQ's queues, the lists of jobs by age, and the sets of open jobs.
+"""Jobs in Redis: RQ's queues, and the sets of open jobs.
 
-The records themselves are read and written by `JobRecords`.
+The records themselves are read and written by `JobRecords`, the lists of jobs by `JobLists`.
 
 Keys:
     rollout:job:<id>          the `JobRecord` of a job that has not ended
-    rollout:jobs              sorted set: job id → creation time in Unix seconds, jobs without owner
-    rollout:jobs:<owner>      the same for the jobs of one owner
     rollout:open:<owner>      sorted set: open job id → time of its reservation in Unix seconds
 """
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Self, cast
+from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -19,44 +15,16 @@ from rq import Queue, Retry
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import AttemptLost, InvalidRequest
+from rollout_core.errors import AttemptLost
 from rollout_core.jobs.records import JobRecord, Ticket
-from rollout_core.jobs.redis_records import SCAN_COUNT, TASK, JobRecords, job_key, queue_name
+from rollout_core.jobs.redis_records import TASK, JobRecords, job_key, queue_name
+from service import job_lists
+from service.job_lists import JobLists
 
-JOBS_KEY = "rollout:jobs"
 OPEN_KEY = "rollout:open:"
 
 MAX_DELIVERIES = 1000
 """RQ's limit of retries. It is set high, because the worker itself limits the attempts."""
-
-CURSOR = r"^[0-9]{1,10}\.[0-9]{6}-[0-9a-f]{32}$"
-"""Form of a page cursor: creation time in seconds, to the microsecond, and job id."""
-
-CHUNK = 1000
-"""Places read per command. Must exceed the number of jobs created in the same microsecond."""
-
-
-class Place(NamedTuple):
-    """A job's place in a list. Places compare in the order of the sorted set."""
-
-    created: float
-    job_id: str
-
-    def __str__(self) -> str:
-        """Return the place as a page cursor."""
-        return f"{self.created:.6f}-{self.job_id}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a page cursor.
-
-        Raises:
-            InvalidRequest: the text is not a cursor.
-        """
-        if not re.fullmatch(CURSOR.strip("^$"), text):
-            raise InvalidRequest("the cursor is not valid; use the next_cursor of a page")
-        created, _, job_id = text.partition("-")
-        return cls(float(created), job_id)
 
 
 class RedisJobs:
@@ -64,6 +32,7 @@ class RedisJobs:
 
     def __init__(self, redis: Redis) -> None:
         self.records = JobRecords(redis)
+        self.lists = JobLists(redis)
         self._redis = redis
 
     def add(self, ticket: Ticket, attempt: int = 0) -> bool:
@@ -78,9 +47,9 @@ class RedisJobs:
 
         def enqueue(pipeline: Pipeline) -> None:
             self._enqueue(ticket.id, ticket.model, pipeline)
-            _list(ticket, pipeline)
+            created = ticket.created_at.timestamp()
+            job_lists.add(pipeline, ticket.id, ticket.owner, created)
             if ticket.owner is not None:
-                created = ticket.created_at.timestamp()
                 pipeline.zadd(OPEN_KEY + ticket.owner, {ticket.id: created}, nx=True)
 
         return self.records.create(ticket.id, JobRecord(attempt=attempt), enqueue)
@@ -97,10 +66,10 @@ class RedisJobs:
             return JobRecord()
 
     def remove(self, job_id: str, owner: str | None) -> None:
-        """Remove the record of a deleted job, and the job from its owner's list and open jobs."""
+        """Remove the record of a deleted job, and the job from its owner's lists and open jobs."""
         with self._redis.pipeline() as pipeline:
             pipeline.delete(job_key(job_id))
-            pipeline.zrem(_list_key(owner), job_id)
+            job_lists.remove(pipeline, job_id, owner)
             if owner is not None:
                 pipeline.zrem(OPEN_KEY + owner, job_id)
             pipeline.execute()
@@ -144,36 +113,6 @@ class RedisJobs:
         """
         queue = self._queue(model)
         return {*queue.get_job_ids(), *queue.started_job_registry.get_job_ids(cleanup=False)}
-
-    def list_jobs(self, tickets: Iterable[Ticket]) -> None:
-        """Add jobs to their owners' lists, in one round trip."""
-        with self._redis.pipeline() as pipeline:
-            for ticket in tickets:
-                _list(ticket, pipeline)
-            pipeline.execute()
-
-    def listed(self) -> dict[str, str | None]:
-        """Return the owner of every listed job, by job id."""
-        keys = list(self._redis.scan_iter(f"{JOBS_KEY}*", count=SCAN_COUNT))
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.zrange(key, 0, -1)
-            lists = cast("list[list[bytes]]", pipeline.execute())
-        owners: dict[str, str | None] = {}
-        for key, ids in zip(keys, lists, strict=True):
-            owner = key.decode().removeprefix(JOBS_KEY).removeprefix(":") or None
-            owners.update((job_id.decode(), owner) for job_id in ids)
-        return owners
-
-    def newest_first(self, owner: str | None = None, after: Place | None = None) -> Iterator[Place]:
-        """Yield the places of an owner's jobs, newest first, starting after the place `after`."""
-        while True:
-            chunk = self._chunk(owner, after)
-            below = [place for place in chunk if after is None or place < after]
-            yield from below
-            if not below or len(chunk) < CHUNK:
-                return
-            after = below[-1]
 
     def reserve_open(self, job_id: str, owner: str, now: float, limit: int) -> bool:
         """Count a job as open if its owner has fewer than `limit`; return whether it was counted.
@@ -220,24 +159,3 @@ class RedisJobs:
         # second connection of a small pool while it holds the first.
         queue.get_redis_server_version()
         return queue
-
-    def _chunk(self, owner: str | None, start: Place | None) -> list[Place]:
-        """Return up to `CHUNK` places, newest first; all with the time of `start` are included."""
-        entries = self._redis.zrevrangebyscore(
-            _list_key(owner),
-            start.created if start else "+inf",
-            "-inf",
-            start=0,
-            num=CHUNK,
-            withscores=True,
-        )
-        pairs = cast("list[tuple[bytes, float]]", entries)
-        return [Place(created, job_id.decode()) for job_id, created in pairs]
-
-
-def _list(ticket: Ticket, pipeline: Pipeline) -> None:
-    pipeline.zadd(_list_key(ticket.owner), {ticket.id: ticket.created_at.timestamp()})
-
-
-def _list_key(owner: str | None) -> str:
-    return JOBS_KEY if owner is None else f"{JOBS_KEY}:{owner}"

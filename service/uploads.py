@@ -27,6 +27,7 @@ from service.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
+from service.pools import entered
 
 VIDEO_PART = "video"
 REQUEST_PART = "request"
@@ -70,7 +71,7 @@ async def receive(
     """
     form = _Form(_boundary(request))
     try:
-        with path.open("wb") as file:
+        async with entered(lambda: path.open("wb")) as file:
             async for chunk in _limited(request, max_bytes, idle_seconds):
                 form.feed(chunk)
                 await _flush(form, file, at_least=FLUSH_BYTES)

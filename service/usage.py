@@ -1,23 +1,23 @@
 """Usage of the store, and its limits: bytes per owner, and which jobs have not ended.
 
-The store is recounted every few seconds. Jobs that have ended are read again only if they changed.
+The store is recounted every few seconds, by an `Inventory`.
 """
 
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from rollout_core.contract import Frozen
-from rollout_core.errors import StoreFull, UnknownFormat
+from rollout_core.errors import StoreFull
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
 from service.errors import StorageQuotaExceeded
+from service.faults import Faults
+from service.inventory import Inventory
 from service.redis_jobs import RedisJobs
 
 OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -41,16 +41,6 @@ class Owner(Frozen):
     max_stored_bytes: Limit = None
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What was counted for a job; valid while the job's `changed` number stays the same."""
-
-    changed: int
-    bytes: int
-    ticket: Ticket | None
-    is_open: bool
-
-
 class StoreUsage:
     """The latest count of a store, plus the uploads this process has accepted since."""
 
@@ -58,47 +48,19 @@ class StoreUsage:
         """Count nothing yet. `max_bytes` limits the size of the store; None: no limit."""
         self._store = store
         self._max_bytes = max_bytes
-        self._counted: dict[str, _Counted] = {}
-        self._bytes: Counter[str | None] = Counter()
-
-    @property
-    def jobs(self) -> frozenset[str]:
-        """Ids of all jobs."""
-        return frozenset(self._counted)
-
-    @property
-    def tickets(self) -> dict[str, Ticket]:
-        """The readable tickets, by job id."""
-        return {job_id: job.ticket for job_id, job in self._counted.items() if job.ticket}
-
-    @property
-    def open(self) -> dict[str, Ticket]:
-        """The tickets of jobs that had not ended."""
-        return {
-            job_id: ticket
-            for job_id, ticket in self.tickets.items()
-            if self._counted[job_id].is_open
-        }
+        self.inventory = Inventory(store, Faults(logger))
 
     def recount(self) -> None:
         """Recount the store."""
-        known = self._counted
-        self._counted = {
-            job_id: self._count(job_id, changed, known.get(job_id))
-            for job_id, changed in self._store.jobs()
-        }
-        held: Counter[str | None] = Counter()
-        for job in self._counted.values():
-            held[job.ticket.owner if job.ticket else None] += job.bytes
-        self._bytes = held
+        self.inventory.refresh()
 
     def accept(self, ticket: Ticket) -> None:
         """Add a job that has just been accepted."""
-        self._bytes[ticket.owner] += ticket.upload_bytes
+        self.inventory.add(ticket)
 
     def bytes_of(self, owner: str | None) -> int:
         """Return the bytes stored for the jobs of one owner."""
-        return self._bytes[owner]
+        return self.inventory.bytes_of(owner)
 
     def require_room(self, upload_bytes: int) -> None:
         """Check that there is room for an upload.
@@ -106,26 +68,11 @@ class StoreUsage:
         Raises:
             StoreFull: there is not enough.
         """
-        held = self._bytes.total()
+        held = self.inventory.total_bytes()
         if self._max_bytes is not None and held + upload_bytes > self._max_bytes:
             raise StoreFull(f"the store holds {held} of the {self._max_bytes} bytes allowed")
         if shutil.disk_usage(self._store.root).free - upload_bytes < RESERVED_BYTES:
             raise StoreFull("the disk is nearly full")
-
-    def _count(self, job_id: str, changed: int, known: _Counted | None) -> _Counted:
-        """Count one job. One that has ended is counted again only if it changed."""
-        if known and known.changed == changed and not known.is_open:
-            return known
-        is_open = self._store.is_open(job_id)
-        ticket = (known and known.ticket) or self._read_ticket(job_id)
-        return _Counted(changed, self._store.bytes_of(job_id), ticket, is_open)
-
-    def _read_ticket(self, job_id: str) -> Ticket | None:
-        try:
-            return self._store.ticket(job_id)
-        except UnknownFormat:
-            logger.warning("Job %s was stored in a form that this version cannot read", job_id)
-            return None
 
 
 class Quotas:

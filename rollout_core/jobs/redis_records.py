@@ -62,19 +62,11 @@ class JobRecords:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord | None]:
-        """Return the record of each job in one round trip; None for a job without one.
-
-        Raises:
-            UnknownFormat: this version cannot read one of them.
-        """
-        return {
-            job_id: None if text is None else JobRecord.from_json(text)
-            for job_id, text in self.get_many_raw(job_ids).items()
-        }
-
     def get_many_raw(self, job_ids: Iterable[str]) -> Mapping[str, bytes | None]:
-        """Like `get_many`, but leave the records as JSON, for callers that parse one at a time."""
+        """Return the record of each job as JSON, in one round trip; None for a job without one.
+
+        Callers parse them one at a time: another version may have written any of them.
+        """
         ids = list(job_ids)
         if not ids:
             return {}

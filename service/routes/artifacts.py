@@ -20,6 +20,7 @@ from service.errors import (
     JobWithoutResult,
     RangeNotSatisfiable,
 )
+from service.pools import in_pool
 from service.schemas import Job
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
@@ -68,6 +69,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
         ),
     },
 )
+@in_pool("artifact")
 def get_artifact(
     job_id: JobIdDep,
     name: str,

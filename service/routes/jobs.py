@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from rollout_core.errors import (
@@ -31,7 +30,8 @@ from service.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
-from service.redis_jobs import CURSOR
+from service.job_lists import CURSOR
+from service.pools import entered, in_pool
 from service.schemas import Job, JobPage
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
@@ -67,22 +67,24 @@ async def create_job(
 ) -> Job:
     """Upload a video and queue a job for it. `Location` is the path of the job."""
     jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
-    jobs.require_room(uploads.announced_bytes(request, max_bytes), owner=owner)
-    # Entered on the event loop, not in a thread, so that its cleanup cannot be cancelled.
-    with services.store.receiving() as path:
+    in_thread = services.pools.run
+    announced = uploads.announced_bytes(request, max_bytes)
+    await in_thread("upload", jobs.require_room, announced, owner=owner)
+    async with entered(services.store.receiving) as path:
         wanted = await uploads.receive(
             request,
             path,
             max_bytes=max_bytes,
             idle_seconds=services.settings.upload_idle_seconds,
         )
-        job = await run_in_threadpool(jobs.submit, wanted, path, owner=owner)
+        job = await in_thread("upload", jobs.submit, wanted, path, owner=owner)
     response.headers["Location"] = router.url_path_for("get_job", job_id=job.id)
-    response.headers["Retry-After"] = str(await run_in_threadpool(jobs.wait_seconds, job))
+    response.headers["Retry-After"] = str(await in_thread("upload", jobs.wait_seconds, job))
     return job
 
 
 @router.get("", responses=openapi.problems(InvalidRequest))
+@in_pool("listing")
 def list_jobs(
     services: ServicesDep,
     owner: OwnerNameDep,
@@ -97,12 +99,14 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses=openapi.problems(JobNotFound))
+@in_pool("lookup")
 def get_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> Job:
     """Return a job as it is now."""
     return services.jobs.get(job_id, owner=owner)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=openapi.problems(JobNotFound, JobEnded))
+@in_pool("lookup")
 def cancel_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> Job:
     """Cancel a job: immediately if it waits, before the next clip if it runs."""
     return services.jobs.cancel(job_id, owner=owner)
@@ -114,6 +118,7 @@ def cancel_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> 
     response_class=Response,
     responses=openapi.problems(JobNotFound),
 )
+@in_pool("lookup")
 def delete_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> None:
     """Remove every byte of a job; cancel it if it has not ended."""
     services.jobs.delete(job_id, owner=owner)

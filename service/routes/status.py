@@ -7,26 +7,30 @@ from service import openapi
 from service.auth import API_PREFIX
 from service.dependencies import ServicesDep
 from service.errors import RedisUnavailable
+from service.pools import in_pool
 from service.schemas import Liveness, ModelList, Readiness
 
 router = APIRouter()
 
 
 @router.get(f"{API_PREFIX}/models", tags=["models"], responses=openapi.problems())
+@in_pool("lookup")
 def list_models(services: ServicesDep) -> ModelList:
     """List the models that live workers serve now, with the clips they expect."""
     return ModelList(models=services.jobs.models())
 
 
 @router.get("/livez", tags=["health"], responses=openapi.problems())
-def get_liveness() -> Liveness:
+async def get_liveness() -> Liveness:
     """Return 200 while the process is alive."""
+    # On the event loop, and it touches nothing: so it does not wait for other calls.
     return Liveness()
 
 
 @router.get(
     "/readyz", tags=["health"], responses=openapi.problems(RedisUnavailable, StoreUnavailable)
 )
+@in_pool("health")
 def get_readiness(services: ServicesDep) -> Readiness:
     """Return 200 if jobs can be accepted: Redis answers, and the store is writable."""
     services.store.check_writable()

@@ -10,11 +10,12 @@ import pytest
 
 from service import auth as auth_module
 from service.app import create_app
-from service.auth import CHECK_SECONDS, ApiKeys, KeysFileError
+from service.auth import ApiKeys, KeysFileError
 from service.keys import main
 from service.settings import Settings
 from service.usage import Owner
 from tests.service.test_uploads import call
+from tests.system.waiting import wait_until
 
 
 def digest(key):
@@ -35,13 +36,8 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def now():
-    return [0.0]
-
-
-@pytest.fixture
-def api_keys(path, now):
-    return ApiKeys(path, clock=lambda: now[0])
+def api_keys(path):
+    return ApiKeys(path)
 
 
 class TestOwner:
@@ -118,23 +114,22 @@ class TestFile:
 
 
 class TestReload:
-    def test_a_changed_file_is_read_within_a_second(self, api_keys, path, now):
+    def test_a_changed_file_is_read_again(self, api_keys, path):
         path.write_text(table("carol", "c"))
 
-        now[0] = CHECK_SECONDS / 2
         assert api_keys.owner("c") is None
-        now[0] = CHECK_SECONDS
+        api_keys.refresh()
         assert api_keys.owner("c") == Owner(name="carol")
         assert api_keys.owner("a") is None
 
-    def test_a_replaced_file_of_the_same_time_and_size_is_read(self, api_keys, path, now):
+    def test_a_replaced_file_of_the_same_time_and_size_is_read(self, api_keys, path):
         status = path.stat()
         other = path.with_name("other")
         other.write_text(path.read_text().replace(digest("a"), digest("c")))
         os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
         other.replace(path)
 
-        now[0] = CHECK_SECONDS
+        api_keys.refresh()
 
         assert path.stat().st_size == status.st_size
         assert api_keys.owner("c") == Owner(name="alice")
@@ -142,33 +137,43 @@ class TestReload:
     @pytest.mark.parametrize(
         "spoil", [lambda path: path.write_text("["), lambda path: path.unlink()]
     )
-    def test_an_invalid_file_keeps_the_keys_and_is_logged_once(
-        self, api_keys, path, now, caplog, spoil
-    ):
+    def test_an_invalid_file_keeps_the_keys_and_is_logged_once(self, api_keys, path, caplog, spoil):
         spoil(path)
 
         with caplog.at_level(logging.ERROR):
-            for second in range(1, 5):
-                now[0] = second * CHECK_SECONDS
-                assert api_keys.owner("a") == Owner(name="alice")
+            for _ in range(4):
+                api_keys.refresh()
 
+        assert api_keys.owner("a") == Owner(name="alice")
         assert len(caplog.records) == 1
         assert "the present ones stay valid" in caplog.text
 
-    def test_a_corrected_file_is_read_again(self, api_keys, path, now):
-        for second, text in ((1, "["), (2, table("carol", "c"))):
+    def test_a_corrected_file_is_read_again(self, api_keys, path):
+        for text in ("[", table("carol", "c")):
             path.write_text(text)
-            now[0] = second * CHECK_SECONDS
-            api_keys.owner("")
+            api_keys.refresh()
 
         assert api_keys.owner("c") == Owner(name="carol")
 
-    def test_an_unchanged_file_is_not_read_again(self, api_keys, now, monkeypatch):
+    def test_an_unchanged_file_is_not_read_again(self, api_keys, monkeypatch):
         monkeypatch.setattr(auth_module, "_read", None)
 
-        now[0] = CHECK_SECONDS
+        api_keys.refresh()
 
         assert api_keys.owner("a") == Owner(name="alice")
+
+    def test_a_call_does_not_touch_the_file(self, api_keys, path):
+        """The check of a key runs on the event loop, which must not wait for a disk."""
+        path.unlink()
+
+        assert api_keys.owner("a") == Owner(name="alice")
+
+    def test_the_app_reads_a_changed_file_within_seconds(self, keyed, tmp_path):
+        (tmp_path / "keys.toml").write_text(table("carol", "c"))
+
+        wait_until(lambda: keyed.get("/v1/jobs", headers=bearer("c")).status_code == 200)
+
+        assert keyed.get("/v1/jobs", headers=bearer("a")).status_code == 401
 
 
 class TestCommand:

@@ -7,13 +7,10 @@ import pytest
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import StoreFull
-from rollout_core.jobs.records import JobRecord, Ticket
+from rollout_core.jobs.records import Ticket
 from service.errors import StorageQuotaExceeded
 from service.redis_jobs import RedisJobs
 from service.usage import ACCEPT_SECONDS, RESERVED_BYTES, Owner, Quotas, StoreUsage
-
-ENDED = JobRecord().ended("canceled", datetime.now(UTC))
-
 
 ANN = Owner(name="ann", max_queued_jobs=2, max_stored_bytes=100)
 
@@ -75,44 +72,6 @@ def quotas(redis_jobs, store, usage, now):
     return Quotas(redis_jobs, store, usage, clock=lambda: now[0])
 
 
-def test_every_job_is_counted_and_open_ones_are_listed(usage, store, accept):
-    tickets = [accept(number) for number in range(3)]
-    store.end(tickets[1].id, ENDED)
-
-    usage.recount()
-
-    assert usage.tickets == {ticket.id: ticket for ticket in tickets}
-    assert usage.open.keys() == {tickets[0].id, tickets[2].id}
-
-
-def test_a_job_that_ends_expires_or_is_deleted_is_recounted(usage, store, accept):
-    ended, gone = accept(1, size=5000), accept(2)
-    usage.recount()
-    store.end(ended.id, ENDED)
-    store.delete(gone.id)
-
-    usage.recount()
-
-    assert (usage.jobs, usage.open) == ({ended.id}, {})
-    before = usage.bytes_of(None)
-    store.expire(ended.id)
-    usage.recount()
-    assert before - usage.bytes_of(None) >= 5000
-
-
-def test_ended_jobs_are_not_read_twice(usage, store, accept, monkeypatch):
-    ended, waiting = accept(1), accept(2)
-    store.end(ended.id, ENDED)
-    usage.recount()
-    looked_at = []
-    monkeypatch.setattr(store, "bytes_of", lambda job_id: looked_at.append(job_id) or 1)
-
-    usage.recount()
-
-    assert looked_at == [waiting.id]
-    assert usage.jobs == {ended.id, waiting.id}
-
-
 def test_bytes_are_counted_by_owner_without_a_recount(usage, accept):
     accept(1, owner="ann")
     accept(2, size=3000, owner="ben")
@@ -125,18 +84,6 @@ def test_bytes_are_counted_by_owner_without_a_recount(usage, accept):
     assert usage.bytes_of("cy") == 700
     usage.recount()
     assert usage.bytes_of("cy") >= 700
-
-
-def test_an_unreadable_job_is_counted_but_not_open(usage, accept, settings, caplog):
-    ticket = accept(1)
-    path = settings.data_dir / "jobs" / ticket.id / "job.json"
-    path.write_text('{"of": "another version"}')
-
-    usage.recount()
-
-    assert usage.jobs == {ticket.id}
-    assert usage.tickets == usage.open == {}
-    assert ticket.id in caplog.text
 
 
 def test_an_upload_beyond_the_store_limit_is_refused(store, accept):

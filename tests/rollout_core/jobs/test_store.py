@@ -1,4 +1,5 @@
 import errno
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, ExplainResult, describe
-from rollout_core.errors import AttemptLost, StoreUnavailable
+from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
+from rollout_core.errors import AttemptLost, StoreUnavailable, UnknownFormat
 from rollout_core.jobs.records import Ended, JobError, Ticket
 from rollout_core.jobs.store import ArtifactStore, unavailable
 
@@ -281,19 +282,52 @@ def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):
     assert not store.upload_path(job).exists()
 
 
-def test_jobs_yields_every_job_and_its_changes(store: ArtifactStore, job: str):
-    ((name, before),) = store.jobs()
-    assert name == job
+def test_the_names_of_all_jobs_are_told_and_whether_they_changed(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    assert store.names() == [job]
+    before = store.names_changed()
     time.sleep(0.02)  # the kernel's clock for files is coarse
+    (tmp_path / "data" / "jobs" / "stray").touch()
+    assert sorted(store.names()) == sorted([job, "stray"])
+    assert store.names_changed() > before
+
+
+def test_a_job_that_ends_has_changed(store: ArtifactStore, job: str):
+    before = store.changed(job)
+    time.sleep(0.02)
     store.end(job, FAILED)
-    assert dict(store.jobs())[job] > before
+    assert store.changed(job) == store.survey(job).changed > before
+    store.delete(job)
+    assert store.changed(job) is store.survey(job) is None
 
 
-def test_a_job_s_bytes_are_all_that_is_kept_for_it(store: ArtifactStore, job: str):
-    before = store.bytes_of(job)
-    assert before > len(b"a video")
-    (store.begin_attempt(job, 1) / "overlay.mp4").write_bytes(bytes(5000))
-    assert store.bytes_of(job) - before == 5000
+def test_a_folder_in_place_of_a_file_is_an_unknown_format(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    ticket = tmp_path / "data" / "jobs" / job / "job.json"
+    ticket.unlink()
+    ticket.mkdir()
+    with pytest.raises(UnknownFormat, match=r"job\.json is a folder"):
+        store.ticket(job)
+
+
+def test_a_file_in_place_of_a_folder_is_no_job(store: ArtifactStore, tmp_path: Path):
+    (tmp_path / "data" / "jobs" / "stray").touch()
+    assert store.ticket("stray") is None
+    assert store.accepted_at("stray") == math.inf
+
+
+def test_a_result_of_another_form_is_an_unknown_format(
+    store: ArtifactStore, job: str, tmp_path: Path
+):
+    store.begin_attempt(job, 1)
+    store.publish(job, 1, result(1))
+    path = tmp_path / "data" / "jobs" / job / "result" / RESULT_NAME
+    path.write_text('{"of": "another version"}')
+    with pytest.raises(UnknownFormat):
+        store.ending(job)
+    assert store.has_ended(job)
 
 
 def test_an_upload_that_grows_is_not_stale(store: ArtifactStore, tmp_path: Path):
@@ -309,10 +343,11 @@ def test_an_upload_that_grows_is_not_stale(store: ArtifactStore, tmp_path: Path)
 def test_jobs_are_old_by_the_time_they_were_accepted(
     store: ArtifactStore, job: str, tmp_path: Path
 ):
-    assert list(store.older_than(60)) == []
     ticket = tmp_path / "data" / "jobs" / job / "job.json"
-    os.utime(ticket, (0, 0))
-    assert list(store.older_than(60)) == [job]
+    os.utime(ticket, (0, 60))
+    assert store.accepted_at(job) == 60
+    store.delete(job)
+    assert store.accepted_at(job) == math.inf
 
 
 @pytest.mark.parametrize("name", ["../job.json", "..", "", ".", "../upload/video", "nothing"])
@@ -343,7 +378,6 @@ def vanishing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "look",
     [
-        ArtifactStore.bytes_of,
         ArtifactStore.latest_attempt,
         ArtifactStore.end_attempts,
         ArtifactStore.expire,
@@ -379,7 +413,6 @@ def test_files_deleted_during_the_count_are_skipped(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone"]))
-    assert list(store.older_than(0)) == []
     store.remove_stale_uploads(0)
 
 

@@ -1,0 +1,100 @@
+"""What a job's folder holds, read with few calls: its size, and whether it has ended.
+
+A service looks at every job of the store when it starts, so this is the one place where the layout
+of a job's folder is read by names rather than by `ArtifactStore`'s methods.
+"""
+
+import os
+from dataclasses import dataclass
+from stat import S_ISREG
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a job's folder held.
+
+    Attributes:
+        changed: a number that changes when an entry of the folder appears or vanishes.
+        total_bytes: size of the job's files.
+        has_ended: whether the job has ended, in any way.
+        ended: the content of `ended.json`; None if it has not ended, or with a result.
+        ticket: the content of `job.json`; None if there is none.
+    """
+
+    changed: int
+    total_bytes: int
+    has_ended: bool
+    ended: bytes | None
+    ticket: bytes | None
+
+
+def changed_at(folder: str) -> int:
+    """Return a number that changes when an entry of a folder appears or vanishes.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    return os.stat(folder).st_mtime_ns  # noqa: PTH116, a Path costs more than the call
+
+
+def survey(folder: str, *, ended_name: str) -> Survey:
+    """Look at a job's folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        IsADirectoryError: `job.json` is a folder.
+        NotADirectoryError: the job's folder is a file.
+    """
+    changed = changed_at(folder)
+    ticket = _read(f"{folder}/job.json")
+    result = _sizes(f"{folder}/result")
+    total = len(ticket or b"") + _size(f"{folder}/upload/video") + _attempts_bytes(folder)
+    ended = None
+    if result is not None:
+        total += sum(result.values())
+        ended = _read(f"{folder}/result/{ended_name}") if ended_name in result else None
+    return Survey(changed, total, result is not None, ended, ticket)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+
+
+def _sizes(folder: str) -> dict[str, int] | None:
+    """Return the size of each file in a folder by name; None if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: _file_size(entry.stat(follow_symlinks=False)) for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _attempts_bytes(folder: str) -> int:
+    """Return the size of the files of all attempts; mostly there are none."""
+    attempts = f"{folder}/attempts"
+    try:
+        if os.stat(attempts).st_nlink == 2:  # noqa: PTH116, it has no folders, and never files
+            return 0
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    below = os.walk(attempts)  # it tolerates folders that vanish
+    return sum(_size(os.path.join(path, name)) for path, _, names in below for name in names)  # noqa: PTH118
+
+
+def _size(path: str) -> int:
+    """Return the size of a regular file in bytes; 0 for a link or a missing file."""
+    try:
+        return _file_size(os.lstat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _file_size(status: os.stat_result) -> int:
+    return status.st_size if S_ISREG(status.st_mode) else 0
