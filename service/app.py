@@ -16,6 +16,7 @@ from service import openapi, problems
 from service.auth import ApiKeys, RequireKey
 from service.dependencies import Services
 from service.jobs import Jobs
+from service.ledger import Ledger
 from service.maintenance import (
     CLEAN_UP_SECONDS,
     RECONCILE_SECONDS,
@@ -23,6 +24,7 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
+from service.reservations import RENEW_SECONDS
 from service.routes import artifacts, jobs, status
 from service.settings import Settings
 from service.usage import StoreUsage
@@ -54,9 +56,10 @@ def create_app(settings: Settings) -> FastAPI:
         services = _open_services(settings)
         tasks = (
             (services.reconciler.reconcile, RECONCILE_SECONDS),
+            (services.jobs.renew_reservations, RENEW_SECONDS),
             (
                 partial(clean_up, services.store, services.jobs, settings.result_ttl),
-                CLEAN_UP_SECONDS,
+                max(1, min(CLEAN_UP_SECONDS, settings.result_ttl / 4)),
             ),
         )
         try:
@@ -94,16 +97,18 @@ def _open_services(settings: Settings) -> Services:
     )
     redis = Redis.from_pool(connections)
     store = ArtifactStore(settings.data_dir)
-    usage = StoreUsage(store, max_bytes=settings.max_store_bytes)
+    usage, ledger = StoreUsage(store), Ledger(redis)
     service_jobs = Jobs(
         redis,
         store,
         artifact_url=artifacts.artifact_url,
         usage=usage,
+        ledger=ledger,
+        max_bytes=settings.max_store_bytes,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
     )
-    reconciler = Reconciler(store, usage, redis)
+    reconciler = Reconciler(store, usage, redis, ledger)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
         settings=settings,

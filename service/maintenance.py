@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -18,6 +19,7 @@ from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from service.jobs import Jobs
+from service.ledger import Ledger
 from service.redis_jobs import RedisJobs
 from service.usage import StoreUsage
 
@@ -26,7 +28,7 @@ RECONCILE_SECONDS = 5.0
 CLEAN_UP_SECONDS = 300.0
 
 STALE_UPLOAD_SECONDS = 600.0
-"""An upload that has not grown for this long was left by a process that was killed."""
+"""An upload that was seen not to grow for this long was left by a process that was killed."""
 
 REMEMBERED_TTLS = 4
 """A job is deleted after this multiple of the time to live of its files."""
@@ -41,9 +43,12 @@ class Reconciler:
     differs.
     """
 
-    def __init__(self, store: ArtifactStore, usage: StoreUsage, redis: Redis) -> None:
+    def __init__(
+        self, store: ArtifactStore, usage: StoreUsage, redis: Redis, ledger: Ledger | None = None
+    ) -> None:
         self._store = store
         self._usage = usage
+        self._ledger = ledger or Ledger(redis)
         self._redis = redis
         self._redis_jobs = RedisJobs(redis)
         self._lost: set[str] = set()
@@ -51,6 +56,7 @@ class Reconciler:
     def reconcile(self) -> None:
         """Recount the store, and correct what differs in Redis."""
         self._usage.recount()
+        self._ledger.update(self._usage.entries())
         self._correct_lists()
         open_jobs = self._usage.open
         recorded = set(self._redis_jobs.records.ids())
@@ -113,10 +119,11 @@ class Reconciler:
 
 def clean_up(store: ArtifactStore, jobs: Jobs, result_ttl: float) -> None:
     """Expire and delete old jobs, and remove broken uploads and stale announcements."""
-    for job_id in store.older_than(result_ttl):
-        jobs.expire(job_id)
-    for job_id in store.older_than(REMEMBERED_TTLS * result_ttl):
-        jobs.forget(job_id)
+    now, ttl = jobs.age_now(), timedelta(seconds=result_ttl)
+    for job_id in store.accepted_before(now - ttl):
+        jobs.expire(job_id, now - ttl, result_ttl)
+    for job_id in store.accepted_before(now - REMEMBERED_TTLS * ttl):
+        jobs.forget(job_id, now - REMEMBERED_TTLS * ttl)
     store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
     jobs.forget_stale_workers()
 

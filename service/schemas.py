@@ -69,6 +69,10 @@ class ServedModel(Frozen):
     name: str
     spec: ModelSpec
     checkpoint_sha256: str | None
+    checkpoints_differ: bool = Field(
+        description="Workers serve different checkpoints under this name; uploads for it are "
+        "refused until they agree."
+    )
     engines: tuple[str, ...]
     devices: tuple[str, ...]
     workers: int = Field(description="Live workers.")

@@ -1,31 +1,28 @@
-"""Usage of the store, and its limits: bytes per owner, and which jobs have not ended.
+"""Usage of the store: bytes of each job, and which jobs have not ended; limits of open jobs.
+
+The limits of bytes are kept by `service.reservations`.
 
 The store is recounted every few seconds. Jobs that have ended are read again only if they changed.
 """
 
 import logging
-import shutil
-import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
 
 from rollout_core.contract import Frozen
-from rollout_core.errors import StoreFull, UnknownFormat
+from rollout_core.errors import UnknownFormat
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
-from service.errors import StorageQuotaExceeded
+from service.ledger import Entry
 from service.redis_jobs import RedisJobs
 
 OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 Limit = Annotated[int, Field(strict=True, ge=0)] | None
-
-RESERVED_BYTES = 256 * 1024**2
-"""Bytes that must stay free on the disk, for the results of accepted jobs."""
 
 ACCEPT_SECONDS = 60.0
 """A reservation without a stored job expires after this: the service was killed in between."""
@@ -50,16 +47,23 @@ class _Counted:
     ticket: Ticket | None
     is_open: bool
 
+    @cached_property
+    def entry(self) -> Entry:
+        """The entry of the job in the ledger."""
+        if self.ticket is None:
+            return Entry.of_files(None, self.bytes)
+        if self.is_open:
+            return Entry.of_upload(self.ticket.owner, self.ticket.upload_bytes, self.bytes)
+        return Entry.of_files(self.ticket.owner, self.bytes)
+
 
 class StoreUsage:
-    """The latest count of a store, plus the uploads this process has accepted since."""
+    """The latest count of a store."""
 
-    def __init__(self, store: ArtifactStore, *, max_bytes: int | None = None) -> None:
-        """Count nothing yet. `max_bytes` limits the size of the store; None: no limit."""
+    def __init__(self, store: ArtifactStore) -> None:
+        """Count nothing yet."""
         self._store = store
-        self._max_bytes = max_bytes
         self._counted: dict[str, _Counted] = {}
-        self._bytes: Counter[str | None] = Counter()
 
     @property
     def jobs(self) -> frozenset[str]:
@@ -80,6 +84,10 @@ class StoreUsage:
             if self._counted[job_id].is_open
         }
 
+    def entries(self) -> dict[str, Entry]:
+        """Return the entries of all jobs for the ledger."""
+        return {job_id: job.entry for job_id, job in self._counted.items()}
+
     def recount(self) -> None:
         """Recount the store."""
         known = self._counted
@@ -87,30 +95,6 @@ class StoreUsage:
             job_id: self._count(job_id, changed, known.get(job_id))
             for job_id, changed in self._store.jobs()
         }
-        held: Counter[str | None] = Counter()
-        for job in self._counted.values():
-            held[job.ticket.owner if job.ticket else None] += job.bytes
-        self._bytes = held
-
-    def accept(self, ticket: Ticket) -> None:
-        """Add a job that has just been accepted."""
-        self._bytes[ticket.owner] += ticket.upload_bytes
-
-    def bytes_of(self, owner: str | None) -> int:
-        """Return the bytes stored for the jobs of one owner."""
-        return self._bytes[owner]
-
-    def require_room(self, upload_bytes: int) -> None:
-        """Check that there is room for an upload.
-
-        Raises:
-            StoreFull: there is not enough.
-        """
-        held = self._bytes.total()
-        if self._max_bytes is not None and held + upload_bytes > self._max_bytes:
-            raise StoreFull(f"the store holds {held} of the {self._max_bytes} bytes allowed")
-        if shutil.disk_usage(self._store.root).free - upload_bytes < RESERVED_BYTES:
-            raise StoreFull("the disk is nearly full")
 
     def _count(self, job_id: str, changed: int, known: _Counted | None) -> _Counted:
         """Count one job. One that has ended is counted again only if it changed."""
@@ -129,34 +113,15 @@ class StoreUsage:
 
 
 class Quotas:
-    """Enforces the limits of owners."""
+    """Enforces the owners' limits of open jobs."""
 
     def __init__(
-        self,
-        redis_jobs: RedisJobs,
-        store: ArtifactStore,
-        usage: StoreUsage,
-        *,
-        clock: Callable[[], float] = time.time,
+        self, redis_jobs: RedisJobs, store: ArtifactStore, *, clock: Callable[[], float]
     ) -> None:
+        """Count by `clock`, in Unix seconds: that of Redis, because all API processes share it."""
         self._redis_jobs = redis_jobs
         self._store = store
-        self._usage = usage
         self._clock = clock
-
-    def require_bytes(self, owner: Owner | None, upload_bytes: int) -> None:
-        """Check that an owner may store `upload_bytes` more.
-
-        Raises:
-            StorageQuotaExceeded: the owner would store more than allowed.
-        """
-        if owner is None or owner.max_stored_bytes is None:
-            return
-        held = self._usage.bytes_of(owner.name)
-        if held + upload_bytes > owner.max_stored_bytes:
-            raise StorageQuotaExceeded(
-                f"you store {held} of the {owner.max_stored_bytes} bytes allowed"
-            )
 
     def reserve(self, job_id: str, owner: Owner | None) -> bool:
         """Count a job that is about to be accepted; return False if the owner has too many."""
@@ -181,5 +146,6 @@ class Quotas:
 
         A job that is not in the store may still be on its way there.
         """
-        lost = not self._store.exists(job_id) and self._clock() - reserved_at > ACCEPT_SECONDS
+        is_recent = 0 <= self._clock() - reserved_at <= ACCEPT_SECONDS
+        lost = not is_recent and not self._store.exists(job_id)
         return lost or self._store.has_ended(job_id)

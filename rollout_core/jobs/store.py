@@ -18,8 +18,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
@@ -30,13 +31,17 @@ from rollout_core.jobs.records import Ended, Ticket
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
 
+_State = tuple[tuple[int, int, int], ...]
+
 
 class ArtifactStore:
     """Jobs' files below one folder, shared by the service and its workers."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Use the folder `root`, and create it if it is missing."""
         self.root = root
+        self._clock = clock
+        self._watched: dict[str, tuple[_State, float]] = {}
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
         for folder in (self._incoming, self._jobs):
@@ -204,18 +209,31 @@ class ArtifactStore:
         below = os.walk(self._job(job_id))  # unlike glob, it tolerates folders that vanish
         return sum(_size(Path(folder, name)) for folder, _, names in below for name in names)
 
-    def older_than(self, age_seconds: float) -> Iterator[str]:
-        """Yield the ids of jobs that were accepted more than `age_seconds` ago."""
-        limit = time.time() - age_seconds
+    def accepted_before(self, limit: datetime) -> Iterator[str]:
+        """Yield the ids of jobs whose tickets were written before `limit`, by the disk's clock."""
         for folder in self._jobs.iterdir():
-            if _written_at(folder / "job.json") < limit:
+            if _written_at(folder / "job.json") < limit.timestamp():
                 yield folder.name
 
     def remove_stale_uploads(self, age_seconds: float) -> None:
-        """Remove uploads and deletions left incomplete more than `age_seconds` ago."""
-        limit = time.time() - age_seconds
+        """Remove uploads and deletions that did not change while this object looked on.
+
+        Only the time between calls counts, by the monotonic clock: other clocks may jump.
+
+        Args:
+            age_seconds: of the first call that saw such a folder as it is now.
+        """
+        now = self._clock()
+        watched, self._watched = self._watched, {}
         for folder in self._incoming.iterdir():
-            if _written_at(folder, *_list_folder(folder)) < limit:
+            state = _state(folder, *_list_folder(folder))
+            if state is None:
+                continue
+            last_state, since = watched.get(folder.name, (state, now))
+            since = since if state == last_state else now
+            if now - since < age_seconds:
+                self._watched[folder.name] = state, since
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _job(self, job_id: str) -> Path:
@@ -288,12 +306,21 @@ def _list_folder(folder: Path) -> list[Path]:
         return []
 
 
-def _written_at(*paths: Path) -> float:
-    """Return the latest modification time in Unix seconds; infinity if a path is missing."""
+def _written_at(path: Path) -> float:
+    """Return the modification time in Unix seconds; infinity if the path is missing."""
     try:
-        return max(path.stat().st_mtime for path in paths)
+        return path.stat().st_mtime
     except FileNotFoundError:
         return math.inf
+
+
+def _state(*paths: Path) -> _State | None:
+    """Return what changes when one of these files or folders does; None if one is missing."""
+    try:
+        found = [path.lstat() for path in paths]
+    except FileNotFoundError:
+        return None
+    return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
 
 
 def _size(path: Path) -> int:

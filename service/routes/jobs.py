@@ -19,9 +19,12 @@ from service import openapi, uploads
 from service.auth import API_PREFIX
 from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
 from service.errors import (
+    CheckpointsDiffer,
     InvalidForm,
     JobNotFound,
     MalformedUpload,
+    ModelUnavailable,
+    NotCounted,
     NotMultipart,
     QueueFull,
     QuotaExceeded,
@@ -56,6 +59,9 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             QueueFull,
             QuotaExceeded,
             RedisUnavailable,
+            ModelUnavailable,
+            CheckpointsDiffer,
+            NotCounted,
             StoreFull,
             StorageQuotaExceeded,
             StoreUnavailable,
@@ -67,16 +73,21 @@ async def create_job(
 ) -> Job:
     """Upload a video and queue a job for it. `Location` is the path of the job."""
     jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
-    jobs.require_room(uploads.announced_bytes(request, max_bytes), owner=owner)
+    announced = uploads.announced_bytes(request, max_bytes)
     # Entered on the event loop, not in a thread, so that its cleanup cannot be cancelled.
-    with services.store.receiving() as path:
-        wanted = await uploads.receive(
-            request,
-            path,
-            max_bytes=max_bytes,
-            idle_seconds=services.settings.upload_idle_seconds,
-        )
-        job = await run_in_threadpool(jobs.submit, wanted, path, owner=owner)
+    async with jobs.reserving(announced, owner=owner) as reservation:
+        with services.store.receiving() as path:
+            wanted = await uploads.receive(
+                request,
+                path,
+                max_bytes=max_bytes,
+                idle_seconds=services.settings.upload_idle_seconds,
+                on_bytes=reservation.arrive,
+            )
+            await reservation.settle(path.stat().st_size)
+            job = await run_in_threadpool(
+                jobs.submit, wanted, path, owner=owner, reservation=reservation
+            )
     response.headers["Location"] = router.url_path_for("get_job", job_id=job.id)
     response.headers["Retry-After"] = str(await run_in_threadpool(jobs.wait_seconds, job))
     return job

@@ -3,7 +3,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -296,23 +296,50 @@ def test_a_job_s_bytes_are_all_that_is_kept_for_it(store: ArtifactStore, job: st
     assert store.bytes_of(job) - before == 5000
 
 
-def test_an_upload_that_grows_is_not_stale(store: ArtifactStore, tmp_path: Path):
+@pytest.fixture
+def watched(tmp_path: Path) -> tuple[ArtifactStore, list[float]]:
+    """Return a store, and the time of its monotonic clock."""
+    seconds = [1000.0]
+    return ArtifactStore(tmp_path / "data", clock=lambda: seconds[0]), seconds
+
+
+def test_an_upload_that_grows_is_not_stale(watched: tuple[ArtifactStore, list[float]]):
+    store, seconds = watched
     with store.receiving() as growing, store.receiving() as stalled:
         for upload in (growing, stalled):
             upload.write_bytes(b"half")
-            os.utime(upload.parent, (0, 0))
-        os.utime(stalled, (0, 0))
+        for size in (5, 6):
+            store.remove_stale_uploads(60)
+            seconds[0] += 59
+            growing.write_bytes(bytes(size))
+        assert stalled.exists()
         store.remove_stale_uploads(60)
         assert (growing.exists(), stalled.parent.exists()) == (True, False)
+
+
+def test_an_upload_is_not_stale_by_the_clocks_of_files(
+    watched: tuple[ArtifactStore, list[float]],
+):
+    """They jump with the clock of a host."""
+    store, seconds = watched
+    with store.receiving() as upload:
+        upload.write_bytes(b"half")
+        for path in (upload, upload.parent):
+            os.utime(path, (0, 0))
+        store.remove_stale_uploads(60)
+        seconds[0] += 59
+        store.remove_stale_uploads(60)
+        assert upload.exists()
 
 
 def test_jobs_are_old_by_the_time_they_were_accepted(
     store: ArtifactStore, job: str, tmp_path: Path
 ):
-    assert list(store.older_than(60)) == []
+    limit = datetime.now(UTC) - timedelta(seconds=60)
+    assert list(store.accepted_before(limit)) == []
     ticket = tmp_path / "data" / "jobs" / job / "job.json"
     os.utime(ticket, (0, 0))
-    assert list(store.older_than(60)) == [job]
+    assert list(store.accepted_before(limit)) == [job]
 
 
 @pytest.mark.parametrize("name", ["../job.json", "..", "", ".", "../upload/video", "nothing"])
@@ -379,7 +406,7 @@ def test_files_deleted_during_the_count_are_skipped(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone"]))
-    assert list(store.older_than(0)) == []
+    assert list(store.accepted_before(datetime.now(UTC))) == []
     store.remove_stale_uploads(0)
 
 
