@@ -27,7 +27,7 @@ from service.errors import JobNotFound, QueueFull, QuotaExceeded
 from service.ledger import Ledger
 from service.redis_jobs import CHUNK, Place, RedisJobs
 from service.reservations import Reservation, Reservations
-from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel
+from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel, WaitingFor
 from service.usage import Owner, Quotas, StoreUsage
 from service.workers import Workers
 
@@ -399,9 +399,9 @@ class _Snapshot:
         return self._now
 
     @cached_property
-    def ready_workers(self) -> dict[str, int]:
-        """Ready workers by model."""
-        return self._workers.ready()
+    def waits(self) -> dict[str, WaitingFor]:
+        """What queued jobs wait for, by model."""
+        return self._workers.waits()
 
     def position(self, ticket: Ticket) -> int | None:
         """Return a job's position in its queue, None if it is not there."""
@@ -432,7 +432,7 @@ def _open(ticket: Ticket, record: JobRecord, snapshot: _Snapshot) -> Job:
         state="queued",
         attempt=record.attempt,
         queue_position=snapshot.position(ticket),
-        waiting_for="turn" if snapshot.ready_workers.get(ticket.model) else "worker",
+        waiting_for=snapshot.waits.get(ticket.model, "worker"),
     )
 
 

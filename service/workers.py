@@ -23,7 +23,7 @@ from rollout_core.jobs.redis_records import (
 )
 from rollout_core.model.specs import ModelSpec
 from service.errors import CheckpointsDiffer, ModelUnavailable
-from service.schemas import ServedModel
+from service.schemas import ServedModel, WaitingFor
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
 """Assumed time of a job as long as no worker has finished one."""
@@ -51,6 +51,13 @@ class Workers:
         for item in known:
             ready[item.model.name] += item.ready and item.is_live(now)
         return dict(ready)
+
+    def waits(self) -> dict[str, WaitingFor]:
+        """Return what a queued job waits for, for each model with live workers."""
+        return {
+            name: "turn" if any(item.ready for item in live) else _waiting_for(live) or "worker"
+            for name, live in _by_model(self._live()).items()
+        }
 
     def choose(
         self,

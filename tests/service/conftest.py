@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from redis import Redis
@@ -79,6 +79,7 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         seconds_per_job: float | None = None,
         sha256: str | None = None,
         stopping: bool = False,
+        waiting_for: Literal["store"] | None = None,
         **changes: Any,
     ) -> Announcement:
         spec = ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3)
@@ -89,6 +90,7 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
             device=device,
             ready=ready,
             stopping=stopping,
+            waiting_for=waiting_for,
             seconds_per_job=seconds_per_job,
             beat_at=datetime.now(UTC) - timedelta(seconds=age_seconds),
         )

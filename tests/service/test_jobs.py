@@ -235,6 +235,14 @@ class TestGet:
 
         assert jobs.get(job_id).waiting_for == "worker"
 
+    def test_a_job_whose_workers_pause_waits_for_the_store(self, jobs, submit, announce):
+        job_id = submit()
+        announce(ready=False, waiting_for="store")
+
+        assert jobs.get(job_id).waiting_for == "store"
+        announce(worker="w2", ready=True)
+        assert jobs.get(job_id).waiting_for == "turn"
+
     def test_an_unknown_id_is_not_found(self, jobs):
         with pytest.raises(JobNotFound):
             jobs.get("0" * 32)
