@@ -98,6 +98,13 @@ class EmptySpan(VideoError):
     title = "The chosen span contains no frame"
 
 
+class NoWorker(RolloutError):
+    """A job waited until its time was over, and no worker served its model."""
+
+    code = "no_worker"
+    title = "No worker serves the model"
+
+
 class WorkerCrashed(RolloutError):
     """A child process of the worker died in every attempt."""
 

@@ -17,7 +17,9 @@ from service import openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.dependencies import Services
 from service.faults import Faults
+from service.inventory import Inventory
 from service.jobs import Jobs
+from service.ledger import Ledger
 from service.maintenance import (
     CLEAN_UP_SECONDS,
     RECONCILE_SECONDS,
@@ -26,9 +28,9 @@ from service.maintenance import (
     periodic_tasks,
 )
 from service.pools import Pools
+from service.reservations import RENEW_SECONDS
 from service.routes import artifacts, jobs, status
 from service.settings import Settings
-from service.usage import StoreUsage
 
 REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -60,7 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
         services = _open_services(settings)
         tasks = [
             (services.reconciler.reconcile, RECONCILE_SECONDS),
-            (_clean_up(services), CLEAN_UP_SECONDS),
+            (services.jobs.renew_reservations, RENEW_SECONDS),
+            (_clean_up(services), max(1, min(CLEAN_UP_SECONDS, settings.result_ttl / 4))),
         ]
         if services.keys:
             tasks.append((services.keys.refresh, CHECK_SECONDS))
@@ -99,16 +102,18 @@ def _open_services(settings: Settings) -> Services:
     )
     redis = Redis.from_pool(connections)
     store = ArtifactStore(settings.data_dir)
-    usage = StoreUsage(store, max_bytes=settings.max_store_bytes)
+    inventory, ledger = Inventory(store), Ledger(redis)
     service_jobs = Jobs(
         redis,
         store,
         artifact_url=artifacts.artifact_url,
-        usage=usage,
+        inventory=inventory,
+        ledger=ledger,
+        max_bytes=settings.max_store_bytes,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
     )
-    reconciler = Reconciler(store, usage, redis)
+    reconciler = Reconciler(store, inventory, redis, ledger)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
         settings=settings,

@@ -132,6 +132,30 @@ class ServiceBusy(RolloutError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class ModelUnavailable(RolloutError):
+    """No worker has announced the model yet, or not again after Redis has lost its data."""
+
+    code = "model_unavailable"
+    title = "The model cannot be used at the moment"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class CheckpointsDiffer(RolloutError):
+    """Live workers serve different checkpoints under one name of a model."""
+
+    code = "checkpoints_differ"
+    title = "Workers disagree about the model"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class NotCounted(RolloutError):
+    """The service has just started, or Redis has, and the store has not been counted since."""
+
+    code = "store_not_counted"
+    title = "The store has not been counted yet"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class QueueFull(RolloutError):
     """The model's queue has reached its limit."""
 

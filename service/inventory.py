@@ -5,6 +5,7 @@ again only if there is a reason, such as a record that is gone, or if it is its 
 round within minutes; they find what other processes have done, such as files that have expired.
 """
 
+import logging
 import re
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from rollout_core.jobs.records import Ended, JobId, StoredRecord, Ticket
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.jobs.survey import Survey
 from service.faults import Faults
+from service.ledger import Entry
 
 LIST_SECONDS = 60.0
 """The names of all jobs are read at least this often, even if their folder has not changed."""
@@ -45,6 +47,8 @@ CHUNK = 500
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
+logger = logging.getLogger(__name__)
+
 StoredState = Literal["open", "succeeded", "failed", "canceled", "unknown"]
 
 
@@ -66,6 +70,13 @@ class StoredJob:
     created_at: datetime | None = None
     ticket: Ticket | None = None
 
+    @property
+    def entry(self) -> Entry:
+        """The entry of the job in the ledger of bytes."""
+        if self.ticket is not None:
+            return Entry.of_upload(self.owner, self.ticket.upload_bytes, self.bytes)
+        return Entry.of_files(self.owner, self.bytes)
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -78,13 +89,14 @@ class Changes:
 class Inventory:
     """All jobs of a store. One thread refreshes it; others may read it and add to it."""
 
-    def __init__(self, store: ArtifactStore, faults: Faults) -> None:
+    def __init__(self, store: ArtifactStore) -> None:
         """Know no job yet."""
         self._store = store
-        self._faults = faults
+        self._faults = Faults(logger)
         self._jobs: dict[str, StoredJob] = {}
         self._open: dict[str, Ticket] = {}
-        self._bytes: Counter[str | None] = Counter()
+        self._entries: dict[str, Entry] = {}
+        self._owners: Counter[str | None] = Counter()
         self._changes = Changes()
         self._lock = Lock()
         self._turns: Iterator[str] = iter(())
@@ -107,21 +119,11 @@ class Inventory:
 
     def owners(self) -> set[str | None]:
         """Return the owners of all jobs, and of some that are gone."""
-        return set(self._bytes)
+        return set(self._owners)
 
-    def bytes_of(self, owner: str | None) -> int:
-        """Return the bytes stored for the jobs of one owner."""
-        return self._bytes[owner]
-
-    def total_bytes(self) -> int:
-        """Return the bytes stored for all jobs."""
-        with self._lock:
-            return self._bytes.total()
-
-    def add(self, ticket: Ticket) -> None:
-        """Add a job that has just been accepted."""
-        job = StoredJob(0, ticket.upload_bytes, "open", ticket.owner, ticket.created_at, ticket)
-        self._put(ticket.id, job)
+    def entries(self) -> dict[str, Entry]:
+        """Return the entries of all jobs for the ledger of bytes."""
+        return dict(self._entries)
 
     def take_changes(self) -> Changes:
         """Return what has been seen to change since the last call."""
@@ -216,11 +218,13 @@ class Inventory:
         with self._lock:
             old = self._jobs.pop(job_id, None)
             self._open.pop(job_id, None)
+            self._entries.pop(job_id, None)
             if old:
-                self._bytes[old.owner] -= old.bytes
+                self._owners[old.owner] -= 1
             if job:
                 self._jobs[job_id] = job
-                self._bytes[job.owner] += job.bytes
+                self._owners[job.owner] += 1
+                self._entries[job_id] = job.entry
                 if job.ticket:
                     self._open[job_id] = job.ticket
                 if old is None or old.state != job.state:

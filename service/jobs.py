@@ -7,8 +7,8 @@ Redis. `Jobs._describe_now` is the one place where they become a job's public st
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime
 from functools import cached_property
 from heapq import merge
 from itertools import groupby, islice
@@ -19,18 +19,25 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
-from rollout_core.errors import AttemptLost, JobEnded, UnknownFormat
-from rollout_core.jobs.records import Ended, JobRecord, JobState, Ticket
+from rollout_core.errors import AttemptLost, JobEnded, NoWorker, UnknownFormat
+from rollout_core.jobs.records import Ended, JobError, JobRecord, JobState, Ticket
 from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
+from service.age import AgeClock
 from service.errors import JobNotFound, QueueFull, QuotaExceeded
 from service.faults import Faults
+from service.inventory import Inventory
 from service.job_lists import CHUNK, OPEN, Place
+from service.ledger import Ledger
 from service.redis_jobs import RedisJobs
-from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel
-from service.usage import Owner, Quotas, StoreUsage
+from service.reservations import Reservation, Reservations
+from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel, WaitingFor
+from service.usage import Owner, Quotas
 from service.workers import Workers
+
+ABSENT_SECONDS = 3600.0
+"""A model without workers for this long has none; before, its worker may be restarted."""
 
 SCAN_LIMIT = 2000
 """Jobs read for one page at most; a page whose filter matches few of them is short."""
@@ -46,11 +53,6 @@ ArtifactUrl = Callable[[str, str], str]
 """Returns the URL of an artifact, given the job id and the artifact's name."""
 
 
-def utc_now() -> datetime:
-    """Return the present time."""
-    return datetime.now(UTC)
-
-
 class Jobs:
     """The jobs of one store and one Redis.
 
@@ -64,56 +66,71 @@ class Jobs:
         store: ArtifactStore,
         *,
         artifact_url: ArtifactUrl,
-        usage: StoreUsage | None = None,
+        inventory: Inventory | None = None,
+        ledger: Ledger | None = None,
+        max_bytes: int | None = None,
         max_queued: int = 1000,
         default_model: str | None = None,
-        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Use `redis`, which must not decode its answers: RQ needs bytes."""
         self._redis = redis
         self._store = store
         self._artifact_url = artifact_url
-        self._usage = usage or StoreUsage(store)
+        self._inventory = inventory or Inventory(store)
+        self._ledger = ledger or Ledger(redis)
+        self._reservations = Reservations(self._ledger, store.root, max_bytes=max_bytes)
         self._max_queued = max_queued
         self._default_model = default_model
-        self._clock = clock
-        self._workers = Workers(redis, clock=clock)
+        self._age_clock = AgeClock(redis)
+        self._workers = Workers(redis)
         self._redis_jobs = RedisJobs(redis)
         self._lists = self._redis_jobs.lists
         self._faults = Faults(logger)
-        self._quotas = Quotas(self._redis_jobs, store, self._usage)
+        self._quotas = Quotas(
+            self._redis_jobs, store, clock=lambda: redis_now(self._redis).timestamp()
+        )
 
-    def require_room(self, upload_bytes: int, *, owner: Owner | None = None) -> None:
-        """Check that the store has room for an upload.
+    def reserving(
+        self, announced_bytes: int, *, owner: Owner | None = None
+    ) -> AbstractAsyncContextManager[Reservation]:
+        """Reserve bytes for an upload; see `Reservations.reserving`."""
+        return self._reservations.reserving(announced_bytes, owner)
 
-        Raises:
-            StoreFull: the store or the disk is full.
-            StorageQuotaExceeded: the owner would store more than allowed.
-        """
-        self._usage.require_room(upload_bytes)
-        self._quotas.require_bytes(owner, upload_bytes)
+    def renew_reservations(self) -> None:
+        """Renew the leases of the uploads in flight."""
+        self._reservations.renew()
 
-    def submit(self, request: ExplainRequest, upload: Path, *, owner: Owner | None = None) -> Job:
+    def submit(
+        self,
+        request: ExplainRequest,
+        upload: Path,
+        *,
+        owner: Owner | None = None,
+        reservation: Reservation | None = None,
+    ) -> Job:
         """Store a received upload as a new job, and queue it for its model.
 
+        Args:
+            reservation: of the bytes, settled. Without one, the next count of the store has them.
+
         Raises:
-            UnknownModel: see `Workers.choose`.
+            UnknownModel, ModelUnavailable, CheckpointsDiffer: see `Workers.choose`.
             InvalidRequest: the request does not fit the model.
             QueueFull: the model's queue has reached its limit.
             QuotaExceeded: the owner has reached the limit of open jobs.
-            StorageQuotaExceeded: the owner would store more than allowed.
         """
-        spec = self._workers.choose(request.model, default=self._default_model)
+        spec = self._workers.choose(
+            request.model, default=self._default_model, is_expected=self._has_open_jobs
+        )
         check_request(request, spec)
-        self._require_room(spec.name)
+        self._require_place(spec.name)
         ticket = Ticket(
-            id=uuid.uuid4().hex,
+            id=reservation.id if reservation else uuid.uuid4().hex,
             request=request.model_copy(update={"model": spec.name}),
-            created_at=self._clock(),
+            created_at=redis_now(self._redis),
             upload_bytes=upload.stat().st_size,
             owner=owner.name if owner else None,
         )
-        self._quotas.require_bytes(owner, ticket.upload_bytes)
         self._reserve(ticket, owner)
         try:
             self._store.accept(ticket, upload)
@@ -123,7 +140,8 @@ class Jobs:
             with suppress(RedisError):  # then the reservation expires
                 self._quotas.release(ticket.id, owner)
             raise
-        self._usage.accept(ticket)
+        if reservation:
+            reservation.keep()
         return self.get(ticket.id, owner=ticket.owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -173,8 +191,9 @@ class Jobs:
         if job.ended_at is not None:
             raise JobEnded(f"the job is {job.state} already")
         record = self._redis_jobs.request_cancel(job_id)
-        if not record.is_alive(redis_now(self._redis)):
-            self._end_canceled(job_id, job.model, record)
+        now = redis_now(self._redis)
+        if not record.is_alive(now):
+            self._end_waiting(job_id, job.model, record.ended("canceled", now))
         return self.get(job_id, owner=owner)
 
     def delete(self, job_id: str, *, owner: str | None = None) -> None:
@@ -185,15 +204,28 @@ class Jobs:
         """
         self._remove(self._ticket(job_id, owner))
 
-    def expire(self, job_id: str) -> None:
-        """Remove the files of an old job if it has ended."""
-        if self._store.has_ended(job_id) and self._store.keeps_upload(job_id):
-            self._store.expire(job_id)
-            self._usage.inventory.look([job_id])
+    def age_now(self) -> datetime:
+        """Return the time by which jobs grow old; see `AgeClock`."""
+        return self._age_clock.now()
 
-    def forget(self, job_id: str) -> None:
+    def expire(self, job_id: str, limit: datetime, absent_seconds: float) -> None:
+        """Remove the files of a job that was accepted before `limit`, if it has ended.
+
+        End it as failed if it waits for a worker and its model has had none for `absent_seconds`,
+        or for `ABSENT_SECONDS` if that is less.
+        """
+        if not self._store.keeps_upload(job_id) or not self._is_older(job_id, limit):
+            return
+        if not self._store.has_ended(job_id):
+            self._end_unserved(job_id, min(absent_seconds, ABSENT_SECONDS))
+        if self._store.has_ended(job_id):
+            self._store.expire(job_id)
+            self._inventory.look([job_id])
+
+    def forget(self, job_id: str, limit: datetime) -> None:
         """Remove the rest of an expired job: its ticket, its ending, its place in the list."""
-        if self._store.has_expired(job_id) and (ticket := self._store.ticket(job_id)):
+        ticket = self._store.ticket(job_id) if self._store.has_expired(job_id) else None
+        if ticket is not None and ticket.created_at < limit:
             self._remove(ticket)
 
     def models(self) -> tuple[ServedModel, ...]:
@@ -212,7 +244,31 @@ class Jobs:
         """Remove the announcements of workers that ended long ago."""
         self._workers.forget_stale()
 
-    def _require_room(self, model: str) -> None:
+    def _is_older(self, job_id: str, limit: datetime) -> bool:
+        """Return whether a job was accepted before `limit`, by Redis' clock."""
+        try:
+            ticket = self._store.ticket(job_id)
+        except UnknownFormat:
+            return True  # the clock of the disk said so
+        return ticket is not None and ticket.created_at < limit
+
+    def _end_unserved(self, job_id: str, absent_seconds: float) -> None:
+        """End a job that waits for a model without workers for `absent_seconds`."""
+        ticket = self._store.ticket(job_id)
+        if ticket is None or not self._workers.are_absent(ticket.model, absent_seconds):
+            return
+        text = self._redis_jobs.records.get_many_raw([job_id])[job_id]
+        record = JobRecord() if text is None else JobRecord.from_json(text)
+        now = redis_now(self._redis)
+        if not record.is_alive(now):
+            reason = NoWorker(f"no worker has served {ticket.model!r}, and the job is too old now")
+            error = JobError(code=reason.code, title=reason.title, detail=str(reason))
+            self._end_waiting(job_id, ticket.model, record.ended("failed", now, error))
+
+    def _has_open_jobs(self, model: str) -> bool:
+        return any(ticket.model == model for ticket in self._inventory.open.values())
+
+    def _require_place(self, model: str) -> None:
         waiting = self._redis_jobs.waiting(model)
         if waiting >= self._max_queued:
             raise QueueFull(
@@ -231,13 +287,14 @@ class Jobs:
         self._store.delete(ticket.id)
         with suppress(RedisError):  # the `Reconciler` removes what is left in Redis
             self._redis_jobs.remove(ticket.id, ticket.owner)
+            self._ledger.remove(ticket.id)
             self._redis_jobs.dequeue(ticket.id, ticket.model)
 
-    def _end_canceled(self, job_id: str, model: str, record: JobRecord) -> None:
+    def _end_waiting(self, job_id: str, model: str, ended: Ended) -> None:
         """End a job that no attempt runs. One whose lease has expired may still end it first."""
         self._store.end_attempts(job_id)
         with suppress(AttemptLost):
-            self._store.end(job_id, record.ended("canceled", self._clock()))
+            self._store.end(job_id, ended)
         self._redis_jobs.records.delete(job_id)
         self._redis_jobs.dequeue(job_id, model)
 
@@ -394,9 +451,9 @@ class _Snapshot:
         return self._now
 
     @cached_property
-    def ready_workers(self) -> dict[str, int]:
-        """Ready workers by model."""
-        return self._workers.ready()
+    def waits(self) -> dict[str, WaitingFor]:
+        """What queued jobs wait for, by model."""
+        return self._workers.waits()
 
     def position(self, ticket: Ticket) -> int | None:
         """Return a job's position in its queue, None if it is not there."""
@@ -431,7 +488,7 @@ def _open(ticket: Ticket, record: JobRecord, snapshot: _Snapshot) -> Job:
         state="queued",
         attempt=record.attempt,
         queue_position=snapshot.position(ticket),
-        waiting_for="turn" if snapshot.ready_workers.get(ticket.model) else "worker",
+        waiting_for=snapshot.waits.get(ticket.model, "worker"),
     )
 
 

@@ -7,9 +7,9 @@ its data.
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from anyio import CapacityLimiter, to_thread
 from redis import Redis
@@ -19,18 +19,18 @@ from rollout_core.jobs.records import JobRecord, Ticket
 from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from service.faults import Faults
-from service.inventory import JOB_ID
+from service.inventory import JOB_ID, Inventory
 from service.jobs import Jobs
+from service.ledger import Ledger
 from service.list_keeper import ListKeeper
 from service.redis_jobs import RedisJobs
-from service.usage import StoreUsage
 
 RECONCILE_SECONDS = 5.0
 
 CLEAN_UP_SECONDS = 300.0
 
 STALE_UPLOAD_SECONDS = 600.0
-"""An upload that has not grown for this long was left by a process that was killed."""
+"""An upload that was seen not to grow for this long was left by a process that was killed."""
 
 REMEMBERED_TTLS = 4
 """A job is deleted after this multiple of the time to live of its files."""
@@ -45,9 +45,12 @@ class Reconciler:
     differs. A job that cannot be dealt with is logged once, and the others are.
     """
 
-    def __init__(self, store: ArtifactStore, usage: StoreUsage, redis: Redis) -> None:
+    def __init__(
+        self, store: ArtifactStore, inventory: Inventory, redis: Redis, ledger: Ledger | None = None
+    ) -> None:
         self._store = store
-        self._inventory = usage.inventory
+        self._inventory = inventory
+        self._ledger = ledger or Ledger(redis)
         self._redis = redis
         self._redis_jobs = RedisJobs(redis)
         self._keeper = ListKeeper(self._inventory, self._redis_jobs)
@@ -59,6 +62,7 @@ class Reconciler:
         self._inventory.refresh()
         recorded = set(self._redis_jobs.records.ids())
         self._inventory.look(self._inventory.open.keys() - recorded)  # they may have ended
+        self._ledger.update(self._inventory.entries())
         self._keeper.correct(self._inventory.take_changes())
         open_jobs = self._inventory.open
         self._queue_again(open_jobs, recorded)
@@ -124,14 +128,15 @@ def clean_up(
         faults: remembers which jobs cannot be expired; give the same to each call.
     """
     faults = faults or Faults(logger)
-    now = time.time()
+    now, ttl = jobs.age_now(), timedelta(seconds=result_ttl)
+    too_old, forgotten = now - ttl, now - REMEMBERED_TTLS * ttl
     for job_id in filter(JOB_ID.fullmatch, store.names()):
         with faults.isolated(job_id, "cannot be expired"):
-            age = now - store.accepted_at(job_id)
-            if age > result_ttl:
-                jobs.expire(job_id)
-            if age > REMEMBERED_TTLS * result_ttl:
-                jobs.forget(job_id)
+            accepted_at = store.accepted_at(job_id)
+            if accepted_at < too_old.timestamp():
+                jobs.expire(job_id, too_old, result_ttl)
+            if accepted_at < forgotten.timestamp():
+                jobs.forget(job_id, forgotten)
     store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
     jobs.forget_stale_workers()
 

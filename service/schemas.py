@@ -16,6 +16,8 @@ from rollout_core.contract import (
 from rollout_core.jobs.records import JobError, JobId, JobState, Progress
 from rollout_core.model.specs import ModelSpec
 
+WaitingFor = Literal["turn", "worker", "store"]
+
 
 class JobArtifact(Artifact):
     """One file of a result, and its URL."""
@@ -46,7 +48,7 @@ class Job(Frozen):
     ended_at: datetime | None
     attempt: int = Field(description="Number of attempts started.")
     queue_position: int | None = Field(description="1 is next; null unless the job is waiting.")
-    waiting_for: Literal["turn", "worker", "store"] | None = Field(
+    waiting_for: WaitingFor | None = Field(
         description="worker: no live worker serves the model. store: its workers pause until "
         "the store can be written. null unless the job is waiting."
     )
@@ -69,6 +71,10 @@ class ServedModel(Frozen):
     name: str
     spec: ModelSpec
     checkpoint_sha256: str | None
+    checkpoints_differ: bool = Field(
+        description="Workers serve different checkpoints under this name; uploads for it are "
+        "refused until they agree."
+    )
     engines: tuple[str, ...]
     devices: tuple[str, ...]
     workers: int = Field(description="Live workers.")

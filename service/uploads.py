@@ -5,7 +5,7 @@ passed to python-multipart's parser here. Memory holds about `FLUSH_BYTES` at mo
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,9 +55,17 @@ _PACKETS = ((188, 0), (192, 4))
 
 
 async def receive(
-    request: Request, path: Path, *, max_bytes: int, idle_seconds: float
+    request: Request,
+    path: Path,
+    *,
+    max_bytes: int,
+    idle_seconds: float,
+    on_bytes: Callable[[int], Awaitable[None]],
 ) -> ExplainRequest:
     """Write the form's video to `path`, and return the request.
+
+    Args:
+        on_bytes: called before bytes are written, with the number that has arrived. It may raise.
 
     Raises:
         NotMultipart, MalformedUpload, InvalidForm: the body is not the expected form.
@@ -72,11 +80,16 @@ async def receive(
     form = _Form(_boundary(request))
     try:
         async with entered(lambda: path.open("wb")) as file:
+            received = 0
             async for chunk in _limited(request, max_bytes, idle_seconds):
+                received += len(chunk)
                 form.feed(chunk)
-                await _flush(form, file, at_least=FLUSH_BYTES)
+                if len(form.pending) >= FLUSH_BYTES:
+                    await on_bytes(received)
+                    await _flush(form, file)
             form.finish()
-            await _flush(form, file, at_least=1)
+            await on_bytes(received)
+            await _flush(form, file)
     except OSError as error:
         raise unavailable(error, "the upload cannot be written") from error
     return _parse_request(form.request)
@@ -257,11 +270,10 @@ async def _paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIter
         yield chunk
 
 
-async def _flush(form: _Form, file: BinaryIO, *, at_least: int) -> None:
-    """Write the pending video bytes, in a thread, once there are `at_least` of them."""
-    if len(form.pending) >= at_least:
-        await run_in_threadpool(file.write, bytes(form.pending))
-        form.pending.clear()
+async def _flush(form: _Form, file: BinaryIO) -> None:
+    """Write the pending video bytes, in a thread."""
+    await run_in_threadpool(file.write, bytes(form.pending))
+    form.pending.clear()
 
 
 def _parse_request(text: bytes | None) -> ExplainRequest:

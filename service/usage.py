@@ -1,36 +1,23 @@
-"""Usage of the store, and its limits: bytes per owner, and which jobs have not ended.
+"""The owners of jobs, and their limits of jobs that have not ended.
 
-The store is recounted every few seconds, by an `Inventory`.
+The limits of bytes are kept by `service.reservations`.
 """
 
-import logging
-import shutil
-import time
 from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
 
 from rollout_core.contract import Frozen
-from rollout_core.errors import StoreFull
-from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.store import ArtifactStore
-from service.errors import StorageQuotaExceeded
-from service.faults import Faults
-from service.inventory import Inventory
 from service.redis_jobs import RedisJobs
 
 OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 Limit = Annotated[int, Field(strict=True, ge=0)] | None
 
-RESERVED_BYTES = 256 * 1024**2
-"""Bytes that must stay free on the disk, for the results of accepted jobs."""
-
 ACCEPT_SECONDS = 60.0
 """A reservation without a stored job expires after this: the service was killed in between."""
-
-logger = logging.getLogger(__name__)
 
 
 class Owner(Frozen):
@@ -41,69 +28,16 @@ class Owner(Frozen):
     max_stored_bytes: Limit = None
 
 
-class StoreUsage:
-    """The latest count of a store, plus the uploads this process has accepted since."""
-
-    def __init__(self, store: ArtifactStore, *, max_bytes: int | None = None) -> None:
-        """Count nothing yet. `max_bytes` limits the size of the store; None: no limit."""
-        self._store = store
-        self._max_bytes = max_bytes
-        self.inventory = Inventory(store, Faults(logger))
-
-    def recount(self) -> None:
-        """Recount the store."""
-        self.inventory.refresh()
-
-    def accept(self, ticket: Ticket) -> None:
-        """Add a job that has just been accepted."""
-        self.inventory.add(ticket)
-
-    def bytes_of(self, owner: str | None) -> int:
-        """Return the bytes stored for the jobs of one owner."""
-        return self.inventory.bytes_of(owner)
-
-    def require_room(self, upload_bytes: int) -> None:
-        """Check that there is room for an upload.
-
-        Raises:
-            StoreFull: there is not enough.
-        """
-        held = self.inventory.total_bytes()
-        if self._max_bytes is not None and held + upload_bytes > self._max_bytes:
-            raise StoreFull(f"the store holds {held} of the {self._max_bytes} bytes allowed")
-        if shutil.disk_usage(self._store.root).free - upload_bytes < RESERVED_BYTES:
-            raise StoreFull("the disk is nearly full")
-
-
 class Quotas:
-    """Enforces the limits of owners."""
+    """Enforces the owners' limits of open jobs."""
 
     def __init__(
-        self,
-        redis_jobs: RedisJobs,
-        store: ArtifactStore,
-        usage: StoreUsage,
-        *,
-        clock: Callable[[], float] = time.time,
+        self, redis_jobs: RedisJobs, store: ArtifactStore, *, clock: Callable[[], float]
     ) -> None:
+        """Count by `clock`, in Unix seconds: that of Redis, because all API processes share it."""
         self._redis_jobs = redis_jobs
         self._store = store
-        self._usage = usage
         self._clock = clock
-
-    def require_bytes(self, owner: Owner | None, upload_bytes: int) -> None:
-        """Check that an owner may store `upload_bytes` more.
-
-        Raises:
-            StorageQuotaExceeded: the owner would store more than allowed.
-        """
-        if owner is None or owner.max_stored_bytes is None:
-            return
-        held = self._usage.bytes_of(owner.name)
-        if held + upload_bytes > owner.max_stored_bytes:
-            raise StorageQuotaExceeded(
-                f"you store {held} of the {owner.max_stored_bytes} bytes allowed"
-            )
 
     def reserve(self, job_id: str, owner: Owner | None) -> bool:
         """Count a job that is about to be accepted; return False if the owner has too many."""
@@ -128,5 +62,6 @@ class Quotas:
 
         A job that is not in the store may still be on its way there.
         """
-        lost = not self._store.exists(job_id) and self._clock() - reserved_at > ACCEPT_SECONDS
+        is_recent = 0 <= self._clock() - reserved_at <= ACCEPT_SECONDS
+        lost = not is_recent and not self._store.exists(job_id)
         return lost or self._store.has_ended(job_id)

@@ -1,11 +1,15 @@
-"""The workers, as they announce themselves in Redis."""
+"""The workers, as they announce themselves in Redis.
+
+Redis' clock decides which of them are alive.
+"""
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NoReturn, cast
 
 from redis import Redis
 
@@ -15,9 +19,11 @@ from rollout_core.jobs.redis_records import (
     Announcement,
     Announcements,
     parse_announcement,
+    redis_now,
 )
 from rollout_core.model.specs import ModelSpec
-from service.schemas import ServedModel
+from service.errors import CheckpointsDiffer, ModelUnavailable
+from service.schemas import ServedModel, WaitingFor
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
 """Assumed time of a job as long as no worker has finished one."""
@@ -26,47 +32,71 @@ UNMEASURED_SECONDS_PER_JOB = 1.0
 class Workers:
     """The models that workers serve, read from Redis at every call."""
 
-    def __init__(
-        self, redis: Redis, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Use `redis`; `clock` tells the seconds for which this process remembers a model."""
+        self._redis = redis
         self._announcements = Announcements(redis)
         self._clock = clock
+        self._remembered_until: dict[str, float] = {}
 
     def served(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now, by name."""
-        now = self._clock()
-        by_model: dict[str, list[Announcement]] = defaultdict(list)
-        for announcement in self._known():
-            if announcement.is_live(now):
-                by_model[announcement.model.name].append(announcement)
-        return tuple(_describe(by_model[name]) for name in sorted(by_model))
+        live = _by_model(self._live())
+        return tuple(_describe(live[name]) for name in sorted(live))
 
     def ready(self) -> dict[str, int]:
         """Return the number of ready live workers for each known model."""
-        now = self._clock()
+        now, known = self._read()
         ready: dict[str, int] = defaultdict(int)
-        for announcement in self._known():
-            ready[announcement.model.name] += announcement.ready and announcement.is_live(now)
+        for item in known:
+            ready[item.model.name] += item.ready and item.is_live(now)
         return dict(ready)
 
-    def choose(self, name: str | None, *, default: str | None = None) -> ModelSpec:
-        """Return the model `name`; if None, return `default` or the only known model.
+    def waits(self) -> dict[str, WaitingFor]:
+        """Return what a queued job waits for, for each model with live workers."""
+        return {
+            name: "turn" if any(item.ready for item in live) else _waiting_for(live) or "worker"
+            for name, live in _by_model(self._live()).items()
+        }
+
+    def choose(
+        self,
+        name: str | None,
+        *,
+        default: str | None = None,
+        is_expected: Callable[[str], bool] = lambda _: False,
+    ) -> ModelSpec:
+        """Return the model `name`.
+
+        If `name` is None, return `default`, or the only model of live workers, or the only one
+        that is known.
+
+        Args:
+            is_expected: returns whether a worker of a model that is not known must come back.
 
         Raises:
             UnknownModel: the model is not known, or several are and none is named.
+            ModelUnavailable: no model is known yet, or this one was, or it is the default.
+            CheckpointsDiffer: live workers serve different checkpoints of it.
         """
-        known = {item.model.name: item.model for item in self._known()}
-        names = ", ".join(sorted(known))
+        now, known = self._read()
         if not known:
-            raise UnknownModel("no worker has announced a model yet")
-        chosen = name or default
-        if chosen is None and len(known) == 1:
-            (chosen,) = known
+            raise ModelUnavailable("no worker has announced a model yet")
+        by_model = _by_model(known)
+        chosen = name or default or _only(item for item in known if item.is_live(now))
+        chosen = chosen or _only(known)
         if chosen is None:
-            raise UnknownModel(f"name one of these models: {names}")
-        if chosen not in known:
-            raise UnknownModel(f"{chosen!r} is not known; known: {names}")
-        return known[chosen]
+            raise UnknownModel(f"name one of these models: {', '.join(sorted(by_model))}")
+        if chosen not in by_model:
+            was_known = self._remembered_until.get(chosen, 0) > self._clock()
+            is_passing = was_known or name is None or is_expected(chosen)
+            _raise_unknown(chosen, sorted(by_model), is_passing=is_passing)
+        if differ(item for item in by_model[chosen] if item.is_live(now)):
+            raise CheckpointsDiffer(
+                f"workers serve different checkpoints as {chosen!r}; see /v1/models"
+            )
+        takes_jobs = [item for item in by_model[chosen] if item.takes_jobs]
+        return (takes_jobs or by_model[chosen])[-1].model
 
     def wait_seconds(self, model: str, jobs: int) -> int:
         """Return the seconds that the model's live workers need for `jobs` jobs, at least 1."""
@@ -76,18 +106,28 @@ class Workers:
                 return max(1, math.ceil(jobs * seconds_per_job / served.workers))
         return max(1, math.ceil(jobs * UNMEASURED_SECONDS_PER_JOB))
 
+    def are_absent(self, model: str, seconds: float) -> bool:
+        """Return whether no worker of a model has announced itself for `seconds`.
+
+        A Redis that was started later may have lost what they announced.
+        """
+        server = cast("dict[str, int]", self._redis.info("server"))
+        now, known = self._read()
+        ages = [item.age_seconds(now) for item in known if item.model.name == model]
+        return min([server["uptime_in_seconds"], *ages]) >= seconds
+
     def forget_stale(self) -> None:
         """Remove the announcements that no longer make a model known.
 
         Of the dead workers of a model, the latest is enough. A worker that crashes at every start
         leaves thousands of announcements a day, and each would be read with every job.
         """
-        now = self._clock()
+        now = redis_now(self._redis)
         parsed = {
             worker: parse_announcement(text)
             for worker, text in self._announcements.read_raw().items()
         }
-        latest = {item.model.name: item for item in self._sort_known(parsed.values())}
+        latest = {item.model.name: item for item in _sort_known(parsed.values(), now)}
         stale = [
             worker
             for worker, item in parsed.items()
@@ -95,14 +135,52 @@ class Workers:
         ]
         self._announcements.remove(*stale)
 
-    def _known(self) -> list[Announcement]:
-        """Return the announcements that make a model known, latest heartbeat last."""
-        return self._sort_known(self._announcements.read().values())
+    def _live(self) -> list[Announcement]:
+        now, known = self._read()
+        return [item for item in known if item.is_live(now)]
 
-    def _sort_known(self, announcements: Iterable[Announcement | None]) -> list[Announcement]:
-        now = self._clock()
-        known = (item for item in announcements if item and item.age_seconds(now) <= KNOWN_SECONDS)
-        return sorted(known, key=lambda item: item.beat_at)
+    def _read(self) -> tuple[datetime, list[Announcement]]:
+        """Return Redis' time, and the announcements that make a model known, latest last.
+
+        Remember these models: Redis may lose its data.
+        """
+        announcements = self._announcements.read().values()
+        now = redis_now(self._redis)
+        known = _sort_known(announcements, now)
+        for item in known:
+            left = KNOWN_SECONDS - item.age_seconds(now)
+            self._remembered_until[item.model.name] = self._clock() + left
+        return now, known
+
+
+def differ(announcements: Iterable[Announcement]) -> bool:
+    """Return whether these workers of one model do not all serve the same."""
+    return len({item.identity() for item in announcements if item.takes_jobs}) > 1
+
+
+def _sort_known(announcements: Iterable[Announcement | None], now: datetime) -> list[Announcement]:
+    known = (item for item in announcements if item and item.age_seconds(now) <= KNOWN_SECONDS)
+    return sorted(known, key=lambda item: item.beat_at)
+
+
+def _by_model(announcements: Iterable[Announcement]) -> dict[str, list[Announcement]]:
+    found: dict[str, list[Announcement]] = defaultdict(list)
+    for item in announcements:
+        found[item.model.name].append(item)
+    return dict(found)
+
+
+def _only(announcements: Iterable[Announcement]) -> str | None:
+    """Return the one model of these workers, None if they have several or none."""
+    names = {item.model.name for item in announcements}
+    return names.pop() if len(names) == 1 else None
+
+
+def _raise_unknown(model: str, known: list[str], *, is_passing: bool) -> NoReturn:
+    detail = f"{model!r} is not known; known: {', '.join(known)}"
+    if is_passing:
+        raise ModelUnavailable(f"{detail}; no worker has announced it yet, or not again")
+    raise UnknownModel(detail)
 
 
 def _describe(announcements: list[Announcement]) -> ServedModel:
@@ -113,6 +191,7 @@ def _describe(announcements: list[Announcement]) -> ServedModel:
         name=latest.model.name,
         spec=latest.model,
         checkpoint_sha256=latest.checkpoint_sha256,
+        checkpoints_differ=differ(announcements),
         engines=tuple(sorted({item.engine for item in announcements})),
         devices=tuple(sorted({item.device for item in announcements})),
         workers=len(announcements),

@@ -17,7 +17,7 @@ with require_extra("rollout-worker", "worker"):
     from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
     from worker.sandbox import probe
     from worker.settings import Settings
-    from worker.supervisor import EngineUnusable, Supervisor
+    from worker.supervisor import EngineUnusable, NameTaken, Supervisor
 
 REDIS_TIMEOUT_SECONDS = 2.0
 """Timeout of one Redis call, so that a Redis that hangs delays a running job only briefly."""
@@ -47,7 +47,7 @@ def main() -> None:
     children = _children(settings, _confinement(settings))
     try:
         _serve(settings, children)
-    except (EngineUnusable, OSError, *UNREACHABLE) as error:
+    except (EngineUnusable, NameTaken, OSError, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
         children.close()
@@ -66,6 +66,7 @@ def _serve(settings: Settings, children: Children) -> None:
     supervisor = Supervisor(settings, children, records, store, shutdown)
     try:
         supervisor.await_engine()
+        supervisor.require_name()
         log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
         if not supervisor.is_shutdown_requested:

@@ -127,6 +127,11 @@ class RetryingRecords:
         """Return the time by Redis' clock."""
         return redis_now(self._redis)
 
+    def live_announcements(self) -> dict[str, Announcement]:
+        """Return the last announcement of each live worker."""
+        announcements, now = self._retry(self._announcements.read), self.now()
+        return {name: item for name, item in announcements.items() if item.is_live(now)}
+
     def announce(self, worker: str, announcement: Announcement) -> None:
         """Replace a worker's announcement, without a retry."""
         self._announcements.write(worker, announcement)

@@ -9,6 +9,7 @@ workers, and announces this worker.
 import socket
 import time
 from contextlib import suppress
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -50,8 +51,16 @@ ANNOUNCE_SECONDS = 3.0
 """Time between two announcements."""
 
 
+RIVAL_SECONDS = 0.5
+"""Pause before the next look at workers that serve something else under the same name."""
+
+
 class EngineUnusable(Exception):
     """The engine cannot load its model, so this worker cannot run jobs."""
+
+
+class NameTaken(Exception):
+    """A live worker serves something else under the name of this worker's model."""
 
 
 class OwnQueue(Queue):
@@ -97,7 +106,7 @@ class Supervisor(SimpleWorker):
         self._runner = Runner(settings, children, records, store, self.do_duties)
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
-        self._closed = False
+        self._closed = self._is_checked = self._name_taken = False
         self._unfinished: JobHeld | ShuttingDown | None = None
 
     def await_engine(self) -> None:
@@ -115,6 +124,43 @@ class Supervisor(SimpleWorker):
             raise EngineUnusable(f"cannot load {self._settings.model_name}: {error}") from error
         self._announce()
 
+    def require_name(self) -> None:
+        """Check that no live worker serves another checkpoint under the name of this model.
+
+        Wait for a worker that does not announce itself any more until it counts as dead. Of two
+        workers that start at the same time, the one with the lower name goes on.
+
+        Raises:
+            NameTaken: there is such a worker, and it is alive.
+        """
+        seen: dict[str, datetime] = {}
+        while rivals := self._rivals():
+            for name, rival in rivals.items():
+                if seen.setdefault(name, rival.beat_at) != rival.beat_at:
+                    self._name_taken = True
+                    raise NameTaken(
+                        f"worker {name} serves another checkpoint as {rival.model.name} "
+                        f"({rival.engine}, {rival.checkpoint_sha256}); stop it first, or give "
+                        "this model another name"
+                    )
+            self._announce_if_due()
+            time.sleep(RIVAL_SECONDS)
+        self._is_checked = True
+        self._announce()
+
+    def _rivals(self) -> dict[str, Announcement]:
+        """Return the live workers that serve something else under the name of this model."""
+        own = self._announcement()
+        return {
+            name: item
+            for name, item in self._records.live_announcements().items()
+            if own is not None
+            and item.model.name == own.model.name
+            and item.has_loaded
+            and item.identity() != own.identity()
+            and (item.takes_jobs or name < self.name)
+        }
+
     @property
     def is_shutdown_requested(self) -> bool:
         """Whether shutdown was requested. If not, RQ's loop ended by an unexpected error."""
@@ -124,9 +170,9 @@ class Supervisor(SimpleWorker):
         """Announce that this worker takes no more jobs.
 
         A model that was loaded stays known, and its jobs wait for the next worker. If the model
-        could not be loaded, the announcement is removed.
+        could not be loaded or its name was taken, the announcement is removed.
         """
-        if self._children.engine.model is None:
+        if self._children.engine.model is None or self._name_taken:
             self._records.remove_announcement(self.name)
             return
         self._closed = True
@@ -246,25 +292,31 @@ class Supervisor(SimpleWorker):
 
     def _announce(self) -> None:
         self._next_announcement = time.monotonic() + ANNOUNCE_SECONDS
-        model = self._children.engine.model
-        spec = model.spec if model else self._expected_spec()
-        if spec is None:
-            return
-        stopping = self._closed or self.is_shutdown_requested
         try:
-            announcement = Announcement(
-                model=spec,
-                checkpoint_sha256=model.checkpoint_sha256 if model else None,
-                engine=self._settings.engine,
-                device=model.device if model else self._settings.device,
-                ready=self._children.ready and not stopping,
-                seconds_per_job=self._runner.seconds_per_job,
-                beat_at=self._records.now(),
-            )
-            self._records.announce(self.name, announcement)
+            announcement = self._announcement()
+            if announcement is not None:
+                self._records.announce(self.name, announcement)
         except UNREACHABLE:
             if not self._serving:
                 raise
+
+    def _announcement(self) -> Announcement | None:
+        """Return what this worker announces now; None while its model loads and is not known."""
+        model = self._children.engine.model
+        spec = model.spec if model else self._expected_spec()
+        if spec is None:
+            return None
+        stopping = self._closed or self.is_shutdown_requested
+        return Announcement(
+            model=spec,
+            checkpoint_sha256=model.checkpoint_sha256 if model else None,
+            engine=self._settings.engine,
+            device=model.device if model else self._settings.device,
+            ready=self._children.ready and self._is_checked and not stopping,
+            stopping=stopping,
+            seconds_per_job=self._runner.seconds_per_job,
+            beat_at=self._records.now(),
+        )
 
     def _expected_spec(self) -> ModelSpec | None:
         """Return the spec of the model while it loads, or None if its name is not known."""

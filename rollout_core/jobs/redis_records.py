@@ -140,16 +140,34 @@ class Announcement(Frozen):
     waiting_for: Literal["store"] | None = Field(
         None, description="store: it pauses until the store can be written."
     )
+    stopping: bool = Field(False, description="It takes no more jobs.")
     seconds_per_job: float | None = Field(None, description="Mean of its latest jobs.")
     beat_at: datetime
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it takes jobs, now or when its pause ends."""
+        return not self.stopping and (self.ready or self.waiting_for is not None)
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether it is known what it serves, and it may still take jobs."""
+        return self.takes_jobs or (not self.stopping and self.checkpoint_sha256 is not None)
+
+    def identity(self) -> str:
+        """Return what it serves. Workers of one model must not differ in it."""
+        return self.model_dump_json(include={"model", "checkpoint_sha256", "engine"})
 
     def age_seconds(self, now: datetime) -> float:
         """Return the seconds since the worker's last heartbeat."""
         return (now - self.beat_at).total_seconds()
 
     def is_live(self, now: datetime) -> bool:
-        """Return whether the worker counts as alive."""
-        return self.age_seconds(now) <= LIVE_SECONDS
+        """Return whether the worker counts as alive.
+
+        A heartbeat far in the future was sent before Redis' clock was set back.
+        """
+        return abs(self.age_seconds(now)) <= LIVE_SECONDS
 
 
 class Announcements:

@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,14 +41,17 @@ _OF_ONE_FILE = (
     errno.ENAMETOOLONG,
     errno.EINVAL,
 )
+_State = tuple[tuple[int, int, int], ...]
 
 
 class ArtifactStore:
     """Jobs' files below one folder, shared by the service and its workers."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Use the folder `root`, and create it if it is missing."""
         self.root = root
+        self._clock = clock
+        self._watched: dict[str, tuple[_State, float]] = {}
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
         for folder in (self._incoming, self._jobs):
@@ -249,10 +252,24 @@ class ArtifactStore:
         return _written_at(self._job(job_id) / "job.json")
 
     def remove_stale_uploads(self, age_seconds: float) -> None:
-        """Remove uploads and deletions left incomplete more than `age_seconds` ago."""
-        limit = time.time() - age_seconds
+        """Remove uploads and deletions that did not change while this object looked on.
+
+        Only the time between calls counts, by the monotonic clock: other clocks may jump.
+
+        Args:
+            age_seconds: of the first call that saw such a folder as it is now.
+        """
+        now = self._clock()
+        watched, self._watched = self._watched, {}
         for folder in self._incoming.iterdir():
-            if _written_at(folder, *_list_folder(folder)) < limit:
+            state = _state(folder, *_list_folder(folder))
+            if state is None:
+                continue
+            last_state, since = watched.get(folder.name, (state, now))
+            since = since if state == last_state else now
+            if now - since < age_seconds:
+                self._watched[folder.name] = state, since
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _job(self, job_id: str) -> Path:
@@ -330,12 +347,21 @@ def _list_folder(folder: Path) -> list[Path]:
         return []
 
 
-def _written_at(*paths: Path) -> float:
-    """Return the latest modification time in Unix seconds; infinity if a path is missing."""
+def _written_at(path: Path) -> float:
+    """Return the modification time in Unix seconds; infinity if the path is missing."""
     try:
-        return max(path.stat().st_mtime for path in paths)
+        return path.stat().st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return math.inf
+
+
+def _state(*paths: Path) -> _State | None:
+    """Return what changes when one of these files or folders does; None if one is missing."""
+    try:
+        found = [path.lstat() for path in paths]
+    except FileNotFoundError:
+        return None
+    return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
 
 
 def _sync(*paths: Path) -> None:

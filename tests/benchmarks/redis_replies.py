@@ -32,10 +32,10 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
+from service.inventory import Inventory
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
-from service.usage import StoreUsage
 
 MODEL = "fake"
 PAGE_JOBS = 200
@@ -76,9 +76,9 @@ class Cost:
 def build(data_dir: Path, redis: Redis) -> Calls:
     """Make the service's objects as the app does; the only place that names them."""
     store = ArtifactStore(data_dir)
-    usage = StoreUsage(store)
-    jobs = Jobs(redis, store, artifact_url=artifact_url, usage=usage, max_queued=MAX_QUEUED)
-    reconciler = Reconciler(store, usage, redis)
+    inventory = Inventory(store)
+    jobs = Jobs(redis, store, artifact_url=artifact_url, inventory=inventory, max_queued=MAX_QUEUED)
+    reconciler = Reconciler(store, inventory, redis)
 
     def announce() -> None:
         announcement = Announcement(

@@ -1,10 +1,11 @@
 """Fixtures: a real Valkey server, the real app, and a fake worker driven by the tests."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from redis import Redis
@@ -76,15 +77,20 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         ready: bool = True,
         device: str = "cpu",
         seconds_per_job: float | None = None,
+        sha256: str | None = None,
+        stopping: bool = False,
+        waiting_for: Literal["store"] | None = None,
         **changes: Any,
     ) -> Announcement:
         spec = ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3)
         announcement = Announcement(
             model=spec.model_copy(update=changes),
-            checkpoint_sha256=None,
+            checkpoint_sha256=sha256,
             engine="fake",
             device=device,
             ready=ready,
+            stopping=stopping,
+            waiting_for=waiting_for,
             seconds_per_job=seconds_per_job,
             beat_at=datetime.now(UTC) - timedelta(seconds=age_seconds),
         )
@@ -92,6 +98,20 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         return announcement
 
     return beat
+
+
+@pytest.fixture
+def shift_redis_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Make the clock of Redis differ from that of this host, by seconds."""
+
+    def shift(seconds: float) -> None:
+        def shifted(_: Redis) -> tuple[int, int]:
+            now = time.time() + seconds
+            return int(now), int(now % 1 * 1e6)
+
+        monkeypatch.setattr(Redis, "time", shifted)
+
+    return shift
 
 
 class Worker:

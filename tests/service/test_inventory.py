@@ -1,4 +1,3 @@
-import logging
 import os
 import time
 from datetime import UTC, datetime
@@ -8,8 +7,8 @@ import pytest
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import JobRecord, Ticket
 from service import inventory as inventory_module
-from service.faults import Faults
 from service.inventory import CHUNK, Inventory
+from service.ledger import MIN_RESULT_BYTES, Entry
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
 
@@ -21,7 +20,7 @@ def jobs_folder(store):
 
 @pytest.fixture
 def inventory(store):
-    return Inventory(store, Faults(logging.getLogger("test")))
+    return Inventory(store)
 
 
 @pytest.fixture
@@ -86,45 +85,24 @@ def test_changes_are_told_once(inventory, store, accept):
     assert inventory.take_changes().jobs == inventory.take_changes().gone == {}
 
 
-def test_bytes_follow_what_becomes_of_a_job(inventory, store, accept):
-    ended, gone = accept(1, size=5000, owner="ann"), accept(2, owner="ann")
+def test_entries_follow_what_becomes_of_a_job(inventory, store, accept):
+    job, gone = accept(1, size=5000, owner="ann"), accept(2, owner="ann")
     inventory.refresh()
-    whole = inventory.bytes_of("ann")
-    assert whole > 6000
-    store.end(ended.id, ENDED)
+    stored = store.survey(job.id).total_bytes
+    room = 5000 + MIN_RESULT_BYTES
+    assert inventory.entries().keys() == {job.id, gone.id}
+    assert inventory.entries()[job.id] == Entry(stored, room, room - stored, "ann")
+    store.end(job.id, ENDED)
     store.delete(gone.id)
     inventory.refresh()
-    assert 5000 < inventory.bytes_of("ann") < whole
+    stored = store.survey(job.id).total_bytes
+    assert inventory.entries() == {job.id: Entry(stored, stored, 0, "ann")}
 
-    store.expire(ended.id)
+    store.expire(job.id)
     inventory.refresh()
 
-    assert inventory.bytes_of("ann") == inventory.total_bytes() < 1000
+    assert inventory.entries()[job.id].own < 1000
     assert inventory.owners() == {"ann"}
-
-
-def test_an_accepted_job_counts_without_a_pass(inventory, accept, surveyed):
-    ticket = accept(1, size=700, owner="ann")
-
-    inventory.add(ticket)
-
-    assert inventory.bytes_of("ann") == 700
-    assert inventory.open == {ticket.id: ticket}
-    assert surveyed == []
-
-
-def test_a_job_accepted_while_the_names_are_read_is_kept(inventory, store, accept, monkeypatch):
-    names = store.names
-
-    def late():
-        found = names()
-        inventory.add(accept(1))
-        return found
-
-    monkeypatch.setattr(store, "names", late)
-    inventory.refresh()
-
-    assert len(inventory.open) == 1
 
 
 def test_a_name_that_a_listing_missed_is_kept(inventory, store, accept, monkeypatch):

@@ -5,15 +5,15 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import InvalidRequest, JobEnded, StoreFull, UnknownModel
+from rollout_core.errors import InvalidRequest, JobEnded, UnknownModel
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Progress
-from rollout_core.jobs.redis_records import job_key
+from rollout_core.jobs.redis_records import job_key, redis_now
 from service import jobs as jobs_module
-from service.errors import JobNotFound, QueueFull
+from service.errors import JobNotFound, ModelUnavailable, QueueFull
+from service.inventory import Inventory
 from service.job_lists import JOBS_KEY, list_key
 from service.jobs import Jobs
 from service.routes.artifacts import artifact_url
-from service.usage import StoreUsage
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
 
@@ -111,15 +111,30 @@ class TestSubmit:
         assert leftovers() == []
         assert jobs.page().jobs == ()
 
-    def test_an_upload_beyond_the_store_limit_is_refused(self, redis, store, submit):
-        usage = StoreUsage(store, max_bytes=12)
-        jobs = Jobs(redis, store, artifact_url=artifact_url, usage=usage)
-        jobs.require_room(12)
-        submit(jobs)
+    def test_a_lost_model_is_unavailable_while_its_jobs_wait(self, redis, store, submit, announce):
+        submit(model="fake")
+        inventory = Inventory(store)
+        inventory.refresh()
+        redis.flushall()
+        announce("other")
+        jobs = Jobs(
+            redis, store, artifact_url=artifact_url, inventory=inventory
+        )  # remembers nothing
 
-        jobs.require_room(7)
-        with pytest.raises(StoreFull, match="5 of the 12 bytes"):
-            jobs.require_room(8)
+        with store.receiving() as path, pytest.raises(ModelUnavailable):
+            jobs.submit(ExplainRequest(model="fake"), path)
+
+    @pytest.mark.parametrize("seconds", [-8 * 86400, 8 * 86400])
+    def test_jobs_are_created_and_canceled_by_the_clock_of_redis(
+        self, jobs, redis, submit, announce, shift_redis_clock, seconds
+    ):
+        shift_redis_clock(seconds)
+        announce(age_seconds=-seconds)
+        before = redis_now(redis)
+
+        job = jobs.cancel(submit())
+
+        assert before <= job.created_at <= job.ended_at <= redis_now(redis)
 
 
 class TestGet:
@@ -221,6 +236,14 @@ class TestGet:
         announce(**live)
 
         assert jobs.get(job_id).waiting_for == "worker"
+
+    def test_a_job_whose_workers_pause_waits_for_the_store(self, jobs, submit, announce):
+        job_id = submit()
+        announce(ready=False, waiting_for="store")
+
+        assert jobs.get(job_id).waiting_for == "store"
+        announce(worker="w2", ready=True)
+        assert jobs.get(job_id).waiting_for == "turn"
 
     def test_an_unknown_id_is_not_found(self, jobs):
         with pytest.raises(JobNotFound):
@@ -532,16 +555,13 @@ def test_the_retry_time_grows_with_the_queue(jobs, submit, announce):
 
 
 @pytest.mark.parametrize("seconds", [-60, 60])
-def test_leases_are_compared_with_the_clock_of_redis(redis, store, new_job, worker, seconds):
+def test_leases_are_compared_with_the_clock_of_redis(
+    jobs, new_job, worker, shift_redis_clock, seconds
+):
     running, dead = new_job(), new_job()
-    worker.claim(running)
-    worker.claim(dead, age_seconds=LEASE_SECONDS + 1)
-    jobs = Jobs(
-        redis,
-        store,
-        artifact_url=artifact_url,
-        clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds),
-    )
+    shift_redis_clock(seconds)
+    worker.claim(running, age_seconds=-seconds)
+    worker.claim(dead, age_seconds=LEASE_SECONDS + 1 - seconds)
 
     assert jobs.cancel(running).state == "running"
     assert jobs.cancel(dead).state == "canceled"

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -11,7 +11,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Ticket
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, WORKERS_KEY, job_key
+from service import jobs as jobs_module
 from service.errors import JobNotFound
+from service.inventory import Inventory
 from service.job_lists import JOBS_KEY
 from service.maintenance import (
     REMEMBERED_TTLS,
@@ -20,7 +22,6 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
-from service.usage import StoreUsage
 from tests.system.waiting import wait_until
 
 QUEUE_KEY = "rq:queue:rollout-fake"
@@ -28,7 +29,7 @@ QUEUE_KEY = "rq:queue:rollout-fake"
 
 @pytest.fixture
 def reconciler(store, redis):
-    return Reconciler(store, StoreUsage(store), redis)
+    return Reconciler(store, Inventory(store), redis)
 
 
 @pytest.fixture
@@ -80,8 +81,12 @@ def age(path, seconds):
 @pytest.fixture
 def make_old(services, settings):
     def one(job_id, ttls=1):
-        ticket = settings.data_dir / "jobs" / job_id / "job.json"
-        age(ticket, ttls * settings.result_ttl + 60)
+        seconds = ttls * settings.result_ttl + 60
+        path = settings.data_dir / "jobs" / job_id / "job.json"
+        ticket = Ticket.from_json(path.read_bytes())
+        created_at = ticket.created_at - timedelta(seconds=seconds)
+        path.write_text(ticket.model_copy(update={"created_at": created_at}).to_json())
+        age(path, seconds)
 
     return one
 
@@ -243,11 +248,11 @@ def test_a_pass_without_differences_costs_few_commands(reconciler, submit, redis
 
     reconciler.reconcile()
 
-    assert redis.info("stats")["total_commands_processed"] - before - 1 <= 13
+    assert redis.info("stats")["total_commands_processed"] - before - 1 <= 15
 
 
 def test_two_services_queue_a_lost_job_once(store, redis, stored):
-    reconcilers = [Reconciler(store, StoreUsage(store), redis) for _ in range(2)]
+    reconcilers = [Reconciler(store, Inventory(store), redis) for _ in range(2)]
 
     for reconciler in reconcilers:
         reconciler.reconcile()
@@ -351,10 +356,11 @@ def test_an_unreadable_job_does_not_stop_the_expiry_of_others(
     jobs = [new_job() for _ in range(3)]
     for job_id in jobs:
         worker.succeed(job_id)
-    ticket = settings.data_dir / "jobs" / jobs[1] / "job.json"
-    ticket.write_text('{"of": "another version"}')
     for job_id in jobs:
         make_old(job_id)
+    ticket = settings.data_dir / "jobs" / jobs[1] / "job.json"
+    ticket.write_text('{"of": "another version"}')
+    age(ticket, 2 * settings.result_ttl)
 
     clean_up_now(services)
 
@@ -362,17 +368,105 @@ def test_an_unreadable_job_does_not_stop_the_expiry_of_others(
     assert [job.id for job in services.jobs.page().jobs] == [jobs[2], jobs[0]]
 
 
-def test_a_broken_upload_is_removed(services, settings):
-    folders = [settings.data_dir / "incoming" / name for name in ("old", "young")]
-    for folder, seconds in zip(folders, (60, -60), strict=True):
+def test_a_broken_upload_is_removed(services, settings, monkeypatch):
+    folders = [settings.data_dir / "incoming" / name for name in ("broken", "growing")]
+    for folder in folders:
         folder.mkdir()
         (folder / "video").write_bytes(b"half")
-        for path in (folder / "video", folder):
-            age(path, STALE_UPLOAD_SECONDS + seconds)
+    seconds = [time.monotonic()]
+    monkeypatch.setattr(services.store, "_clock", lambda: seconds[0])
+    clean_up_now(services)
+    seconds[0] += STALE_UPLOAD_SECONDS + 60
+    (folders[1] / "video").write_bytes(b"more than half")
 
     clean_up_now(services)
 
     assert [folder.exists() for folder in folders] == [False, True]
+
+
+class TestClocks:
+    """A clock that is ahead, or jumps ahead, makes no job old."""
+
+    DAYS = 8 * 86400
+
+    @pytest.fixture
+    def ended(self, new_job, worker):
+        job_id = new_job()
+        worker.succeed(job_id)
+        return job_id
+
+    @pytest.mark.parametrize("seconds", [-DAYS, DAYS])
+    def test_a_service_or_a_redis_that_is_ahead_expires_nothing(
+        self, services, ended, store, shift_redis_clock, seconds, make_old
+    ):
+        shift_redis_clock(seconds)
+        if seconds < 0:
+            make_old(ended)  # so it seems to this host; and to Redis, it is of the future
+
+        clean_up_now(services)
+
+        assert not store.has_expired(ended)
+
+    def test_a_jump_of_both_clocks_expires_nothing(
+        self, services, ended, store, shift_redis_clock, monkeypatch
+    ):
+        services.jobs.age_now()
+        wall = time.time
+        monkeypatch.setattr(services.jobs._age_clock, "_wall", lambda: wall() + self.DAYS)
+        shift_redis_clock(self.DAYS)
+
+        clean_up_now(services)
+
+        assert not store.has_expired(ended)
+
+    def test_a_ticket_with_an_old_time_of_its_file_is_not_old(
+        self, services, ended, store, settings
+    ):
+        """A host whose clock is behind wrote it."""
+        age(settings.data_dir / "jobs" / ended / "job.json", 2 * settings.result_ttl)
+
+        clean_up_now(services)
+
+        assert not store.has_expired(ended)
+
+
+class TestWithoutWorker:
+    @pytest.fixture
+    def waiting_job(self, new_job, make_old, monkeypatch):
+        monkeypatch.setattr(jobs_module, "ABSENT_SECONDS", 0.5)
+        job_id = new_job()
+        make_old(job_id)
+        return job_id
+
+    def test_a_job_that_waits_for_no_worker_fails(
+        self, services, waiting_job, announce, store, redis
+    ):
+        announce(age_seconds=60)
+        wait_until(lambda: services.jobs._workers.are_absent("fake", 0.5), 3)
+
+        clean_up_now(services)
+
+        job = services.jobs.get(waiting_job)
+        assert (job.state, job.error.code, job.attempt) == ("failed", "no_worker", 0)
+        assert "'fake'" in job.error.detail
+        assert not store.upload_path(waiting_job).exists()
+        assert waiting(redis) == []
+        assert not redis.exists(job_key(waiting_job), f"rq:job:{waiting_job}")
+
+    def test_a_job_whose_worker_lives_waits_on(self, services, waiting_job, announce):
+        announce()
+
+        clean_up_now(services)
+
+        assert services.jobs.get(waiting_job).state == "queued"
+
+    def test_a_job_that_runs_goes_on(self, services, waiting_job, announce, worker):
+        worker.claim(waiting_job)
+        announce(age_seconds=60)
+
+        clean_up_now(services)
+
+        assert services.jobs.get(waiting_job).state == "running"
 
 
 def test_stale_announcements_are_removed(services, announce, redis):

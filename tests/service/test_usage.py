@@ -1,16 +1,12 @@
-import shutil
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import StoreFull
 from rollout_core.jobs.records import Ticket
-from service.errors import StorageQuotaExceeded
 from service.redis_jobs import RedisJobs
-from service.usage import ACCEPT_SECONDS, RESERVED_BYTES, Owner, Quotas, StoreUsage
+from service.usage import ACCEPT_SECONDS, Owner, Quotas
 
 ANN = Owner(name="ann", max_queued_jobs=2, max_stored_bytes=100)
 
@@ -38,11 +34,6 @@ def accept(store):
     return one
 
 
-@pytest.fixture
-def usage(store):
-    return StoreUsage(store)
-
-
 def job_id(number):
     return f"{number:032x}"
 
@@ -68,44 +59,8 @@ def now():
 
 
 @pytest.fixture
-def quotas(redis_jobs, store, usage, now):
-    return Quotas(redis_jobs, store, usage, clock=lambda: now[0])
-
-
-def test_bytes_are_counted_by_owner_without_a_recount(usage, accept):
-    accept(1, owner="ann")
-    accept(2, size=3000, owner="ben")
-    usage.recount()
-    assert usage.bytes_of("ben") - usage.bytes_of("ann") == pytest.approx(2000, abs=100)
-    assert usage.bytes_of("cy") == 0
-
-    usage.accept(accept(3, size=700, owner="cy"))
-
-    assert usage.bytes_of("cy") == 700
-    usage.recount()
-    assert usage.bytes_of("cy") >= 700
-
-
-def test_an_upload_beyond_the_store_limit_is_refused(store, accept):
-    usage = StoreUsage(store, max_bytes=100_000)
-    accept(1, size=60_000)
-    usage.recount()
-
-    usage.require_room(30_000)
-    with pytest.raises(StoreFull, match="of the 100000 bytes"):
-        usage.require_room(40_000)
-    usage.accept(accept(2, size=30_000))
-    with pytest.raises(StoreFull):
-        usage.require_room(30_000)
-
-
-def test_a_nearly_full_disk_refuses_uploads(usage, monkeypatch):
-    disk_usage = namedtuple("disk_usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk_usage(RESERVED_BYTES + 1000))
-
-    usage.require_room(1000)
-    with pytest.raises(StoreFull, match="nearly full"):
-        usage.require_room(1001)
+def quotas(redis_jobs, store, now):
+    return Quotas(redis_jobs, store, clock=lambda: now[0])
 
 
 class TestReservations:
@@ -173,19 +128,3 @@ class TestReservations:
         assert redis_jobs.open_jobs("ann").keys() == {job_id(1), job_id(2)}
         assert redis_jobs.open_jobs("ann")[job_id(1)] == 5.0
         assert redis.keys("rollout:open:*") == [b"rollout:open:ann"]
-
-
-class TestBytes:
-    def test_bytes_up_to_the_limit_are_accepted(self, quotas, usage, accept):
-        accept(1, size=5, owner="ann")
-        usage.recount()
-        held = usage.bytes_of("ann")
-        owner = ANN.model_copy(update={"max_stored_bytes": held + 10})
-
-        quotas.require_bytes(owner, 10)
-        with pytest.raises(StorageQuotaExceeded, match=f"{held} of the {held + 10} bytes"):
-            quotas.require_bytes(owner, 11)
-
-    @pytest.mark.parametrize("owner", [None, BEN])
-    def test_without_a_limit_there_is_none(self, quotas, owner):
-        quotas.require_bytes(owner, 10**18)

@@ -2,7 +2,9 @@ import pytest
 
 from rollout_core.errors import UnknownModel
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
+from service.errors import CheckpointsDiffer, ModelUnavailable
 from service.workers import Workers
+from tests.system.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_a_named_model_is_chosen_while_it_is_known(workers, announce):
 def test_a_model_is_unknown_a_day_after_its_last_heartbeat(workers, announce):
     announce("old", age_seconds=KNOWN_SECONDS + 60)
 
-    with pytest.raises(UnknownModel, match="no worker"):
+    with pytest.raises(ModelUnavailable, match="no worker"):
         workers.choose("old")
 
 
@@ -67,12 +69,66 @@ def test_of_several_models_one_must_be_named(workers, announce):
         workers.choose(None)
 
 
-@pytest.mark.parametrize(("name", "default"), [("c", None), ("c", "a"), (None, "c")])
-def test_a_model_that_was_not_announced_is_unknown(workers, announce, name, default):
+@pytest.mark.parametrize("default", [None, "a"])
+def test_a_model_that_was_not_announced_is_unknown(workers, announce, default):
     announce("a")
 
     with pytest.raises(UnknownModel, match="'c' is not known; known: a"):
-        workers.choose(name, default=default)
+        workers.choose("c", default=default)
+
+
+def test_before_the_first_announcement_every_model_is_only_unavailable(workers):
+    for name in ("a", None):
+        with pytest.raises(ModelUnavailable, match="no worker has announced a model yet"):
+            workers.choose(name)
+
+
+def test_the_default_model_is_unavailable_until_it_is_announced(workers, announce):
+    """The client did not name it, so the client cannot mend it."""
+    announce("a")
+
+    with pytest.raises(ModelUnavailable, match="'c' is not known"):
+        workers.choose(None, default="c")
+
+
+def test_a_model_that_redis_has_lost_is_unavailable_for_as_long_as_it_would_be_known(
+    redis, announce
+):
+    seconds = [1000.0]
+    workers = Workers(redis, clock=lambda: seconds[0])
+    announce("a", worker="w1")
+    announce("b", worker="w2", age_seconds=100)
+    workers.ready()
+    redis.flushall()
+    announce("a", worker="w1")
+
+    seconds[0] += KNOWN_SECONDS - 101
+    with pytest.raises(ModelUnavailable, match="'b' is not known"):
+        workers.choose("b")
+    seconds[0] += 2
+    with pytest.raises(UnknownModel):
+        workers.choose("b")
+
+
+def test_a_model_whose_jobs_wait_is_unavailable(workers, announce):
+    announce("a")
+
+    with pytest.raises(ModelUnavailable):
+        workers.choose("b", is_expected=lambda name: name == "b")
+
+
+def test_without_a_name_the_only_live_one_is_chosen(workers, announce):
+    """A model that is served no more stays known for a day."""
+    announce("dead", worker="w1", age_seconds=60)
+    announce("alive", worker="w2")
+
+    assert workers.choose(None).name == "alive"
+
+
+def test_without_a_name_the_only_dead_one_is_chosen_if_none_is_alive(workers, announce):
+    announce("dead", age_seconds=60)
+
+    assert workers.choose(None).name == "dead"
 
 
 def test_the_latest_heartbeat_describes_the_model(workers, announce):
@@ -126,3 +182,77 @@ def test_an_announcement_of_another_version_is_ignored(workers, announce, redis)
     redis.hset(WORKERS_KEY, "strange", '{"model": 1}')
 
     assert workers.choose(None).name == "a"
+
+
+@pytest.mark.parametrize("seconds", [-8 * 86400, -60, 60, 8 * 86400])
+def test_the_clock_of_this_host_does_not_decide_who_is_alive(
+    workers, announce, shift_redis_clock, seconds
+):
+    shift_redis_clock(seconds)
+    announce("a", worker="lives", age_seconds=-seconds)
+    announce("a", worker="died", age_seconds=LIVE_SECONDS + 1 - seconds)
+
+    workers.forget_stale()
+
+    assert workers.ready() == {"a": 1}
+    assert [model.name for model in workers.served()] == ["a"]
+    assert workers.choose(None).name == "a"
+
+
+def test_a_heartbeat_from_before_redis_clock_was_set_back_is_not_alive(workers, announce):
+    announce("a", age_seconds=-3600)
+
+    assert workers.ready() == {"a": 0}
+    assert workers.served() == ()
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("other", [{"sha256": "2" * 64}, {"sha256": "1" * 64, "depth": 3}])
+    def test_a_model_with_two_checkpoints_is_shown_and_refused(self, workers, announce, other):
+        announce("a", worker="w1", sha256="1" * 64)
+        announce("a", worker="w2", **other)
+        announce("b", worker="w3", sha256="1" * 64)
+
+        assert {model.name: model.checkpoints_differ for model in workers.served()} == {
+            "a": True,
+            "b": False,
+        }
+        with pytest.raises(CheckpointsDiffer, match="'a'"):
+            workers.choose("a")
+        assert workers.choose("b").name == "b"
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"sha256": "1" * 64},
+            {"sha256": "2" * 64, "stopping": True, "ready": False},
+            {"sha256": "2" * 64, "age_seconds": LIVE_SECONDS + 1},
+            {"sha256": None, "ready": False},  # its engine is loading
+        ],
+    )
+    def test_a_worker_that_takes_no_jobs_does_not_count(self, workers, announce, other):
+        announce("a", worker="w1", sha256="1" * 64)
+        announce("a", worker="w2", **other)
+
+        assert not workers.served()[0].checkpoints_differ
+        assert workers.choose("a").name == "a"
+
+    def test_the_spec_is_that_of_a_worker_that_takes_jobs(self, workers, announce):
+        announce("a", worker="w1", sha256="1" * 64, depth=3, age_seconds=2)
+        announce("a", worker="w2", sha256=None, ready=False, depth=5)
+
+        assert workers.choose("a").depth == 3
+
+
+class TestAbsence:
+    def test_a_model_is_absent_after_the_last_heartbeat_of_any_worker(self, workers, announce):
+        announce("a", worker="w1", age_seconds=100)
+        announce("a", worker="w2", age_seconds=50)
+        wait_until(lambda: workers.are_absent("c", 0.5), 3)  # Valkey has just started
+        announce("b", worker="w3")
+
+        assert not workers.are_absent("a", 60)
+        assert not workers.are_absent("b", 0.5)
+
+    def test_no_model_is_absent_for_longer_than_redis_runs(self, workers):
+        assert not workers.are_absent("a", 100_000)

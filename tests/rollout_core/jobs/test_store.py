@@ -330,14 +330,40 @@ def test_a_result_of_another_form_is_an_unknown_format(
     assert store.has_ended(job)
 
 
-def test_an_upload_that_grows_is_not_stale(store: ArtifactStore, tmp_path: Path):
+@pytest.fixture
+def watched(tmp_path: Path) -> tuple[ArtifactStore, list[float]]:
+    """Return a store, and the time of its monotonic clock."""
+    seconds = [1000.0]
+    return ArtifactStore(tmp_path / "data", clock=lambda: seconds[0]), seconds
+
+
+def test_an_upload_that_grows_is_not_stale(watched: tuple[ArtifactStore, list[float]]):
+    store, seconds = watched
     with store.receiving() as growing, store.receiving() as stalled:
         for upload in (growing, stalled):
             upload.write_bytes(b"half")
-            os.utime(upload.parent, (0, 0))
-        os.utime(stalled, (0, 0))
+        for size in (5, 6):
+            store.remove_stale_uploads(60)
+            seconds[0] += 59
+            growing.write_bytes(bytes(size))
+        assert stalled.exists()
         store.remove_stale_uploads(60)
         assert (growing.exists(), stalled.parent.exists()) == (True, False)
+
+
+def test_an_upload_is_not_stale_by_the_clocks_of_files(
+    watched: tuple[ArtifactStore, list[float]],
+):
+    """They jump with the clock of a host."""
+    store, seconds = watched
+    with store.receiving() as upload:
+        upload.write_bytes(b"half")
+        for path in (upload, upload.parent):
+            os.utime(path, (0, 0))
+        store.remove_stale_uploads(60)
+        seconds[0] += 59
+        store.remove_stale_uploads(60)
+        assert upload.exists()
 
 
 def test_jobs_are_old_by_the_time_they_were_accepted(

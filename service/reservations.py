@@ -1,0 +1,177 @@
+"""Reserves bytes for uploads while they arrive, and room for the results of accepted jobs.
+
+Bytes are reserved before they are written: a body of known length at once, another one step by
+step. They are given back when the upload ends without a job, and after some seconds when the
+process dies. The sums of all API processes are in the `Ledger`.
+"""
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from threading import Lock
+
+from redis.exceptions import RedisError
+
+from rollout_core.errors import StoreFull
+from service.errors import NotCounted, StorageQuotaExceeded
+from service.ledger import ACCEPTED_SECONDS, LEASE_SECONDS, Entry, Ledger, Limits, Refusal
+from service.usage import Owner
+
+RESERVED_BYTES = 256 * 1024**2
+"""Bytes that stay free on the disk besides all reservations: some results are larger than
+estimated, and others write to the disk, too."""
+
+REPORT_BYTES = 8 * 1024**2
+"""An upload of known length reports after this many bytes what is on the disk already."""
+
+RENEW_SECONDS = 5.0
+"""Time between two renewals of the leases of all uploads."""
+
+COUNT_SECONDS = 6.0
+"""While the ledger is not complete, an upload waits for this long, and is then refused. The store
+is counted every 5 s."""
+
+COUNT_POLL_SECONDS = 0.05
+
+
+class Reservations:
+    """The uploads in flight of this process."""
+
+    def __init__(self, ledger: Ledger, root: Path, *, max_bytes: int | None = None) -> None:
+        """Reserve on the disk of the folder `root`.
+
+        Args:
+            max_bytes: the most that the store may hold; None: no limit.
+        """
+        self._ledger = ledger
+        self._root = root
+        self._max_bytes = max_bytes
+        self._active: dict[str, Reservation] = {}
+        self._lock = Lock()
+
+    @asynccontextmanager
+    async def reserving(
+        self, announced_bytes: int, owner: Owner | None
+    ) -> AsyncIterator["Reservation"]:
+        """Reserve bytes for an upload; give them back at the end unless `keep` was called.
+
+        Args:
+            announced_bytes: the length of the body, 0 if it is not known.
+
+        Raises:
+            NotCounted: what the store holds is not known yet.
+            StoreFull: the store or the disk would be full.
+            StorageQuotaExceeded: the owner would store more than allowed.
+        """
+        reservation = Reservation(self, owner)
+        await reservation.grow(announced_bytes)
+        self._active[reservation.id] = reservation
+        try:
+            yield reservation
+        finally:
+            # Goes on even if this request is canceled.
+            await asyncio.shield(asyncio.to_thread(self._release, reservation))
+
+    def renew(self) -> None:
+        """Renew the leases of all uploads in flight."""
+        with self._lock:
+            entries = {job_id: each.entry for job_id, each in list(self._active.items())}
+            self._ledger.renew(entries)
+
+    def reserve(self, job_id: str, entry: Entry, owner: Owner | None, lease_seconds: int) -> None:
+        """Write an entry into the ledger; raise as `reserving` does."""
+        free = shutil.disk_usage(self._root).free - RESERVED_BYTES
+        limits = Limits(owner.max_stored_bytes if owner else None, self._max_bytes, free)
+        refusal = self._ledger.reserve(job_id, entry, limits, lease_seconds=lease_seconds)
+        if refusal is not None:
+            raise _error(refusal, limits)
+
+    def _release(self, reservation: "Reservation") -> None:
+        with self._lock:
+            self._active.pop(reservation.id, None)
+            if not reservation.is_kept:
+                with suppress(RedisError):  # then its lease expires
+                    self._ledger.remove(reservation.id)
+
+
+class Reservation:
+    """The bytes reserved for one upload. Its id becomes that of the job."""
+
+    def __init__(self, reservations: Reservations, owner: Owner | None) -> None:
+        self.id = uuid.uuid4().hex
+        self.is_kept = False
+        self._reservations = reservations
+        self._owner = owner
+        self._bytes = self._written = self._reported = 0
+        self.entry = Entry.of_files(None, 0)
+
+    async def arrive(self, received: int) -> None:
+        """Reserve what has arrived so far, before it is written.
+
+        Raises:
+            NotCounted, StoreFull, StorageQuotaExceeded: see `Reservations.reserving`.
+        """
+        if received > self._bytes:
+            await self.grow(received)
+        elif self._written - self._reported >= REPORT_BYTES:
+            with suppress(RedisError, NotCounted):  # the bytes are reserved
+                await self._reserve(self._bytes)
+        self._written = received
+
+    async def grow(self, upload_bytes: int) -> None:
+        """Reserve `upload_bytes` in all; wait a little if the ledger is not complete.
+
+        Raises:
+            NotCounted, StoreFull, StorageQuotaExceeded: see `Reservations.reserving`.
+        """
+        await self._wait_and_reserve(upload_bytes, LEASE_SECONDS)
+
+    async def settle(self, upload_bytes: int) -> None:
+        """Reserve exactly what a complete upload and its result need, until it is a job.
+
+        Raises:
+            NotCounted, StoreFull, StorageQuotaExceeded: its lease had expired meanwhile, and there
+                is no room any more.
+        """
+        self._written = upload_bytes
+        await self._wait_and_reserve(upload_bytes, ACCEPTED_SECONDS)
+
+    def keep(self) -> None:
+        """Leave the bytes to the job, which is stored now."""
+        self.is_kept = True
+
+    async def _wait_and_reserve(self, upload_bytes: int, lease_seconds: int) -> None:
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + COUNT_SECONDS
+        while True:
+            try:
+                return await self._reserve(upload_bytes, lease_seconds)
+            except NotCounted:
+                if clock() > give_up:
+                    raise
+            await asyncio.sleep(COUNT_POLL_SECONDS)
+
+    async def _reserve(self, upload_bytes: int, lease_seconds: int = LEASE_SECONDS) -> None:
+        owner = self._owner
+        entry = Entry.of_upload(owner.name if owner else None, upload_bytes, self._written)
+        await asyncio.to_thread(self._reservations.reserve, self.id, entry, owner, lease_seconds)
+        self.entry, self._bytes, self._reported = entry, upload_bytes, self._written
+
+
+def _error(refusal: Refusal, limits: Limits) -> StoreFull | NotCounted:
+    held = refusal.held
+    if refusal.limit == "own":
+        return StorageQuotaExceeded(
+            f"you store {held} of the {limits.own} bytes allowed, with uploads that arrive now"
+        )
+    if refusal.limit == "shared":
+        return StoreFull(
+            f"the store holds {held} of the {limits.shared} bytes allowed, with what is reserved "
+            "for uploads that arrive now and for the results of accepted jobs"
+        )
+    if refusal.limit == "pending":
+        return StoreFull("the disk is nearly full")
+    return NotCounted("the service counts what it stores; try again")
