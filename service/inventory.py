@@ -39,10 +39,14 @@ TURN_SECONDS = 0.01
 TURN_WAIT_SECONDS = 1.0
 """The same, in wall time: a slow disk must not hold up a pass."""
 
-THREADS = 4
-"""Threads that look at many jobs, so that the delays of a slow disk do not add up."""
+THREADS = 8
+"""Threads that look at many jobs on a slow disk, so that its delays do not add up."""
 
-CHUNK = 500
+WAITS = 4
+"""A disk is slow if looking at jobs takes this many times the processor time. On a fast one,
+several threads would only wait for each other."""
+
+CHUNK = 100
 """Jobs that a thread looks at, one after the other."""
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -139,9 +143,11 @@ class Inventory:
     def look(self, job_ids: Collection[str]) -> None:
         """Look at some jobs again."""
         ids = iter(job_ids)
-        if len(job_ids) <= CHUNK:
-            self._look_at_each(ids)
-            return
+        while chunk := list(islice(ids, CHUNK)):
+            began, cpu = time.monotonic(), time.thread_time()
+            self._look_at_each(chunk)
+            if time.monotonic() - began > WAITS * (time.thread_time() - cpu):
+                break
         chunks = iter(lambda: list(islice(ids, CHUNK)), [])
         with ThreadPoolExecutor(THREADS) as pool:
             for _ in pool.map(self._look_at_each, chunks):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from functools import cached_property
+from hashlib import sha256
 from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
+from rollout_core.contract import RESULT_NAME, Artifact, ExplainRequest, ExplainResult
 from rollout_core.errors import AttemptLost, JobEnded, NoWorker, UnknownFormat
 from rollout_core.jobs.records import Ended, JobError, JobRecord, JobState, Ticket
 from rollout_core.jobs.redis_records import redis_now
@@ -413,7 +414,9 @@ class Jobs:
         own = self._store.artifact_path(job_id, RESULT_NAME)
         if own is None or self._store.has_expired(job_id):
             return
-        for file in (describe(own), *result.artifacts):
+        content = own.read_bytes()
+        itself = Artifact(name=RESULT_NAME, bytes=len(content), sha256=sha256(content).hexdigest())
+        for file in (itself, *result.artifacts):
             url = self._artifact_url(job_id, file.name)
             yield JobArtifact(name=file.name, bytes=file.bytes, sha256=file.sha256, url=url)
 

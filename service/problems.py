@@ -21,6 +21,7 @@ from rollout_core.errors import (
     RolloutError,
     StoreFull,
     StoreUnavailable,
+    UnknownFormat,
     UnsupportedContainer,
 )
 from rollout_core.jobs.store import unavailable
@@ -41,6 +42,7 @@ CORE_STATUS: Mapping[type[RolloutError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnknownFormat: HTTPStatus.SERVICE_UNAVAILABLE,
     RolloutError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """HTTP statuses of the errors of `rollout_core.errors`; the nearest ancestor counts."""

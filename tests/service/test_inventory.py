@@ -1,13 +1,14 @@
 import os
 import time
 from datetime import UTC, datetime
+from threading import Barrier
 
 import pytest
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import JobRecord, Ticket
 from service import inventory as inventory_module
-from service.inventory import CHUNK, Inventory
+from service.inventory import Inventory
 from service.ledger import MIN_RESULT_BYTES, Entry
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
@@ -176,16 +177,25 @@ def test_turns_are_limited_in_time(inventory, accept, surveyed, monkeypatch):
     assert set(surveyed) == inventory.jobs.keys()
 
 
-def test_many_jobs_are_looked_at_by_several_threads(inventory, accept, surveyed, monkeypatch):
-    monkeypatch.setattr(inventory_module, "CHUNK", 3)
-    for number in range(10):
+def test_many_jobs_on_a_slow_disk_are_looked_at_at_the_same_time(
+    inventory, store, accept, monkeypatch
+):
+    monkeypatch.setattr(inventory_module, "CHUNK", 1)
+    for number in range(5):
         accept(number)
+    together = Barrier(4)
+    survey = store.survey
+    waits = iter([lambda: time.sleep(0.05), *[lambda: together.wait(20)] * 4])
+
+    def slow(job_id):
+        next(waits)()
+        return survey(job_id)
+
+    monkeypatch.setattr(store, "survey", slow)
 
     inventory.refresh()
 
-    assert sorted(surveyed) == sorted(inventory.jobs)
-    assert len(inventory.jobs) == 10
-    assert CHUNK > 3
+    assert len(inventory.jobs) == 5
 
 
 def spoil_with_another_version(folder):

@@ -13,6 +13,7 @@ from service.errors import JobNotFound, ModelUnavailable, QueueFull
 from service.inventory import Inventory
 from service.job_lists import JOBS_KEY, list_key
 from service.jobs import Jobs
+from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
@@ -302,6 +303,73 @@ class TestPage:
         assert first.jobs == ()
         assert [job.id for job in second.jobs] == [ids[0]]
         assert second.next_cursor is None
+
+    @pytest.mark.parametrize("is_reconciled", [False, True])
+    def test_a_page_by_state_looks_at_few_jobs(
+        self, jobs, worker, store, redis, submit, monkeypatch, is_reconciled
+    ):
+        ids = [submit() for _ in range(40)]
+        ended = submit()
+        worker.claim(ids[3])
+        worker.claim(ended)
+        worker.fail(ended, ERROR)
+        if is_reconciled:
+            Reconciler(store, StoreUsage(store), redis).reconcile()
+        looked_at = []
+        ticket = store.ticket
+        monkeypatch.setattr(store, "ticket", lambda one: looked_at.append(one) or ticket(one))
+
+        found = {state: jobs.page(state=state).jobs for state in ("failed", "running", "canceled")}
+
+        assert {state: [job.id for job in page] for state, page in found.items()} == {
+            "failed": [ended],
+            "running": [ids[3]],
+            "canceled": [],
+        }
+        assert set(looked_at) == {ended, ids[3]}
+        assert len(looked_at) <= 6
+
+    def test_a_job_that_moves_while_the_page_is_read_is_listed(
+        self, jobs, worker, store, redis, submit
+    ):
+        """It has left the list of open jobs before the list of ended ones is read."""
+        job_id = submit()
+        reconciler = Reconciler(store, StoreUsage(store), redis)
+        reconciler.reconcile()
+        get_many_raw = jobs._redis_jobs.records.get_many_raw
+
+        def end_and_move(job_ids):
+            found = get_many_raw(list(job_ids))
+            if not store.has_ended(job_id):
+                worker.succeed(job_id)
+                reconciler.reconcile()
+            return found
+
+        jobs._redis_jobs.records.get_many_raw = end_and_move
+
+        assert [job.id for job in jobs.page(state="succeeded").jobs] == [job_id]
+
+    def test_a_job_that_has_just_ended_is_listed_once(self, jobs, worker, redis, submit):
+        job_id = submit()
+        place = redis.zscore(JOBS_KEY, job_id)
+        worker.succeed(job_id)
+        redis.zadd(list_key(None, "succeeded"), {job_id: place})
+        redis.zadd(JOBS_KEY, {"f" * 32: 1.0})  # so that the lists agree in number
+
+        assert [job.id for job in jobs.page(state="succeeded").jobs] == [job_id]
+
+    def test_a_job_with_a_file_that_cannot_be_read_hides_no_other(
+        self, jobs, submit, store, caplog
+    ):
+        bad, good = submit(), submit()
+        path = store.root / "jobs" / bad / "job.json"
+        path.unlink()
+        path.symlink_to("job.json")
+
+        for _ in range(2):
+            assert [job.id for job in jobs.page().jobs] == [good]
+
+        assert len(caplog.records) == 1
 
     def test_a_deleted_job_is_skipped(self, jobs, store, submit):
         gone, kept = submit(), submit()
