@@ -26,7 +26,7 @@ from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
 from service.age import AgeClock
-from service.errors import JobNotFound, QueueFull, QuotaExceeded
+from service.errors import JobNotFound, NotCounted, QueueFull, QuotaExceeded
 from service.faults import Faults
 from service.inventory import Inventory
 from service.job_lists import CHUNK, OPEN, Place
@@ -39,6 +39,9 @@ from service.workers import Workers
 
 ABSENT_SECONDS = 3600.0
 """A model without workers for this long has none; before, its worker may be restarted."""
+
+READY_SECONDS = 1.0
+"""A check of readiness waits for this long for the first count of the store: most take less."""
 
 SCAN_LIMIT = 2000
 """Jobs read for one page at most; a page whose filter matches few of them is short."""
@@ -236,6 +239,15 @@ class Jobs:
     def ready_workers(self) -> dict[str, int]:
         """Return how many workers are ready for each known model."""
         return self._workers.ready()
+
+    def require_count(self) -> None:
+        """Check that this process has counted the store, so that it can accept uploads.
+
+        Raises:
+            NotCounted: it has not, and does not within `READY_SECONDS`.
+        """
+        if not self._ledger.wait_for_count(READY_SECONDS):
+            raise NotCounted("the service counts what it stores; try again")
 
     def wait_seconds(self, job: Job) -> int:
         """Return the seconds after which a client should ask for a job again."""

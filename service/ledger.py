@@ -16,6 +16,7 @@ Keys:
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from threading import Event
 from typing import Literal, NamedTuple, Self, cast
 
 from redis import Redis
@@ -120,6 +121,7 @@ class Ledger:
         self._write = redis.register_script(WRITE)
         self._sent: Mapping[str, Entry] | None = None
         self._compared_at = 0.0
+        self._counted = Event()
 
     def reserve(
         self, job_id: str, entry: Entry, limits: Limits, *, lease_seconds: int = LEASE_SECONDS
@@ -165,6 +167,11 @@ class Ledger:
         if not is_complete:
             self._redis.set(COUNTED_KEY, run_id)
         self._sent = entries
+        self._counted.set()
+
+    def wait_for_count(self, seconds: float) -> bool:
+        """Wait until this process has counted the store once; return whether it has."""
+        return self._counted.wait(seconds)
 
     def _is_comparison_due(self) -> bool:
         return self._clock() - self._compared_at > COMPARE_SECONDS

@@ -91,12 +91,13 @@ class Workers:
             was_known = self._remembered_until.get(chosen, 0) > self._clock()
             is_passing = was_known or name is None or is_expected(chosen)
             _raise_unknown(chosen, sorted(by_model), is_passing=is_passing)
-        if differ(item for item in by_model[chosen] if item.is_live(now)):
+        live = [item for item in by_model[chosen] if item.is_live(now)]
+        if differ(live):
             raise CheckpointsDiffer(
                 f"workers serve different checkpoints as {chosen!r}; see /v1/models"
             )
-        takes_jobs = [item for item in by_model[chosen] if item.takes_jobs]
-        return (takes_jobs or by_model[chosen])[-1].model
+        takes_jobs = [item for item in live if item.takes_jobs]
+        return (takes_jobs or live or by_model[chosen])[-1].model
 
     def wait_seconds(self, model: str, jobs: int) -> int:
         """Return the seconds that the model's live workers need for `jobs` jobs, at least 1."""
@@ -148,7 +149,7 @@ class Workers:
         now = redis_now(self._redis)
         known = _sort_known(announcements, now)
         for item in known:
-            left = KNOWN_SECONDS - item.age_seconds(now)
+            left = KNOWN_SECONDS - abs(item.age_seconds(now))
             self._remembered_until[item.model.name] = self._clock() + left
         return now, known
 
@@ -159,7 +160,8 @@ def differ(announcements: Iterable[Announcement]) -> bool:
 
 
 def _sort_known(announcements: Iterable[Announcement | None], now: datetime) -> list[Announcement]:
-    known = (item for item in announcements if item and item.age_seconds(now) <= KNOWN_SECONDS)
+    readable = (item for item in announcements if item)
+    known = (item for item in readable if abs(item.age_seconds(now)) <= KNOWN_SECONDS)
     return sorted(known, key=lambda item: item.beat_at)
 
 

@@ -6,7 +6,7 @@ from rollout_core.errors import StoreUnavailable
 from service import openapi
 from service.auth import API_PREFIX
 from service.dependencies import ServicesDep
-from service.errors import RedisUnavailable
+from service.errors import NotCounted, RedisUnavailable
 from service.pools import in_pool
 from service.schemas import Liveness, ModelList, Readiness
 
@@ -28,10 +28,14 @@ async def get_liveness() -> Liveness:
 
 
 @router.get(
-    "/readyz", tags=["health"], responses=openapi.problems(RedisUnavailable, StoreUnavailable)
+    "/readyz",
+    tags=["health"],
+    responses=openapi.problems(RedisUnavailable, NotCounted, StoreUnavailable),
 )
 @in_pool("health")
 def get_readiness(services: ServicesDep) -> Readiness:
-    """Return 200 if jobs can be accepted: Redis answers, and the store is writable."""
+    """Return 200 if jobs can be accepted: Redis answers, the store is writable and was counted."""
     services.store.check_writable()
-    return Readiness(workers=services.jobs.ready_workers())
+    workers = services.jobs.ready_workers()
+    services.jobs.require_count()
+    return Readiness(workers=workers)

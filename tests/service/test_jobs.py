@@ -314,7 +314,7 @@ class TestPage:
         worker.claim(ended)
         worker.fail(ended, ERROR)
         if is_reconciled:
-            Reconciler(store, StoreUsage(store), redis).reconcile()
+            Reconciler(store, Inventory(store), redis).reconcile()
         looked_at = []
         ticket = store.ticket
         monkeypatch.setattr(store, "ticket", lambda one: looked_at.append(one) or ticket(one))
@@ -334,7 +334,7 @@ class TestPage:
     ):
         """It has left the list of open jobs before the list of ended ones is read."""
         job_id = submit()
-        reconciler = Reconciler(store, StoreUsage(store), redis)
+        reconciler = Reconciler(store, Inventory(store), redis)
         reconciler.reconcile()
         get_many_raw = jobs._redis_jobs.records.get_many_raw
 

@@ -5,16 +5,16 @@ import pytest
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import JobRecord
 from service import list_keeper
+from service.inventory import Inventory
 from service.job_lists import STATES, list_key
 from service.maintenance import Reconciler
-from service.usage import StoreUsage
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
 
 
 @pytest.fixture
 def reconciler(store, redis):
-    return Reconciler(store, StoreUsage(store), redis)
+    return Reconciler(store, Inventory(store), redis)
 
 
 @pytest.fixture

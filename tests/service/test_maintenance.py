@@ -488,6 +488,14 @@ def test_the_app_cleans_up_while_it_runs(open_client, new_job, worker, make_old,
     wait_until(lambda: store.has_expired(job_id))
 
 
+def test_a_short_time_to_live_is_kept(open_client, new_job, worker, store):
+    open_client(result_ttl=1)
+    job_id = new_job()
+    worker.succeed(job_id)
+
+    wait_until(lambda: store.has_expired(job_id))
+
+
 def test_every_task_is_repeated_until_the_context_ends():
     tasks = Task(), Task()
     run(*tasks)

@@ -25,6 +25,7 @@ from service.ledger import (
     Entry,
     Ledger,
 )
+from service.maintenance import RECONCILE_SECONDS
 from service.reservations import REPORT_BYTES, RESERVED_BYTES, Reservations
 from service.uploads import FLUSH_BYTES
 from service.usage import Owner
@@ -186,6 +187,33 @@ class TestQuota:
 
         assert sums() == {}
 
+    def test_an_accepted_job_is_held_until_it_is_counted(self, apps, redis):
+        content = body(300 * KIB)
+
+        job_id = send(apps[0], content).json()["id"]
+
+        own = int(redis.hget(ENTRIES_KEY, job_id).split()[0])
+        assert 0 < len(content) - own < 200  # what surrounds the file in the form
+        lease = redis.zscore(LEASES_KEY, job_id)
+        assert lease is None or lease > redis.time()[0] + 10 * RECONCILE_SECONDS
+
+    def test_the_app_renews_the_leases_of_its_uploads(
+        self, open_client, announce, keys_file, redis, monkeypatch
+    ):
+        announce()
+        monkeypatch.setattr("service.app.RENEW_SECONDS", 0.05)
+        app = open_client(api_keys_file=keys_file)
+
+        async def run():
+            upload = Upload(app)
+            await upload.feed(HEAD)
+            redis.delete(ENTRIES_KEY, SUMS_KEY, LEASES_KEY)
+            await asyncio.to_thread(wait_until, lambda: redis.zcard(LEASES_KEY))
+            upload._chunks.put_nowait({"type": "http.disconnect"})
+            await upload.task
+
+        asyncio.run(run())
+
     def test_deleted_jobs_give_their_bytes_back_at_once(self, apps, sums):
         content = body(600 * KIB)
         for _ in range(3):
@@ -267,6 +295,14 @@ class TestCount:
         assert (answer.status_code, answer.json()["code"]) == (503, "store_not_counted")
         assert int(answer.headers["retry-after"]) > 0
         assert leftovers() == []
+
+    def test_without_a_count_the_service_is_not_ready(self, open_client, monkeypatch):
+        monkeypatch.setattr(Ledger, "update", lambda *_: None)
+        monkeypatch.setattr("service.jobs.READY_SECONDS", 0.1)
+
+        answer = open_client().get("/readyz")
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_not_counted")
 
     def test_after_a_restart_all_that_is_stored_counts(self, apps, open_client, keys_file, redis):
         assert send(apps[0], body(900 * KIB)).status_code == 202

@@ -200,10 +200,12 @@ def test_the_clock_of_this_host_does_not_decide_who_is_alive(
 
 
 def test_a_heartbeat_from_before_redis_clock_was_set_back_is_not_alive(workers, announce):
-    announce("a", age_seconds=-3600)
+    announce("a", worker="dead", age_seconds=-3600, depth=3)
 
     assert workers.ready() == {"a": 0}
     assert workers.served() == ()
+    announce("a", worker="lives", depth=5)
+    assert workers.choose("a").depth == 5
 
 
 class TestCheckpoints:
