@@ -7,14 +7,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import TypedDict
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
 from service.auth import ApiKeys, RequireKey
-from service.dependencies import Services
+from service.dependencies import Services, refuse_unknown_input
+from service.hosts import AllowedHosts, CheckHosts, MountAt
 from service.jobs import Jobs
 from service.maintenance import (
     CLEAN_UP_SECONDS,
@@ -23,7 +24,9 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
+from service.proxies import LimitAddresses, TrustedProxies
 from service.routes import artifacts, jobs, status
+from service.security_headers import SecurityHeaders
 from service.settings import Settings
 from service.usage import StoreUsage
 
@@ -72,13 +75,15 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=TAGS,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown_input)],
         lifespan=lifespan,
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
     for module in (jobs, artifacts, status):
         app.include_router(module.router)
-    app.add_middleware(RequireKey)
+        _answer_head(app, module.router)
+    _add_middleware(app, settings)
     problems.install(app)
     openapi.install(app)
     return app
@@ -98,7 +103,7 @@ def _open_services(settings: Settings) -> Services:
     service_jobs = Jobs(
         redis,
         store,
-        artifact_url=artifacts.artifact_url,
+        artifact_url=partial(artifacts.artifact_url, root_path=settings.root_path or ""),
         usage=usage,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
@@ -113,6 +118,24 @@ def _open_services(settings: Settings) -> Services:
         reconciler=reconciler,
         keys=keys,
     )
+
+
+def _answer_head(app: FastAPI, router: APIRouter) -> None:
+    """Answer HEAD wherever GET is answered; FastAPI does so for its own routes only."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Add the checks before the routes. A request passes the last one first."""
+    proxies, has_keys = TrustedProxies(settings.trusted_proxies), bool(settings.api_keys_file)
+    hosts = AllowedHosts(settings.allowed_hosts, listens_on=settings.host, has_keys=has_keys)
+    app.add_middleware(RequireKey)
+    app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
+    app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(MountAt, root_path=settings.root_path or "")
 
 
 def _operation_id(route: APIRoute) -> str:

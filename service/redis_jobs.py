@@ -7,6 +7,7 @@ Keys:
     rollout:jobs              sorted set: job id → creation time in Unix seconds, jobs without owner
     rollout:jobs:<owner>      the same for the jobs of one owner
     rollout:open:<owner>      sorted set: open job id → time of its reservation in Unix seconds
+    rollout:probe             written to see whether Redis accepts writes; expires
 """
 
 import re
@@ -25,6 +26,8 @@ from rollout_core.jobs.redis_records import SCAN_COUNT, TASK, JobRecords, job_ke
 
 JOBS_KEY = "rollout:jobs"
 OPEN_KEY = "rollout:open:"
+PROBE_KEY = "rollout:probe"
+PROBE_SECONDS = 60
 
 MAX_DELIVERIES = 1000
 """RQ's limit of retries. It is set high, because the worker itself limits the attempts."""
@@ -174,6 +177,14 @@ class RedisJobs:
             if not below or len(chunk) < CHUNK:
                 return
             after = below[-1]
+
+    def check_writable(self) -> None:
+        """Write a key that expires.
+
+        Raises:
+            RedisError: Redis does not answer, or refuses writes.
+        """
+        self._redis.set(PROBE_KEY, b"", ex=PROBE_SECONDS)
 
     def reserve_open(self, job_id: str, owner: str, now: float, limit: int) -> bool:
         """Count a job as open if its owner has fewer than `limit`; return whether it was counted.

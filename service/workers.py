@@ -49,6 +49,10 @@ class Workers:
             ready[announcement.model.name] += announcement.ready and announcement.is_live(now)
         return dict(ready)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the known models."""
+        return tuple(sorted({item.model.name for item in self._known()}))
+
     def choose(self, name: str | None, *, default: str | None = None) -> ModelSpec:
         """Return the model `name`; if None, return `default` or the only known model.
 

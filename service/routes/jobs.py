@@ -16,7 +16,7 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.records import JobState
 from service import openapi, uploads
-from service.auth import API_PREFIX
+from service.auth import API_PREFIX, authenticate
 from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
 from service.errors import (
     InvalidForm,
@@ -68,6 +68,7 @@ async def create_job(
     """Upload a video and queue a job for it. `Location` is the path of the job."""
     jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
     jobs.require_room(uploads.announced_bytes(request, max_bytes), owner=owner)
+    await run_in_threadpool(jobs.require_place, owner)
     # Entered on the event loop, not in a thread, so that its cleanup cannot be cancelled.
     with services.store.receiving() as path:
         wanted = await uploads.receive(
@@ -76,8 +77,10 @@ async def create_job(
             max_bytes=max_bytes,
             idle_seconds=services.settings.upload_idle_seconds,
         )
+        owner = authenticate(request.scope)  # the key may have been revoked meanwhile
         job = await run_in_threadpool(jobs.submit, wanted, path, owner=owner)
-    response.headers["Location"] = router.url_path_for("get_job", job_id=job.id)
+    location = router.url_path_for("get_job", job_id=job.id)
+    response.headers["Location"] = request.scope["root_path"] + location
     response.headers["Retry-After"] = str(await run_in_threadpool(jobs.wait_seconds, job))
     return job
 

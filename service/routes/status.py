@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from rollout_core.errors import StoreUnavailable
+from rollout_core.errors import StoreFull, StoreUnavailable
 from service import openapi
 from service.auth import API_PREFIX
 from service.dependencies import ServicesDep
@@ -25,9 +25,12 @@ def get_liveness() -> Liveness:
 
 
 @router.get(
-    "/readyz", tags=["health"], responses=openapi.problems(RedisUnavailable, StoreUnavailable)
+    "/readyz",
+    tags=["health"],
+    responses=openapi.problems(RedisUnavailable, StoreUnavailable, StoreFull),
 )
 def get_readiness(services: ServicesDep) -> Readiness:
-    """Return 200 if jobs can be accepted: Redis answers, and the store is writable."""
+    """Return 200 if jobs can be accepted: Redis and the store can be written."""
     services.store.check_writable()
+    services.jobs.check_redis_writable()
     return Readiness(workers=services.jobs.ready_workers())

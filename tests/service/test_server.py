@@ -112,6 +112,7 @@ def open_server(settings, redis, announce, store, monkeypatch):
     """Start a server with short timeouts and small limits."""
     monkeypatch.setattr(server_module, "REQUEST_SECONDS", LIMIT_SECONDS)
     monkeypatch.setattr(server_module, "SEND_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(server_module, "LINGER_SECONDS", LIMIT_SECONDS)
     announce()
     redis.ping()
     running = []
@@ -139,11 +140,18 @@ def running_server(open_server):
 
 
 def get(path, *headers):
-    return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: x", *headers, b"", b""))
+    return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: localhost", *headers, b"", b""))
 
 
 def post(*headers, path="/v1/jobs", content_type=TYPE):
-    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {content_type}", *headers, "", "")
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {content_type}",
+        *headers,
+        "",
+        "",
+    )
     return "\r\n".join(lines).encode()
 
 
@@ -280,7 +288,7 @@ class TestHead:
 
     def test_a_head_without_an_end_is_refused(self, running_server):
         with running_server.connection(
-            b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000
         ) as client:
             check(client, 400, "bad_request")
         assert running_server.is_as_before()

@@ -193,7 +193,6 @@ class TestRequest:
             ('{"model": "../etc"}', "request.model"),
             ("{", "request"),
             ("[]", "request"),
-            ("", "request"),
             ("\udcff", "request"),
         ],
     )
