@@ -7,7 +7,7 @@ header itself, but cannot write behind the addresses that the proxies add to it.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
@@ -80,7 +80,7 @@ class TrustedProxies:
 
     def _read_headers(self, caller: Caller, headers: Headers) -> Caller:
         """Return the caller that a trusted proxy names. `X-Forwarded-*` wins over `Forwarded`."""
-        hops = list(_forwarded(headers.getlist("forwarded")))
+        hops = _forwarded(headers.getlist("forwarded"))
         names = _elements(headers, "x-forwarded-for") or [hop.get("for", "") for hop in hops]
         schemes = _elements(headers, "x-forwarded-proto") or _values(hops, "proto")
         hosts = _elements(headers, "x-forwarded-host") or _values(hops, "host")
@@ -182,15 +182,30 @@ def _values(hops: Iterable[dict[str, str]], name: str) -> list[str]:
     return [hop[name] for hop in hops if name in hop]
 
 
-def _forwarded(headers: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Yield the parameters of each hop (RFC 7239), up to the first that is not valid."""
-    text, hop, position = ",".join(headers), {}, 0
-    while match := _PAIR.match(text, position):
+def _forwarded(headers: Sequence[str]) -> list[dict[str, str]]:
+    """Return the parameters of each hop (RFC 7239).
+
+    The last header ends with what the proxy has added. If a client has put something before it that
+    cannot be read, that is all that is read.
+    """
+    whole = ",".join(headers)
+    hops = _hops(whole)
+    return _hops(whole.rpartition(",")[2]) or [] if hops is None else hops
+
+
+def _hops(text: str) -> list[dict[str, str]] | None:
+    """Return the hops of a header; None if it is not valid."""
+    hops: list[dict[str, str]] = []
+    hop: dict[str, str] = {}
+    position, end = 0, ","
+    while position < len(text):
+        match = _PAIR.match(text, position)
+        if match is None:
+            return None
         name, value, end = match.groups()
         hop[name.lower()] = re.sub(r"\\(.)", r"\1", value[1:-1]) if value[:1] == '"' else value
         position = match.end()
         if end != ";":
-            yield hop
+            hops.append(hop)
             hop = {}
-        if not end:
-            return
+    return hops if end != ";" else None

@@ -30,6 +30,9 @@ from rollout_core.jobs.records import Ended, Ticket
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
 
+PRIVATE = 0o700
+"""Mode of the store's folders: its user's alone. Commands also call `make_files_private`."""
+
 
 class ArtifactStore:
     """Jobs' files below one folder, shared by the service and its workers."""
@@ -39,8 +42,11 @@ class ArtifactStore:
         self.root = root
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
+        root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         for folder in (self._incoming, self._jobs):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=PRIVATE, exist_ok=True)
+            if folder.stat().st_uid == os.geteuid():
+                folder.chmod(PRIVATE)  # an older version let others read it
 
     def check_writable(self) -> None:
         """Write a file of one byte, and remove it.
