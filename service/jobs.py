@@ -91,7 +91,8 @@ class Jobs:
         """
         waiting = {model: self._redis_jobs.waiting(model) for model in self._workers.names()}
         if waiting and min(waiting.values()) >= self._max_queued:
-            self._require_room(min(waiting, key=waiting.__getitem__))
+            seconds = min(self._workers.wait_seconds(*item) for item in waiting.items())
+            raise QueueFull("the queues of all models are full", retry_after_seconds=seconds)
         if not self._quotas.has_place(owner):
             seconds = (self._workers.wait_seconds(model, 1) for model in waiting)
             raise _quota_exceeded(min(seconds, default=1))
