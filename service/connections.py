@@ -1,7 +1,7 @@
 """Parts of a connection: timers, a close that the client's answer survives, room for others."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 LINGER_SECONDS = 30.0
@@ -15,8 +15,9 @@ LINGER_IDLE_SECONDS = 5.0
 LINGER_BYTES = 1024**3
 """Most bytes of such a body that are dropped, if the answer closes the connection."""
 
-IDLE_GRACE_SECONDS = 1.0
-"""Time that a client has for the head of its request, even if connections are scarce."""
+IDLE_GRACE_SECONDS = 0.1
+"""Time in which a connection without a request is not closed to make room. Short, so that a client
+that opens many connections closes its own; long enough for the head of a request to arrive."""
 
 
 class Timer:
@@ -125,10 +126,11 @@ class Evictable(Protocol):
         """Close it."""
 
 
-def evict_idlest(connections: Iterable[Evictable]) -> bool:
-    """Close the connection that has been idle for the longest time; return whether there is one."""
-    idlest = max(connections, key=lambda connection: connection.idle_seconds(), default=None)
-    if idlest is None or idlest.idle_seconds() < IDLE_GRACE_SECONDS:
-        return False
-    idlest.evict()
-    return True
+def make_room(connections: Sequence[Evictable], limit: int) -> int:
+    """Close the longest idle connections beyond the limit; return how many are still too many."""
+    excess = max(0, len(connections) - limit)
+    idle = sorted(connections, key=lambda connection: -connection.idle_seconds())
+    evicted = [item for item in idle[:excess] if item.idle_seconds() >= IDLE_GRACE_SECONDS]
+    for connection in evicted:
+        connection.evict()
+    return excess - len(evicted)

@@ -94,8 +94,8 @@ class Jobs:
             seconds = min(self._workers.wait_seconds(*item) for item in waiting.items())
             raise QueueFull("the queues of all models are full", retry_after_seconds=seconds)
         if not self._quotas.has_place(owner):
-            seconds = (self._workers.wait_seconds(model, 1) for model in waiting)
-            raise _quota_exceeded(min(seconds, default=1))
+            waits = [self._workers.wait_seconds(model, 1) for model in waiting]
+            raise _quota_exceeded(min(waits, default=1))
 
     def submit(self, request: ExplainRequest, upload: Path, *, owner: Owner | None = None) -> Job:
         """Store a received upload as a new job, and queue it for its model.

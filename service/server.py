@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from service.app import create_app
-from service.connections import LINGER_SECONDS, LingeringTransport, Timer, evict_idlest
+from service.connections import LINGER_SECONDS, LingeringTransport, Timer, make_room
 from service.problems import RETRY_AFTER_SECONDS, ProblemResponse, too_many_connections
 from service.proxies import TrustedProxies, group_of, parse_address
 from service.settings import Settings
@@ -171,10 +171,8 @@ class GuardedProtocol(H11Protocol):
         everyone = [item for item in self._protocols() if not item.is_gone()]
         neighbours = [item for item in everyone if item.group == self.group is not None]
         total = self._max_connections or len(everyone)
-        excess = 0
-        for crowd, limit in ((neighbours, self._address_limit), (everyone, total)):
-            if len(crowd) > limit and not evict_idlest(crowd):
-                excess = max(excess, len(crowd) - limit)
+        excess = make_room(neighbours, self._address_limit)
+        excess = max(excess, make_room([item for item in everyone if not item.is_gone()], total))
         if excess > SPARE_CONNECTIONS:
             self.transport.abort()
         elif excess > 0:
