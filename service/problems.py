@@ -135,7 +135,7 @@ def problem_of(error: RolloutError) -> ProblemResponse:
 def too_many_connections(whose: str) -> ProblemResponse:
     """Return the answer to a connection or a request beyond the limit."""
     return ProblemResponse(
-        HTTPStatus.SERVICE_UNAVAILABLE,
+        503,
         "too_many_connections",
         "Too many connections",
         f"{whose} has reached its limit of connections; try again",
