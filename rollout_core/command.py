@@ -3,6 +3,7 @@
 Imports nothing outside the base installation, so that a command can say which extra is missing.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,11 @@ def describe_errors(error: ValidationError) -> str:
         ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"])))
         for item in error.errors()
     )
+
+
+def make_files_private() -> None:
+    """Let only this user read the files that this process and its children create from now on."""
+    os.umask(0o077)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from types import FrameType
 
-from rollout_core.command import read_settings, require_extra
+from rollout_core.command import make_files_private, read_settings, require_extra
 from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
 
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     for number in ENDING_SIGNALS:
         signal.signal(number, _exit_once)
     settings = read_settings(Settings, arguments)
+    make_files_private()
     try:
         ArtifactStore(settings.data_dir).check_writable()
         if settings.api_keys_file:

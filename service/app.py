@@ -8,15 +8,16 @@ from functools import partial
 from importlib.metadata import version
 from typing import TypedDict
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
-from service.dependencies import Services
+from service.dependencies import Services, refuse_unknown_input
 from service.faults import Faults
+from service.hosts import AllowedHosts, CheckHosts, MountAt
 from service.inventory import Inventory
 from service.jobs import Jobs
 from service.ledger import Ledger
@@ -28,8 +29,10 @@ from service.maintenance import (
     periodic_tasks,
 )
 from service.pools import Pools
+from service.proxies import LimitAddresses, TrustedProxies
 from service.reservations import RENEW_SECONDS
 from service.routes import artifacts, jobs, status
+from service.security_headers import SecurityHeaders
 from service.settings import Settings
 
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -80,13 +83,15 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=TAGS,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown_input)],
         lifespan=lifespan,
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
     for module in (jobs, artifacts, status):
         app.include_router(module.router)
-    app.add_middleware(RequireKey)
+        _answer_head(app, module.router)
+    _add_middleware(app, settings)
     problems.install(app)
     openapi.install(app)
     return app
@@ -106,7 +111,7 @@ def _open_services(settings: Settings) -> Services:
     service_jobs = Jobs(
         redis,
         store,
-        artifact_url=artifacts.artifact_url,
+        artifact_url=partial(artifacts.artifact_url, root_path=settings.root_path or ""),
         inventory=inventory,
         ledger=ledger,
         max_bytes=settings.max_store_bytes,
@@ -129,6 +134,24 @@ def _open_services(settings: Settings) -> Services:
 def _clean_up(services: Services) -> Callable[[], None]:
     ttl = services.settings.result_ttl
     return partial(clean_up, services.store, services.jobs, ttl, Faults(logger))
+
+
+def _answer_head(app: FastAPI, router: APIRouter) -> None:
+    """Answer HEAD wherever GET is answered; FastAPI does so for its own routes only."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Add the checks before the routes. A request passes the last one first."""
+    proxies, has_keys = TrustedProxies(settings.trusted_proxies), bool(settings.api_keys_file)
+    hosts = AllowedHosts(settings.allowed_hosts, listens_on=settings.host, has_keys=has_keys)
+    app.add_middleware(RequireKey)
+    app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
+    app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(MountAt, root_path=settings.root_path or "")
 
 
 def _operation_id(route: APIRoute) -> str:

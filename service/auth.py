@@ -108,15 +108,21 @@ class RequireKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         app = self._app
-        if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{API_PREFIX}/"):
+        if scope["type"] == "http" and is_api_path(scope):
             try:
-                scope["state"]["owner"] = _authenticate(scope)
+                scope["state"]["owner"] = authenticate(scope)
             except Unauthorized as error:
                 app = problem_of(error)
         await app(scope, receive, send)
 
 
-def _authenticate(scope: Scope) -> Owner | None:
+def is_api_path(scope: Scope) -> bool:
+    """Return whether a request is for a path that shows or changes jobs."""
+    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    return f"{path}/".startswith(f"{API_PREFIX}/")
+
+
+def authenticate(scope: Scope) -> Owner | None:
     """Return the owner of the request's key, or None if the service has no keys.
 
     Raises:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Path
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from redis import Redis
 from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
-from service.auth import ApiKeys
+from service.auth import ApiKeys, is_api_path
 from service.errors import JobNotFound
 from service.jobs import Jobs
 from service.maintenance import Reconciler
@@ -55,6 +57,28 @@ async def _job_id(
     if not JOB_ID.fullmatch(job_id):
         raise JobNotFound("there is no such job")
     return job_id
+
+
+def refuse_unknown_input(request: Request) -> None:
+    """Refuse what a call of the API would ignore: unknown or repeated parameters, and a body.
+
+    Raises:
+        RequestValidationError: the request has such an input.
+    """
+    if not is_api_path(request.scope):
+        return
+    route = cast(APIRoute, request.scope["route"])
+    known = {field.alias for field in route.dependant.query_params}
+    names = [name for name, _ in request.query_params.multi_items()]
+    found = [(name, "unknown parameter") for name in names if name not in known]
+    found += [(name, "given more than once") for name in known if names.count(name) > 1]
+    if found:
+        raise RequestValidationError(
+            [{"loc": ("query", name), "msg": message} for name, message in found]
+        )
+    takes_body = "requestBody" in (route.openapi_extra or {})
+    if request.headers.get("content-length", "0") != "0" and not takes_body:
+        raise RequestValidationError([{"loc": ("body",), "msg": "this call takes no body"}])
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -16,6 +16,22 @@ class Unauthorized(RolloutError):
     status = HTTPStatus.UNAUTHORIZED
 
 
+class HostNotAllowed(RolloutError):
+    """The request is for a host name that is not the service's."""
+
+    code = "host_not_allowed"
+    title = "The service has another host name"
+    status = HTTPStatus.MISDIRECTED_REQUEST
+
+
+class CrossSite(RolloutError):
+    """A web page of another site made a browser send the request."""
+
+    code = "cross_site"
+    title = "Pages of other sites are refused"
+    status = HTTPStatus.FORBIDDEN
+
+
 class JobNotFound(RolloutError):
     """No job has this id, it was deleted, or it has another owner."""
 

@@ -104,6 +104,21 @@ class Jobs:
         """Renew the leases of the uploads in flight."""
         self._reservations.renew()
 
+    def require_place(self, owner: Owner | None = None) -> None:
+        """Check, before the request is known, that some model's queue has room for a job.
+
+        Raises:
+            QueueFull: the queues of all models have reached their limit.
+            QuotaExceeded: the owner has reached the limit of open jobs.
+        """
+        waiting = {model: self._redis_jobs.waiting(model) for model in self._workers.names()}
+        if waiting and min(waiting.values()) >= self._max_queued:
+            seconds = min(self._workers.wait_seconds(*item) for item in waiting.items())
+            raise QueueFull("the queues of all models are full", retry_after_seconds=seconds)
+        if not self._quotas.has_place(owner):
+            waits = [self._workers.wait_seconds(model, 1) for model in waiting]
+            raise _quota_exceeded(min(waits, default=1))
+
     def submit(
         self,
         request: ExplainRequest,
@@ -236,6 +251,14 @@ class Jobs:
         """Return the models that live workers serve now."""
         return self._workers.served()
 
+    def check_redis_writable(self) -> None:
+        """Write to Redis: as a replica, without memory or with a full disk it answers, but refuses.
+
+        Raises:
+            RedisError: Redis does not answer, or refuses.
+        """
+        self._redis_jobs.check_writable()
+
     def ready_workers(self) -> dict[str, int]:
         """Return how many workers are ready for each known model."""
         return self._workers.ready()
@@ -291,10 +314,7 @@ class Jobs:
 
     def _reserve(self, ticket: Ticket, owner: Owner | None) -> None:
         if not self._quotas.reserve(ticket.id, owner):
-            raise QuotaExceeded(
-                "you have reached your limit of jobs that have not ended",
-                retry_after_seconds=self._workers.wait_seconds(ticket.model, 1),
-            )
+            raise _quota_exceeded(self._workers.wait_seconds(ticket.model, 1))
 
     def _remove(self, ticket: Ticket) -> None:
         self._store.delete(ticket.id)
@@ -504,6 +524,13 @@ def _open(ticket: Ticket, record: JobRecord, snapshot: _Snapshot) -> Job:
         attempt=record.attempt,
         queue_position=snapshot.position(ticket),
         waiting_for=snapshot.waits.get(ticket.model, "worker"),
+    )
+
+
+def _quota_exceeded(retry_after_seconds: int) -> QuotaExceeded:
+    return QuotaExceeded(
+        "you have reached your limit of jobs that have not ended",
+        retry_after_seconds=retry_after_seconds,
     )
 
 

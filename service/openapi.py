@@ -69,6 +69,7 @@ _HEADERS_OF_PROBLEMS = {
     416: ("Content-Range",),
     429: ("Retry-After",),
     503: ("Retry-After",),
+    507: ("Retry-After",),
 }
 
 

@@ -102,7 +102,8 @@ class ProblemResponse(JSONResponse):
             code=code,
             errors=errors,
         )
-        super().__init__(problem.model_dump(exclude_none=True), status, headers)
+        given = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+        super().__init__(problem.model_dump(exclude_none=True), status, given)
 
 
 def install(app: FastAPI) -> None:
@@ -133,6 +134,17 @@ def problem_of(error: RolloutError) -> ProblemResponse:
     return ProblemResponse(status, error.code, error.title, detail, headers=_headers(error, status))
 
 
+def too_many_connections(whose: str) -> ProblemResponse:
+    """Return the answer to a connection or a request beyond the limit."""
+    return ProblemResponse(
+        503,
+        "too_many_connections",
+        "Too many connections",
+        f"{whose} has reached its limit of connections; try again",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Connection": "close"},
+    )
+
+
 def _on_rollout_error(_: Request, error: RolloutError) -> Response:
     return problem_of(error)
 
@@ -148,7 +160,8 @@ def _headers(error: RolloutError, status: HTTPStatus) -> dict[str, str]:
         return {"Content-Range": f"bytes */{error.size_bytes}"}
     if isinstance(error, QueueFull):
         return {"Retry-After": str(error.retry_after_seconds)}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    passes = isinstance(error, StoreFull) and not isinstance(error, StorageQuotaExceeded)
+    if passes or status == HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return {}
 

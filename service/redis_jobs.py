@@ -5,6 +5,7 @@ The records themselves are read and written by `JobRecords`, the lists of jobs b
 Keys:
     rollout:job:<id>          the `JobRecord` of a job that has not ended
     rollout:open:<owner>      sorted set: open job id → time of its reservation in Unix seconds
+    rollout:probe             written to see whether Redis accepts writes; expires
 """
 
 from typing import cast
@@ -22,6 +23,8 @@ from service import job_lists
 from service.job_lists import JobLists
 
 OPEN_KEY = "rollout:open:"
+PROBE_KEY = "rollout:probe"
+PROBE_SECONDS = 60
 
 MAX_DELIVERIES = 1000
 """RQ's limit of retries. It is set high, because the worker itself limits the attempts."""
@@ -113,6 +116,14 @@ class RedisJobs:
         """
         queue = self._queue(model)
         return {*queue.get_job_ids(), *queue.started_job_registry.get_job_ids(cleanup=False)}
+
+    def check_writable(self) -> None:
+        """Write a key that expires.
+
+        Raises:
+            RedisError: Redis does not answer, or refuses writes.
+        """
+        self._redis.set(PROBE_KEY, b"", ex=PROBE_SECONDS)
 
     def reserve_open(self, job_id: str, owner: str, now: float, limit: int) -> bool:
         """Count a job as open if its owner has fewer than `limit`; return whether it was counted.

@@ -98,7 +98,7 @@ class Liveness(Frozen):
 
 
 class Readiness(Frozen):
-    """Redis answers, and the store is writable."""
+    """Redis and the store can be written."""
 
     status: str = "ready"
     workers: dict[str, int] = Field(

@@ -4,9 +4,10 @@ import asyncio
 import resource
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
+from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -16,12 +17,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from service.app import create_app
-from service.problems import RETRY_AFTER_SECONDS, ProblemResponse
+from service.connections import LINGER_SECONDS, LingeringTransport, Timer, make_room
+from service.problems import RETRY_AFTER_SECONDS, ProblemResponse, too_many_connections
+from service.proxies import TrustedProxies, group_of, parse_address
 from service.settings import Settings
 
 REQUEST_SECONDS = 10.0
-"""Timeout for a request's head, from the connection or the head's first byte on, and for the rest
-of a body that the app did not read. uvicorn closes idle connections between requests sooner."""
+"""Timeout for a request's head, from the connection or the head's first byte on. uvicorn closes
+idle connections between requests sooner."""
 
 SEND_SECONDS = 30.0
 """Timeout for a client to read one piece of an answer; files are sent in pieces of 64 KiB."""
@@ -35,6 +38,8 @@ event loop would wait 5 ms for each busy thread, several times in each request."
 
 OTHER_FILES = 200
 """Open files of the service that belong to no connection."""
+
+ACCESS_NOTICE = "rollout-service: no API keys are set; only this machine can connect\n"
 
 
 def serve(settings: Settings) -> None:
@@ -50,7 +55,13 @@ def make_server(settings: Settings) -> uvicorn.Server:
         _ShutdownResponder(RejectAmbiguousLength(create_app(settings))),
         host=settings.host,
         port=settings.port,
-        http=GuardedProtocol,
+        uds=str(settings.unix_socket) if settings.unix_socket else None,
+        http=partial(  # type: ignore[arg-type]
+            GuardedProtocol,
+            proxies=TrustedProxies(settings.trusted_proxies),
+            address_limit=settings.address_limit,
+        ),
+        proxy_headers=False,  # uvicorn believes those of 127.0.0.1; CheckHosts reads them
         ws="none",
         lifespan="on",
         server_header=False,
@@ -81,34 +92,70 @@ class GuardedProtocol(H11Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        proxies: TrustedProxies,
+        address_limit: int,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.group: str | None = None
+        self._proxies = proxies
+        self._address_limit = address_limit
         # uvicorn's own answer to too many connections is not a problem document.
         self._max_connections, self.limit_concurrency = config.limit_concurrency, None
-        self._request_timer = _Timer(self.loop, REQUEST_SECONDS, self._give_up_waiting)
-        self._send_timer = _Timer(self.loop, SEND_SECONDS, self._give_up_sending)
+        self._request_timer = Timer(self.loop, REQUEST_SECONDS, self._give_up_waiting)
+        self._drop_timer = Timer(self.loop, LINGER_SECONDS, self.evict)
+        self._send_timer = Timer(self.loop, SEND_SECONDS, self._give_up_sending)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, or answer 503 if there are too many."""
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self.loop, self._is_sending)
+        super().connection_made(cast(asyncio.Transport, self._lingering))
         transport.set_write_buffer_limits(high=0)  # so that any unread byte pauses writing
-        excess = len(self.connections) - (self._max_connections or len(self.connections))
-        if excess > SPARE_CONNECTIONS:
-            transport.abort()
-        elif excess > 0:
-            self.app = _too_many()
+        address = parse_address(self.client[0]) if self.client else None
+        if address is not None and address not in self._proxies:
+            self.group = group_of(address)
+        self._limit_connections()
         self._watch_requests()
 
     def data_received(self, data: bytes) -> None:
         """Handle received bytes."""
+        if self._lingering.lingers:
+            self._lingering.drop(len(data))
+            return
         super().data_received(data)
+        self._watch_requests()
+
+    def on_response_complete(self) -> None:
+        """Wait for the rest of the body, or for the next request."""
+        super().on_response_complete()
         self._watch_requests()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
         super().connection_lost(exc)
-        self._request_timer.stop()
-        self._send_timer.stop()
+        self._lingering.stop()
+        for timer in (self._request_timer, self._drop_timer, self._send_timer):
+            timer.stop()
+
+    def shutdown(self) -> None:
+        """Close the connection as soon as it handles no request."""
+        super().shutdown()
+        if self._lingering.lingers:
+            self._lingering.finish()
+
+    def idle_seconds(self) -> float:
+        """Return for how long it has handled no request; 0 while it handles one."""
+        timers = self._request_timer, self._drop_timer
+        since = self._lingering.lingers_since or max(item.started_at or 0 for item in timers)
+        return self.loop.time() - since if since else 0.0
+
+    def is_gone(self) -> bool:
+        """Return whether its socket is about to be closed."""
+        return self._lingering.lingers_since is None and self.transport.is_closing()
+
+    def evict(self) -> None:
+        """Close the connection, whatever the client still sends."""
+        self._lingering.finish()
 
     def pause_writing(self) -> None:
         """Start the timer: the client has not read everything yet."""
@@ -124,12 +171,39 @@ class GuardedProtocol(H11Protocol):
         """Answer 400 to invalid HTTP."""
         self._refuse(400, "bad_request", "Bad Request", msg)
 
+    def _limit_connections(self) -> None:
+        """Let an idle connection make room for this one; if there is none, refuse this one."""
+        everyone = [item for item in self._protocols() if not item.is_gone()]
+        neighbours = [item for item in everyone if item.group == self.group is not None]
+        total = self._max_connections or len(everyone)
+        excess = make_room(neighbours, self._address_limit)
+        excess = max(excess, make_room([item for item in everyone if not item.is_gone()], total))
+        if excess > SPARE_CONNECTIONS:
+            self.transport.abort()
+        elif excess > 0:
+            self.app = too_many_connections("the service, or your address,")
+
+    def _protocols(self) -> Iterable["GuardedProtocol"]:
+        return cast(Iterable[GuardedProtocol], self.connections)
+
+    def _is_sending(self) -> bool:
+        """Return whether the client may still send: a body, or what is no valid request."""
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(
+            self.conn.trailing_data[0]
+        )
+
     def _watch_requests(self) -> None:
-        """Run the timer while no request is handled; received bytes do not restart it."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        """Run a timer while no request is handled; received bytes do not restart it."""
+        is_handling = self.cycle is not None and not self.cycle.response_complete
+        is_dropping = not is_handling and self.conn.their_state is h11.SEND_BODY
+        if is_handling or is_dropping or self.transport.is_closing():
             self._request_timer.stop()
-        elif not self.transport.is_closing():
+        else:
             self._request_timer.start()
+        if is_dropping:
+            self._drop_timer.start()
+        else:
+            self._drop_timer.stop()
 
     def _give_up_waiting(self) -> None:
         if self.transport.is_closing():
@@ -202,39 +276,16 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        host, port, *_ = self.servers[0].sockets[0].getsockname()
-        if not self._has_keys:
-            sys.stderr.write(_access_notice(host))
-        host = f"[{host}]" if ":" in host else host
-        sys.stdout.write(f"rollout-service listens on http://{host}:{port}\n")
+        listener = self.servers[0].sockets[0]
+        if listener.family == socket.AF_UNIX:
+            url, notice = f"unix:{listener.getsockname()}", ACCESS_NOTICE
+        else:
+            host, port, *_ = listener.getsockname()
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            notice = _access_notice(host)
+        sys.stderr.write("" if self._has_keys else notice)
+        sys.stdout.write(f"rollout-service listens on {url}\n")
         sys.stdout.flush()
-
-
-class _Timer:
-    """Calls `action` once, `seconds` after its start, unless it is stopped."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]
-    ) -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._action = action
-        self._handle: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Start, unless it is running."""
-        if self._handle is None:
-            self._handle = self._loop.call_later(self._seconds, self._act)
-
-    def stop(self) -> None:
-        """Stop, if it is running."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _act(self) -> None:
-        self._handle = None
-        self._action()
 
 
 def _shutting_down() -> ProblemResponse:
@@ -247,19 +298,9 @@ def _shutting_down() -> ProblemResponse:
     )
 
 
-def _too_many() -> ProblemResponse:
-    return ProblemResponse(
-        503,
-        "too_many_connections",
-        "Too many connections",
-        "the service has reached its limit of connections; try again",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Connection": "close"},
-    )
-
-
 def _access_notice(host: str) -> str:
     if ip_address(host).is_loopback:
-        return "rollout-service: no API keys are set; only this machine can connect\n"
+        return ACCESS_NOTICE
     return (
         f"rollout-service: WARNING: it listens on {host} and NO API KEYS are set: everyone who "
         "can connect can run, see and delete all jobs; set ROLLOUT_API_KEYS_FILE\n"

@@ -9,6 +9,8 @@ from redis import ConnectionPool
 
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
+from service.auth import API_PREFIX
+from service.proxies import TrustedProxies
 
 
 class Settings(BaseSettings):
@@ -27,12 +29,33 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    unix_socket: Path | None = Field(
+        None, description="Unix socket to listen on, instead of host and port."
+    )
+    root_path: str | None = Field(
+        None,
+        pattern=r"^(/[A-Za-z0-9_~-]+)+$",
+        description="Path below which a proxy serves it, as /explain.",
+    )
+    trusted_proxies: str | None = Field(
+        None,
+        description="Proxies whose X-Forwarded-* is believed: addresses, networks, unix. "
+        "Default: none.",
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Host names to answer to, besides localhost and addresses; * for all. "
+        "Default: with keys all, else none.",
+    )
     max_upload_bytes: int = Field(512 * 1024**2, ge=1, description="Largest body of an upload.")
     upload_idle_seconds: float = Field(
         30, gt=0, le=60, description="Time for each 128 KiB of an upload, and for its end."
     )
     max_connections: int = Field(
         1000, ge=1, description="Connections at a time. Further ones get 503."
+    )
+    max_connections_per_address: int | None = Field(
+        None, ge=1, description="Connections of one address at a time. Default: half of all."
     )
     drain_seconds: int = Field(30, ge=0, description="Time for transfers to finish after SIGTERM.")
     api_keys_file: Path | None = Field(
@@ -57,6 +80,24 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(None, description="NAME or NAME=CHECKPOINT of the standalone worker.")
     device: str = Field("auto", description="Device of the standalone worker: auto, cpu, cuda ….")
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str | None) -> str | None:
+        if f"{path}/".startswith(f"{API_PREFIX}/"):
+            raise ValueError(f"{API_PREFIX} is the prefix of the API itself")
+        return path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, names: str | None) -> str | None:
+        TrustedProxies(names)
+        return names
+
+    @property
+    def address_limit(self) -> int:
+        """Connections that one address may have."""
+        return self.max_connections_per_address or max(1, self.max_connections // 2)
 
     @field_validator("redis_url")
     @classmethod

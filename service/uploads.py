@@ -5,9 +5,10 @@ passed to python-multipart's parser here. Memory holds about `FLUSH_BYTES` at mo
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -31,6 +32,10 @@ from service.pools import entered
 
 VIDEO_PART = "video"
 REQUEST_PART = "request"
+CHARSET_PART = "_charset_"
+"""Name of a field that browsers fill with the form's encoding. It is ignored."""
+
+BOM = b"\xef\xbb\xbf"
 MAX_REQUEST_BYTES = 64 * 1024
 FLUSH_BYTES = 1024**2
 
@@ -183,19 +188,20 @@ class _Form:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._part = options.get(b"name", b"").decode("utf-8", errors="replace")
-        if self._part not in (VIDEO_PART, REQUEST_PART):
-            raise InvalidForm(f"the form has an unexpected part {self._part[:64]!r}")
         if self._part in self._seen:
             raise InvalidForm(f"the form has more than one part {self._part!r}")
-        self._seen.add(self._part)
-        if self._part == REQUEST_PART:
-            self.request = b""
+        if self._part in (VIDEO_PART, REQUEST_PART):
+            self._seen.add(self._part)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part == REQUEST_PART:
             self._append_to_request(data[start:end])
-        else:
+        elif self._part == VIDEO_PART:
             self._append_to_video(data[start:end])
+        elif (
+            self._part != CHARSET_PART and end > start
+        ):  # an empty part, as a button's, has no data
+            raise InvalidForm(f"the form has an unexpected part {self._part[:64]!r}")
 
     def _on_part_end(self) -> None:
         if self._part == VIDEO_PART and len(self._head) < HEAD_BYTES:
@@ -280,11 +286,28 @@ def _parse_request(text: bytes | None) -> ExplainRequest:
     if text is None:
         return ExplainRequest()
     try:
-        return ExplainRequest.model_validate_json(text)
+        request = ExplainRequest.model_validate_json(text.removeprefix(BOM))
+        json.loads(text.removeprefix(BOM), object_pairs_hook=_refuse_repeated)
+        return request
+    except _RepeatedField as error:
+        repeated = {"loc": (REQUEST_PART, str(error)), "msg": "given more than once"}
+        raise RequestValidationError([repeated]) from error
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         located = [{**item, "loc": (REQUEST_PART, *item["loc"])} for item in details]
         raise RequestValidationError(located) from error
+
+
+class _RepeatedField(Exception):
+    """A JSON object has two fields of this name: one of them would be ignored."""
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _RepeatedField(name)
+        seen.add(name)
 
 
 def _has_sync_bytes(head: bytes, length: int, offset: int) -> bool:

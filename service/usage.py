@@ -48,14 +48,27 @@ class Quotas:
                 job_id, owner.name, self._clock(), owner.max_queued_jobs
             ):
                 return True
-            for counted, reserved_at in self._redis_jobs.open_jobs(owner.name).items():
-                if self._is_over(counted, reserved_at):
-                    self._redis_jobs.release_open(counted, owner.name)
+            self._release_ended(owner.name)
         return False
+
+    def has_place(self, owner: Owner | None) -> bool:
+        """Return whether `reserve` would succeed now."""
+        if owner is None or owner.max_queued_jobs is None:
+            return True
+        if len(self._redis_jobs.open_jobs(owner.name)) < owner.max_queued_jobs:
+            return True
+        self._release_ended(owner.name)
+        return len(self._redis_jobs.open_jobs(owner.name)) < owner.max_queued_jobs
 
     def release(self, job_id: str, owner: Owner | None) -> None:
         """Stop counting a job that was not accepted after all."""
         self._redis_jobs.release_open(job_id, owner.name if owner else None)
+
+    def _release_ended(self, owner: str) -> None:
+        """Stop counting the jobs of an owner that are no longer open."""
+        for counted, reserved_at in self._redis_jobs.open_jobs(owner).items():
+            if self._is_over(counted, reserved_at):
+                self._redis_jobs.release_open(counted, owner)
 
     def _is_over(self, job_id: str, reserved_at: float) -> bool:
         """Return whether a job has ended, was deleted, or was never stored.

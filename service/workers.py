@@ -52,6 +52,10 @@ class Workers:
             ready[item.model.name] += item.ready and item.is_live(now)
         return dict(ready)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the known models."""
+        return tuple(sorted({item.model.name for item in self._read()[1]}))
+
     def waits(self) -> dict[str, WaitingFor]:
         """Return what a queued job waits for, for each model with live workers."""
         return {

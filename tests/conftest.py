@@ -13,6 +13,14 @@ from tests.system.valkey import running_valkey, url_of
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Undo what the commands do when a test calls their `main`: they make all files private."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """Return the URL of a Valkey server; it may hold what other tests have left there."""

@@ -7,7 +7,12 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from rollout_core.command import read_settings, require_extra, require_modules
+from rollout_core.command import (
+    make_files_private,
+    read_settings,
+    require_extra,
+    require_modules,
+)
 
 with require_extra("rollout-worker", "worker"):
     from rollout_core.jobs.store import ArtifactStore
@@ -40,6 +45,7 @@ def main() -> None:
     handler.setFormatter(LineFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     settings = read_settings(Settings)
+    make_files_private()
     if settings.engine == "torch":
         with require_extra("rollout-worker", "worker"):
             require_modules("torch", "timm", "einops", "safetensors", "huggingface_hub")

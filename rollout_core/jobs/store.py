@@ -41,6 +41,10 @@ _OF_ONE_FILE = (
     errno.ENAMETOOLONG,
     errno.EINVAL,
 )
+
+PRIVATE = 0o700
+"""Mode of the store's folders: its user's alone. Commands also call `make_files_private`."""
+
 _State = tuple[tuple[int, int, int], ...]
 
 
@@ -54,8 +58,11 @@ class ArtifactStore:
         self._watched: dict[str, tuple[_State, float]] = {}
         self._incoming = root / "incoming"
         self._jobs = root / "jobs"
+        root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         for folder in (self._incoming, self._jobs):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=PRIVATE, exist_ok=True)
+            if folder.stat().st_uid == os.geteuid():
+                folder.chmod(PRIVATE)  # an older version let others read it
 
     def check_writable(self) -> None:
         """Write a file of one byte, and remove it.

@@ -36,7 +36,6 @@ MEDIA_TYPES = {
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-@router.head("/{name}", include_in_schema=False)
 @router.get(
     "/{name}",
     response_class=Response,
@@ -88,9 +87,9 @@ def get_artifact(
     return response
 
 
-def artifact_url(job_id: str, name: str) -> str:
+def artifact_url(job_id: str, name: str, *, root_path: str = "") -> str:
     """Return the path at which this service answers with an artifact."""
-    return str(router.url_path_for("get_artifact", job_id=job_id, name=name))
+    return root_path + router.url_path_for("get_artifact", job_id=job_id, name=name)
 
 
 def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:

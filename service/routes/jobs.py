@@ -15,7 +15,7 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.records import JobState
 from service import openapi, uploads
-from service.auth import API_PREFIX
+from service.auth import API_PREFIX, authenticate
 from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
 from service.errors import (
     CheckpointsDiffer,
@@ -75,6 +75,7 @@ async def create_job(
     jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
     in_thread = services.pools.run
     announced = uploads.announced_bytes(request, max_bytes)
+    await in_thread("upload", jobs.require_place, owner)
     # Reserved on the event loop, not in a thread, so that its cleanup cannot be cancelled.
     async with (
         jobs.reserving(announced, owner=owner) as reservation,
@@ -88,10 +89,12 @@ async def create_job(
             on_bytes=reservation.arrive,
         )
         await reservation.settle((await in_thread("upload", path.stat)).st_size)
+        owner = authenticate(request.scope)  # the key may have been revoked meanwhile
         job = await in_thread(
             "upload", jobs.submit, wanted, path, owner=owner, reservation=reservation
         )
-    response.headers["Location"] = router.url_path_for("get_job", job_id=job.id)
+    location = router.url_path_for("get_job", job_id=job.id)
+    response.headers["Location"] = request.scope["root_path"] + location
     response.headers["Retry-After"] = str(await in_thread("upload", jobs.wait_seconds, job))
     return job
 

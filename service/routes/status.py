@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from rollout_core.errors import StoreUnavailable
+from rollout_core.errors import StoreFull, StoreUnavailable
 from service import openapi
 from service.auth import API_PREFIX
 from service.dependencies import ServicesDep
@@ -30,12 +30,13 @@ async def get_liveness() -> Liveness:
 @router.get(
     "/readyz",
     tags=["health"],
-    responses=openapi.problems(RedisUnavailable, NotCounted, StoreUnavailable),
+    responses=openapi.problems(RedisUnavailable, NotCounted, StoreUnavailable, StoreFull),
 )
 @in_pool("health")
 def get_readiness(services: ServicesDep) -> Readiness:
-    """Return 200 if jobs can be accepted: Redis answers, the store is writable and was counted."""
+    """Return 200 if jobs can be accepted: Redis and the store are writable, the store counted."""
     services.store.check_writable()
+    services.jobs.check_redis_writable()
     workers = services.jobs.ready_workers()
     services.jobs.require_count()
     return Readiness(workers=workers)

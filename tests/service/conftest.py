@@ -54,7 +54,9 @@ def open_client(settings: Settings, redis: Redis) -> Iterator[Callable[..., Test
 
         def open_one(*, raise_server_exceptions: bool = True, **changes: Any) -> TestClient:
             app = create_app(settings.model_copy(update=changes))
-            client = TestClient(app, raise_server_exceptions=raise_server_exceptions)
+            client = TestClient(
+                app, "http://localhost", raise_server_exceptions=raise_server_exceptions
+            )
             return stack.enter_context(client)
 
         yield open_one

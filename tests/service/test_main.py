@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ import pytest
 from service.__main__ import main
 from tests.system.processes import is_alive
 from tests.system.waiting import wait_until
+from tests.worker.clips import make_video
 
 
 @contextmanager
-def running(*flags, cwd):
+def running(*flags, cwd, umask=-1):
     """Run the command; kill it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "--port", "0", *flags],
@@ -26,6 +28,7 @@ def running(*flags, cwd):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        umask=umask,
     )
     try:
         yield process
@@ -135,6 +138,24 @@ def test_standalone_starts_and_stops_all_it_needs(tmp_path):
     assert process.returncode == 0
     assert len(below) >= 2  # a server and a worker at least
     assert [pid for pid in below if is_alive(pid)] == []
+
+
+def test_the_data_directory_is_private_whatever_the_umask(tmp_path):
+    video = make_video(tmp_path / "v.mp4", seconds=1, width=32, height=32)
+    flags = ("--standalone", "--engine", "fake", "--model", "fake", "--data-dir", "data")
+    with running(*flags, cwd=tmp_path, umask=0) as process:
+        url = process.stdout.readline().split()[-1]
+        with httpx2.Client(base_url=url) as client:
+            wait_until(lambda: client.get("/v1/models").json()["models"])
+            job = client.post("/v1/jobs", files={"video": ("v.mp4", video.read_bytes())}).json()
+            wait_until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["result"])
+        paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+        modes = {path: stat.filemode(path.stat().st_mode) for path in paths}
+        process.terminate()
+        process.communicate(timeout=20)
+
+    assert {path.name for path in paths} > {"job.json", "video", "result.json", "overlay.mp4"}
+    assert {path: mode for path, mode in modes.items() if mode[4:] != "------"} == {}
 
 
 def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):

@@ -35,14 +35,14 @@ def test_no_such_method(client):
     response = client.put("/livez")
 
     problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "GET"
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/v1/jobs", "GET, POST"),
-        (f"/v1/jobs/{'0' * 32}", "GET, DELETE"),
+        ("/v1/jobs", "GET, HEAD, POST"),
+        (f"/v1/jobs/{'0' * 32}", "GET, HEAD, DELETE"),
         (f"/v1/jobs/{'0' * 32}/artifacts/sheet.png", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
     ],

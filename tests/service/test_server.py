@@ -9,14 +9,14 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 
 import pytest
 
+from service import connections, uploads
 from service import server as server_module
-from service import uploads
 from service.server import allow_connections, make_server
 from tests.service.test_main import running
 from tests.service.test_uploads import END, TYPE, part
@@ -91,8 +91,9 @@ class ServerUnderTest:
         return sum(name.startswith(str(self._store)) for name in names)
 
     @contextmanager
-    def connection(self, *sent):
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
+    def connection(self, *sent, source="127.0.0.1"):
+        address = ("127.0.0.1", self.port)
+        with socket.create_connection(address, timeout=10, source_address=(source, 0)) as client:
             for data in sent:
                 client.sendall(data)
             yield client
@@ -112,6 +113,7 @@ def open_server(settings, redis, announce, store, monkeypatch):
     """Start a server with short timeouts and small limits."""
     monkeypatch.setattr(server_module, "REQUEST_SECONDS", LIMIT_SECONDS)
     monkeypatch.setattr(server_module, "SEND_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(server_module, "LINGER_SECONDS", LIMIT_SECONDS)
     announce()
     redis.ping()
     running = []
@@ -139,11 +141,18 @@ def running_server(open_server):
 
 
 def get(path, *headers):
-    return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: x", *headers, b"", b""))
+    return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: localhost", *headers, b"", b""))
 
 
 def post(*headers, path="/v1/jobs", content_type=TYPE):
-    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {content_type}", *headers, "", "")
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {content_type}",
+        *headers,
+        "",
+        "",
+    )
     return "\r\n".join(lines).encode()
 
 
@@ -280,7 +289,7 @@ class TestHead:
 
     def test_a_head_without_an_end_is_refused(self, running_server):
         with running_server.connection(
-            b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000
         ) as client:
             check(client, 400, "bad_request")
         assert running_server.is_as_before()
@@ -442,6 +451,49 @@ class TestUpload:
             assert headers["accept-encoding"] == "identity"
         assert running_server.is_as_before()
 
+    @pytest.mark.parametrize("close", [(), ("Connection: close",)], ids=["kept", "closed"])
+    def test_a_client_that_sends_all_before_it_reads_gets_the_answer(
+        self, running_server, monkeypatch, close
+    ):
+        monkeypatch.setattr(server_module, "LINGER_SECONDS", 30)
+        size = 20_000_000
+        head = post(f"Content-Length: {size}", *close)
+        with running_server.connection(head) as client:
+            client.sendall(bytes(size))
+            check(client, 413, "upload_too_large")
+        assert running_server.is_as_before()
+
+    @pytest.mark.parametrize("limit", ["LINGER_SECONDS", "LINGER_IDLE_SECONDS"])
+    def test_after_the_last_answer_a_silent_client_is_not_waited_for(
+        self, running_server, monkeypatch, limit
+    ):
+        monkeypatch.setattr(connections, limit, LIMIT_SECONDS)
+        head = post("Content-Length: 9999", "Connection: close", content_type="text/plain")
+        with running_server.connection(head) as client:
+            check(client, 415, "media_type_unsupported")
+            assert is_closed(client)
+            assert running_server.is_as_before()
+
+    def test_after_the_last_answer_only_so_many_bytes_are_read(self, running_server, monkeypatch):
+        monkeypatch.setattr(connections, "LINGER_BYTES", 1_000_000)
+        head = post("Content-Length: 999999999", "Connection: close")
+        with running_server.connection(head) as client:
+            check(client, 413, "upload_too_large")
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                for _ in range(1000):
+                    client.sendall(bytes(1_000_000))
+        assert running_server.is_as_before()
+
+    def test_shutdown_does_not_wait_for_a_client_that_was_refused(self, start):
+        with start() as process, connect(process) as client:
+            head = post("Content-Length: 9999", "Connection: close", content_type="text/plain")
+            client.sendall(head)
+            check(client, 415, "media_type_unsupported")
+            started = time.monotonic()
+            process.terminate()
+            process.communicate(timeout=20)
+        assert time.monotonic() - started < connections.LINGER_IDLE_SECONDS
+
     def test_a_refused_request_gets_no_100_continue(self, running_server):
         head = post("Expect: 100-continue", "Content-Length: 10", content_type="text/plain")
         with running_server.connection(head) as client:
@@ -489,6 +541,73 @@ class TestCount:
         with running_server.connection(get("/livez")) as later:
             assert answer(later)[0] == 200
 
+    def test_the_longest_idle_connection_makes_room(self, open_server, monkeypatch):
+        monkeypatch.setattr(connections, "IDLE_GRACE_SECONDS", LIMIT_SECONDS / 2)
+        monkeypatch.setattr(server_module, "REQUEST_SECONDS", 30)
+        running_server = open_server(max_connections=3, max_connections_per_address=3)
+        with ExitStack() as stack:
+            oldest = stack.enter_context(running_server.connection(get("/livez")))
+            assert answer(oldest)[0] == 200
+            youngest = stack.enter_context(running_server.connection(b"GET /livez HT"))
+            head = post("Content-Length: 9", "Connection: close")
+            busy = stack.enter_context(running_server.connection(head))
+            with running_server.connection(get("/livez")) as early:
+                check(early, 503, "too_many_connections")
+            time.sleep(LIMIT_SECONDS / 2)  # what has just come is left alone
+            with running_server.connection(get("/livez")) as honest:
+                assert answer(honest)[0] == 200
+                assert is_closed(oldest)
+                youngest.sendall(b"TP/1.1\r\nHost: localhost\r\n\r\n")
+                assert answer(youngest)[0] == 200
+            check(busy, 408, "upload_too_slow")
+        assert running_server.is_as_before()
+
+    @pytest.mark.parametrize("sent", [b"", b"GET /livez HT", get("/livez"), None])
+    def test_hundreds_of_idle_connections_shut_nobody_out(self, open_server, monkeypatch, sent):
+        monkeypatch.setattr(connections, "IDLE_GRACE_SECONDS", 0.1)
+        monkeypatch.setattr(server_module, "REQUEST_SECONDS", 30)
+        monkeypatch.setattr(server_module, "LINGER_SECONDS", 30)
+        if sent is None:  # refused, but still sending
+            sent = post("Content-Length: 99", "Connection: close", content_type="text/plain")
+        running_server = open_server(max_connections=100)
+        with ExitStack() as idle:
+            for _ in range(120):
+                idle.enter_context(running_server.connection(sent))
+
+            def ask():
+                with running_server.connection(get("/livez")) as honest:
+                    return answer(honest)[0]
+
+            wait_until(lambda: ask() == 200, seconds=10)
+            assert [ask() for _ in range(20)] == [200] * 20
+        assert running_server.is_as_before()
+
+    def test_one_address_cannot_take_all_connections(self, open_server):
+        running_server = open_server(max_connections=9, max_connections_per_address=2)
+        with (
+            running_server.connection(source="127.0.0.2"),
+            running_server.connection(source="127.0.0.2"),
+            running_server.connection(get("/livez"), source="127.0.0.2") as third,
+            running_server.connection(get("/livez"), source="127.0.0.3") as other,
+        ):
+            check(third, 503, "too_many_connections")
+            assert answer(other)[0] == 200
+        assert running_server.is_as_before()
+
+    def test_a_trusted_proxy_has_no_limit_of_its_own(self, open_server):
+        running_server = open_server(
+            max_connections=9, max_connections_per_address=1, trusted_proxies="127.0.0.2"
+        )
+        with (
+            running_server.connection(source="127.0.0.2"),
+            running_server.connection(get("/livez"), source="127.0.0.2") as second,
+        ):
+            assert answer(second)[0] == 200
+
+    def test_by_default_an_address_may_have_half_of_all(self, settings):
+        for total, each in ((1000, 500), (3, 1), (1, 1)):
+            assert settings.model_copy(update={"max_connections": total}).address_limit == each
+
     def test_connections_far_beyond_the_limit_are_dropped(self, open_server, monkeypatch):
         monkeypatch.setattr(server_module, "SPARE_CONNECTIONS", 1)
         running_server = open_server(max_connections=1)
@@ -520,3 +639,64 @@ class TestCount:
         allow_connections(500)
 
         assert asked == ([wanted] if wanted else [])
+
+
+class TestMessages:
+    """Unusual requests that are valid, and valid-looking ones that are not."""
+
+    def test_a_host_given_twice_is_refused(self, running_server):
+        with running_server.connection(get("/v1/jobs", b"Host: evil.test")) as client:
+            check(client, 400, "bad_request")
+
+    def test_a_target_may_be_a_url(self, running_server):
+        with running_server.connection(get("http://localhost/v1/jobs")) as client:
+            assert answer(client)[0] == 200
+        with running_server.connection(get("http://evil.test/v1/jobs")) as client:
+            check(client, 421, "host_not_allowed")
+
+    @pytest.mark.parametrize("target", ["*", "localhost:80", "/v1/jobs#x", "//localhost/v1/jobs"])
+    def test_other_targets_are_not_found(self, running_server, target):
+        with running_server.connection(get(target)) as client:
+            check(client, 404, "not_found")
+
+    def test_http_1_0_is_answered(self, running_server):
+        with running_server.connection(b"GET /v1/jobs HTTP/1.0\r\n\r\n") as client:
+            assert answer(client)[0] == 200
+            assert is_closed(client)
+
+    def test_a_long_query_is_refused_in_order(self, running_server):
+        with running_server.connection(get("/v1/jobs?" + "x=1&" * 10_000)) as client:
+            check(client, 422, "invalid_request")
+        with running_server.connection(get("/v1/jobs?" + "x" * 100_000)) as client:
+            assert answer(client)[0] in (400, 422)  # depending on what arrives at once
+
+    def test_trailers_after_chunks_are_dropped(self, running_server, mp4):
+        end = b"0\r\nContent-Length: 5\r\nX: y\r\n\r\n"
+        body = chunk(part("video", mp4) + END) + end
+        with running_server.connection(post("Transfer-Encoding: chunked"), body) as client:
+            assert answer(client)[0] == 202
+            client.sendall(get("/livez"))
+            assert answer(client)[0] == 200
+
+    def test_100_continue_comes_before_an_accepted_body(self, running_server, mp4):
+        body = part("video", mp4) + END
+        head = post("Expect: 100-continue", f"Content-Length: {len(body)}")
+        with running_server.connection(head) as client:
+            assert answer(client)[0] == 100
+            client.sendall(body)
+            assert answer(client)[0] == 202
+
+    @pytest.mark.parametrize(
+        "path", ["/livez", "/readyz", "/v1/jobs", "/v1/models", "/openapi.json", "/docs"]
+    )
+    def test_head_is_get_without_a_body(self, running_server, path):
+        with running_server.connection(get(path), get("/livez")) as client:
+            status, headers, body = answer(client)
+            assert answer(client)[0] == 200
+        with running_server.connection(get(path).replace(b"GET", b"HEAD")) as client:
+            received = client.recv(65536).decode()
+            client.sendall(get("/livez"))
+            assert client.recv(12) == b"HTTP/1.1 200"  # no body stands before it
+        assert received.startswith(f"HTTP/1.1 {status} ")
+        assert f"\r\ncontent-length: {len(body)}\r\n" in received
+        assert f"\r\ncontent-type: {headers['content-type']}\r\n" in received

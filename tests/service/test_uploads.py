@@ -144,6 +144,10 @@ class TestForm:
             (lambda mp4: part("request", b"{}") * 2 + part("video", mp4), "more than one"),
             (lambda mp4: part("video", mp4) + part("other", b"1"), "unexpected part 'other'"),
             (lambda mp4: part("", mp4), "unexpected part ''"),
+            (lambda mp4: part("video", mp4) + part("send", b"Send"), "unexpected part 'send'"),
+            (lambda mp4: part("video", mp4) + part("clips", b"tile"), "unexpected part 'clips'"),
+            (lambda mp4: part("_charset_", b"utf-8"), "no part named 'video'"),
+            (lambda mp4: part("_CHARSET_", b"utf-8") + part("video", mp4), "unexpected part"),
             (lambda mp4: part("x" * 3000, mp4), "unexpected part 'xxx"),
         ],
     )
@@ -154,6 +158,27 @@ class TestForm:
         assert words in response.json()["detail"]
         assert len(response.json()["detail"]) < 150
         assert leftovers() == []
+
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize(
+        "more",
+        [
+            part("_charset_", b"UTF-8"),
+            part("_charset_", b"windows-1252"),
+            part("send", b""),
+            part("", b""),
+            part("other_file", b"", b"Content-Type: application/octet-stream"),
+            part("request", b""),
+            part("a", b"") * 2 + part("_charset_", b"utf-8"),
+        ],
+    )
+    def test_what_browsers_add_to_a_form_is_ignored(self, post, store, mp4, more, first):
+        video = part("video", mp4)
+
+        response = post((more + video if first else video + more) + END)
+
+        assert response.status_code == 202, response.text
+        assert store.upload_path(response.json()["id"]).read_bytes() == mp4
 
 
 class TestContainer:
@@ -193,7 +218,6 @@ class TestRequest:
             ('{"model": "../etc"}', "request.model"),
             ("{", "request"),
             ("[]", "request"),
-            ("", "request"),
             ("\udcff", "request"),
         ],
     )
@@ -206,6 +230,36 @@ class TestRequest:
         assert response.json()["errors"][0]["field"] == field
         assert field in response.json()["detail"]
         assert leftovers() == []
+
+    def test_a_byte_order_mark_is_ignored(self, post, mp4):
+        body = part("request", b"\xef\xbb\xbf" + b'{"clips": "tile"}') + part("video", mp4) + END
+
+        assert post(body).json()["request"]["clips"] == "tile"
+
+    @pytest.mark.parametrize("text", ["\ufeff", "\ufeff\ufeff{}", "{}\ufeff"])
+    def test_other_marks_are_no_json(self, post, mp4, text):
+        check(
+            post(part("request", text.encode()) + part("video", mp4) + END), 422, "invalid_request"
+        )
+
+    def test_utf_16_is_no_json(self, post, mp4):
+        body = part("request", "{}".encode("utf-16")) + part("video", mp4) + END
+
+        check(post(body), 422, "invalid_request")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"clips": "one", "clips": "tile"}',
+            '{"overlay": {"opacity": 0.1, "opacity": 0.2}}',
+            '{"clips": "one", "\\u0063lips": "tile"}',
+        ],
+    )
+    def test_a_field_given_twice_is_refused(self, post, mp4, text):
+        response = post(part("request", text.encode()) + part("video", mp4) + END)
+
+        check(response, 422, "invalid_request")
+        assert "given more than once" in response.json()["detail"]
 
     def test_an_error_does_not_repeat_sent_values(self, post, mp4):
         request = {"head_fusion": "secret" * 1000, **{f"{n}-{'x' * 2000}": 1 for n in range(20)}}

@@ -498,3 +498,16 @@ def test_only_a_plain_file_is_described(tmp_path, plant):
     plant(tmp_path / "sheet.png")
     with pytest.raises(OSError, match="plain file"):
         describe(tmp_path / "sheet.png")
+
+
+def test_the_folders_of_the_store_are_private(tmp_path):
+    for folder in (tmp_path / "old", tmp_path / "old" / "jobs"):
+        folder.mkdir(mode=0o755)
+
+    for root in (tmp_path / "old", tmp_path / "new"):
+        ArtifactStore(root)
+
+        for folder in (root / "jobs", root / "incoming"):
+            assert folder.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "old").stat().st_mode & 0o777 == 0o755  # it may hold more than the store

@@ -1,8 +1,13 @@
+import asyncio
+import json
 import shutil
+from hashlib import sha256
 
 import pytest
 
 from rollout_core.jobs.records import JobError
+from service import auth
+from tests.service.test_uploads import END, call, part
 
 JSON = "application/json"
 
@@ -121,6 +126,59 @@ class TestCreate:
         assert response.json()["code"] == "queue_full"
         assert leftovers() == stored
 
+    def test_while_every_queue_is_full_no_body_is_read(self, open_client, announce, mp4):
+        announce("a", worker="w1", seconds_per_job=30)
+        announce("b", worker="w2", seconds_per_job=20)
+        client = open_client(max_queued=1)
+        upload = [part("video", mp4) + END]
+        for model in ("a", "b"):
+            assert asyncio.run(call(client, upload))[0]["status"] == 422  # a model must be named
+            assert client.post("/v1/jobs", files=form(mp4, f'{{"model": "{model}"}}'))
+
+        status = asyncio.run(call(client, unread()))[0]
+
+        assert status["status"] == 429
+        assert (b"retry-after", b"20") in status["headers"]
+
+    def test_a_used_up_quota_is_told_before_the_body_is_read(
+        self, open_client, announce, mp4, tmp_path
+    ):
+        announce()
+        digest = sha256(b"a").hexdigest()
+        (tmp_path / "keys").write_text(f'[ann]\nsha256 = "{digest}"\nmax_queued_jobs = 1\n')
+        client = open_client(api_keys_file=tmp_path / "keys")
+        key = {"Authorization": "Bearer a"}
+        first = client.post("/v1/jobs", files=form(mp4), headers=key).json()
+
+        started, body = asyncio.run(call(client, unread(), (b"authorization", b"Bearer a")))
+
+        assert (started["status"], json.loads(body["body"])["code"]) == (429, "quota_exceeded")
+        client.delete(f"/v1/jobs/{first['id']}", headers=key)
+        assert client.post("/v1/jobs", files=form(mp4), headers=key).status_code == 202
+
+    def test_while_redis_is_away_no_body_is_read(self, open_client, tmp_path):
+        client = open_client(redis_url=f"unix://{tmp_path / 'nowhere'}")
+
+        assert asyncio.run(call(client, unread()))[0]["status"] == 503
+
+    def test_a_key_revoked_during_the_upload_is_refused(
+        self, open_client, announce, mp4, tmp_path, leftovers, monkeypatch
+    ):
+        monkeypatch.setattr(auth, "CHECK_SECONDS", 0.0)
+        announce()
+        (path := tmp_path / "keys").write_text(f'[ann]\nsha256 = "{sha256(b"a").hexdigest()}"\n')
+        client = open_client(api_keys_file=path)
+
+        def body():
+            yield part("video", mp4)
+            path.write_text("")
+            yield END
+
+        started, ended = asyncio.run(call(client, body(), (b"authorization", b"Bearer a")))
+
+        assert (started["status"], json.loads(ended["body"])["code"]) == (401, "unauthorized")
+        assert leftovers() == []
+
     def test_the_default_model_is_a_setting(self, open_client, announce, mp4):
         announce("a", worker="w1")
         announce("b", worker="w2")
@@ -129,6 +187,12 @@ class TestCreate:
             open_client(default_model="b").post("/v1/jobs", files=form(mp4)).json()["model"] == "b"
         )
         assert open_client().post("/v1/jobs", files=form(mp4)).status_code == 422
+
+
+def unread():
+    """Yield a body that fails the test if it is read."""
+    pytest.fail("the body was read")
+    yield b""
 
 
 class TestGet:

@@ -1,0 +1,172 @@
+"""Which hosts and web pages a request may name, and below which path the service is mounted.
+
+A service without keys trusts everyone who can reach it. The browser of such a person can reach it
+too, and shows pages of others. Two checks keep those out: the page's own name must not lead here
+(DNS rebinding: the `Host` is checked), and a page of another site must not send requests here (the
+`Origin` and `Sec-Fetch-Site` are checked). With keys neither is needed: a page has no key.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import cast
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rollout_core.errors import RolloutError
+from service.auth import is_api_path
+from service.errors import CrossSite, HostNotAllowed
+from service.problems import problem_of
+from service.proxies import Caller, TrustedProxies, parse_address, split_list
+
+ANY = "*"
+ALWAYS_ALLOWED = "localhost"
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HOST = re.compile(r"(\[[^\[\]@/\s]+\]|[^:@/\s\[\]]+)(?::(\d{0,5}))?")
+_ORIGIN = re.compile(r"(https?)://(.+)")
+_ABSOLUTE = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+class AllowedHosts:
+    """The host names under which the service may be called."""
+
+    def __init__(self, names: str | None, *, listens_on: str, has_keys: bool) -> None:
+        """Read a comma-separated list of names; `*` allows every name.
+
+        Names of this machine alone, and addresses, are allowed without being listed: no page can
+        make them its own. Without a list and with keys, every name is allowed.
+        """
+        self._listed = frozenset(_normalize(name) for name in split_list(names))
+        self._any = ANY in self._listed or (not self._listed and has_keys)
+        self._allowed = self._listed | {ALWAYS_ALLOWED, _normalize(listens_on)}
+
+    def allow(self, host: str) -> bool:
+        """Return whether this value of a `Host` header is allowed."""
+        if self._any:
+            return True
+        match = _HOST.fullmatch(host)
+        return match is not None and (
+            _normalize(match[1]) in self._allowed or parse_address(match[1]) is not None
+        )
+
+    def allow_origin(self, origin: str, caller: Caller) -> bool:
+        """Return whether this value of an `Origin` header is the service itself, or is listed."""
+        match = _ORIGIN.fullmatch(origin)
+        named = _HOST.fullmatch(match[2]) if match else None
+        if match is None or named is None:
+            return False
+        if _normalize(named[1]) in self._listed or ANY in self._listed:
+            return True
+        port = DEFAULT_PORTS[match[1]]
+        return _authority(match[2], port) in {_authority(host, port) for host in caller.hosts[-1:]}
+
+
+class CheckHosts:
+    """Middleware: refuses calls of the API under another host's name or from another site's page.
+
+    It also puts into the scope what trusted proxies say of the caller.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: AllowedHosts, proxies: TrustedProxies, has_keys: bool
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._proxies = proxies
+        self._has_keys = has_keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        app = self._app
+        if scope["type"] == "http":
+            caller = self._proxies.caller(scope)
+            if caller.proxied:
+                client = (str(caller.address), 0) if caller.address else None
+                scope = {**scope, "scheme": caller.scheme, "client": client}
+            if is_api_path(scope):
+                try:
+                    self._check(scope, caller)
+                except RolloutError as error:
+                    app = problem_of(error)
+        await app(scope, receive, send)
+
+    def _check(self, scope: Scope, caller: Caller) -> None:
+        """Check the hosts, and the page that makes the browser call.
+
+        Raises:
+            HostNotAllowed: one of the hosts is not allowed.
+            CrossSite: the page is of another site.
+        """
+        if not all(self._hosts.allow(host) for host in caller.hosts):
+            raise HostNotAllowed("the service is not to be called by this host name")
+        if self._has_keys:
+            return
+        headers = Headers(scope=scope)
+        origins = headers.getlist("origin")
+        if not all(self._hosts.allow_origin(origin, caller) for origin in origins):
+            raise CrossSite("a page of another origin may not call this service")
+        if headers.get("sec-fetch-site") == "cross-site" and not origins and not _opens(scope):
+            raise CrossSite("a page of another site may not call this service")
+
+
+class MountAt:
+    """Middleware: serves below a root path, whether or not the proxy strips it from the path.
+
+    The scope's path begins with the root path in both cases, as ASGI has it. Also accepts a target
+    in absolute form: its host replaces the `Host` (RFC 9112, 3.2.2).
+    """
+
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http":
+            scope, root = _origin_form(scope), self._root_path
+            if not f"{scope['path']}/".startswith(f"{root}/"):
+                scope = {**scope, "path": root + scope["path"]}
+            scope = {**scope, "root_path": root}
+        await self._app(scope, receive, send)
+
+
+def _opens(scope: Scope) -> bool:
+    """Return whether the browser opens the answer in a tab: no page can read it there."""
+    headers = Headers(scope=scope)
+    return (
+        scope["method"] in ("GET", "HEAD")
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+    )
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """Return the scope of a request whose target is a path, not a URL."""
+    match = _ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
+    if match is None:
+        return scope
+    host, path = match[1], match[2] or b"/"
+    others = ((name, value) for name, value in _headers(scope) if name != b"host")
+    return {
+        **scope,
+        "path": unquote(path.decode("ascii")),
+        "raw_path": path,
+        "headers": [(b"host", host), *others],
+    }
+
+
+def _headers(scope: Scope) -> Iterable[tuple[bytes, bytes]]:
+    return cast(Iterable[tuple[bytes, bytes]], scope["headers"])
+
+
+def _normalize(name: str) -> str:
+    """Return a name as it is compared: without case, brackets, and the dot of the root."""
+    return name.lower().strip("[]").removesuffix(".")
+
+
+def _authority(host: str, port: int) -> tuple[str, int] | None:
+    """Return the name and the port; `port` if the host names none."""
+    match = _HOST.fullmatch(host)
+    return (_normalize(match[1]), int(match[2] or port)) if match else None

@@ -1,0 +1,39 @@
+"""Headers that tell browsers to take an answer for no more than it is."""
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.auth import is_api_path
+
+NO_SCRIPTS = (
+    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
+    "frame-ancestors 'none'"
+)
+"""Policy of every call of the API. A picture or a video opened in a tab needs the middle three."""
+
+NO_FRAMES = "frame-ancestors 'none'"
+"""Policy of the documentation, which loads its scripts from elsewhere."""
+
+
+class SecurityHeaders:
+    """Middleware: adds the headers that an answer does not have yet."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        policy = NO_SCRIPTS if is_api_path(scope) else NO_FRAMES
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Content-Security-Policy", policy)
+                headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
