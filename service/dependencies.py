@@ -59,7 +59,7 @@ async def _job_id(
     return job_id
 
 
-def refuse_unknown_input(request: Request) -> None:
+async def refuse_unknown_input(request: Request) -> None:
     """Refuse what a call of the API would ignore: unknown or repeated parameters, and a body.
 
     Raises:

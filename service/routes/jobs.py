@@ -89,6 +89,8 @@ async def create_job(
             on_bytes=reservation.arrive,
         )
         await reservation.settle((await in_thread("upload", path.stat)).st_size)
+        if services.keys:
+            await in_thread("upload", services.keys.refresh)
         owner = authenticate(request.scope)  # the key may have been revoked meanwhile
         job = await in_thread(
             "upload", jobs.submit, wanted, path, owner=owner, reservation=reservation

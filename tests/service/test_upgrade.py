@@ -13,8 +13,8 @@ import pytest
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import FORMAT_VERSION, JobRecord
 from rollout_core.jobs.redis_records import WORKERS_KEY, job_key
+from service.inventory import Inventory
 from service.maintenance import Reconciler, clean_up
-from service.usage import StoreUsage
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
 QUEUE_KEY = "rq:queue:rollout-fake"
@@ -33,7 +33,7 @@ def cases(table):
 
 @pytest.fixture
 def reconciler(store, redis):
-    return Reconciler(store, StoreUsage(store), redis)
+    return Reconciler(store, Inventory(store), redis)
 
 
 @pytest.fixture
@@ -203,6 +203,7 @@ def test_old_unreadable_jobs_do_not_stop_the_clean_up(client, submit, store, tic
     add(ticket_path(newer), {"version": FORMAT_VERSION + 1})
     (store.root / "jobs" / "stray").touch()
     for job_id in (newer, known):
+        add(ticket_path(job_id), {"created_at": "2000-01-01T00:00:00Z"})
         os.utime(ticket_path(job_id), (0, 0))
     services = client.app_state["services"]
 

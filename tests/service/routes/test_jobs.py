@@ -6,7 +6,6 @@ from hashlib import sha256
 import pytest
 
 from rollout_core.jobs.records import JobError
-from service import auth
 from tests.service.test_uploads import END, call, part
 
 JSON = "application/json"
@@ -162,9 +161,8 @@ class TestCreate:
         assert asyncio.run(call(client, unread()))[0]["status"] == 503
 
     def test_a_key_revoked_during_the_upload_is_refused(
-        self, open_client, announce, mp4, tmp_path, leftovers, monkeypatch
+        self, open_client, announce, mp4, tmp_path, leftovers
     ):
-        monkeypatch.setattr(auth, "CHECK_SECONDS", 0.0)
         announce()
         (path := tmp_path / "keys").write_text(f'[ann]\nsha256 = "{sha256(b"a").hexdigest()}"\n')
         client = open_client(api_keys_file=path)
