@@ -4,6 +4,7 @@ The records themselves are read and written by `JobRecords`.
 
 Keys:
     rollout:job:<id>          the `JobRecord` of a job that has not ended
+    rollout:token:<id>        the token of its latest claim
     rollout:jobs              sorted set: job id → creation time in Unix seconds, jobs without owner
     rollout:jobs:<owner>      the same for the jobs of one owner
     rollout:open:<owner>      sorted set: open job id → time of its reservation in Unix seconds
@@ -21,7 +22,14 @@ from rq.serializers import JSONSerializer
 
 from rollout_core.errors import AttemptLost, InvalidRequest
 from rollout_core.jobs.records import JobRecord, Ticket
-from rollout_core.jobs.redis_records import SCAN_COUNT, TASK, JobRecords, job_key, queue_name
+from rollout_core.jobs.redis_records import (
+    SCAN_COUNT,
+    TASK,
+    JobRecords,
+    job_key,
+    queue_name,
+    token_key,
+)
 
 JOBS_KEY = "rollout:jobs"
 OPEN_KEY = "rollout:open:"
@@ -99,7 +107,7 @@ class RedisJobs:
     def remove(self, job_id: str, owner: str | None) -> None:
         """Remove the record of a deleted job, and the job from its owner's list and open jobs."""
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(job_key(job_id))
+            pipeline.delete(job_key(job_id), token_key(job_id))
             pipeline.zrem(_list_key(owner), job_id)
             if owner is not None:
                 pipeline.zrem(OPEN_KEY + owner, job_id)

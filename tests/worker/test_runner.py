@@ -20,7 +20,7 @@ from rollout_core import archive
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
-from rollout_core.jobs.redis_records import job_key
+from rollout_core.jobs.redis_records import job_key, token_key
 from rollout_core.jobs.store import ArtifactStore
 from tests.worker.clips import make_video
 from worker import fake_engine
@@ -43,6 +43,12 @@ def records(redis) -> RetryingRecords:
 @pytest.fixture
 def record(redis) -> Callable[[str], JobRecord]:
     return lambda job_id: JobRecord.model_validate_json(redis.get(job_key(job_id)))
+
+
+@pytest.fixture
+def token(redis) -> Callable[[str], str]:
+    """Return a function that returns the token of a job's latest claim."""
+    return lambda job_id: redis.get(token_key(job_id)).decode()
 
 
 @pytest.fixture
@@ -322,14 +328,14 @@ def test_job_deleted_while_it_runs_leaves_no_folder(settings, records, store, re
 
 @pytest.mark.parametrize("takes_folder", [True, False])
 def test_attempt_that_lost_the_job_waits_for_the_newer_one(
-    settings, records, store, submit, record, takes_folder, failure
+    settings, records, store, submit, record, token, takes_folder, failure
 ):
     """It does not disturb the newer attempt, and waits until that has ended."""
     ends_at = time.monotonic() + 4
 
     def work_elsewhere() -> None:
         if record(job_id).attempt == 1:
-            records.release(job_id, 1)
+            records.release(job_id, 1, token(job_id))
             records.claim(job_id, max_attempts=9)
             if takes_folder:
                 store.begin_attempt(job_id, 2)
@@ -386,7 +392,7 @@ def test_job_canceled_at_the_last_moment_is_not_published(
     settings, records, store, redis, submit, failure
 ):
     def cancel_at_the_end() -> None:
-        if any(store.upload_path(job_id).parents[1].glob("attempts/1/rollout.npz")):
+        if any(store.upload_path(job_id).parents[1].glob("attempts/1-*/rollout.npz")):
             canceled = JobRecord().ended("canceled", datetime.now(UTC))
             with suppress(AttemptLost):
                 store.end(job_id, canceled)
@@ -460,11 +466,11 @@ def test_attempt_that_lost_the_job_cannot_fail_it(settings, records, store, redi
     """It continues after its lease ran out, and fails while the newer attempt runs."""
 
     class LosesAttemptOne(RetryingRecords):
-        def require(self, job_id: str, attempt: int) -> None:
+        def require(self, job_id: str, attempt: int, token: str | None = None) -> None:
             if attempt == 1:
-                self.release(job_id, 1)
+                self.release(job_id, 1, token)
                 self.claim(job_id, max_attempts=9)
-            super().require(job_id, attempt)
+            super().require(job_id, attempt, token)
             raise AssertionError("attempt 1 could fail the job")
 
     def stop_waiting() -> None:
