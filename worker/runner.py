@@ -207,7 +207,7 @@ class Runner:
     def _blaming_the_store(
         self, during: Callable[[Callable[[], None]], None] = lambda check: check()
     ) -> Iterator[None]:
-        """Raise `StoreTrouble` or `Exhausted` in place of an OSError that is not the job's fault.
+        """Raise `StoreTrouble` or `Exhausted` in place of an error that is not the job's fault.
 
         An error of another kind may still come from a store that is gone, so the store is checked.
 
@@ -217,6 +217,9 @@ class Runner:
         try:
             with stopping_if_exhausted():
                 yield
+        except AttemptLost:  # or its folder is missing because the store is gone
+            during(self._check_store)
+            raise
         except OSError as error:
             if error.errno in FULL | ILL:
                 raise StoreTrouble(str(error), full=error.errno in FULL) from error
