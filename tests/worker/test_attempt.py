@@ -59,7 +59,7 @@ class FakeRecords:
         self.beats: list[tuple[str, int, str]] = []
         self.answer: bool | Exception = False
 
-    def beat(self, job_id: str, attempt: int, progress, token: str | None) -> bool:
+    def beat(self, job_id: str, attempt: int, progress, token=None) -> bool:
         self.beats.append((job_id, attempt, progress.stage))
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -289,7 +289,7 @@ def test_cancel_kills_engine_after_the_grace_time(prepare, records, monkeypatch,
     attempt = prepare(children=children)
     asked_at = []
 
-    def cancel_once_it_explains(job_id: str, number: int, progress) -> bool:
+    def cancel_once_it_explains(job_id: str, number: int, progress, token) -> bool:
         if children.engine.busy and progress.stage == "explain":
             asked_at.append(time.monotonic())
         return bool(asked_at)
@@ -598,7 +598,7 @@ class TestFaithfulness:
         attempt = prepare(faithfulness=True)
         beat = records.beat
 
-        def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
+        def cancel_once_it_measures(job_id: str, number: int, progress, token) -> bool:
             return beat(job_id, number, progress) or progress.stage == "faithfulness"
 
         records.beat = cancel_once_it_measures
@@ -611,7 +611,7 @@ class TestFaithfulness:
         send_clips(children.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
 
-        def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
+        def cancel_once_it_measures(job_id: str, number: int, progress, token) -> bool:
             if progress.stage == "faithfulness" and not stopped:
                 os.kill(children.engine.pid, signal.SIGSTOP)
                 stopped.append(time.monotonic())
