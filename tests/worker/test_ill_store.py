@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from unittest.mock import Mock
 
 import pytest
 
@@ -249,9 +250,11 @@ def test_full_disk_of_the_media_process_hands_the_job_back(
             disk.error = errno.ENOSPC
 
     start = complaining(StoreFull("the disk is full"))
-    with running(settings, records, store, do_duties=fill, start_media=start) as runner:
-        with pytest.raises(StoreTrouble) as caught:
-            runner.run(job_id)
+    with (
+        running(settings, records, store, do_duties=fill, start_media=start) as runner,
+        pytest.raises(StoreTrouble) as caught,
+    ):
+        runner.run(job_id)
     assert caught.value.full
     assert record(job_id).attempt == 0
 
@@ -279,15 +282,13 @@ def test_other_failures_of_media_end_the_job_though_the_store_is_full(
 def test_exhausted_supervisor_hands_the_job_back(
     settings, records, store, submit, record, monkeypatch
 ):
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
     with running(settings, records, store) as runner:
         job_id = submit(overlay=None)
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
             for place in ("socket.socketpair", "subprocess.Popen", "os.dup"):
+                refused = OSError(number, os.strerror(number))
                 with monkeypatch.context() as patch:
-                    patch.setattr(place, refuse)
+                    patch.setattr(place, Mock(side_effect=refused))
                     with pytest.raises(Exhausted, match="its job goes back to the queue"):
                         runner.run(job_id)
                 assert (record(job_id).attempt, record(job_id).lease_until) == (0, None)

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -54,7 +55,7 @@ class WatchedRecords(RetryingRecords):
         self._end()
 
     def longest_pause(self) -> float:
-        return max(after - before for before, after in zip(self.beats, self.beats[1:]))
+        return max(after - before for before, after in pairwise(self.beats))
 
     def _note(self) -> None:
         self.beats.append(time.monotonic())

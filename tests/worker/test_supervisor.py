@@ -548,7 +548,7 @@ def test_redis_that_goes_back_to_before_the_claim_costs_no_job(start, redis, sto
     slow = ("--engine", "fake", "--model", "fake-slow")
     job_id = submit(clips="tile", overlay=None)
     deliver(redis, job_id, "fake-slow")
-    snapshot = {key: redis.dump(key) for key in redis.keys()}
+    snapshot = {key: redis.dump(key) for key in redis.scan_iter()}
     halted = start(*slow)
     wait_until(is_explaining(redis, job_id))
     halted.send_signal(signal.SIGSTOP)
