@@ -4,6 +4,7 @@ The records themselves are read and written by `JobRecords`, the lists of jobs b
 
 Keys:
     rollout:job:<id>          the `JobRecord` of a job that has not ended
+    rollout:token:<id>        the token of its latest claim
     rollout:open:<owner>      sorted set: open job id → time of its reservation in Unix seconds
     rollout:probe             written to see whether Redis accepts writes; expires
 """
@@ -18,7 +19,7 @@ from rq.serializers import JSONSerializer
 
 from rollout_core.errors import AttemptLost
 from rollout_core.jobs.records import JobRecord, Ticket
-from rollout_core.jobs.redis_records import TASK, JobRecords, job_key, queue_name
+from rollout_core.jobs.redis_records import TASK, JobRecords, job_key, queue_name, token_key
 from service import job_lists
 from service.job_lists import JobLists
 
@@ -71,7 +72,7 @@ class RedisJobs:
     def remove(self, job_id: str, owner: str | None) -> None:
         """Remove the record of a deleted job, and the job from its owner's lists and open jobs."""
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(job_key(job_id))
+            pipeline.delete(job_key(job_id), token_key(job_id))
             job_lists.remove(pipeline, job_id, owner)
             if owner is not None:
                 pipeline.zrem(OPEN_KEY + owner, job_id)

@@ -20,6 +20,7 @@ with require_extra("rollout-worker", "worker"):
     from worker.heartbeat import Shutdown
     from worker.messages import Confinement, EngineOptions, MediaOptions
     from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
+    from worker.runner import Exhausted
     from worker.sandbox import probe
     from worker.settings import Settings
     from worker.supervisor import EngineUnusable, NameTaken, Supervisor
@@ -53,7 +54,7 @@ def main() -> None:
     children = _children(settings, _confinement(settings))
     try:
         _serve(settings, children)
-    except (EngineUnusable, NameTaken, OSError, *UNREACHABLE) as error:
+    except (EngineUnusable, NameTaken, Exhausted, OSError, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
         children.close()
@@ -75,6 +76,8 @@ def _serve(settings: Settings, children: Children) -> None:
         supervisor.require_name()
         log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
+        if supervisor.exhausted:
+            sys.exit(f"rollout-worker: {supervisor.exhausted}")
         if not supervisor.is_shutdown_requested:
             sys.exit("rollout-worker: stopped after an unexpected error; see the log above")
     finally:

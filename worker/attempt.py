@@ -1,13 +1,13 @@
 """One attempt at a job: from an upload to the files of a result.
 
 An attempt sends orders to its two children, one after another, and checks every answer. Its
-`Heartbeat` runs whenever it waits.
+`Heartbeat` runs whenever it waits. Whatever touches the store, or may take longer than a beat for
+another reason, runs in `Heartbeat.during`.
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ from rollout_core.relevance import faithfulness
 from rollout_core.resolve import ResolvedRun, check_request, explained_class
 from rollout_core.result import ResultArrays, artifact_names, describe_result, target_to_follow
 from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
-from worker.children import TICK_SECONDS, Child, ChildFailure, Children, Media, next_message
+from worker.children import Child, ChildFailure, Children, Media, next_message
 from worker.heartbeat import Heartbeat
 from worker.messages import (
     AnyMessage,
@@ -41,7 +41,6 @@ from worker.messages import (
     Rendered,
     Working,
 )
-from worker.redis_jobs import RetryingRecords
 from worker.wire import Arrays
 
 MAX_BATCH_BYTES = 1 << 28
@@ -60,6 +59,7 @@ class AttemptInput:
     Attributes:
         upload: the video.
         folder: of the attempt; every file of the result is written there.
+        started_at: when it was claimed, by Redis' clock.
         deadline_seconds: longest duration of the attempt.
         engine_timeout_seconds: timeout of the engine for each clip in a batch; None: a multiple
             of what a clip took at its warm-up.
@@ -71,6 +71,7 @@ class AttemptInput:
     request: ExplainRequest
     upload: Path
     folder: Path
+    started_at: datetime
     deadline_seconds: float
     engine_timeout_seconds: float | None
     media_timeout_seconds: float
@@ -79,24 +80,11 @@ class AttemptInput:
 class Attempt:
     """One attempt at a job."""
 
-    def __init__(
-        self,
-        job: AttemptInput,
-        children: Children,
-        records: RetryingRecords,
-        do_duties: Callable[[], None],
-    ) -> None:
-        """Start the clock of the attempt.
-
-        Args:
-            do_duties: called with each heartbeat; does the worker's other duties during a job.
-        """
+    def __init__(self, job: AttemptInput, children: Children, heartbeat: Heartbeat) -> None:
+        """Prepare the attempt; the clock of `heartbeat` runs already."""
         self._job = job
         self._children = children
-        self._heartbeat = Heartbeat(
-            job.id, job.attempt, job.deadline_seconds, children, records, do_duties
-        )
-        self._started_at = datetime.now(UTC)
+        self._heartbeat = heartbeat
         self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
 
     def run(self) -> ExplainResult:
@@ -116,26 +104,16 @@ class Attempt:
         try:
             run, clips = self._open(media, model)
             findings, frames = self._explain(media, clips, run, model.batch_clips)
-            found = findings.archive(run)
+            found = self._heartbeat.during(partial(findings.archive, run))
             measured = self._measure(frames, found, run) if run.request.faithfulness else None
             self._render(media, found, measured)
         finally:
             media.kill()
-        self._tidy()
-        self._save(found)
+        self._heartbeat.during(self._tidy)
+        self._heartbeat.during(partial(self._save, found))
         self._heartbeat.advance("publish", 0, 1)
         self._timings["total"] = self._heartbeat.seconds
-        result = describe_result(
-            run,
-            found,
-            self._job.folder,
-            faithfulness=measured,
-            timings_seconds=self._timings,
-            attempt=self._job.attempt,
-            started_at=self._started_at,
-        )
-        self._heartbeat()  # the job may have been lost or canceled meanwhile
-        return result
+        return self._heartbeat.during(partial(self._describe, run, found, measured))
 
     def _await_engine(self) -> Ready:
         """Wait until the engine has loaded its model, and has answered an earlier job's order."""
@@ -257,8 +235,7 @@ class Attempt:
         """Wait for media's next message, with its timeout and its disk limit in force."""
 
         def heartbeat() -> None:
-            self._heartbeat()
-            media.check_disk_use(self._job.folder)
+            self._heartbeat.during(partial(media.check_disk_use, self._job.folder))
 
         media.expect(self._job.media_timeout_seconds)
         return next_message(media, kind, heartbeat, others)
@@ -287,18 +264,25 @@ class Attempt:
                 path.unlink()
 
     def _save(self, found: Archive) -> None:
-        """Write the archive and flush it to the disk, in a thread: both may outlast a lease."""
+        """Write the archive, and flush all files to the disk."""
+        archive.save(self._job.folder / ARCHIVE_NAME, found)
+        fsync_folder(self._job.folder)
 
-        def save() -> None:
-            archive.save(self._job.folder / ARCHIVE_NAME, found)
-            fsync_folder(self._job.folder)
-
-        with ThreadPoolExecutor(1) as writer:
-            saving = writer.submit(save)
-            while not saving.done():
-                self._heartbeat()
-                wait([saving], TICK_SECONDS)
-        saving.result()
+    def _describe(
+        self, run: ResolvedRun, found: Archive, measured: Faithfulness | None
+    ) -> ExplainResult:
+        """Return the result: read every file for its digest. Its times are by Redis' clock."""
+        result = describe_result(
+            run,
+            found,
+            self._job.folder,
+            faithfulness=measured,
+            timings_seconds=self._timings,
+            attempt=self._job.attempt,
+            started_at=self._job.started_at,
+        )
+        ended_at = self._job.started_at + timedelta(seconds=self._heartbeat.seconds)
+        return result.model_copy(update={"ended_at": ended_at})
 
 
 def _clip_bytes(spec: ModelSpec) -> int:

@@ -5,6 +5,7 @@ forked, and the kernel kills it when the supervisor dies. Every way in which a c
 raises one exception, `ChildLost`.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -49,6 +50,9 @@ There is no heartbeat during a transfer, so this is less than a lease.
 EXIT_SECONDS = 2.0
 """Time for a child to exit by itself after its socket was closed."""
 
+REAP_SECONDS = 2.0
+"""Wait this long for a killed media process: the kernel may still write to a slow disk for it."""
+
 GONE_SECONDS = 1.0
 """Time for a child to exit after it closed its socket. With STALL_SECONDS, less than a lease."""
 
@@ -72,6 +76,9 @@ MAX_MEDIA_FILES = 64
 
 BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Error numbers of a process or a machine without descriptors, memory or processes to give."""
 
 M = TypeVar("M", bound=AnyMessage)
 
@@ -115,7 +122,7 @@ def start_process(
         output: None, or `subprocess.PIPE`.
     """
     ours, theirs = socket.socketpair()
-    with theirs:
+    with ours, theirs:
         arguments = [kind, str(theirs.fileno()), options.model_dump_json()]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.child_main", *arguments],
@@ -125,13 +132,14 @@ def start_process(
             pass_fds=[theirs.fileno()],
             env=environment,
         )
-    return ChildProcess(process, Connection(ours.detach()))
+        return ChildProcess(process, Connection(ours.detach()))
 
 
 class Child:
     """One child process, the connection to it, and the timeout of its next answer."""
 
     max_message_bytes: ClassVar[int] = wire.MAX_MESSAGE_BYTES
+    reap_seconds: ClassVar[float | None] = None
 
     def __init__(self, name: str, started: ChildProcess) -> None:
         """Watch a process that was started; `name` is used in errors and log lines."""
@@ -170,11 +178,14 @@ class Child:
 
         Raises:
             ChildLost: the child has ended, or does not read.
+            OSError: this process has no free file descriptor.
         """
         try:
             with self._message_timeout():
                 wire.send(self.connection, message, **arrays)
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             raise self.kill_as_lost() from error
 
     def receive(self) -> tuple[Message, Arrays]:
@@ -182,6 +193,7 @@ class Child:
 
         Raises:
             ChildLost: the child has ended, stopped within a message, or sent something invalid.
+            OSError: this process has no free file descriptor.
         """
         try:
             with self._message_timeout():
@@ -189,6 +201,8 @@ class Child:
         except WireError as error:
             raise self.kill_as_lost(str(error)) from error
         except (EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
             raise self.kill_as_lost() from error
         self._due = None
         return received
@@ -211,10 +225,11 @@ class Child:
         return ChildLost(f"{self.name} {reason}")
 
     def kill(self) -> None:
-        """Kill the process, wait until it is gone, and log what it wrote."""
+        """Kill the process, wait up to `reap_seconds` until it is gone, and log what it wrote."""
         self.connection.close()
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(self.reap_seconds)
         self._due = None
         self._log_output()
 
@@ -303,6 +318,7 @@ class Media(Child):
     """
 
     max_message_bytes = 1 << 28  # a clip of 96 frames of 224×224 has 14 MiB
+    reap_seconds = REAP_SECONDS
 
     def __init__(self, options: MediaOptions, started: ChildProcess | None = None) -> None:
         """Watch a media process: the one that was `started`, or a new one."""

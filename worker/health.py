@@ -1,13 +1,16 @@
-"""Health check of a container: `python -m worker.health` fails if no worker of this host is alive.
+"""Health check of a container: `python -m worker.health` fails if no worker in it is alive.
 
-The host is the container. A worker announces itself every few seconds, idle and busy. If
-the spec of its model is known, it starts before the model has loaded.
+A worker announces itself every few seconds, idle and busy, under a name that begins with its place:
+the name of the host and its PID namespace, which is that of the container. So a worker in another
+container does not count, even if both have the name of the host. If the spec of the model is known,
+the announcements start before the model has loaded.
 """
 
 import socket
 import sys
 import uuid
 from datetime import datetime
+from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -18,22 +21,27 @@ from worker.settings import Settings
 TIMEOUT_SECONDS = 5.0
 
 
+def place(hostname: str) -> str:
+    """Return what tells this container from others: the host's name and the PID namespace."""
+    return f"{hostname}.{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
 def new_name(hostname: str) -> str:
-    """Return a unique name for a worker that starts on `hostname`."""
-    return f"{hostname}.{uuid.uuid4().hex}"
+    """Return a unique name for a worker that starts in this container on `hostname`."""
+    return f"{place(hostname)}.{uuid.uuid4().hex}"
 
 
 def is_beating(redis: Redis, hostname: str, now: datetime) -> bool:
-    """Return whether a worker on `hostname` is alive at `now`, by Redis' clock."""
+    """Return whether a worker of this container is alive at `now`, by Redis' clock."""
     return any(
         announcement.is_live(now)
         for name, announcement in Announcements(redis).read().items()
-        if name.rpartition(".")[0] == hostname
+        if name.rpartition(".")[0] == place(hostname)
     )
 
 
 def main() -> None:
-    """Exit with status 1 and one line on stderr unless a worker of this host is alive."""
+    """Exit with status 1 and one line on stderr unless a worker of this container is alive."""
     redis = Redis.from_url(
         Settings().redis_url,
         socket_timeout=TIMEOUT_SECONDS,

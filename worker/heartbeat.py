@@ -1,18 +1,25 @@
 """The heartbeat of an attempt, and graceful shutdown.
 
-While an attempt waits for a child, its `Heartbeat` renews the lease, reports progress, and checks
-the deadline and requests to cancel. After SIGTERM, a `Shutdown` decides when the worker must hand
-its job back.
+While an attempt waits for a child or for the store, its `Heartbeat` renews the lease, reports
+progress, and checks the deadline and requests to cancel. While a job is ended, a `Pulse` renews the
+lease. After SIGTERM, a `Shutdown` decides when the worker must hand its job back.
+
+A call that may take longer than a beat, such as any call to the store, runs in a thread while this
+one beats: see `while_calling` and `Pulse.during`.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from threading import Thread
+from typing import TypeVar
 
 from rollout_core.contract import Stage
 from rollout_core.errors import DeadlineExceeded
 from rollout_core.jobs.records import Progress
-from worker.children import Children
+from worker.children import TICK_SECONDS, Children
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 
 BEAT_SECONDS = 1.0
@@ -27,6 +34,8 @@ ECHO_SECONDS = 1.0
 A worker in a terminal can get the same signal twice: from the terminal and from its parent.
 """
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +47,83 @@ class ShuttingDown(Exception):
     """The worker stops now. Its job goes back to the queue."""
 
 
-class Heartbeat:
+def while_calling(tick: Callable[[], None], work: Callable[[], T]) -> T:
+    """Return what `work` returns; it runs in a thread while this one calls `tick`.
+
+    If `tick` raises, the thread is left alone: what it does later must not matter.
+
+    Raises:
+        OSError: also if no thread can be started.
+    """
+    tick()
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised again in the thread that waits
+            future.set_exception(error)
+
+    try:
+        Thread(target=run, name="work", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+    while not wait([future], TICK_SECONDS).done:
+        tick()
+    return future.result()
+
+
+class Pulse:
+    """Calling it renews the lease of a claim if that is due, and does the worker's other duties."""
+
+    def __init__(
+        self,
+        job_id: str,
+        token: str | None,
+        records: RetryingRecords,
+        do_duties: Callable[[], None],
+    ) -> None:
+        """Renew the lease from now on.
+
+        Args:
+            token: of the claim.
+            do_duties: called after each renewal; does the worker's other duties during a job.
+        """
+        self._job_id = job_id
+        self._token = token
+        self._records = records
+        self._do_duties = do_duties
+        self._next_beat = time.monotonic()
+
+    def __call__(self) -> None:
+        """Renew the lease if that is due.
+
+        Raises:
+            AttemptLost: the job no longer belongs to this claim.
+            ShuttingDown: the worker stops now.
+        """
+        if time.monotonic() >= self._next_beat:
+            self._beat()
+            # Count from the end of the call, so that the job continues even while Redis hangs.
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; the lease is renewed meanwhile. See `while_calling`."""
+        return while_calling(self, work)
+
+    def _beat(self) -> None:
+        """Renew the lease; only log if Redis does not answer."""
+        try:
+            self._renew()
+            self._do_duties()
+        except UNREACHABLE as error:
+            log.warning("job %s: missed a heartbeat: %s", self._job_id, error)
+
+    def _renew(self) -> None:
+        self._records.renew(self._job_id, self._token)
+
+
+class Heartbeat(Pulse):
     """Calling it sends a heartbeat when one is due, and checks whether the attempt must stop."""
 
     def __init__(
@@ -49,20 +134,19 @@ class Heartbeat:
         children: Children,
         records: RetryingRecords,
         do_duties: Callable[[], None],
+        token: str | None = None,
     ) -> None:
         """Start the clock of the attempt.
 
         Args:
             do_duties: called after each heartbeat; does the worker's other duties during a job.
+            token: of the attempt's claim.
         """
-        self._job_id = job_id
+        super().__init__(job_id, token, records, do_duties)
         self._attempt = attempt
         self._deadline_seconds = deadline_seconds
         self._children = children
-        self._records = records
-        self._do_duties = do_duties
         self._began = time.monotonic()
-        self._next_beat = self._began
         self._progress = Progress(stage="decode", done=0, total=1)
         self._cancel_seen_at: float | None = None
 
@@ -92,10 +176,7 @@ class Heartbeat:
         if self.seconds > self._deadline_seconds:
             raise DeadlineExceeded(f"not done after {self._deadline_seconds:g} seconds")
         now = time.monotonic()
-        if now >= self._next_beat:
-            self._beat()
-            # Count from the end of the call, so that the job continues even while Redis hangs.
-            self._next_beat = time.monotonic() + BEAT_SECONDS
+        super().__call__()
         if self._cancel_seen_at is not None:
             self._cancel(now - self._cancel_seen_at)
 
@@ -112,15 +193,13 @@ class Heartbeat:
             engine.kill()
         raise Canceled
 
-    def _beat(self) -> None:
-        """Send a heartbeat and note a request to cancel; only log if Redis does not answer."""
-        try:
-            cancel_requested = self._records.beat(self._job_id, self._attempt, self._progress)
-            if cancel_requested and self._cancel_seen_at is None:
-                self._cancel_seen_at = time.monotonic()
-            self._do_duties()
-        except UNREACHABLE as error:
-            log.warning("job %s: missed a heartbeat: %s", self._job_id, error)
+    def _renew(self) -> None:
+        """Send a heartbeat, and note a request to cancel."""
+        cancel_requested = self._records.beat(
+            self._job_id, self._attempt, self._progress, self._token
+        )
+        if cancel_requested and self._cancel_seen_at is None:
+            self._cancel_seen_at = time.monotonic()
 
 
 class Shutdown:

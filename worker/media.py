@@ -6,6 +6,7 @@ supervisor reads a clip when it needs it; until then the full socket blocks this
 holds only one or two clips in memory.
 """
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ class _Job:
 
         Raises:
             StoreUnavailable: the pictures cannot be stored.
+            VideoTooLarge: a picture is larger than a file of this process may be.
             FileNotFoundError: the folder was removed, because the attempt has lost the job.
         """
         began = time.monotonic()
@@ -163,6 +165,8 @@ class _Job:
         except FileNotFoundError:
             raise
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise VideoTooLarge("the pictures need more bytes than allowed") from error
             detail = f"the pictures cannot be stored: {error.strerror}"
             raise unavailable(error, detail) from error
         wire.send(self._connection, rendered(1, 1, finished=True))

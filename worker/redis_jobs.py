@@ -20,7 +20,13 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError, WatchError
+from redis.exceptions import (
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    WatchError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -40,8 +46,13 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
 RETRY_SECONDS = 1.0
 """Pause before the next try."""
 
-STATE_ERRORS = re.compile(r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN)\b")
+STATE_ERRORS = re.compile(
+    r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN|BUSY|CLUSTERDOWN|TRYAGAIN)\b"
+)
 """Error codes about the state of the server, not about the command. redis-py handles LOADING."""
+
+STATE_ERROR_TYPES = (OutOfMemoryError, ReadOnlyError, NoPermissionError)
+"""Those of them that redis-py raises without their code."""
 
 T = TypeVar("T")
 
@@ -67,28 +78,40 @@ class RetryingRecords:
         self._announcements = Announcements(redis)
         self._check_shutdown = check_shutdown
 
-    def claim(self, job_id: str, *, max_attempts: int) -> JobRecord:
+    def claim(self, job_id: str, *, max_attempts: int, token: str | None = None) -> JobRecord:
         """Start the next attempt, or take the job in order to end it; see `JobRecord.claim`.
 
         Raises:
             JobHeld: another attempt is alive.
             AttemptLost: the job has no record: it has ended, or it was deleted.
+            UnknownFormat: this version cannot read the record.
         """
 
         def step(record: JobRecord, now: datetime) -> JobRecord:
-            return record.claim(now, max_attempts=max_attempts)
+            return record.claim(now, max_attempts=max_attempts, token=token)
 
         return self._retry(lambda: self._records.update(job_id, step))
 
-    def require(self, job_id: str, attempt: int) -> None:
+    def require(self, job_id: str, attempt: int, token: str | None = None) -> None:
         """Check that the job still belongs to this attempt.
 
         Raises:
             AttemptLost: it does not.
         """
-        self._retry(lambda: self._records.update(job_id, lambda record, _: record.require(attempt)))
+        self._retry(
+            lambda: self._records.update(job_id, lambda record, _: record.require(attempt, token))
+        )
 
-    def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
+    def renew(self, job_id: str, token: str | None) -> None:
+        """Renew the lease of a claim, without a retry; see `JobRecord.renew`.
+
+        Raises:
+            AttemptLost: the job no longer belongs to this claim.
+            UNREACHABLE: Redis does not answer.
+        """
+        self._once(job_id, lambda record, now: record.renew(now, token))
+
+    def beat(self, job_id: str, attempt: int, progress: Progress, token: str | None = None) -> bool:
         """Renew the attempt's lease and store its progress, without a retry.
 
         Returns:
@@ -98,22 +121,16 @@ class RetryingRecords:
             AttemptLost: the job no longer belongs to this attempt.
             UNREACHABLE: Redis does not answer.
         """
-        try:
-            record = self._records.update(
-                job_id, lambda record, now: record.beat(attempt, now, progress)
-            )
-        except UNREACHABLE:
-            self._check_shutdown()
-            raise
+        record = self._once(job_id, lambda record, now: record.beat(attempt, now, progress, token))
         return record.cancel_requested
 
-    def release(self, job_id: str, attempt: int) -> None:
+    def release(self, job_id: str, attempt: int, token: str | None = None) -> None:
         """End the lease, so that the next attempt can start; do nothing if the job was lost."""
-        self._end_lease(job_id, lambda record, _: record.release(attempt))
+        self._end_lease(job_id, lambda record, _: record.release(attempt, token))
 
-    def hand_back(self, job_id: str, attempt: int) -> None:
+    def hand_back(self, job_id: str, attempt: int, token: str | None = None) -> None:
         """Do as `release`, and do not count the attempt."""
-        self._end_lease(job_id, lambda record, _: record.hand_back(attempt))
+        self._end_lease(job_id, lambda record, _: record.hand_back(attempt, token))
 
     def delete_record(self, job_id: str) -> None:
         """Delete the record of a job that has ended.
@@ -144,6 +161,14 @@ class RetryingRecords:
     def wait_for_redis(self) -> None:
         """Return once Redis answers."""
         self._retry(self._redis.ping)
+
+    def _once(self, job_id: str, step: Step) -> JobRecord:
+        """Apply a step without a retry; raise `ShuttingDown` if Redis is away at shutdown."""
+        try:
+            return self._records.update(job_id, step)
+        except UNREACHABLE:
+            self._check_shutdown()
+            raise
 
     def _end_lease(self, job_id: str, step: Step) -> None:
         try:
@@ -231,8 +256,6 @@ class _StateCheckingConnection(AbstractConnection):
         try:
             return super().read_response(*arguments, **options)
         except ResponseError as error:
-            if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or STATE_ERRORS.search(
-                str(error)
-            ):
+            if isinstance(error, STATE_ERROR_TYPES) or STATE_ERRORS.search(str(error)):
                 raise ServerUnusable(str(error)) from error
             raise

@@ -7,27 +7,38 @@
 After an attempt its folder is published or moved away, and a dead engine is restarted before the
 next one. If another worker's attempt is alive, the runner waits for up to `HELD_SECONDS` and then
 gives up: that attempt has its own delivery, and RQ requeues it if that worker dies.
+
+What is not the job's fault does not end it. If the store is full or ill, or the machine is
+exhausted, the attempt is handed back and does not count. A job in a format that this version does
+not know is left to a worker that knows it.
 """
 
 import logging
+import resource
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
 
 from rollout_core.errors import (
     AttemptLost,
     DeadlineExceeded,
     JobHeld,
     RolloutError,
+    StoreFull,
+    StoreUnavailable,
+    UnknownFormat,
     WorkerCrashed,
 )
-from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord
-from rollout_core.jobs.store import ArtifactStore, unavailable
+from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Ticket
+from rollout_core.jobs.store import FULL, ILL, ArtifactStore
 from worker.attempt import Attempt, AttemptInput
-from worker.children import ChildFailure, ChildLost, Children
-from worker.heartbeat import Canceled, ShuttingDown
+from worker.children import EXHAUSTED, ChildFailure, ChildLost, Children
+from worker.heartbeat import Canceled, Heartbeat, Pulse, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 from worker.settings import Settings
 
@@ -44,7 +55,41 @@ HELD_SECONDS = 2 * LEASE_SECONDS
 """Stop waiting after this long: the other attempt is healthy, and this worker can take another job.
 """
 
+STORE_CODES = (StoreFull.code, StoreUnavailable.code)
+"""Codes with which a media process says that it could not write."""
+
 log = logging.getLogger(__name__)
+
+
+class StoreTrouble(Exception):
+    """The store cannot be used now. The job goes back to the queue, and its attempt is not counted.
+
+    Attributes:
+        full: whether it has no room, rather than being ill.
+    """
+
+    def __init__(self, text: str, *, full: bool) -> None:
+        super().__init__(f"the store cannot be used: {text}")
+        self.full = full
+
+
+class Exhausted(Exception):
+    """This process or machine has no descriptors, memory or processes left. The job goes back."""
+
+
+@contextmanager
+def stopping_if_exhausted() -> Iterator[None]:
+    """Raise `Exhausted` in place of an OSError that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            raise
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise Exhausted(
+            f"this worker cannot go on: {error.strerror} (it may open {files} files); "
+            "its job goes back to the queue"
+        ) from error
 
 
 class Runner:
@@ -62,12 +107,16 @@ class Runner:
 
         Args:
             do_duties: called during a job, with each heartbeat and each wait.
+
+        Attributes:
+            waiting_for: what this worker waits for instead of working; to be announced.
         """
         self.children = children
         self._settings = settings
         self._records = records
         self._store = store
         self._do_duties = do_duties
+        self.waiting_for: Literal["store"] | None = None
         self._latest_seconds: deque[float] = deque(maxlen=REMEMBERED_ATTEMPTS)
 
     @property
@@ -81,8 +130,31 @@ class Runner:
 
         Raises:
             JobHeld: another worker runs the job.
-            ShuttingDown: the worker stops now. The attempt was handed back and does not count.
+            ShuttingDown: the worker stops now.
+            StoreTrouble: the store is full or ill.
+            Exhausted: this process cannot work any more.
+            UnknownFormat: a newer version wrote the job. No attempt was made.
+
+        After all but the first and the last, the attempt was handed back and does not count.
         """
+        with self._blaming_the_store():
+            ticket = self._store.ticket(job_id)
+        if ticket is not None:
+            self._make_attempts(ticket)
+        with self._blaming_the_store():
+            if self._store.has_ended(job_id):
+                self._store.end_attempts(job_id)
+            elif not self._store.exists(job_id):
+                self._check_store()
+                log.warning(
+                    "job %s is not in this store: it was deleted, or the service uses another",
+                    job_id,
+                )
+        self._records.wait_for_redis()
+
+    def _make_attempts(self, ticket: Ticket) -> None:
+        """Make attempts until the job has ended; see `run`."""
+        job_id = ticket.id
         cause = WORKER_DIED
         while (record := self._claim(job_id)) is not None:
             if record.over:
@@ -90,31 +162,77 @@ class Runner:
                 break
             log.info("job %s: attempt %d", job_id, record.attempt)
             began = time.monotonic()
-            self.children.restart_dead_engine()
             try:
-                self._try(job_id, record)
-            except ShuttingDown:
-                log.info("job %s: attempt %d: handed back", job_id, record.attempt)
-                self._records.hand_back(job_id, record.attempt)
+                with self._blaming_the_store(self._pulse(job_id, record).during):
+                    self.children.restart_dead_engine()
+                    self._try(ticket, record)
+            except AttemptLost as lost:
+                log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
+            except (ShuttingDown, StoreTrouble, Exhausted) as reason:
+                text = f": {reason}" if str(reason) else ""
+                log.warning("job %s: attempt %d: handed back%s", job_id, record.attempt, text)
+                self._leave(job_id, record, self._records.hand_back, reason)
                 raise
+            except UnknownFormat:
+                raise  # nor can this version change the record
             except ChildLost as lost:
                 cause = str(lost)
                 log.warning("job %s: attempt %d: %s", job_id, record.attempt, cause)
-                self._records.release(job_id, record.attempt)
+                self._leave(job_id, record, self._records.release)
             except Exception:
                 cause = "an internal error"
                 log.exception("job %s: attempt %d", job_id, record.attempt)
-                self._records.release(job_id, record.attempt)
+                self._leave(job_id, record, self._records.release)
             finally:
                 self._latest_seconds.append(time.monotonic() - began)
-        if self._store.has_ended(job_id):
-            self._store.end_attempts(job_id)
-        elif not self._store.exists(job_id):
-            log.warning(
-                "job %s is not in this store: it was deleted, or the service uses another store",
-                job_id,
-            )
-        self._records.wait_for_redis()
+
+    def _leave(
+        self,
+        job_id: str,
+        record: JobRecord,
+        end_lease: Callable[[str, int, str | None], None],
+        reason: Exception | None = None,
+    ) -> None:
+        """Remove what the attempt has written, then end its lease.
+
+        A worker that stops leaves that to the next attempt. A store that is ill may keep it.
+        """
+        if not isinstance(reason, ShuttingDown):
+            remove = partial(self._store.end_attempt, job_id, record.attempt, record.token)
+            with suppress(OSError, RolloutError, ShuttingDown):
+                self._pulse(job_id, record).during(remove)
+        end_lease(job_id, record.attempt, record.token)
+
+    @contextmanager
+    def _blaming_the_store(
+        self, during: Callable[[Callable[[], None]], None] = lambda check: check()
+    ) -> Iterator[None]:
+        """Raise `StoreTrouble` or `Exhausted` in place of an error that is not the job's fault.
+
+        An error of another kind may still come from a store that is gone, so the store is checked.
+
+        Args:
+            during: calls the check of the store, and renews the lease meanwhile.
+        """
+        try:
+            with stopping_if_exhausted():
+                yield
+        except AttemptLost:  # or its folder is missing because the store is gone
+            during(self._check_store)
+            raise
+        except OSError as error:
+            if error.errno in FULL | ILL:
+                raise StoreTrouble(str(error), full=error.errno in FULL) from error
+            during(self._check_store)
+            raise
+
+    def _check_store(self) -> None:
+        """Raise `StoreTrouble` if the store cannot be written."""
+        try:
+            self._store.check_writable()
+        except StoreUnavailable as error:
+            full = isinstance(error, StoreFull)
+            raise StoreTrouble(str(error.__cause__ or error), full=full) from error
 
     def _claim(self, job_id: str) -> JobRecord | None:
         """Claim the job as soon as no other attempt is alive; return None if it has ended.
@@ -123,9 +241,11 @@ class Runner:
             JobHeld: another attempt is still alive after HELD_SECONDS.
         """
         give_up = time.monotonic() + HELD_SECONDS
-        while self._store.is_open(job_id):
+        while self._is_open(job_id):
             try:
-                return self._records.claim(job_id, max_attempts=self._settings.max_attempts)
+                return self._records.claim(
+                    job_id, max_attempts=self._settings.max_attempts, token=uuid.uuid4().hex
+                )
             except JobHeld:
                 if time.monotonic() > give_up:
                     raise
@@ -134,35 +254,57 @@ class Runner:
                 break
         return None
 
-    def _try(self, job_id: str, record: JobRecord) -> None:
+    def _is_open(self, job_id: str) -> bool:
+        with self._blaming_the_store():
+            return self._store.is_open(job_id)
+
+    def _try(self, ticket: Ticket, record: JobRecord) -> None:
         """Make one attempt, and end the job unless another attempt should follow.
 
         Raises:
-            ChildLost, ShuttingDown: another attempt should follow.
+            ChildLost, ShuttingDown, OSError: another attempt should follow.
+            AttemptLost, UnknownFormat: another worker has the job.
         """
+        job_id = ticket.id
+        heartbeat = Heartbeat(
+            job_id,
+            record.attempt,
+            self._settings.job_deadline_seconds,
+            self.children,
+            self._records,
+            self._do_duties,
+            record.token,
+        )
         try:
-            result = Attempt(
-                self._input(job_id, record.attempt),
-                self.children,
-                self._records,
-                self._do_duties,
-            ).run()
-            self._store.publish(job_id, record.attempt, result)
+            job = heartbeat.during(partial(self._input, ticket, record))
+            result = Attempt(job, self.children, heartbeat).run()
+            heartbeat.during(
+                partial(self._store.publish, job_id, record.attempt, result, record.token)
+            )
             self._records.delete_record(job_id)
             log.info("job %s: succeeded", job_id)
-        except AttemptLost as lost:
-            log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
+        except (AttemptLost, UnknownFormat):
+            raise
         except Canceled:
-            self._end(job_id, record.ended("canceled", datetime.now(UTC)))
+            self._end(job_id, record, record.ended("canceled", self._now()))
         except ChildFailure as failure:
+            self._check_complaint(job_id, record, failure.error)
             self._fail(job_id, record, failure.error)
         except RolloutError as error:
             self._fail(job_id, record, job_error(error))
             if isinstance(error, DeadlineExceeded) and self.children.engine.busy:
                 self.children.engine.kill()
-        except OSError as error:
-            detail = f"the result cannot be stored: {error.strerror}"
-            self._fail(job_id, record, job_error(unavailable(error, detail)))
+
+    def _check_complaint(self, job_id: str, record: JobRecord, error: JobError) -> None:
+        """Check whether the store is ill, if a child says so: a video may have compromised it.
+
+        Raises:
+            StoreTrouble: it is.
+            ChildLost: it is not.
+        """
+        if error.code in STORE_CODES:
+            self._pulse(job_id, record).during(self._check_store)
+            raise ChildLost(f"a child could not write, but the store is well: {error.detail}")
 
     def _end_claimed(self, job_id: str, record: JobRecord, cause: str) -> None:
         """End a job that was canceled, or that has no attempts left.
@@ -171,35 +313,67 @@ class Runner:
             cause: why the last attempt ended.
         """
         if record.cancel_requested:
-            self._end(job_id, record.ended("canceled", datetime.now(UTC)))
+            self._end(job_id, record, record.ended("canceled", self._now()))
             return
         error = WorkerCrashed(f"all {record.attempt} attempts ended early; last: {cause}")
-        self._end(job_id, record.ended("failed", datetime.now(UTC), job_error(error)))
+        self._end(job_id, record, record.ended("failed", self._now(), job_error(error)))
 
     def _fail(self, job_id: str, record: JobRecord, error: JobError) -> None:
         """End the job as failed, unless a newer attempt has claimed it."""
         try:
-            self._records.require(job_id, record.attempt)
+            self._records.require(job_id, record.attempt, record.token)
         except AttemptLost as lost:
             log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
             return
-        self._end(job_id, record.ended("failed", datetime.now(UTC), error))
+        self._end(job_id, record, record.ended("failed", self._now(), error))
 
-    def _end(self, job_id: str, ended: Ended) -> None:
-        """End the job without a result; retry until the disk has room for the end."""
-        self._store.end_attempts(job_id)
-        while True:
-            try:
-                self._store.end(job_id, ended)
-            except AttemptLost as lost:
-                log.info("job %s: %s", job_id, lost)
-            except OSError as error:
-                log.warning("job %s: its end cannot be stored: %s", job_id, error)
-                self._wait()
-                continue
-            break
+    def _end(self, job_id: str, record: JobRecord, ended: Ended) -> None:
+        """End the job without a result; hold its lease and retry until the store takes the end.
+
+        Raises:
+            ShuttingDown: the worker stops now. Once the lease has run out, another worker ends it.
+            Exhausted: this process cannot work any more.
+        """
+        pulse = self._pulse(job_id, record)
+
+        def end() -> None:
+            self._store.end_attempts(job_id)
+            self._store.end(job_id, ended)
+
+        try:
+            while not self._stored(job_id, partial(pulse.during, end)):
+                self.waiting_for = "store"
+                pulse.during(partial(time.sleep, WAIT_SECONDS))
+        except AttemptLost as lost:
+            log.info("job %s: %s", job_id, lost)
+            return
+        finally:
+            self.waiting_for = None
         self._records.delete_record(job_id)
         log.info("job %s: %s: %s", job_id, ended.state, ended.error and ended.error.detail)
+
+    def _stored(self, job_id: str, write: Callable[[], None]) -> bool:
+        """Write the end of a job; return False, and log it once, if the store does not take it."""
+        try:
+            with stopping_if_exhausted():
+                write()
+        except OSError as error:
+            if self.waiting_for is None:
+                log.warning("job %s: its end waits for the store: %s", job_id, error)
+            return False
+        return True
+
+    def _pulse(self, job_id: str, record: JobRecord) -> Pulse:
+        return Pulse(job_id, record.token, self._records, self._try_duties)
+
+    def _try_duties(self) -> None:
+        """Do the worker's other duties; an error in them must not stop what protects the job."""
+        try:
+            self._do_duties()
+        except (ShuttingDown, *UNREACHABLE):
+            raise
+        except Exception:
+            log.exception("a duty failed")
 
     def _wait(self) -> None:
         """Pause, then do the worker's other duties."""
@@ -207,17 +381,23 @@ class Runner:
         with suppress(*UNREACHABLE):
             self._do_duties()
 
-    def _input(self, job_id: str, attempt: int) -> AttemptInput:
+    def _now(self) -> datetime:
+        """Return Redis' time; that of this machine while Redis does not answer."""
+        try:
+            return self._records.now()
+        except UNREACHABLE:
+            return datetime.now(UTC)
+
+    def _input(self, ticket: Ticket, record: JobRecord) -> AttemptInput:
         """Create the attempt's folder; raise `AttemptLost` if the job was deleted."""
-        ticket = self._store.ticket(job_id)
-        if ticket is None:
-            raise AttemptLost("the job has been deleted")
+        folder = self._store.begin_attempt(ticket.id, record.attempt, record.token)
         return AttemptInput(
-            id=job_id,
-            attempt=attempt,
+            id=ticket.id,
+            attempt=record.attempt,
             request=ticket.request,
-            upload=self._store.upload_path(job_id).resolve(),
-            folder=self._store.begin_attempt(job_id, attempt).resolve(),
+            upload=self._store.upload_path(ticket.id).resolve(),
+            folder=folder.resolve(),
+            started_at=record.started_at or self._now(),
             deadline_seconds=self._settings.job_deadline_seconds,
             engine_timeout_seconds=self._settings.engine_timeout_seconds,
             media_timeout_seconds=self._settings.media_timeout_seconds,

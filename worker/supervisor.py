@@ -6,21 +6,24 @@ second what RQ's own loop does between jobs: it renews RQ's lease, requeues the 
 workers, and announces this worker.
 """
 
+import logging
 import socket
 import time
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from redis.client import Pipeline
 from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import JobHeld
+from rollout_core.errors import JobHeld, StoreUnavailable, UnknownFormat
 from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
@@ -28,10 +31,11 @@ from rollout_core.model.specs import SPECS, ModelSpec
 from worker import fake_engine, task
 from worker.children import ChildFailure, ChildLost, Children, next_message
 from worker.health import new_name
-from worker.heartbeat import Shutdown, ShuttingDown
+from worker.heartbeat import Shutdown, ShuttingDown, while_calling
 from worker.messages import Ready
 from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
-from worker.runner import Runner
+from worker.rq_clock import RqClock
+from worker.runner import Exhausted, Runner, StoreTrouble, stopping_if_exhausted
 from worker.settings import Settings
 
 LEASE_SECONDS = int(records.LEASE_SECONDS)
@@ -50,9 +54,23 @@ ANSWER_SECONDS = 3
 ANNOUNCE_SECONDS = 3.0
 """Time between two announcements."""
 
+LOOK_SECONDS = 0.5
+"""Pause before the next look at a store that cannot be used."""
+
+MAX_PAUSE_SECONDS = 60.0
+"""Longest pause after a job that found the store full or ill.
+
+The first takes 1 s. Each that follows takes twice as long, until a job ends: a store with room for
+a probe may still have too little for the job.
+"""
 
 RIVAL_SECONDS = 0.5
 """Pause before the next look at workers that serve something else under the same name."""
+
+HANDED_BACK = (ShuttingDown, StoreTrouble, Exhausted)
+"""Why a job goes back to the queue."""
+
+log = logging.getLogger(__name__)
 
 
 class EngineUnusable(Exception):
@@ -88,7 +106,11 @@ class Supervisor(SimpleWorker):
         store: ArtifactStore,
         shutdown: Shutdown,
     ) -> None:
-        """Prepare to take jobs for `settings.model_name`; the engine may still be loading."""
+        """Prepare to take jobs for `settings.model_name`; the engine may still be loading.
+
+        Attributes:
+            exhausted: why this process cannot work any more, if so: it must be started again.
+        """
         self._graceful_shutdown = shutdown
         self._serving = self._busy = False
         super().__init__(
@@ -103,19 +125,26 @@ class Supervisor(SimpleWorker):
         self._settings = settings
         self._children = children
         self._records = records
+        self._store = store
         self._runner = Runner(settings, children, records, store, self.do_duties)
+        self._clock = RqClock()
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
         self._closed = self._is_checked = self._name_taken = False
-        self._unfinished: JobHeld | ShuttingDown | None = None
+        self._unfinished: Exception | None = None
+        self.exhausted: Exhausted | None = None
+        self._pauses = 0
+        self._unknown: set[str] = set()
 
     def await_engine(self) -> None:
         """Wait until the engine has loaded its model, and announce this worker meanwhile.
 
         Raises:
             EngineUnusable: the engine failed to load its model.
+            Exhausted: no process can be started.
         """
-        self._children.restart_dead_engine()
+        with stopping_if_exhausted():
+            self._children.restart_dead_engine()
         engine = self._children.engine
         try:
             while engine.model is None:
@@ -195,12 +224,23 @@ class Supervisor(SimpleWorker):
             self._running = None
 
     def _run_job(self, job_id: str) -> None:
-        """Run a job; `handle_job_success` handles one that has not ended."""
+        """Run a job; `handle_job_success` handles one that has not ended.
+
+        RQ must not see an error: it would deliver the job again at once, a thousand times.
+        """
         self._busy, self._unfinished = True, None
         try:
             self._runner.run(job_id)
-        except (JobHeld, ShuttingDown) as reason:
+        except (JobHeld, ShuttingDown, StoreTrouble, Exhausted) as reason:
             self._unfinished = reason
+        except UnknownFormat as reason:
+            self._unfinished = reason
+            if job_id not in self._unknown:
+                self._unknown.add(job_id)
+                log.warning("job %s is left to a newer worker: %s", job_id, reason)
+        except Exception as error:
+            self._unfinished = error
+            log.exception("job %s is left to the service, which queues it again", job_id)
         finally:
             self._busy = False
 
@@ -213,9 +253,10 @@ class Supervisor(SimpleWorker):
     ) -> None:
         """Delete the delivery of a job that has ended; requeue a job that was handed back.
 
-        A job that was handed back goes to the front of the queue. If another worker runs the job,
-        its delivery stays. If Redis has lost the delivery's data, it cannot be requeued; the
-        service makes a new delivery.
+        A job that was handed back goes to the front of the queue, or to its end if the store had no
+        room for it: it may have room for others. If another worker runs the job, its delivery
+        stays. Otherwise it is deleted too: the service makes a new one for a job that no worker has
+        for some seconds. So does it if Redis has lost the delivery's data.
 
         RQ's own method loads all executions of the job first, and fails if one belongs to a worker
         that died a short time ago.
@@ -223,18 +264,77 @@ class Supervisor(SimpleWorker):
         is_whole = bool(self.connection.hexists(job.key, "data"))
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
-            if self._unfinished is None or not is_whole:
-                pipeline.delete(job.key, job.execution_registry.key)
-            elif isinstance(self._unfinished, ShuttingDown):
+            if isinstance(self._unfinished, HANDED_BACK) and is_whole:
+                has_no_room = isinstance(self._unfinished, StoreTrouble) and self._unfinished.full
                 job.set_status(JobStatus.QUEUED, pipeline=pipeline)
-                queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+                queue.push_job_id(job.id, pipeline=pipeline, at_front=not has_no_room)
+            elif not isinstance(self._unfinished, JobHeld) or not is_whole:
+                pipeline.delete(job.key, job.execution_registry.key)
             pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run a job, then wait until the engine is ready for the next one."""
+        """Run a job, then wait until the store and the engine are ready for the next one."""
         super().execute_job(job, queue)
-        if not self.is_shutdown_requested:
-            self.await_engine()
+        try:
+            if isinstance(self._unfinished, Exhausted):
+                raise self._unfinished
+            if isinstance(self._unfinished, StoreTrouble):
+                self._await_store()
+            elif self._unfinished is None:
+                self._pauses = 0
+            if not self.is_shutdown_requested:
+                self.await_engine()
+        except Exhausted as error:
+            self.exhausted = error
+            raise StopRequested from error
+
+    def _await_store(self) -> None:
+        """Take no job until the store can be written, and say so; return at shutdown."""
+        longest = min(MAX_PAUSE_SECONDS, 2.0**self._pauses)
+        ends_at = time.monotonic() + longest
+        self._pauses += 1
+        self._runner.waiting_for = "store"
+        log.warning("paused until the store can be written, for at least %g s", longest)
+        self._announce()
+        try:
+            while time.monotonic() < ends_at or not self._is_store_well():
+                while_calling(self._idle, partial(time.sleep, LOOK_SECONDS))
+            log.warning("the store can be written again")
+        except ShuttingDown:
+            return
+        finally:
+            self._runner.waiting_for = None
+        self._announce()
+
+    def _is_store_well(self) -> bool:
+        try:
+            while_calling(self._idle, self._store.check_writable)
+        except (StoreUnavailable, OSError):
+            return False
+        return True
+
+    def _idle(self) -> None:
+        """Do between jobs what RQ's own loop does while it waits for one.
+
+        Raises:
+            ShuttingDown: at once, because no job runs.
+        """
+        if self.is_shutdown_requested:
+            raise ShuttingDown
+        if time.monotonic() >= self._next_announcement:
+            with suppress(*UNREACHABLE):
+                self.heartbeat()
+        self._maintain()
+
+    def _maintain(self) -> None:
+        """Requeue the jobs of dead workers; what is wrong with them must not hurt this one."""
+        try:
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except UNREACHABLE:
+            pass
+        except Exception:
+            log.exception("cannot look for the jobs of dead workers")
 
     def do_duties(self) -> None:
         """Do the worker's other duties while a job runs.
@@ -245,8 +345,7 @@ class Supervisor(SimpleWorker):
         self._graceful_shutdown.check_shutdown()
         if self._running:
             self.maintain_heartbeats(*self._running)
-        if self.should_run_maintenance_tasks:
-            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        self._maintain()
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Send RQ's heartbeat, idle or busy, and announce this worker."""
@@ -307,16 +406,24 @@ class Supervisor(SimpleWorker):
         if spec is None:
             return None
         stopping = self._closed or self.is_shutdown_requested
+        is_usable = self._children.ready and self._is_checked and not self._runner.waiting_for
         return Announcement(
             model=spec,
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
             engine=self._settings.engine,
             device=model.device if model else self._settings.device,
-            ready=self._children.ready and self._is_checked and not stopping,
+            ready=is_usable and not stopping,
             stopping=stopping,
+            waiting_for=self._runner.waiting_for,
             seconds_per_job=self._runner.seconds_per_job,
-            beat_at=self._records.now(),
+            beat_at=self._redis_now(),
         )
+
+    def _redis_now(self) -> datetime:
+        """Return Redis' time, and let RQ use that clock too."""
+        now = self._records.now()
+        self._clock.set(now)
+        return now
 
     def _expected_spec(self) -> ModelSpec | None:
         """Return the spec of the model while it loads, or None if its name is not known."""

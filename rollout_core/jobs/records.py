@@ -2,8 +2,9 @@
 
 A `JobRecord` holds everything that changes about a job before its end. A step is a pure function
 from record to record. Service and worker apply it in an optimistic transaction, so two concurrent
-steps cannot both start from the same record. The steps of a worker name its attempt; they fail
-once a newer attempt has the job. A claim fails while another attempt is alive.
+steps cannot both start from the same record. The steps of a worker name its attempt and the token
+of its claim; they fail once another claim has the job. The number alone is not enough: a Redis that
+went back to an older snapshot gives it twice. A claim fails while another attempt is alive.
 
     queued ──claim──▶ running ──▶ end: a result, or an `Ended`, in the store
       ▲                  │
@@ -110,6 +111,8 @@ class JobRecord(StoredRecord):
 
     Attributes:
         over: no further attempt will be made; the process that holds the lease ends the job.
+        token: of the latest claim; no two claims have the same. It is not in the JSON, which older
+            versions read too: it has a key of its own in Redis.
     """
 
     attempt: int = 0
@@ -118,13 +121,21 @@ class JobRecord(StoredRecord):
     progress: Progress | None = None
     cancel_requested: bool = False
     over: bool = False
+    token: str | None = Field(None, exclude=True)
+
+    def with_token(self, token: bytes | None) -> Self:
+        """Return the record with the token that stands beside it in Redis."""
+        return self.model_copy(update={"token": token.decode() if token else None})
 
     def is_alive(self, now: datetime) -> bool:
         """Return whether an attempt runs the job: its lease has not expired."""
         return self.lease_until is not None and now < self.lease_until
 
-    def claim(self, now: datetime, *, max_attempts: int) -> Self:
+    def claim(self, now: datetime, *, max_attempts: int, token: str | None = None) -> Self:
         """Start the next attempt; if none is allowed, take the lease only to end the job.
+
+        Args:
+            token: of this claim; every later step of the worker must name it.
 
         Raises:
             JobHeld: the previous attempt is alive.
@@ -133,39 +144,58 @@ class JobRecord(StoredRecord):
             raise JobHeld(f"attempt {self.attempt} runs the job")
         lease_until = now + timedelta(seconds=LEASE_SECONDS)
         if self.cancel_requested or self.attempt >= max_attempts:
-            return self.model_copy(update={"over": True, "lease_until": lease_until})
+            return self.model_copy(
+                update={"over": True, "lease_until": lease_until, "token": token}
+            )
         return self.model_copy(
             update={
                 "attempt": self.attempt + 1,
                 "started_at": now,
                 "lease_until": lease_until,
                 "progress": None,
+                "token": token,
             }
         )
 
-    def require(self, attempt: int) -> Self:
-        """Return the record unchanged if `attempt` has the job.
+    def require(self, attempt: int, token: str | None = None) -> Self:
+        """Return the record unchanged if `attempt`, claimed with `token`, has the job.
 
         Raises:
             AttemptLost: it does not. All steps that name an attempt raise this.
         """
-        if self.attempt != attempt or self.lease_until is None or self.over:
+        if self.over or self.lease_until is None or (self.attempt, self.token) != (attempt, token):
             raise AttemptLost(f"attempt {attempt} no longer has the job; attempts: {self.attempt}")
         return self
 
-    def beat(self, attempt: int, now: datetime, progress: Progress | None) -> Self:
+    def beat(
+        self,
+        attempt: int,
+        now: datetime,
+        progress: Progress | None,
+        token: str | None = None,
+    ) -> Self:
         """Renew the lease of `attempt`, and store its progress."""
-        self.require(attempt)
-        lease_until = now + timedelta(seconds=LEASE_SECONDS)
-        return self.model_copy(update={"lease_until": lease_until, "progress": progress})
+        return (
+            self.require(attempt, token).renew(now, token).model_copy(update={"progress": progress})
+        )
 
-    def release(self, attempt: int) -> Self:
+    def renew(self, now: datetime, token: str | None = None) -> Self:
+        """Renew the lease of the claim with `token`, also of one that ends the job.
+
+        Raises:
+            AttemptLost: another claim has the job, or none.
+        """
+        if self.lease_until is None or self.token != token:
+            raise AttemptLost("another claim has the job")
+        return self.model_copy(update={"lease_until": now + timedelta(seconds=LEASE_SECONDS)})
+
+    def release(self, attempt: int, token: str | None = None) -> Self:
         """Give up the lease, so that the next attempt can start immediately."""
-        return self.require(attempt).model_copy(update={"lease_until": None})
+        return self.require(attempt, token).model_copy(update={"lease_until": None})
 
-    def hand_back(self, attempt: int) -> Self:
+    def hand_back(self, attempt: int, token: str | None = None) -> Self:
         """Give up the lease, and do not count `attempt`."""
-        return self.release(attempt).model_copy(update={"attempt": attempt - 1})
+        return self.release(attempt, token).model_copy(update={"attempt": attempt - 1})
 
     def request_cancel(self) -> Self:
         """Ask the present attempt, or the next one, to end the job as canceled."""

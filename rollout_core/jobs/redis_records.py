@@ -50,6 +50,15 @@ def job_key(job_id: str) -> str:
     return f"rollout:job:{job_id}"
 
 
+def token_key(job_id: str) -> str:
+    """Return the Redis key of the token of a job's latest claim.
+
+    It is not a field of the record, because the releases before it refuse records with fields that
+    they do not know.
+    """
+    return f"rollout:token:{job_id}"
+
+
 def redis_now(redis: Redis) -> datetime:
     """Return the time by Redis' clock, in UTC."""
     seconds, microseconds = redis.time()
@@ -103,18 +112,26 @@ class JobRecords:
     def update(self, job_id: str, step: Step) -> JobRecord:
         """Apply a step to a job's record in an optimistic transaction, and return the result.
 
+        The key of the token is written only with the record, so watching the record is enough.
+
         Raises:
             AttemptLost: the job has no record: it has ended, or it was deleted.
+            UnknownFormat: this version cannot read the record.
         """
         key = job_key(job_id)
 
         def apply(pipeline: Pipeline) -> JobRecord:
-            text = cast("bytes | None", pipeline.get(key))
+            text, token = cast("list[bytes | None]", pipeline.mget(key, token_key(job_id)))
             if text is None:
                 raise AttemptLost("the job has ended, or it was deleted")
-            record = step(JobRecord.from_json(text), redis_now(pipeline))
+            present = JobRecord.from_json(text).with_token(token)
+            record = step(present, redis_now(pipeline))
             pipeline.multi()
             pipeline.set(key, record.to_json(), keepttl=True)
+            if record.token is None:
+                pipeline.delete(token_key(job_id))
+            elif record.token != present.token:
+                pipeline.set(token_key(job_id), record.token)
             return record
 
         return self._transact(apply, key)
@@ -122,7 +139,7 @@ class JobRecords:
     def delete(self, *job_ids: str) -> None:
         """Delete the records of these jobs."""
         if job_ids:
-            self._redis.delete(*(job_key(job_id) for job_id in job_ids))
+            self._redis.delete(*(key(job_id) for job_id in job_ids for key in (job_key, token_key)))
 
     def _transact(self, apply: Callable[[Pipeline], T], key: str) -> T:
         result = self._redis.transaction(apply, key, value_from_callable=True)  # type: ignore[arg-type]

@@ -3,18 +3,20 @@
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
     jobs/<id>/upload/video        the upload, always under this name
-    jobs/<id>/attempts/<n>/       working folder of attempt n
+    jobs/<id>/attempts/<n>-<token>/  working folder of attempt n; the token is that of its claim
     jobs/<id>/result/             the end of the job: a published result, or `ended.json` alone
     jobs/<id>/expired             marker: the files were removed because of their age
 
 Each folder appears by one atomic `rename`, and `result/` can appear only once: a job has exactly
 one end, whichever process crashes. An attempt that lost the job finds its folder gone, and cannot
-publish.
+publish. Two attempts never share a folder, even if both got the same number from a Redis that went
+back to an older snapshot: their tokens differ. Releases before the token named the folder `<n>`.
 """
 
 import errno
 import math
 import os
+import re
 import shutil
 import time
 import uuid
@@ -31,6 +33,21 @@ from rollout_core.jobs.survey import Survey, changed_at, survey
 
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
+
+ATTEMPT = re.compile(r"([0-9]+)(-[0-9a-f]+)?")
+"""Name of an attempt's folder: its number, and the token of its claim if it has one."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a store without room."""
+
+ILL = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "EREMOTEIO"),
+        *("ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ESHUTDOWN", "EUCLEAN", "ENOLCK"),
+    )
+)
+"""Error numbers of a store that cannot be used at present: read-only, broken or not connected."""
 
 _OF_ONE_FILE = (
     errno.EACCES,
@@ -72,10 +89,11 @@ class ArtifactStore:
         """
         probe = self._incoming / f"probe-{uuid.uuid4().hex}"
         try:
+            self._jobs.stat()
             try:
                 probe.write_bytes(b"\0")
             finally:
-                probe.unlink()
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise unavailable(error, "the store cannot be written") from error
 
@@ -114,38 +132,49 @@ class ArtifactStore:
         """Return the path of a job's upload. Its folder holds no other file."""
         return self._job(job_id) / "upload" / UPLOAD_NAME
 
-    def begin_attempt(self, job_id: str, attempt: int) -> Path:
+    def begin_attempt(self, job_id: str, attempt: int, token: str | None = None) -> Path:
         """Create the folder of a new attempt, and remove the folders of older ones.
+
+        A folder of the same number with another token stays: which of the two attempts has the job
+        is decided by their tokens, not here.
 
         Raises:
             AttemptLost: the job has been deleted.
         """
-        folder = self._attempt(job_id, attempt)
-        for number in self._attempts(job_id):
-            if number <= attempt:  # a late attempt must not remove newer ones
-                self._remove_atomically(self._attempt(job_id, number))
+        own = self._attempt(job_id, attempt, token)
+        for number, folder in self._attempts(job_id):
+            if number < attempt or folder == own:  # a late attempt must not remove newer ones
+                self._remove_atomically(folder)
         try:
-            folder.mkdir()
+            own.mkdir()
         except FileNotFoundError as error:
+            if self.exists(job_id):  # the folder of all attempts is missing
+                raise
             raise AttemptLost("the job has been deleted") from error
-        return folder
+        return own
 
     def latest_attempt(self, job_id: str) -> int:
         """Return the number of the latest attempt that has a folder, or 0."""
-        return max(self._attempts(job_id), default=0)
+        return max((number for number, _ in self._attempts(job_id)), default=0)
+
+    def end_attempt(self, job_id: str, attempt: int, token: str | None = None) -> None:
+        """Remove the folder of one attempt, if there is one."""
+        self._remove_atomically(self._attempt(job_id, attempt, token))
 
     def end_attempts(self, job_id: str) -> None:
         """Remove the folders of all attempts. One that still runs cannot publish any more."""
         for folder in _list_folder(self._job(job_id) / "attempts"):
             self._remove_atomically(folder)
 
-    def publish(self, job_id: str, attempt: int, result: ExplainResult) -> None:
+    def publish(
+        self, job_id: str, attempt: int, result: ExplainResult, token: str | None = None
+    ) -> None:
         """End a job with an attempt's folder as its result; `result.json` is written last.
 
         Raises:
             AttemptLost: a newer attempt has started, or the job has ended or was deleted.
         """
-        folder = self._attempt(job_id, attempt)
+        folder = self._attempt(job_id, attempt, token)
         try:
             _write(folder / RESULT_NAME, result.model_dump_json(indent=2))
             fsync_folder(folder)
@@ -165,11 +194,11 @@ class ArtifactStore:
 
     def exists(self, job_id: str) -> bool:
         """Return whether there is such a job."""
-        return self._job(job_id).exists()
+        return _exists(self._job(job_id))
 
     def has_ended(self, job_id: str) -> bool:
         """Return whether the job has ended, in any way."""
-        return (self._job(job_id) / "result").exists()
+        return _exists(self._job(job_id) / "result")
 
     def is_open(self, job_id: str) -> bool:
         """Return whether there is such a job, and it has not ended."""
@@ -282,12 +311,15 @@ class ArtifactStore:
     def _job(self, job_id: str) -> Path:
         return self._jobs / job_id
 
-    def _attempt(self, job_id: str, attempt: int) -> Path:
-        return self._job(job_id) / "attempts" / str(attempt)
+    def _attempt(self, job_id: str, attempt: int, token: str | None) -> Path:
+        name = str(attempt) if token is None else f"{attempt}-{token}"
+        return self._job(job_id) / "attempts" / name
 
-    def _attempts(self, job_id: str) -> list[int]:
+    def _attempts(self, job_id: str) -> list[tuple[int, Path]]:
+        """Return the number and the folder of each attempt that has one."""
         folders = _list_folder(self._job(job_id) / "attempts")
-        return [int(folder.name) for folder in folders if folder.name.isdecimal()]
+        named = ((ATTEMPT.fullmatch(folder.name), folder) for folder in folders)
+        return [(int(match[1]), folder) for match, folder in named if match]
 
     def _end(self, job_id: str, folder: Path) -> None:
         """Make a folder the job's end, unless the job has ended already."""
@@ -337,13 +369,26 @@ def fsync_folder(folder: Path) -> None:
 
 def unavailable(error: OSError, detail: str) -> StoreUnavailable:
     """Return the project's error for an OSError of the store."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in FULL
     return StoreFull("the disk is full") if full else StoreUnavailable(detail)
 
 
 def hurts_one_job(error: OSError) -> bool:
     """Return whether an error is one of the files it names, not of the whole store."""
     return error.errno in _OF_ONE_FILE
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is such a file or folder.
+
+    Raises:
+        OSError: that cannot be told, because the store is ill. `Path.exists` may call it missing.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _list_folder(folder: Path) -> list[Path]:

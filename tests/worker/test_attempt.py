@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -24,7 +25,7 @@ from worker import fake_engine, wire
 from worker.attempt import Attempt, AttemptInput
 from worker.children import ChildLost, Children, next_message
 from worker.fake_engine import SPECS
-from worker.heartbeat import Canceled
+from worker.heartbeat import Canceled, Heartbeat
 from worker.messages import (
     Clip,
     EngineOptions,
@@ -58,7 +59,7 @@ class FakeRecords:
         self.beats: list[tuple[str, int, str]] = []
         self.answer: bool | Exception = False
 
-    def beat(self, job_id: str, attempt: int, progress) -> bool:
+    def beat(self, job_id: str, attempt: int, progress, token=None) -> bool:
         self.beats.append((job_id, attempt, progress.stage))
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -106,11 +107,13 @@ def prepare(children, records, tmp_path):
             request=ExplainRequest(model="fake", overlay=None, **asked),
             upload=tmp_path / "video",
             folder=tmp_path,
+            started_at=datetime.now(UTC),
             deadline_seconds=deadline_seconds,
             engine_timeout_seconds=engine_timeout_seconds,
             media_timeout_seconds=media_timeout_seconds,
         )
-        return Attempt(job, children, records, lambda: None)
+        heartbeat = Heartbeat(job.id, 2, deadline_seconds, children, records, lambda: None)
+        return Attempt(job, children, heartbeat)
 
     return prepare
 
@@ -261,7 +264,12 @@ def test_first_heartbeat_is_immediate_and_each_stage_is_reported(prepare, childr
     with pytest.raises(FileNotFoundError):
         prepare().run()
     assert {beat[:2] for beat in records.beats} == {("1" * 32, 2)}
-    assert list(dict.fromkeys(beat[2] for beat in records.beats)) == ["decode", "explain", "render"]
+    assert list(dict.fromkeys(beat[2] for beat in records.beats)) == [
+        "decode",
+        "explain",
+        "render",
+        "publish",
+    ]
 
 
 def test_cancel_stops_attempt_before_the_next_clip(prepare, children, records):
@@ -281,7 +289,7 @@ def test_cancel_kills_engine_after_the_grace_time(prepare, records, monkeypatch,
     attempt = prepare(children=children)
     asked_at = []
 
-    def cancel_once_it_explains(job_id: str, number: int, progress) -> bool:
+    def cancel_once_it_explains(job_id: str, number: int, progress, token) -> bool:
         if children.engine.busy and progress.stage == "explain":
             asked_at.append(time.monotonic())
         return bool(asked_at)
@@ -590,7 +598,7 @@ class TestFaithfulness:
         attempt = prepare(faithfulness=True)
         beat = records.beat
 
-        def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
+        def cancel_once_it_measures(job_id: str, number: int, progress, token) -> bool:
             return beat(job_id, number, progress) or progress.stage == "faithfulness"
 
         records.beat = cancel_once_it_measures
@@ -603,7 +611,7 @@ class TestFaithfulness:
         send_clips(children.script, 1, **MOVING)
         attempt = prepare(faithfulness=True)
 
-        def cancel_once_it_measures(job_id: str, number: int, progress) -> bool:
+        def cancel_once_it_measures(job_id: str, number: int, progress, token) -> bool:
             if progress.stage == "faithfulness" and not stopped:
                 os.kill(children.engine.pid, signal.SIGSTOP)
                 stopped.append(time.monotonic())

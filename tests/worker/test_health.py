@@ -65,6 +65,11 @@ def test_worker_of_another_host_does_not_count(redis, worker):
     assert not is_beating(redis, "elsewhere", datetime.now(UTC))
 
 
+def test_worker_of_another_container_of_this_host_does_not_count(redis, worker, monkeypatch):
+    monkeypatch.setattr("worker.health.place", lambda hostname: f"{hostname}.4026530000")
+    assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
+
+
 def test_worker_is_dead_after_live_seconds(redis, worker):
     later = datetime.now(UTC) + timedelta(seconds=LIVE_SECONDS + 1)
     assert not is_beating(redis, socket.gethostname(), later)

@@ -45,7 +45,7 @@ class FakeWorker:
         self.engine = SimpleNamespace(busy=False, model="a model", kill=self.kill)
         self.killed = False
 
-    def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
+    def beat(self, job_id: str, attempt: int, progress: Progress, token: str | None = None) -> bool:
         self.beats.append((job_id, attempt, progress))
         if isinstance(self.answer, Exception):
             raise self.answer

@@ -282,7 +282,7 @@ def test_hanging_process_sends_no_heartbeat(monkeypatch, video):
             serving.join()
 
 
-def test_file_beyond_the_size_limit_is_a_store_failure(start, video, tmp_path):
+def test_file_beyond_the_size_limit_is_the_fault_of_the_video(start, video, tmp_path):
     media = start(file_bytes=1000)
     answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
@@ -295,7 +295,8 @@ def test_file_beyond_the_size_limit_is_a_store_failure(start, video, tmp_path):
     with pytest.raises(ChildFailure) as caught:
         while not next_message(media, Rendered, idle)[0].finished:
             pass
-    assert caught.value.error.code == "store_unavailable"
+    assert caught.value.error.code == "video_too_many_pixels", caught.value.error
+    assert "more bytes than allowed" in caught.value.error.detail
     assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
 
 

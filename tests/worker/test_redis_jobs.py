@@ -25,7 +25,7 @@ from worker.redis_jobs import UNREACHABLE, RetryingRecords, ServerUnusable, conn
 
 JOB = "0" * 32
 
-STATE_ERRORS = ("full_memory", "full_disk", "replica")
+STATE_ERRORS = ("full_memory", "full_disk", "replica", "forbidden")
 """Methods of `Server`: the ways in which it becomes unusable."""
 PROGRESS = Progress(stage="explain", done=1, total=4)
 
@@ -52,7 +52,7 @@ class FlakyRedis(Redis):
 class Server:
     """A server, and how to make it unusable.
 
-    `full_memory`, `full_disk` and `replica` each return a function that repairs the server.
+    Every other method returns a function that repairs the server.
     """
 
     def __init__(self, valkey: ValkeyServer) -> None:
@@ -86,6 +86,10 @@ class Server:
     def replica(self) -> Callable[[], None]:
         self.execute("REPLICAOF", "127.0.0.1", 1)
         return lambda: self.execute("REPLICAOF", "NO", "ONE")
+
+    def forbidden(self) -> Callable[[], None]:
+        self.execute("ACL", "SETUSER", "default", "-incrby", "-rpush", "-set")
+        return lambda: self.execute("ACL", "SETUSER", "default", "+@all")
 
 
 def add_one(pipeline) -> int:

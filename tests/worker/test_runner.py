@@ -10,18 +10,21 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
+from threading import Thread
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from redis import Redis
 
 from rollout_core import archive
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import AttemptLost, JobHeld
+from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
-from rollout_core.jobs.redis_records import job_key
+from rollout_core.jobs.redis_records import job_key, token_key
 from rollout_core.jobs.store import ArtifactStore
+from tests.system.waiting import wait_until
 from tests.worker.clips import make_video
 from worker import fake_engine
 from worker.children import Children
@@ -43,6 +46,12 @@ def records(redis) -> RetryingRecords:
 @pytest.fixture
 def record(redis) -> Callable[[str], JobRecord]:
     return lambda job_id: JobRecord.model_validate_json(redis.get(job_key(job_id)))
+
+
+@pytest.fixture
+def token(redis) -> Callable[[str], str]:
+    """Return a function that returns the token of a job's latest claim."""
+    return lambda job_id: redis.get(token_key(job_id)).decode()
 
 
 @pytest.fixture
@@ -322,14 +331,14 @@ def test_job_deleted_while_it_runs_leaves_no_folder(settings, records, store, re
 
 @pytest.mark.parametrize("takes_folder", [True, False])
 def test_attempt_that_lost_the_job_waits_for_the_newer_one(
-    settings, records, store, submit, record, takes_folder, failure
+    settings, records, store, submit, record, token, takes_folder, failure
 ):
     """It does not disturb the newer attempt, and waits until that has ended."""
     ends_at = time.monotonic() + 4
 
     def work_elsewhere() -> None:
         if record(job_id).attempt == 1:
-            records.release(job_id, 1)
+            records.release(job_id, 1, token(job_id))
             records.claim(job_id, max_attempts=9)
             if takes_folder:
                 store.begin_attempt(job_id, 2)
@@ -386,7 +395,7 @@ def test_job_canceled_at_the_last_moment_is_not_published(
     settings, records, store, redis, submit, failure
 ):
     def cancel_at_the_end() -> None:
-        if any(store.upload_path(job_id).parents[1].glob("attempts/1/rollout.npz")):
+        if any(store.upload_path(job_id).parents[1].glob("attempts/1-*/rollout.npz")):
             canceled = JobRecord().ended("canceled", datetime.now(UTC))
             with suppress(AttemptLost):
                 store.end(job_id, canceled)
@@ -401,18 +410,6 @@ def test_job_canceled_at_the_last_moment_is_not_published(
         runner.run(job_id)
     assert failure(job_id).state == "canceled"
     assert not store.result(job_id)
-
-
-def test_full_disk_fails_the_job_with_store_full(runner, submit, monkeypatch, failure):
-    def full(path: Path, found: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(archive, "save", full)
-    job_id = submit(overlay=None)
-    runner.run(job_id)
-    assert (failure(job_id).state, failure(job_id).attempt) == ("failed", 1)
-    assert failure(job_id).error.code == "store_full"
-    assert failure(job_id).error.detail == "the disk is full"
 
 
 def test_end_is_retried_while_the_disk_is_full(runner, store, submit, failure, monkeypatch):
@@ -460,11 +457,11 @@ def test_attempt_that_lost_the_job_cannot_fail_it(settings, records, store, redi
     """It continues after its lease ran out, and fails while the newer attempt runs."""
 
     class LosesAttemptOne(RetryingRecords):
-        def require(self, job_id: str, attempt: int) -> None:
+        def require(self, job_id: str, attempt: int, token: str | None = None) -> None:
             if attempt == 1:
-                self.release(job_id, 1)
+                self.release(job_id, 1, token)
                 self.claim(job_id, max_attempts=9)
-            super().require(job_id, attempt)
+            super().require(job_id, attempt, token)
             raise AssertionError("attempt 1 could fail the job")
 
     def stop_waiting() -> None:
@@ -519,6 +516,91 @@ def test_engine_that_died_between_jobs_costs_no_attempt(settings, records, store
         job_id = submit(overlay=None)
         runner.run(job_id)
     assert store.result(job_id).attempt == 1
+
+
+@pytest.mark.parametrize("is_record", [True, False])
+def test_job_of_a_newer_version_is_left_to_a_newer_worker(
+    runner, store, redis, submit, is_record, monkeypatch
+):
+    """It costs no attempt, and a worker that knows the format runs it later."""
+    job_id = submit(overlay=None)
+    ticket = store.upload_path(job_id).parents[1] / "job.json"
+    old = redis.get(job_key(job_id)), ticket.read_bytes()
+    if is_record:
+        redis.set(job_key(job_id), '{"version": 2, "hint": "new"}')
+    else:
+        ticket.write_bytes(old[1].replace(b"{", b'{"priority": "new", ', 1))
+    before = redis.get(job_key(job_id)), ticket.read_bytes()
+    for _ in range(3):
+        with pytest.raises(UnknownFormat):
+            runner.run(job_id)
+    assert (redis.get(job_key(job_id)), ticket.read_bytes()) == before
+    assert store.is_open(job_id)
+    assert attempts_left(store, job_id) == []
+    redis.set(job_key(job_id), old[0])  # what a newer worker makes of it
+    ticket.write_bytes(old[1])
+    runner.run(job_id)
+    assert store.result(job_id).attempt == 1
+
+
+def test_record_that_turns_unknown_in_an_attempt_is_left_alone(
+    settings, records, store, redis, submit
+):
+    """A newer service changed it: to cancel the job in a new way, for example."""
+    newer = b'{"version": 2, "cancel": "gently"}'
+    with running(
+        settings, records, store, "fake-slow", lambda: redis.set(job_key(job_id), newer)
+    ) as runner:
+        job_id = submit(overlay=None)
+        with pytest.raises(UnknownFormat):
+            runner.run(job_id)
+    assert redis.get(job_key(job_id)) == newer
+    assert store.is_open(job_id)
+
+
+def test_job_stored_by_the_release_before_is_run(runner, store, redis, submit):
+    """Its record and its ticket have no version, and its attempt has a plain folder."""
+    job_id = submit(overlay=None)
+    ticket = store.upload_path(job_id).parents[1] / "job.json"
+    assert b"version" not in ticket.read_bytes()
+    begun = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+    old = {"attempt": 1, "started_at": begun, "lease_until": begun, "progress": None}
+    redis.set(job_key(job_id), json.dumps(old | {"cancel_requested": False, "over": False}))
+    (store.begin_attempt(job_id, 1) / "overlay.mp4").write_bytes(b"half")
+    runner.run(job_id)
+    assert store.result(job_id).attempt == 2
+    assert attempts_left(store, job_id) == []
+
+
+@pytest.mark.parametrize("stage", ["decode", "explain", "render", "publish"])
+def test_attempts_with_one_number_do_not_disturb_each_other(
+    settings, records, store, redis, redis_url, submit, record, stage, monkeypatch
+):
+    """Redis goes back to before the claim while attempt 1 runs, and another worker claims."""
+    monkeypatch.setattr("worker.runner.HELD_SECONDS", 0.5)
+    others: list[Thread] = []
+
+    def go_back() -> None:
+        if not others and record(job_id).progress.stage == stage:
+            redis.flushall()
+            redis.restore(job_key(job_id), 0, snapshot)
+            others.append(Thread(target=other.run, args=(job_id,)))
+            others[0].start()
+            wait_until(lambda: record(job_id).attempt == 1)
+
+    with (
+        Redis.from_url(redis_url) as own,
+        running(settings, RetryingRecords(own), store, "fake-slow") as other,
+        running(settings, records, store, "fake-slow", go_back) as runner,
+    ):
+        job_id = submit(overlay=None)
+        snapshot = redis.dump(job_key(job_id))
+        with suppress(JobHeld):
+            runner.run(job_id)
+        others[0].join(30)
+    assert store.result(job_id).attempt == 1
+    assert not redis.keys("rollout:*")
+    assert attempts_left(store, job_id) == []
 
 
 def test_longer_video_gets_one_clip_per_second(runner, store, submit, tmp_path):

@@ -1,13 +1,14 @@
 """Workers as processes of their own, which get jobs through RQ as the service delivers them."""
 
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,9 +36,12 @@ LOADED_BY_CHILDREN = ("libtorch", "libav", "_imaging")
 def start(settings, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(*flags: str, redis_url: str = settings.redis_url) -> subprocess.Popen[str]:
+    def start(
+        *flags: str, redis_url: str = settings.redis_url, under: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
         places = ["--redis-url", redis_url, "--data-dir", str(settings.data_dir)]
-        command = [sys.executable, "-m", "worker", *places, *flags]
+        program = ["-m", *under, "worker"]
+        command = [sys.executable, *program, *places, *flags]
         with (tmp_path / f"log{len(started)}").open("w") as log:
             started.append(subprocess.Popen(command, stderr=log, text=True))
         return started[-1]
@@ -440,3 +444,121 @@ def test_worker_survives_a_redis_that_lost_its_data(start, own_valkey, store, su
         wait_until(lambda: store.result(job_id))
         wait_until(lambda: not redis.exists(Job.key_for(job_id)))
     assert process.poll() is None
+
+
+def test_worker_pauses_while_the_store_is_full(start, redis, store, submit, settings, log):
+    """It says so, takes no job, and goes on when there is room again. No attempt is used up."""
+    full = settings.data_dir.with_name("full")
+    start("--engine", "fake", under=("tests.system.full_disk", str(settings.data_dir), str(full)))
+    wait_until(a_worker_is_ready(redis))
+    full.touch()
+    first, second = submit(overlay=None), submit(overlay=None)
+    for job_id in (first, second):
+        deliver(redis, job_id)
+    wait_until(lambda: announcements(redis)[0].waiting_for == "store")
+    assert not announcements(redis)[0].ready
+    wait_until(lambda: set(queued(redis, "fake")) == {first, second})
+    assert {record_of(redis, job_id).attempt for job_id in (first, second)} == {0}
+    paused_at = announcements(redis)[0].beat_at
+    wait_until(lambda: announcements(redis)[0].beat_at > paused_at)
+    full.unlink()
+    wait_until(a_worker_is_ready(redis))
+    wait_until(lambda: store.result(first) and store.result(second))
+    assert store.result(first).attempt == store.result(second).attempt == 1
+    assert announcements(redis)[0].waiting_for is None
+    assert log().count("paused until the store can be written") < 3
+    assert "Traceback" not in log()
+
+
+def test_paused_worker_can_be_stopped(start, redis, submit, settings):
+    full = settings.data_dir.with_name("full")
+    under = ("tests.system.full_disk", str(settings.data_dir), str(full))
+    process = start("--engine", "fake", under=under)
+    wait_until(a_worker_is_ready(redis))
+    full.touch()
+    job_id = submit(overlay=None)
+    deliver(redis, job_id)
+    wait_until(lambda: announcements(redis)[0].waiting_for == "store")
+    process.terminate()
+    assert process.wait(15) == 0
+    assert queued(redis, "fake") == [job_id]
+    assert (record_of(redis, job_id).attempt, record_of(redis, job_id).lease_until) == (0, None)
+
+
+def test_job_of_a_newer_version_is_dropped_and_logged_once(start, redis, store, submit, log):
+    """The service queues it again, for a worker that knows it; until then this one does others."""
+    start("--engine", "fake")
+    newer, known = submit(overlay=None), submit(overlay=None)
+    ticket = store.upload_path(newer).parents[1] / "job.json"
+    ticket.write_bytes(ticket.read_bytes().replace(b"{", b'{"version": 2, ', 1))
+    for _ in range(3):
+        deliver(redis, newer)
+        wait_until(lambda: not redis.exists(Job.key_for(newer)))
+    deliver(redis, known)
+    wait_until(lambda: store.result(known))
+    assert record_of(redis, newer) == JobRecord()
+    assert store.is_open(newer)
+    assert queued(redis, "fake") == []
+    assert log().count(newer) == 1
+    assert "Ticket: version 2 is not known" in log()
+
+
+def test_worker_without_file_descriptors_says_so_and_ends(start, redis, store, submit, log):
+    process = start("--engine", "fake")
+    wait_until(a_worker_is_ready(redis))
+    job_id = submit(overlay=None)
+    descriptors = [int(path.name) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+    limit = len(descriptors) + 1
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    deliver(redis, job_id)
+    assert process.wait(20) == 1
+    assert log().splitlines()[-1] == (
+        f"rollout-worker: this worker cannot go on: Too many open files (it may open {limit} "
+        "files); its job goes back to the queue"
+    )
+    assert "Traceback" not in log()
+    assert queued(redis, "fake") == [job_id]
+    assert (record_of(redis, job_id).attempt, record_of(redis, job_id).lease_until) == (0, None)
+    start("--engine", "fake")
+    wait_until(lambda: store.result(job_id))
+    assert store.result(job_id).attempt == 1
+
+
+@pytest.mark.parametrize("seconds", [-20, 3600])
+def test_clock_of_the_worker_does_not_matter(start, redis, submit, seconds):
+    """What it writes in Redis for others to compare is by Redis' clock."""
+    under = ("tests.system.wrong_clock", str(seconds))
+    process = start("--engine", "fake", "--model", "fake-hang", under=under)
+    wait_until(a_worker_is_ready(redis))
+    job_id = submit()
+    deliver(redis, job_id, "fake-hang")
+    wait_until(is_explaining(redis, job_id))
+    now, _ = redis.time()
+    ((_, rq_lease),) = redis.zrange(f"rq:wip:{queue_name('fake-hang')}", 0, -1, withscores=True)
+    assert now <= rq_lease <= now + 7
+    assert abs(announcements(redis)[0].beat_at.timestamp() - now) < 5
+    assert 0 < record_of(redis, job_id).lease_until.timestamp() - now < 7
+    process.kill()
+    start("--engine", "fake", "--model", "fake-hang")
+    wait_until(lambda: record_of(redis, job_id).attempt == 2)
+
+
+def test_redis_that_goes_back_to_before_the_claim_costs_no_job(start, redis, store, submit):
+    """Worker A is halted, Redis comes back from an older snapshot, B claims, and A goes on."""
+    slow = ("--engine", "fake", "--model", "fake-slow")
+    job_id = submit(clips="tile", overlay=None)
+    deliver(redis, job_id, "fake-slow")
+    snapshot = {key: redis.dump(key) for key in redis.scan_iter()}
+    halted = start(*slow)
+    wait_until(is_explaining(redis, job_id))
+    halted.send_signal(signal.SIGSTOP)
+    redis.flushall()
+    for key, value in snapshot.items():
+        redis.restore(key, 0, value)
+    start(*slow)
+    wait_until(lambda: record_of(redis, job_id).attempt == 1)
+    halted.send_signal(signal.SIGCONT)
+    wait_until(lambda: store.has_ended(job_id))
+    assert store.result(job_id).attempt == 1
+    wait_until(lambda: not redis.keys("rollout:job:*") + redis.keys("rollout:token:*"))
+    assert halted.poll() is None

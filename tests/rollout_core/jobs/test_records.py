@@ -1,10 +1,21 @@
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
 
-from rollout_core.errors import AttemptLost, JobHeld
-from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
+from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
+from rollout_core.jobs.records import (
+    FORMAT_VERSION,
+    LEASE_SECONDS,
+    Ended,
+    JobError,
+    JobRecord,
+    Progress,
+    Ticket,
+)
+from tests.rollout_core.jobs import release_before
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=LEASE_SECONDS / 2)
@@ -109,3 +120,79 @@ def test_a_record_survives_the_wire(record: JobRecord):
 def test_a_record_is_immutable():
     with pytest.raises(ValidationError, match="frozen"):
         RUNNING.attempt = 7
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda record, token: record.require(1, token),
+        lambda record, token: record.beat(1, SOON, None, token),
+        lambda record, token: record.renew(SOON, token),
+        lambda record, token: record.release(1, token),
+        lambda record, token: record.hand_back(1, token),
+    ],
+)
+def test_every_step_of_another_claim_with_the_same_number_fails(step):
+    """A Redis that went back to an older snapshot has given the number twice."""
+    mine = QUEUED.claim(NOW, max_attempts=3, token="a")
+    assert step(mine, "a").token == "a"
+    theirs = QUEUED.claim(LATE, max_attempts=3, token="b")
+    assert theirs.attempt == mine.attempt
+    for token in ("a", None):
+        with pytest.raises(AttemptLost):
+            step(theirs, token)
+
+
+def test_claim_that_ends_the_job_can_be_renewed():
+    over = RUNNING.claim(LATE, max_attempts=1, token="b")
+    assert over.over
+    later = LATE + timedelta(seconds=LEASE_SECONDS * 0.9)
+    renewed = over.renew(later, "b")
+    assert renewed.is_alive(later + timedelta(seconds=LEASE_SECONDS / 2))
+    with pytest.raises(AttemptLost):
+        over.renew(later, "a")
+    with pytest.raises(AttemptLost):
+        RUNNING.release(1).renew(SOON)
+
+
+# Other versions
+
+TICKET = Ticket(
+    id="0" * 32,
+    request=ExplainRequest(model="fake", clips="tile", overlay=Overlay(opacity=0.3)),
+    created_at=NOW,
+    upload_bytes=5,
+    owner="ann",
+)
+PROGRESS = Progress(stage="explain", done=1, total=2)
+STORED = [
+    (JobRecord(), release_before.JobRecord),
+    (QUEUED.claim(NOW, max_attempts=3, token="a"), release_before.JobRecord),
+    (RUNNING.beat(1, SOON, PROGRESS).request_cancel(), release_before.JobRecord),
+    (claim(RUNNING, LATE, 1), release_before.JobRecord),
+    (TICKET, release_before.Ticket),
+    (RUNNING.ended("failed", SOON, ERROR), release_before.Ended),
+    (QUEUED.ended("canceled", SOON), release_before.Ended),
+]
+
+
+@pytest.mark.parametrize(("record", "before"), STORED)
+def test_release_before_reads_what_is_stored_without_new_features(record, before):
+    read = before.model_validate_json(record.to_json())
+    again = type(record).from_json(read.model_dump_json(exclude_unset=True).encode())
+    assert again.to_json() == record.to_json()
+
+
+@pytest.mark.parametrize(("record", "before"), STORED)
+def test_what_the_release_before_has_stored_is_read(record, before):
+    """It wrote every field."""
+    text = before.model_validate_json(record.to_json()).model_dump_json()
+    assert type(record).from_json(text.encode()).to_json() == record.to_json()
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": FORMAT_VERSION + 1}, {"a_new_field": 1}, {"attempt": "one"}]
+)
+def test_what_a_newer_version_has_stored_is_told_apart(change):
+    with pytest.raises(UnknownFormat, match="JobRecord: "):
+        JobRecord.from_json(json.dumps(change).encode())

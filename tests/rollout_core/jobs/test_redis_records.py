@@ -8,6 +8,7 @@ from rollout_core.jobs.redis_records import (
     JobRecords,
     job_key,
     redis_now,
+    token_key,
 )
 
 IDS = [f"{number:032x}" for number in range(3)]
@@ -69,6 +70,32 @@ def test_an_update_gets_the_time_of_redis(records, stored, redis):
     assert before <= times[0] <= redis_now(redis)
     assert JobRecord.from_json(records.get_many_raw(IDS)[IDS[0]]) == updated
     assert updated == JobRecord(cancel_requested=True)
+
+
+def test_the_token_of_a_claim_stands_beside_the_record(records, stored, redis):
+    """Releases before it refuse a record with a field that they do not know."""
+    claimed = records.update(
+        IDS[0], lambda record, now: record.claim(now, max_attempts=3, token="a")
+    )
+    assert claimed.token == "a"
+    assert redis.get(token_key(IDS[0])) == b"a"
+    assert b"token" not in redis.get(job_key(IDS[0]))
+    seen = []
+    records.update(IDS[0], lambda record, _: seen.append(record.token) or record)
+    assert seen == ["a"]
+    records.delete(IDS[0])
+    assert not redis.keys("rollout:*0")
+
+
+def test_a_claim_without_a_token_ends_the_one_before(records, stored, redis):
+    def claim(token):
+        return lambda record, now: record.release(record.attempt, record.token).claim(
+            now, max_attempts=9, token=token
+        )
+
+    records.update(IDS[0], lambda record, now: record.claim(now, max_attempts=3, token="a"))
+    records.update(IDS[0], claim(None))
+    assert not redis.exists(token_key(IDS[0]))
 
 
 def test_an_update_of_a_missing_record_writes_nothing(records, redis):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
-from rollout_core.errors import AttemptLost, StoreUnavailable, UnknownFormat
+from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable, UnknownFormat
 from rollout_core.jobs.records import Ended, JobError, Ticket
 from rollout_core.jobs.store import ArtifactStore, unavailable
 
@@ -213,6 +213,39 @@ def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactSto
     with pytest.raises(AttemptLost):
         store.publish(job, 1, result(1))
     assert store.result(job) == result(2)
+
+
+def test_attempts_with_one_number_have_a_folder_each(store: ArtifactStore, job: str):
+    """A Redis that went back to an older snapshot has given the number twice."""
+    first = store.begin_attempt(job, 1, "a")
+    second = store.begin_attempt(job, 1, "b")
+    assert first.exists()
+    assert second.name == "1-b"
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1))
+    store.end_attempt(job, 1, "a")
+    store.end_attempt(job, 1, "a")
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1), "a")
+    store.publish(job, 1, result(1), "b")
+    with pytest.raises(AttemptLost):
+        store.publish(job, 1, result(1), "b")
+
+
+def test_attempt_that_begins_again_gets_an_empty_folder(store: ArtifactStore, job: str):
+    (store.begin_attempt(job, 1, "a") / "overlay.mp4").touch()
+    assert list(store.begin_attempt(job, 1, "a").iterdir()) == []
+
+
+def test_folders_of_the_release_before_are_understood(store: ArtifactStore, job: str):
+    plain = store.begin_attempt(job, 3)
+    assert plain.name == "3"
+    assert store.latest_attempt(job) == 3
+    new = store.begin_attempt(job, 4, "a")
+    assert not plain.exists()
+    assert store.latest_attempt(job) == 4
+    store.end_attempts(job)
+    assert not new.exists()
 
 
 def test_the_latest_attempt_is_the_highest_folder(store: ArtifactStore, job: str):
@@ -454,6 +487,33 @@ def test_a_job_that_cannot_be_moved_is_not_reported_as_missing(
 def test_a_store_that_can_be_written_says_so(store: ArtifactStore, tmp_path: Path):
     store.check_writable()
     assert files_below(tmp_path) == []
+
+
+def test_a_store_without_its_folders_cannot_be_written(store: ArtifactStore, tmp_path: Path):
+    (tmp_path / "data" / "jobs").rmdir()
+    with pytest.raises(StoreUnavailable):
+        store.check_writable()
+
+
+def test_full_store_says_that_it_is_full(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch):
+    def fill(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(StoreFull):
+        store.check_writable()
+
+
+def test_ill_store_does_not_call_a_job_missing(
+    store: ArtifactStore, job: str, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(path: Path, **_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "stat", fail)
+    for look in (store.exists, store.has_ended, store.is_open):
+        with pytest.raises(OSError, match="Input/output"):
+            look(job)
 
 
 def test_a_store_that_cannot_be_written_says_so(store: ArtifactStore, tmp_path: Path):
