@@ -14,8 +14,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from rollout_core.errors import OtherStore
 from rollout_core.jobs.records import Ticket
-from rollout_core.jobs.redis_records import redis_now
+from rollout_core.jobs.redis_records import announce_store, redis_now
 from rollout_core.jobs.store import ArtifactStore
 from service.jobs import Jobs
 from service.redis_jobs import RedisJobs
@@ -49,7 +50,12 @@ class Reconciler:
         self._lost: set[str] = set()
 
     def reconcile(self) -> None:
-        """Recount the store, and correct what differs in Redis."""
+        """Recount the store, and correct what differs in Redis.
+
+        Raises:
+            OtherStore: another service uses this Redis with another store.
+        """
+        announce_store(self._redis, self._store.identity())
         self._usage.recount()
         self._correct_lists()
         open_jobs = self._usage.open
@@ -143,7 +149,7 @@ async def _repeat(task: Callable[[], None], seconds: float) -> None:
     while True:
         try:
             await run_in_threadpool(task)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, OtherStore) as error:
             logger.warning("Periodic task %s failed, and is tried again later: %s", name, error)
         except Exception:
             logger.exception("Periodic task %s failed", name)

@@ -10,6 +10,8 @@ from typing import NoReturn
 from rollout_core.command import read_settings, require_extra, require_modules
 
 with require_extra("rollout-worker", "worker"):
+    from rollout_core.errors import OtherStore
+    from rollout_core.jobs.redis_records import require_store
     from rollout_core.jobs.store import ArtifactStore
     from worker.children import Children
     from worker.heartbeat import Shutdown
@@ -47,7 +49,7 @@ def main() -> None:
     children = _children(settings, _confinement(settings))
     try:
         _serve(settings, children)
-    except (EngineUnusable, OSError, *UNREACHABLE) as error:
+    except (EngineUnusable, OSError, OtherStore, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
         children.close()
@@ -63,11 +65,13 @@ def _serve(settings: Settings, children: Children) -> None:
     shutdown = Shutdown(settings.drain_seconds)
     records = RetryingRecords(quick, shutdown.check_shutdown)
     store = ArtifactStore(settings.data_dir)
+    require_store(quick, store.identity())
     supervisor = Supervisor(settings, children, records, store, shutdown)
     try:
         supervisor.await_engine()
         log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
+        supervisor.check_store()
         if not supervisor.is_shutdown_requested:
             sys.exit("rollout-worker: stopped after an unexpected error; see the log above")
     finally:

@@ -47,6 +47,10 @@ HELD_SECONDS = 2 * LEASE_SECONDS
 log = logging.getLogger(__name__)
 
 
+class JobMissing(Exception):
+    """This store lacks a job that the service has. It may be a copy of the service's, or lag."""
+
+
 class Runner:
     """Runs jobs, one at a time."""
 
@@ -81,6 +85,8 @@ class Runner:
 
         Raises:
             JobHeld: another worker runs the job.
+            JobMissing: this store lacks the job.
+            OtherStore: the service uses another store than this worker.
             ShuttingDown: the worker stops now. The attempt was handed back and does not count.
         """
         cause = WORKER_DIED
@@ -110,11 +116,23 @@ class Runner:
         if self._store.has_ended(job_id):
             self._store.end_attempts(job_id)
         elif not self._store.exists(job_id):
-            log.warning(
-                "job %s is not in this store: it was deleted, or the service uses another store",
-                job_id,
-            )
+            self._check_missing(job_id)
         self._records.wait_for_redis()
+
+    def _check_missing(self, job_id: str) -> None:
+        """Find out why a delivered job is not in this store; return if it was deleted.
+
+        Raises:
+            OtherStore: the service uses another store.
+            JobMissing: the service has the job.
+        """
+        self._records.require_store(self._store.identity())
+        if self._records.has_record(job_id):
+            time.sleep(WAIT_SECONDS)  # the service deletes the folder first, then the record
+            if self._records.has_record(job_id) and not self._store.exists(job_id):
+                log.warning("job %s is not in this store, but it was not deleted", job_id)
+                raise JobMissing(job_id)
+        log.info("job %s was deleted", job_id)
 
     def _claim(self, job_id: str) -> JobRecord | None:
         """Claim the job as soon as no other attempt is alive; return None if it has ended.

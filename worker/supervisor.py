@@ -14,12 +14,13 @@ from typing import Any
 
 from redis.client import Pipeline
 from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import JobHeld
+from rollout_core.errors import JobHeld, OtherStore
 from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
@@ -30,7 +31,7 @@ from worker.health import new_name
 from worker.heartbeat import Shutdown, ShuttingDown
 from worker.messages import Ready
 from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
-from worker.runner import Runner
+from worker.runner import JobMissing, Runner
 from worker.settings import Settings
 
 LEASE_SECONDS = int(records.LEASE_SECONDS)
@@ -48,6 +49,12 @@ ANSWER_SECONDS = 3
 
 ANNOUNCE_SECONDS = 3.0
 """Time between two announcements."""
+
+MISSING_SECONDS = 5.0
+"""Pause after a job that this store lacks, so that a worker whose store has it takes it."""
+
+UNFINISHED = (JobHeld, JobMissing, OtherStore, ShuttingDown)
+"""Why the runner returns a job that has not ended."""
 
 
 class EngineUnusable(Exception):
@@ -98,7 +105,7 @@ class Supervisor(SimpleWorker):
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
         self._closed = False
-        self._unfinished: JobHeld | ShuttingDown | None = None
+        self._unfinished: Exception | None = None
 
     def await_engine(self) -> None:
         """Wait until the engine has loaded its model, and announce this worker meanwhile.
@@ -120,13 +127,22 @@ class Supervisor(SimpleWorker):
         """Whether shutdown was requested. If not, RQ's loop ended by an unexpected error."""
         return self._graceful_shutdown.is_requested
 
+    def check_store(self) -> None:
+        """Check that the store of the latest job was that of the service.
+
+        Raises:
+            OtherStore: it was not, and the worker has stopped.
+        """
+        if isinstance(self._unfinished, OtherStore):
+            raise self._unfinished
+
     def announce_end(self) -> None:
         """Announce that this worker takes no more jobs.
 
         A model that was loaded stays known, and its jobs wait for the next worker. If the model
-        could not be loaded, the announcement is removed.
+        could not be loaded, or the service uses another store, the announcement is removed.
         """
-        if self._children.engine.model is None:
+        if self._children.engine.model is None or isinstance(self._unfinished, OtherStore):
             self._records.remove_announcement(self.name)
             return
         self._closed = True
@@ -153,7 +169,7 @@ class Supervisor(SimpleWorker):
         self._busy, self._unfinished = True, None
         try:
             self._runner.run(job_id)
-        except (JobHeld, ShuttingDown) as reason:
+        except UNFINISHED as reason:
             self._unfinished = reason
         finally:
             self._busy = False
@@ -167,9 +183,9 @@ class Supervisor(SimpleWorker):
     ) -> None:
         """Delete the delivery of a job that has ended; requeue a job that was handed back.
 
-        A job that was handed back goes to the front of the queue. If another worker runs the job,
-        its delivery stays. If Redis has lost the delivery's data, it cannot be requeued; the
-        service makes a new delivery.
+        A job that was handed back goes to the front of the queue, and one that this store lacks to
+        its end. If another worker runs the job, its delivery stays. If Redis has lost the
+        delivery's data, it cannot be requeued; the service makes a new delivery.
 
         RQ's own method loads all executions of the job first, and fails if one belongs to a worker
         that died a short time ago.
@@ -179,14 +195,22 @@ class Supervisor(SimpleWorker):
             self.cleanup_execution(job, pipeline, execution)
             if self._unfinished is None or not is_whole:
                 pipeline.delete(job.key, job.execution_registry.key)
-            elif isinstance(self._unfinished, ShuttingDown):
+            elif not isinstance(self._unfinished, JobHeld):
                 job.set_status(JobStatus.QUEUED, pipeline=pipeline)
-                queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+                at_front = not isinstance(self._unfinished, JobMissing)
+                queue.push_job_id(job.id, pipeline=pipeline, at_front=at_front)
             pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run a job, then wait until the engine is ready for the next one."""
+        """Run a job, then wait until the engine is ready for the next one.
+
+        A worker with another store than the service's stops. One whose store lacks a job pauses.
+        """
         super().execute_job(job, queue)
+        if isinstance(self._unfinished, OtherStore):
+            raise StopRequested
+        if isinstance(self._unfinished, JobMissing):
+            time.sleep(MISSING_SECONDS)
         if not self.is_shutdown_requested:
             self.await_engine()
 

@@ -1,5 +1,6 @@
 """The artifact store: a folder per job. Files and folders appear in it only when complete.
 
+    identity/id                   a random id, by which a process tells this store from others
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
     jobs/<id>/upload/video        the upload, always under this name
@@ -29,6 +30,7 @@ from rollout_core.jobs.records import Ended, Ticket
 
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
+ID_NAME = "id"
 
 
 class ArtifactStore:
@@ -41,6 +43,21 @@ class ArtifactStore:
         self._jobs = root / "jobs"
         for folder in (self._incoming, self._jobs):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def identity(self) -> str:
+        """Return the id of this store, the same for all processes that use it.
+
+        The first call makes it. Of two processes that make one at the same time, one succeeds.
+        """
+        path = self.root / "identity" / ID_NAME
+        text = _read(path)
+        if text is None:
+            with self._temporary_folder() as folder:
+                _write(folder / ID_NAME, uuid.uuid4().hex)
+                with suppress(OSError):  # another process was faster; if not, the next line fails
+                    folder.rename(path.parent)
+            text = path.read_bytes()
+        return text.decode()
 
     def check_writable(self) -> None:
         """Write a file of one byte, and remove it.

@@ -439,3 +439,19 @@ def test_only_a_plain_file_is_described(tmp_path, plant):
     plant(tmp_path / "sheet.png")
     with pytest.raises(OSError, match="plain file"):
         describe(tmp_path / "sheet.png")
+
+
+def test_all_processes_see_the_same_identity_of_a_store(tmp_path: Path):
+    barrier = Barrier(8)
+
+    def identity() -> str:
+        store = ArtifactStore(tmp_path / "data")
+        barrier.wait()
+        return store.identity()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = {future.result() for future in [pool.submit(identity) for _ in range(8)]}
+    assert len(found) == 1
+    assert ArtifactStore(tmp_path / "data").identity() in found
+    assert ArtifactStore(tmp_path / "other").identity() not in found
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
