@@ -44,6 +44,7 @@ class Reconciler:
 
     def __init__(self, store: ArtifactStore, usage: StoreUsage, redis: Redis) -> None:
         self._store = store
+        self._identity = store.identity()
         self._usage = usage
         self._redis = redis
         self._redis_jobs = RedisJobs(redis)
@@ -55,7 +56,7 @@ class Reconciler:
         Raises:
             OtherStore: another service uses this Redis with another store.
         """
-        announce_store(self._redis, self._store.identity())
+        announce_store(self._redis, self._identity)
         self._usage.recount()
         self._correct_lists()
         open_jobs = self._usage.open
