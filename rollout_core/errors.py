@@ -161,6 +161,13 @@ class UnknownFormat(RolloutError):
     title = "Written by a newer version"
 
 
+class OtherStore(RolloutError):
+    """This data directory is not the one that the service uses."""
+
+    code = "other_store"
+    title = "Not the store of the service"
+
+
 class StoreUnavailable(RolloutError):
     """The folder of the artifact store cannot be written."""
 

@@ -3,7 +3,7 @@
 import logging
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import FrameType
 
 from rollout_core.command import make_files_private, read_settings, require_extra
@@ -11,6 +11,11 @@ from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
 
 with require_extra("rollout-service", "service"):
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    from rollout_core.jobs.redis_records import require_store
+    from service.app import REDIS_TIMEOUT_SECONDS
     from service.auth import ApiKeys
     from service.server import serve
     from service.settings import Settings
@@ -27,13 +32,26 @@ def main(arguments: list[str] | None = None) -> None:
     settings = read_settings(Settings, arguments)
     make_files_private()
     try:
-        ArtifactStore(settings.data_dir).check_writable()
+        store = ArtifactStore(settings.data_dir)
+        store.check_writable()
         if settings.api_keys_file:
             ApiKeys(settings.api_keys_file)
         with standalone(settings) if settings.standalone else nullcontext(settings) as settings:
+            _check_store(settings, store)
             serve(settings)
     except (OSError, RolloutError) as error:
         sys.exit(f"rollout-service: cannot start: {error}")
+
+
+def _check_store(settings: Settings, store: ArtifactStore) -> None:
+    """Check that no other service uses this Redis with another store, unless Redis is away.
+
+    Raises:
+        OtherStore: one does.
+    """
+    timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS)
+    with suppress(RedisError), Redis.from_url(settings.redis_url, **timeouts) as redis:
+        require_store(redis, store.identity())
 
 
 def _exit_once(_: int, __: FrameType | None) -> None:

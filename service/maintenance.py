@@ -15,8 +15,9 @@ from anyio import CapacityLimiter, to_thread
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rollout_core.errors import OtherStore
 from rollout_core.jobs.records import JobRecord, Ticket
-from rollout_core.jobs.redis_records import redis_now
+from rollout_core.jobs.redis_records import announce_store, redis_now
 from rollout_core.jobs.store import ArtifactStore
 from service.faults import Faults
 from service.inventory import JOB_ID, Inventory
@@ -49,6 +50,7 @@ class Reconciler:
         self, store: ArtifactStore, inventory: Inventory, redis: Redis, ledger: Ledger | None = None
     ) -> None:
         self._store = store
+        self._identity = store.identity()
         self._inventory = inventory
         self._ledger = ledger or Ledger(redis)
         self._redis = redis
@@ -58,7 +60,12 @@ class Reconciler:
         self._lost: set[str] = set()
 
     def reconcile(self) -> None:
-        """Look at what is new in the store, and correct what differs in Redis."""
+        """Look at what is new in the store, and correct what differs in Redis.
+
+        Raises:
+            OtherStore: another service uses this Redis with another store.
+        """
+        announce_store(self._redis, self._identity)
         self._inventory.refresh()
         recorded = set(self._redis_jobs.records.ids())
         self._inventory.look(self._inventory.open.keys() - recorded)  # they may have ended
@@ -169,7 +176,7 @@ async def _repeat(task: Callable[[], None], seconds: float) -> None:
         except Exception as error:
             kind = f"{type(error).__name__}: {error}"
             if kind != last:
-                is_known = isinstance(error, RedisError | OSError)
+                is_known = isinstance(error, RedisError | OSError | OtherStore)
                 message = "Periodic task %s failed, and is tried again every %g s: %s"
                 logger.log(
                     logging.WARNING if is_known else logging.ERROR,

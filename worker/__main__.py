@@ -15,6 +15,8 @@ from rollout_core.command import (
 )
 
 with require_extra("rollout-worker", "worker"):
+    from rollout_core.errors import OtherStore
+    from rollout_core.jobs.redis_records import require_store
     from rollout_core.jobs.store import ArtifactStore
     from worker.children import Children
     from worker.heartbeat import Shutdown
@@ -54,7 +56,7 @@ def main() -> None:
     children = _children(settings, _confinement(settings))
     try:
         _serve(settings, children)
-    except (EngineUnusable, NameTaken, Exhausted, OSError, *UNREACHABLE) as error:
+    except (EngineUnusable, NameTaken, Exhausted, OSError, OtherStore, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
         children.close()
@@ -70,12 +72,14 @@ def _serve(settings: Settings, children: Children) -> None:
     shutdown = Shutdown(settings.drain_seconds)
     records = RetryingRecords(quick, shutdown.check_shutdown)
     store = ArtifactStore(settings.data_dir)
+    require_store(quick, store.identity())
     supervisor = Supervisor(settings, children, records, store, shutdown)
     try:
         supervisor.await_engine()
         supervisor.require_name()
         log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
         supervisor.work(logging_level="WARNING")
+        supervisor.check_store()
         if supervisor.exhausted:
             sys.exit(f"rollout-worker: {supervisor.exhausted}")
         if not supervisor.is_shutdown_requested:

@@ -332,9 +332,15 @@ class Media(Child):
         """Raise `ChildLost` if there are too many files, or if together they are too large.
 
         The kernel limits the size of each file only. Files that were removed but are still open
-        count too.
+        count too. Those of a process that is being killed, for example for its memory, cannot be
+        read.
         """
-        sizes = [*_file_sizes(folder), *_file_sizes(Path(f"/proc/{self.pid}/fd"), removed=True)]
+        try:
+            sizes = [*_file_sizes(folder), *_file_sizes(Path(f"/proc/{self.pid}/fd"), removed=True)]
+        except PermissionError as error:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GONE_SECONDS)
+            raise self.kill_as_lost("hides its files" if self.alive else None) from error
         if len(sizes) > MAX_MEDIA_FILES or sum(sizes) > self.options.file_bytes:
             raise self.kill_as_lost("filled its folder")
 

@@ -38,6 +38,7 @@ from rollout_core.jobs.redis_records import (
     JobRecords,
     Step,
     redis_now,
+    require_store,
 )
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
@@ -139,6 +140,18 @@ class RetryingRecords:
         """
         with suppress(*UNREACHABLE):
             self._records.delete(job_id)
+
+    def has_record(self, job_id: str) -> bool:
+        """Return whether the job has a record: the service takes it for one that has not ended."""
+        return self._retry(lambda: self._records.exists(job_id))
+
+    def require_store(self, identity: str) -> None:
+        """Check that a store is that of the service.
+
+        Raises:
+            OtherStore: it is not.
+        """
+        self._retry(lambda: require_store(self._redis, identity))
 
     def now(self) -> datetime:
         """Return the time by Redis' clock."""

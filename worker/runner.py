@@ -92,6 +92,10 @@ def stopping_if_exhausted() -> Iterator[None]:
         ) from error
 
 
+class JobMissing(Exception):
+    """This store lacks a job that the service has. It may be a copy of the service's, or lag."""
+
+
 class Runner:
     """Runs jobs, one at a time."""
 
@@ -130,12 +134,14 @@ class Runner:
 
         Raises:
             JobHeld: another worker runs the job.
+            JobMissing: this store lacks the job.
+            OtherStore: the service uses another store than this worker.
             ShuttingDown: the worker stops now.
             StoreTrouble: the store is full or ill.
             Exhausted: this process cannot work any more.
             UnknownFormat: a newer version wrote the job. No attempt was made.
 
-        After all but the first and the last, the attempt was handed back and does not count.
+        After all but `JobHeld` and `UnknownFormat`, an attempt was handed back and does not count.
         """
         with self._blaming_the_store():
             ticket = self._store.ticket(job_id)
@@ -146,10 +152,7 @@ class Runner:
                 self._store.end_attempts(job_id)
             elif not self._store.exists(job_id):
                 self._check_store()
-                log.warning(
-                    "job %s is not in this store: it was deleted, or the service uses another",
-                    job_id,
-                )
+                self._check_missing(job_id)
         self._records.wait_for_redis()
 
     def _make_attempts(self, ticket: Ticket) -> None:
@@ -233,6 +236,21 @@ class Runner:
         except StoreUnavailable as error:
             full = isinstance(error, StoreFull)
             raise StoreTrouble(str(error.__cause__ or error), full=full) from error
+
+    def _check_missing(self, job_id: str) -> None:
+        """Find out why a delivered job is not in this store; return if it was deleted.
+
+        Raises:
+            OtherStore: the service uses another store.
+            JobMissing: the service has the job.
+        """
+        self._records.require_store(self._store.identity())
+        if self._records.has_record(job_id):
+            time.sleep(WAIT_SECONDS)  # the service deletes the folder first, then the record
+            if self._records.has_record(job_id) and not self._store.exists(job_id):
+                log.warning("job %s is not in this store, but it was not deleted", job_id)
+                raise JobMissing(job_id)
+        log.info("job %s was deleted", job_id)
 
     def _claim(self, job_id: str) -> JobRecord | None:
         """Claim the job as soon as no other attempt is alive; return None if it has ended.

@@ -23,7 +23,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import JobHeld, StoreUnavailable, UnknownFormat
+from rollout_core.errors import JobHeld, OtherStore, StoreUnavailable, UnknownFormat
 from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
@@ -35,7 +35,7 @@ from worker.heartbeat import Shutdown, ShuttingDown, while_calling
 from worker.messages import Ready
 from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
 from worker.rq_clock import RqClock
-from worker.runner import Exhausted, Runner, StoreTrouble, stopping_if_exhausted
+from worker.runner import Exhausted, JobMissing, Runner, StoreTrouble, stopping_if_exhausted
 from worker.settings import Settings
 
 LEASE_SECONDS = int(records.LEASE_SECONDS)
@@ -64,10 +64,13 @@ The first takes 1 s. Each that follows takes twice as long, until a job ends: a 
 a probe may still have too little for the job.
 """
 
+MISSING_SECONDS = 5.0
+"""Pause after a job that this store lacks, so that a worker whose store has it takes it."""
+
 RIVAL_SECONDS = 0.5
 """Pause before the next look at workers that serve something else under the same name."""
 
-HANDED_BACK = (ShuttingDown, StoreTrouble, Exhausted)
+HANDED_BACK = (ShuttingDown, StoreTrouble, Exhausted, JobMissing, OtherStore)
 """Why a job goes back to the queue."""
 
 log = logging.getLogger(__name__)
@@ -195,13 +198,24 @@ class Supervisor(SimpleWorker):
         """Whether shutdown was requested. If not, RQ's loop ended by an unexpected error."""
         return self._graceful_shutdown.is_requested
 
+    def check_store(self) -> None:
+        """Check that the store of the latest job was that of the service.
+
+        Raises:
+            OtherStore: it was not, and the worker has stopped.
+        """
+        if isinstance(self._unfinished, OtherStore):
+            raise self._unfinished
+
     def announce_end(self) -> None:
         """Announce that this worker takes no more jobs.
 
         A model that was loaded stays known, and its jobs wait for the next worker. If the model
-        could not be loaded or its name was taken, the announcement is removed.
+        could not be loaded, its name was taken or the service uses another store, the announcement
+        is removed.
         """
-        if self._children.engine.model is None or self._name_taken:
+        is_unusable = self._name_taken or isinstance(self._unfinished, OtherStore)
+        if self._children.engine.model is None or is_unusable:
             self._records.remove_announcement(self.name)
             return
         self._closed = True
@@ -231,7 +245,7 @@ class Supervisor(SimpleWorker):
         self._busy, self._unfinished = True, None
         try:
             self._runner.run(job_id)
-        except (JobHeld, ShuttingDown, StoreTrouble, Exhausted) as reason:
+        except (JobHeld, *HANDED_BACK) as reason:
             self._unfinished = reason
         except UnknownFormat as reason:
             self._unfinished = reason
@@ -253,10 +267,10 @@ class Supervisor(SimpleWorker):
     ) -> None:
         """Delete the delivery of a job that has ended; requeue a job that was handed back.
 
-        A job that was handed back goes to the front of the queue, or to its end if the store had no
-        room for it: it may have room for others. If another worker runs the job, its delivery
-        stays. Otherwise it is deleted too: the service makes a new one for a job that no worker has
-        for some seconds. So does it if Redis has lost the delivery's data.
+        A job that was handed back goes to the front of the queue, or to its end if this store lacks
+        it or had no room for it: it may have room for others. If another worker runs the job, its
+        delivery stays. Otherwise it is deleted too: the service makes a new one for a job that no
+        worker has for some seconds. So does it if Redis has lost the delivery's data.
 
         RQ's own method loads all executions of the job first, and fails if one belongs to a worker
         that died a short time ago.
@@ -265,21 +279,33 @@ class Supervisor(SimpleWorker):
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
             if isinstance(self._unfinished, HANDED_BACK) and is_whole:
-                has_no_room = isinstance(self._unfinished, StoreTrouble) and self._unfinished.full
                 job.set_status(JobStatus.QUEUED, pipeline=pipeline)
-                queue.push_job_id(job.id, pipeline=pipeline, at_front=not has_no_room)
+                queue.push_job_id(job.id, pipeline=pipeline, at_front=not self._is_for_later())
             elif not isinstance(self._unfinished, JobHeld) or not is_whole:
                 pipeline.delete(job.key, job.execution_registry.key)
             pipeline.execute()
 
+    def _is_for_later(self) -> bool:
+        """Return whether other jobs may fare better than the one that was handed back."""
+        reason = self._unfinished
+        return isinstance(reason, JobMissing) or (isinstance(reason, StoreTrouble) and reason.full)
+
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run a job, then wait until the store and the engine are ready for the next one."""
+        """Run a job, then wait until the store and the engine are ready for the next one.
+
+        A worker with another store than the service's stops. One whose store lacks a job pauses.
+        """
         super().execute_job(job, queue)
+        if isinstance(self._unfinished, OtherStore):
+            raise StopRequested
         try:
             if isinstance(self._unfinished, Exhausted):
                 raise self._unfinished
             if isinstance(self._unfinished, StoreTrouble):
                 self._await_store()
+            elif isinstance(self._unfinished, JobMissing):
+                with suppress(ShuttingDown):
+                    while_calling(self._idle, partial(time.sleep, MISSING_SECONDS))
             elif self._unfinished is None:
                 self._pauses = 0
             if not self.is_shutdown_requested:

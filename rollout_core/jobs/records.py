@@ -129,7 +129,10 @@ class JobRecord(StoredRecord):
 
     def is_alive(self, now: datetime) -> bool:
         """Return whether an attempt runs the job: its lease has not expired."""
-        return self.lease_until is not None and now < self.lease_until
+        if self.lease_until is None:
+            return False
+        # A lease further ahead was written before Redis' clock was set back.
+        return 0 < (self.lease_until - now).total_seconds() <= 2 * LEASE_SECONDS
 
     def claim(self, now: datetime, *, max_attempts: int, token: str | None = None) -> Self:
         """Start the next attempt; if none is allowed, take the lease only to end the job.

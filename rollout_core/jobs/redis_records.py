@@ -15,7 +15,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from rollout_core.contract import Frozen
-from rollout_core.errors import AttemptLost
+from rollout_core.errors import AttemptLost, OtherStore
 from rollout_core.jobs.records import JobRecord
 from rollout_core.model.specs import ModelSpec
 
@@ -30,6 +30,12 @@ KNOWN_SECONDS = 24 * 3600
 
 LIVE_SECONDS = 15
 """A worker is alive for this long after its last heartbeat."""
+
+STORE_KEY = "rollout:store"
+"""The id of the store that the service uses; see `ArtifactStore.identity`."""
+
+STORE_SECONDS = 15
+"""A store counts as the service's for this long after the service has last said so."""
 
 SCAN_COUNT = 10_000
 """Keys that Redis looks at per SCAN command; it is blocked for a few milliseconds each time."""
@@ -65,6 +71,32 @@ def redis_now(redis: Redis) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
+def announce_store(redis: Redis, identity: str) -> None:
+    """Announce that the service uses this store.
+
+    Raises:
+        OtherStore: another service uses this Redis with another store. Each of the two would take
+            the other's jobs for deleted ones.
+    """
+    if not redis.set(STORE_KEY, identity, nx=True, ex=STORE_SECONDS):
+        require_store(redis, identity)
+        redis.set(STORE_KEY, identity, ex=STORE_SECONDS)
+
+
+def require_store(redis: Redis, identity: str) -> None:
+    """Check that a store is that of the service, or that no service has announced one.
+
+    Raises:
+        OtherStore: the service uses another store.
+    """
+    announced = cast("bytes | None", redis.get(STORE_KEY))
+    if announced is not None and announced.decode() != identity:
+        raise OtherStore(
+            f"this data directory is not the one of the service at this Redis: it is the store "
+            f"{identity}, the service uses {announced.decode()}"
+        )
+
+
 class JobRecords:
     """The records of jobs that have not ended."""
 
@@ -81,6 +113,10 @@ class JobRecords:
             return {}
         texts = cast("list[bytes | None]", self._redis.mget([job_key(job_id) for job_id in ids]))
         return dict(zip(ids, texts, strict=True))
+
+    def exists(self, job_id: str) -> bool:
+        """Return whether a job has a record."""
+        return bool(self._redis.exists(job_key(job_id)))
 
     def ids(self) -> Iterator[str]:
         """Yield the id of each job that has a record."""

@@ -1,5 +1,6 @@
 """The artifact store: a folder per job. Files and folders appear in it only when complete.
 
+    identity/id                   a random id, by which a process tells this store from others
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
     jobs/<id>/upload/video        the upload, always under this name
@@ -33,6 +34,7 @@ from rollout_core.jobs.survey import Survey, changed_at, survey
 
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
+ID_NAME = "id"
 
 ATTEMPT = re.compile(r"([0-9]+)(-[0-9a-f]+)?")
 """Name of an attempt's folder: its number, and the token of its claim if it has one."""
@@ -80,6 +82,21 @@ class ArtifactStore:
             folder.mkdir(mode=PRIVATE, exist_ok=True)
             if folder.stat().st_uid == os.geteuid():
                 folder.chmod(PRIVATE)  # an older version let others read it
+
+    def identity(self) -> str:
+        """Return the id of this store, the same for all processes that use it.
+
+        The first call makes it. Of two processes that make one at the same time, one succeeds.
+        """
+        path = self.root / "identity" / ID_NAME
+        text = _read(path)
+        if text is None:
+            with self._temporary_folder() as folder:
+                _write(folder / ID_NAME, uuid.uuid4().hex)
+                with suppress(OSError):  # another process was faster; if not, the next line fails
+                    folder.rename(path.parent)
+            text = path.read_bytes()
+        return text.decode()
 
     def check_writable(self) -> None:
         """Write a file of one byte, and remove it.

@@ -23,6 +23,8 @@ class Entry:
     """One accepted job; times are those of `time.monotonic`."""
 
     model: str
+    accepted_at: float = field(default_factory=time.monotonic)
+    ended_at: float | None = None
     to_be_deleted: bool = False
     deleted_at: float | None = None
     end: End | None = None
@@ -60,7 +62,8 @@ class JobLog:
                 self._add_fault(job_id, "double", f"deleted, but it is {job['state']}")
             if entry.end not in (None, end):
                 self._add_fault(job_id, "double", f"first {entry.end}, then {end or job['state']}")
-            entry.end = entry.end or end
+            if entry.end is None and end is not None:
+                entry.end, entry.ended_at = end, time.monotonic()
 
     def record_missing(self, job_id: str) -> None:
         """Record that a job was not found."""
@@ -96,6 +99,13 @@ class JobLog:
     def count_open(self, model: str) -> int:
         """Return how many jobs of a model have not ended yet."""
         return len(self._ids(lambda entry: entry.is_open and entry.model == model))
+
+    @property
+    def slowest_seconds(self) -> float:
+        """The longest time from a job's acceptance to the answer that showed its end."""
+        with self._lock:
+            entries = self._entries.values()
+            return max((e.ended_at - e.accepted_at for e in entries if e.ended_at), default=0.0)
 
     @property
     def codes(self) -> Counter[str]:

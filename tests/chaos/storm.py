@@ -1,6 +1,6 @@
 """A storm: random faults, one every second or two, while clients submit jobs.
 
-    python -m tests.chaos.storm [--minutes N] [--jobs N] [--seed S]
+    python -m tests.chaos.storm [--minutes N] [--jobs N] [--seed S] [--blows NAME …]
 
 The system has two APIs and three workers with the fake engine. One of the workers serves another
 model each time it is restarted. When the faults have stopped, every accepted job must end within
@@ -13,13 +13,15 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from threading import Event, Thread, Timer
+from threading import Event, Thread
 from typing import Any
 
 import httpx
 
+from tests.chaos.account import account
+from tests.chaos.blows import BLOWS, LONGEST_SECONDS, Blows
 from tests.chaos.crash_table import require_clean_redis, require_one_end
 from tests.chaos.job_log import JobLog
 from tests.chaos.staging import is_ready, video
@@ -36,6 +38,9 @@ LATE_SECONDS = 600.0
 CALM_SECONDS = 60.0
 """How long after the last fault every job must have ended."""
 
+STUCK_SECONDS = 180.0
+"""A job that has not ended after this further time is stuck, not late."""
+
 STEADY, SHIFTING = "fake", ("fake-slow", "fake-fail", "fake-crash")
 MODELS = {STEADY: 80, "fake-slow": 10, "fake-fail": 5, "fake-crash": 5}
 ACTIONS = {"wait": 80, "cancel": 10, "delete": 10}
@@ -45,9 +50,6 @@ BROKEN_SHARE = 0.05
 ACTION_SECONDS = 4.0
 """A client cancels or deletes a job at most this long after its upload."""
 
-HALT_SECONDS = 8.0
-"""Longer than a lease, so another worker takes over the halted worker's job."""
-
 PAUSE_SECONDS = 0.2
 REPORT_SECONDS = 60.0
 
@@ -55,14 +57,20 @@ REPORT_SECONDS = 60.0
 class Storm:
     """A storm in one system."""
 
-    def __init__(self, system: System, seed: int) -> None:
-        """Start the APIs and the workers."""
+    def __init__(self, system: System, seed: int, kinds: Collection[str] = BLOWS) -> None:
+        """Start the APIs and the workers.
+
+        Args:
+            kinds: the blows that fall, of `BLOWS`.
+        """
         self.job_log = JobLog()
-        self.faults: Counter[str] = Counter()
+        self.blows: Counter[str] = Counter()
+        self.calm_seconds = 0.0
         self.refusals: Counter[str] = Counter()
         self.leftovers: list[str] = []
         self._system = system
         self._seed = seed
+        self._kinds = tuple(kinds)
         self._over = Event()
         self._calm = Event()
         self._apis = [system.api(), system.api()]
@@ -98,60 +106,21 @@ class Storm:
         """Whether every job ended exactly once and nothing was left in the store or Redis."""
         return self.job_log.all_ended_once and not self.leftovers
 
-    # The faults.
+    # The blows.
 
     def _inject_faults(self, until: float, jobs: int) -> None:
         rng = random.Random(f"{self._seed} disasters")
-        kinds: dict[Callable[[random.Random], None], int] = {
-            self._kill_api: 4,
-            self._kill_supervisor: 6,
-            self._kill_engine: 4,
-            self._kill_media: 4,
-            self._kill_valkey: 3,
-            self._halt_supervisor: 2,
-            self._empty_valkey: 1,
-        }
+        weights = {name: BLOWS[name] for name in self._kinds}
+        blows = Blows(self._system, self._apis, self._workers, STEADY, rng)
         report_at = time.monotonic() + REPORT_SECONDS
         while time.monotonic() < until or len(self.job_log.accepted) < jobs:
             assert time.monotonic() < until + LATE_SECONDS, f"{self.job_log}, not {jobs} jobs"
             time.sleep(rng.uniform(1, 2))
-            (inject,) = rng.choices(list(kinds), list(kinds.values()))
-            inject(rng)
+            (blow,) = rng.choices(list(weights), list(weights.values()))
+            self.blows[blow] += blows.strike(blow)
             if time.monotonic() >= report_at:
                 report_at += REPORT_SECONDS
                 print(self.job_log, flush=True)
-
-    def _kill_api(self, rng: random.Random) -> None:
-        rng.choice(self._apis).kill()
-        self.faults["api"] += 1
-
-    def _kill_supervisor(self, rng: random.Random) -> None:
-        rng.choice(self._workers).kill()
-        self.faults["supervisor"] += 1
-
-    def _kill_engine(self, rng: random.Random) -> None:
-        self._kill_child(rng, "fake", "engine")
-
-    def _kill_media(self, rng: random.Random) -> None:
-        self._kill_child(rng, "media", "media")
-
-    def _kill_child(self, rng: random.Random, kind: str, name: str) -> None:
-        if rng.choice(self._workers).kill_child(kind):
-            self.faults[name] += 1
-
-    def _kill_valkey(self, _: random.Random) -> None:
-        self._system.valkey.kill()
-        self.faults["valkey"] += 1
-
-    def _empty_valkey(self, _: random.Random) -> None:
-        self._system.forget_everything()
-        self.faults["valkey_emptied"] += 1
-
-    def _halt_supervisor(self, rng: random.Random) -> None:
-        worker = rng.choice(self._workers)
-        worker.halt()
-        Timer(HALT_SECONDS, worker.resume).start()
-        self.faults["supervisor_halted"] += 1
 
     # The clients.
 
@@ -232,15 +201,37 @@ class Storm:
     # The checks.
 
     def _await_ends(self) -> None:
-        """Start a worker for each model; wait at most `CALM_SECONDS` until all jobs have ended."""
-        time.sleep(HALT_SECONDS)
+        """Start a worker for each model; wait at most `CALM_SECONDS` until all jobs have ended.
+
+        Jobs that end later are late; those that do not end within `STUCK_SECONDS` are stuck.
+        """
+        time.sleep(LONGEST_SECONDS)
         self._system.await_valkey()
         wait_until(lambda: all(map(is_ready, self._system.clients)), CALM_SECONDS, "the APIs")
         for model in SHIFTING:
             self._system.worker(model=model)
         self._system.await_models(*MODELS)
-        with suppress(AssertionError):  # the jobs that have not ended are counted as stuck
-            wait_until(lambda: not self.job_log.open, CALM_SECONDS, "all jobs to end")
+        calm_at = time.monotonic()
+        self._wait_for_ends(CALM_SECONDS)
+        late = self.job_log.open
+        for job_id in late:
+            self.leftovers.append(f"unfinished after {CALM_SECONDS:g} s: {self._account(job_id)}")
+        self._wait_for_ends(STUCK_SECONDS)
+        self.calm_seconds = time.monotonic() - calm_at
+        stuck = self.job_log.open
+        for job_id in late:
+            self.leftovers.append(f"{job_id} is {'stuck' if job_id in stuck else 'late'}")
+        for job_id in stuck:
+            self.leftovers.append(f"stuck: {self._account(job_id)}")
+
+    def _wait_for_ends(self, seconds: float) -> None:
+        with suppress(AssertionError):
+            wait_until(lambda: not self.job_log.open, seconds, "all jobs to end")
+
+    def _account(self, job_id: str) -> str:
+        answer = self._system.clients[0].get(f"/v1/jobs/{job_id}").json()
+        shown = {name: answer.get(name) for name in ("state", "attempt", "waiting_for")}
+        return f"{account(self._system, job_id)}; API: {shown}"
 
     def _check_jobs(self) -> None:
         """Check every job once more through each API, and what is left in the store and Redis."""
@@ -252,10 +243,6 @@ class Storm:
                     self.job_log.record_missing(job_id)
                 else:
                     self.job_log.record(response.json(), asked_at)
-        for job_id in self.job_log.open:
-            self.leftovers.append(
-                f"stuck: {self._system.clients[0].get(f'/v1/jobs/{job_id}').text}"
-            )
         for job_id in self.job_log.deleted:
             if list(self._system.data_dir.glob(f"*/{job_id}")):
                 self.leftovers.append(f"{job_id} was deleted, but has files")
@@ -291,15 +278,22 @@ def main() -> int:
         "--jobs", type=int, default=200, help="Lowest number of jobs; default: 200."
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the faults; default: 0.")
+    parser.add_argument(
+        "--blows", nargs="+", choices=BLOWS, default=list(BLOWS), help="Default: all."
+    )
     options = parser.parse_args()
     with open_system() as system:
-        storm = Storm(system, options.seed)
+        storm = Storm(system, options.seed, options.blows)
         storm.run(60 * options.minutes, options.jobs)
     for remark in (*storm.job_log.remarks, *storm.leftovers):
         print(remark)
-    print(f"killed: {_counts(storm.faults)}")
+    print(f"blows: {_counts(storm.blows)}")
     print(f"refused: {_counts(storm.refusals)}")
     print(f"failed: {_counts(storm.job_log.codes)}")
+    print(
+        f"slowest end: {storm.job_log.slowest_seconds:.1f} s after its upload; "
+        f"last end: {storm.calm_seconds:.1f} s after calm"
+    )
     print(storm.job_log)
     return 0 if storm.passed else 1
 

@@ -114,3 +114,11 @@ def test_open_jobs_are_counted_by_their_model(job_log):
     assert (job_log.count_open("fake"), job_log.count_open("fake-slow")) == (1, 2)
     see(job_log, "succeeded")
     assert job_log.count_open("fake") == 0
+
+
+def test_the_slowest_end_is_measured_from_the_acceptance(job_log):
+    assert job_log.slowest_seconds == 0
+    job_log._entries["a"].accepted_at -= 10
+    see(job_log, "succeeded")
+    see(job_log, "succeeded")
+    assert 10 <= job_log.slowest_seconds < 15

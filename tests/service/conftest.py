@@ -204,4 +204,5 @@ def new_job(client: TestClient, announce: Callable[..., Announcement]) -> Callab
 @pytest.fixture
 def leftovers(settings: Settings) -> Callable[[], list[Path]]:
     """List all files and folders of jobs and uploads."""
-    return lambda: list(settings.data_dir.rglob("*/*"))
+    places = ("incoming", "jobs")
+    return lambda: [path for place in places for path in (settings.data_dir / place).rglob("*")]

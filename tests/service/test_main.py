@@ -13,10 +13,16 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from rollout_core.jobs.redis_records import announce_store
 from service.__main__ import main
 from tests.system.processes import is_alive
 from tests.system.waiting import wait_until
 from tests.worker.clips import make_video
+
+
+@pytest.fixture(autouse=True)
+def _no_other_service(redis):
+    """An empty server: another service of the same Redis would have another store."""
 
 
 @contextmanager
@@ -202,3 +208,13 @@ def test_killed_standalone_leaves_no_process(tmp_path):
         process.wait()
 
     wait_until(lambda: not any(is_alive(pid) for pid in below))
+
+
+def test_it_refuses_a_redis_that_a_service_with_another_store_uses(tmp_path, redis, redis_url):
+    announce_store(redis, "that of the other service")
+    with running("--redis-url", redis_url, cwd=tmp_path) as process:
+        _, errors = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith(
+        "rollout-service: cannot start: this data directory is not the one of the service"
+    )

@@ -9,8 +9,10 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.contract import ExplainRequest
+from rollout_core.errors import OtherStore
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Ticket
-from rollout_core.jobs.redis_records import KNOWN_SECONDS, WORKERS_KEY, job_key
+from rollout_core.jobs.redis_records import KNOWN_SECONDS, STORE_KEY, WORKERS_KEY, job_key
+from rollout_core.jobs.store import ArtifactStore
 from service import jobs as jobs_module
 from service.errors import JobNotFound
 from service.inventory import Inventory
@@ -517,3 +519,18 @@ def test_a_task_that_fails_is_logged_and_repeated(error, level, caplog):
     assert [record.levelname for record in caplog.records] == [level]
     assert ("Traceback" in caplog.text) == (level == "ERROR")
     assert str(error) in caplog.text
+
+
+def test_a_service_with_another_store_leaves_redis_alone(
+    reconciler, store, redis, submit, tmp_path
+):
+    job_id = submit()
+    reconciler.reconcile()
+    astray = ArtifactStore(tmp_path / "other")
+    with pytest.raises(OtherStore):
+        Reconciler(astray, Inventory(astray), redis).reconcile()
+    assert redis.exists(job_key(job_id))
+    assert waiting(redis) == [job_id]
+    redis.delete(STORE_KEY)  # as when it expires: the first service has ended
+    Reconciler(astray, Inventory(astray), redis).reconcile()
+    assert not redis.exists(job_key(job_id))

@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML, SafeConstructor
 
 from service.settings import Settings as ServiceSettings
+from worker.messages import MediaOptions
 from worker.settings import Settings as WorkerSettings
 
 CHECK = Path(sys.executable).parent / "check-jsonschema"
@@ -56,6 +57,16 @@ def started(compose, *profiles):
 
 def wants_gpu(service):
     return "gpu" in str(service.get("deploy")) or "gpus" in service or "runtime" in service
+
+
+def default(value):
+    """Return the default of a value of the form `${NAME:-DEFAULT}`."""
+    return re.fullmatch(r"\$\{ROLLOUT_\w+:-(.+)\}", value)[1]
+
+
+def in_bytes(size):
+    """Return the bytes of a size such as `64m`."""
+    return int(size[:-1]) << {"m": 20, "g": 30}[size[-1]]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +122,26 @@ def test_every_service_is_hardened(compose):
         assert service["tmpfs"] == ["/tmp:size=64m"]
         assert not service.get("privileged")
         assert "cap_add" not in service
+
+
+def test_memory_of_every_service_is_limited_and_can_be_set(compose):
+    limits = {name: default(service["mem_limit"]) for name, service in compose["services"].items()}
+    assert all(re.fullmatch(r"\d+[mg]", limit) for limit in limits.values())
+    variables = [
+        service["mem_limit"].partition(":-")[0] for service in compose["services"].values()
+    ]
+    assert len(set(variables)) == len(variables)
+    # The media process has its own limit. It must be reached first: then only one job fails.
+    for name in WORKERS:
+        assert in_bytes(limits[name]) > MediaOptions.model_fields["memory_bytes"].default
+
+
+def test_redis_refuses_writes_long_before_its_container_is_full(compose):
+    redis = compose["services"]["redis"]
+    options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    assert options["--maxmemory-policy"] == "noeviction"
+    limit = in_bytes(default(options["--maxmemory"]).removesuffix("b"))
+    assert 2 * limit < in_bytes(default(redis["mem_limit"]))  # its fork doubles changed pages
 
 
 def test_volumes_and_networks_are_declared(compose):

@@ -82,10 +82,21 @@ class System:
         return process
 
     def worker(
-        self, *flags: str, model: str | None = None, kept: bool = True, under: tuple[str, ...] = ()
+        self,
+        *flags: str,
+        model: str | None = None,
+        kept: bool = True,
+        under: tuple[str, ...] = (),
+        data_dir: Path | None = None,
     ) -> Process:
-        """Start a worker; with a `model`, its engine is the fake one."""
-        return self.shifting_worker(*flags, models=(model,), kept=kept, under=under)
+        """Start a worker; with a `model`, its engine is the fake one.
+
+        Args:
+            data_dir: its data directory; default: that of the system.
+        """
+        return self.shifting_worker(
+            *flags, models=(model,), kept=kept, under=under, data_dir=data_dir
+        )
 
     def shifting_worker(
         self,
@@ -93,11 +104,12 @@ class System:
         models: tuple[str | None, ...],
         kept: bool = True,
         under: tuple[str, ...] = (),
+        data_dir: Path | None = None,
     ) -> Process:
         """Start a worker that serves the next of `models` at each start."""
         turns = cycle(models)
         name = f"worker-{len(self.processes)}"
-        common = ("--redis-url", self.redis_url, "--data-dir", str(self.data_dir))
+        common = ("--redis-url", self.redis_url, "--data-dir", str(data_dir or self.data_dir))
 
         def command() -> list[str]:
             model = next(turns)

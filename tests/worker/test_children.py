@@ -1,5 +1,6 @@
 """Child processes: real fake engines, real media processes, and a scripted one."""
 
+import errno
 import json
 import os
 import signal
@@ -232,6 +233,34 @@ def test_media_with_too_many_or_too_large_files_is_killed(media, tmp_path, sizes
         with (tmp_path / str(index)).open("wb") as file:
             file.truncate(size)
     with pytest.raises(ChildLost, match="filled its folder"):
+        media.check_disk_use(tmp_path)
+    assert is_gone(media.pid)
+
+
+def forbid_descriptors(monkeypatch, media) -> None:
+    """Refuse to list a process' descriptors, as the kernel does to a user other than root."""
+    list_folder = Path.iterdir
+
+    def iterdir(path):
+        if path == Path(f"/proc/{media.pid}/fd"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return list_folder(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+
+
+def test_media_that_is_being_killed_while_its_files_are_counted_is_lost(
+    media, tmp_path, monkeypatch
+):
+    forbid_descriptors(monkeypatch, media)
+    os.kill(media.pid, signal.SIGKILL)
+    with pytest.raises(ChildLost, match="the media process was killed by signal 9"):
+        media.check_disk_use(tmp_path)
+
+
+def test_media_that_hides_its_files_is_killed(media, tmp_path, monkeypatch):
+    forbid_descriptors(monkeypatch, media)
+    with pytest.raises(ChildLost, match="the media process hides its files"):
         media.check_disk_use(tmp_path)
     assert is_gone(media.pid)
 

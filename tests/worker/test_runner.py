@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,9 @@ from redis import Redis
 
 from rollout_core import archive
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
+from rollout_core.errors import AttemptLost, JobHeld, OtherStore, UnknownFormat
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
-from rollout_core.jobs.redis_records import job_key, token_key
+from rollout_core.jobs.redis_records import announce_store, job_key, token_key
 from rollout_core.jobs.store import ArtifactStore
 from tests.system.waiting import wait_until
 from tests.worker.clips import make_video
@@ -31,7 +32,7 @@ from worker.children import Children
 from worker.heartbeat import ShuttingDown
 from worker.messages import EngineOptions, MediaOptions
 from worker.redis_jobs import RetryingRecords
-from worker.runner import Runner
+from worker.runner import JobMissing, Runner
 
 
 class StopWaiting(Exception):
@@ -428,13 +429,40 @@ def test_end_is_retried_while_the_disk_is_full(runner, store, submit, failure, m
     assert failure(job_id).error.code == "invalid_request"
 
 
-def test_job_of_another_store_is_not_run(settings, records, store, submit, record, caplog):
+def test_worker_with_another_store_than_the_service_does_not_touch_the_job(
+    settings, records, redis, store, submit, record
+):
+    announce_store(redis, store.identity())
     with running(settings, records, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
         job_id = submit()
-        runner.run(job_id)
+        with pytest.raises(OtherStore):
+            runner.run(job_id)
     assert store.is_open(job_id)
-    assert record(job_id).attempt == 0
+    assert record(job_id) == JobRecord()
+
+
+def test_worker_whose_store_is_an_old_copy_does_not_touch_the_job(
+    settings, records, redis, store, submit, record, caplog
+):
+    announce_store(redis, store.identity())
+    copy = shutil.copytree(settings.data_dir, settings.data_dir.with_name("copy"))
+    with running(settings, records, ArtifactStore(copy)) as runner:
+        job_id = submit()
+        with pytest.raises(JobMissing):
+            runner.run(job_id)
+    assert store.is_open(job_id)
+    assert record(job_id) == JobRecord()
     assert f"{job_id} is not in this store" in caplog.text
+
+
+def test_job_is_dropped_if_its_record_vanishes_soon_after_its_folder(
+    runner, redis, store, submit, monkeypatch
+):
+    """The service deletes the folder first."""
+    job_id = submit()
+    store.delete(job_id)
+    monkeypatch.setattr("worker.runner.time.sleep", lambda _: redis.delete(job_key(job_id)))
+    runner.run(job_id)
 
 
 def test_job_without_a_record_keeps_its_attempt_folder(runner, store, redis, submit):

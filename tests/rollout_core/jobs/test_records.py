@@ -196,3 +196,10 @@ def test_what_the_release_before_has_stored_is_read(record, before):
 def test_what_a_newer_version_has_stored_is_told_apart(change):
     with pytest.raises(UnknownFormat, match="JobRecord: "):
         JobRecord.from_json(json.dumps(change).encode())
+
+
+def test_lease_from_before_the_clock_was_set_back_has_expired():
+    record = JobRecord().claim(NOW, max_attempts=3)
+    assert record.is_alive(NOW)
+    assert record.is_alive(NOW - timedelta(seconds=1))
+    assert not record.is_alive(NOW - timedelta(hours=1))

@@ -1,13 +1,17 @@
 import pytest
 
-from rollout_core.errors import AttemptLost, UnknownFormat
+from rollout_core.errors import AttemptLost, OtherStore, UnknownFormat
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import (
+    STORE_KEY,
+    STORE_SECONDS,
     WORKERS_KEY,
     Announcements,
     JobRecords,
+    announce_store,
     job_key,
     redis_now,
+    require_store,
     token_key,
 )
 
@@ -124,3 +128,23 @@ def test_an_unreadable_announcement_is_skipped_but_can_be_removed(redis):
     announcements.remove("other-version")
     announcements.remove()
     assert announcements.read_raw() == {}
+
+
+def test_a_store_is_checked_against_the_one_of_the_service(redis):
+    require_store(redis, "a")  # no service has announced its store yet
+    announce_store(redis, "a")
+    announce_store(redis, "a")
+    require_store(redis, "a")
+    with pytest.raises(OtherStore, match="it is the store b, the service uses a"):
+        require_store(redis, "b")
+
+
+def test_a_second_service_with_another_store_is_refused_until_the_first_has_ended(redis):
+    announce_store(redis, "a")
+    assert 0 < redis.ttl(STORE_KEY) <= STORE_SECONDS
+    with pytest.raises(OtherStore):
+        announce_store(redis, "b")
+    require_store(redis, "a")
+    redis.delete(STORE_KEY)  # as when it expires
+    announce_store(redis, "b")
+    require_store(redis, "b")

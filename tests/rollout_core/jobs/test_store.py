@@ -571,3 +571,19 @@ def test_the_folders_of_the_store_are_private(tmp_path):
             assert folder.stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "old").stat().st_mode & 0o777 == 0o755  # it may hold more than the store
+
+
+def test_all_processes_see_the_same_identity_of_a_store(tmp_path: Path):
+    barrier = Barrier(8)
+
+    def identity() -> str:
+        store = ArtifactStore(tmp_path / "data")
+        barrier.wait()
+        return store.identity()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = {future.result() for future in [pool.submit(identity) for _ in range(8)]}
+    assert len(found) == 1
+    assert ArtifactStore(tmp_path / "data").identity() in found
+    assert ArtifactStore(tmp_path / "other").identity() not in found
+    assert list((tmp_path / "data" / "incoming").iterdir()) == []
