@@ -142,7 +142,7 @@ def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> Vi
             frame_rate_hz=max(count, 1) / seconds,
             codec=decoder.codec_name,
             container=decoder.container_name,
-            rotation=90 * first.quarter_turns,
+            rotation=first.display.rotation,
         )
 
 

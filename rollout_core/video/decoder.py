@@ -27,6 +27,10 @@ from rollout_core.errors import (
     VideoTooLong,
     VideoUndecodable,
 )
+from rollout_core.video.aperture import Aperture, read_aperture
+from rollout_core.video.convert import DecodingError
+from rollout_core.video.display import Display, display_of
+from rollout_core.video.geometry import MAX_SIDE_PIXELS
 
 FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts")
 CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "mpeg4")
@@ -39,17 +43,12 @@ DECODER_THREADS = 2
 CODED_SIZE_FACTOR = 2
 """FFmpeg's own limit includes the padding of frames to whole blocks, so it is set higher."""
 
-MAX_SIDE_PIXELS = 8192
-"""A side-by-side overlay is twice as wide as its source, and libx264 allows 16,384 pixels."""
-
 BACKWARD_JUMP_SECONDS = 1.0
 """Timestamps that go back by more than this have restarted: concatenated recordings do that."""
 
 DEFAULT_RATE_HZ = Fraction(25)
 
 av.logging.set_level(None)
-
-DecodingError = (av.FFmpegError, IndexError)
 
 Heartbeat = Callable[[], None]
 """Called for every packet that is read, whether or not it yields a frame."""
@@ -76,28 +75,28 @@ class Limits:
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame, before rotation.
+    """One decoded frame.
 
     Attributes:
         index: position among the decoded frames, from 0.
         ticks: display time in units of the stream's time base, counted from the first frame.
         pts_seconds: display time in seconds, counted from the first frame.
         duration_ticks: display duration; 0 if the file does not state it.
-        quarter_turns: counterclockwise quarter turns from `picture` to the displayed frame.
         picture: the pixels as stored in the file.
+        display: how they are displayed.
     """
 
     index: int
     ticks: int
     pts_seconds: float
     duration_ticks: int
-    quarter_turns: int
     picture: VideoFrame
+    display: Display
 
     @property
     def displayed_size(self) -> tuple[int, int]:
-        """Width and height in pixels after rotation."""
-        return _turned((self.picture.width, self.picture.height), self.quarter_turns)
+        """Width and height of the displayed frame, in square pixels."""
+        return self.display.size
 
     def rgb(self) -> NDArray[np.uint8]:
         """Return the displayed frame, uint8 `H W c`, RGB.
@@ -105,9 +104,7 @@ class Frame:
         Raises:
             VideoUndecodable: the pixels cannot be converted.
         """
-        with _undecodable():
-            pixels = self.picture.to_ndarray(format="rgb24", threads=1)
-        return np.rot90(pixels.astype(np.uint8, copy=False), self.quarter_turns)
+        return self.display.rgb(self.picture)
 
 
 class Decoder:
@@ -117,11 +114,15 @@ class Decoder:
         rate_hz: the frame rate; a guess where the file does not state it.
         time_base: seconds per tick.
         period_ticks: ticks per frame at `rate_hz`, at least 1.
-        sample_aspect_ratio: width by height of a pixel.
     """
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, limits: Limits, heartbeat: Heartbeat
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        limits: Limits,
+        heartbeat: Heartbeat,
+        aperture: Aperture,
     ) -> None:
         self._container = container
         self._stream = stream
@@ -132,7 +133,8 @@ class Decoder:
         self.period_ticks = max(1, round(1 / (self.rate_hz * self.time_base)))
         self.container_name = container.format.name
         self.codec_name = stream.codec_context.codec.canonical_name
-        self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+        self._aperture = aperture
+        self._codec_aspect: Fraction | None = None
 
     def packets(self) -> Iterator["av.Packet[VideoStream]"]:
         """Yield the packets in file order, up to the first one that cannot be read.
@@ -163,10 +165,10 @@ class Decoder:
         """Yield every decodable frame in display order.
 
         All frames have the displayed size of the first one: later frames of another size are
-        scaled. Presentation times strictly increase.
+        scaled, with black bars if their shape differs. Presentation times strictly increase.
 
         Raises:
-            VideoUndecodable: no frame can be decoded, or one cannot be scaled.
+            VideoUndecodable: no frame can be decoded.
             VideoTooLong, VideoTooLarge: the decoded frames exceed the limits.
         """
         first: Frame | None = None
@@ -180,7 +182,7 @@ class Decoder:
             latest = max(start, latest + 1)  # equal times would lose a frame
             frame = self._checked(index, latest, picture)
             first = first or frame
-            yield _resized(frame, first.displayed_size)
+            yield replace(frame, display=frame.display.fitted(first.displayed_size))
         if first is None:
             raise VideoUndecodable("no frame of the video could be decoded")
 
@@ -236,8 +238,25 @@ class Decoder:
         seconds = float(ticks * self.time_base)
         self.check_length(index + 1, seconds)
         self.check_size(picture.width, picture.height)
-        turns = round(picture.rotation / 90) % 4
-        return Frame(index, ticks, seconds, picture.duration or 0, turns, picture)
+        display = display_of(
+            picture,
+            pixel_aspect=self._pixel_aspect(),
+            aperture=self._aperture,
+            max_pixels=self._limits.max_pixels,
+        )
+        return Frame(index, ticks, seconds, picture.duration or 0, picture, display)
+
+    def _pixel_aspect(self) -> Fraction:
+        """Return the width by height of a pixel of the latest frame.
+
+        The container prevails. If it says the same as the codec did first, or nothing, the codec
+        is followed, which may change.
+        """
+        codec = self._stream.codec_context.sample_aspect_ratio
+        if self._codec_aspect is None:
+            self._codec_aspect = codec
+        stated = self._stream.sample_aspect_ratio
+        return (stated if stated != self._codec_aspect else codec) or Fraction(1)
 
 
 @contextmanager
@@ -260,7 +279,9 @@ def open_video(
         context.options = _codec_options(limits)
         context.thread_type = "SLICE"
         context.thread_count = DECODER_THREADS
-        decoder = Decoder(container, stream, limits, heartbeat)
+        place = container.streams.video.index(stream)
+        aperture = read_aperture(path, track_id=stream.id, place=place)
+        decoder = Decoder(container, stream, limits, heartbeat, aperture)
         decoder.check_headers()
         yield decoder
     finally:
@@ -314,28 +335,3 @@ def _shift(packet: "av.Packet[VideoStream]", shift: int) -> None:
         packet.dts += shift
     if shift and packet.pts is not None:
         packet.pts += shift
-
-
-def _turned(size: tuple[int, int], quarter_turns: int) -> tuple[int, int]:
-    """Return width and height after the quarter turns."""
-    width, height = size
-    return (height, width) if quarter_turns % 2 else (width, height)
-
-
-def _resized(frame: Frame, displayed_size: tuple[int, int]) -> Frame:
-    """Return the frame scaled to a displayed size."""
-    if frame.displayed_size == displayed_size:
-        return frame
-    width, height = _turned(displayed_size, frame.quarter_turns)
-    with _undecodable():
-        picture = frame.picture.reformat(width=width, height=height, threads=1)
-    return replace(frame, picture=picture)
-
-
-@contextmanager
-def _undecodable() -> Iterator[None]:
-    """Raise FFmpeg's errors as `VideoUndecodable`."""
-    try:
-        yield
-    except DecodingError as error:
-        raise VideoUndecodable("a frame of the video could not be converted") from error
