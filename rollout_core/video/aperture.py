@@ -125,7 +125,7 @@ class _Reader:
         kept_width, kept_height, x, y = (Fraction(*fields[k : k + 2]) for k in range(0, 8, 2))
         left, top = round((width - kept_width) / 2 + x), round((height - kept_height) / 2 + y)
         aspect = None
-        if b"pasp" not in boxes and all(shown):
+        if b"pasp" not in boxes and all(shown) and shown != (width << 16, height << 16):
             aspect = Fraction(shown[0], shown[1]) * kept_height / kept_width
         right, bottom = width - left - round(kept_width), height - top - round(kept_height)
         return Aperture(left, top, right, bottom, aspect)
