@@ -10,6 +10,7 @@
 the overlay is painted on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -55,6 +56,8 @@ from rollout_core.video.geometry import (
 )
 from rollout_core.video.tonemap import FORMAT as TONE_MAP_FORMAT
 from rollout_core.video.tonemap import tone_mapped
+
+BLANK = VideoFrame(2, 2, "gray")
 
 SUBSAMPLING = (1, 2, 2)
 """Frame pixels per pixel of the Y, U and V planes, horizontally and vertically."""
@@ -262,16 +265,25 @@ def _display_of(stored: _Stored) -> Display:
 def _orientation(picture: VideoFrame) -> Orientation:
     """Return a frame's orientation: by its display matrix, or by its rotation.
 
-    PyAV cannot list the side data of a frame that has a kind of them which it does not know.
+    PyAV cannot list the side data of a frame that has a kind of them which it does not know. Its
+    list and the frame refer to each other, which keeps the frame in memory: so the list is emptied.
     """
     try:
         data = cast(SideDataContainer, picture.side_data)
-        matrix = data[Type.DISPLAYMATRIX]
-    except KeyError:
-        return Orientation()
     except ValueError:
         return Orientation(False, round(picture.rotation / 90) % 4)
-    return orientation_of(bytes(matrix))
+    try:
+        return orientation_of(bytes(data[Type.DISPLAYMATRIX]))
+    except KeyError:
+        return Orientation()
+    finally:
+        _forget(data)
+
+
+def _forget(data: SideDataContainer) -> None:
+    """Make a list of side data that of a blank frame."""
+    again = cast(Callable[[SideDataContainer, VideoFrame], None], SideDataContainer.__init__)
+    again(data, BLANK)
 
 
 def _hdr_warnings(hdr: Hdr | None) -> tuple[VideoWarning, ...]:

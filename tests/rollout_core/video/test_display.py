@@ -1,5 +1,6 @@
 """Tests of the displayed picture: against FFmpeg's, and of what FFmpeg does not apply."""
 
+import sys
 from fractions import Fraction
 from itertools import combinations
 
@@ -16,6 +17,7 @@ from rollout_core.video.convert import converted, views
 from rollout_core.video.decoder import Limits, open_video
 from rollout_core.video.display import display_of
 from tests.benchmarks.display import ALL, ORIENTATIONS, covering, errors
+from tests.rollout_core import films
 from tests.rollout_core.containers import clap, pasp, with_sample_boxes
 
 LIMITS = Limits()
@@ -286,7 +288,9 @@ def test_planes_are_converted_to_the_colour_of_the_overlay():
 
 @pytest.mark.parametrize("matrix", ["ycgco", "2020_cl", "chroma-derived-nc", "ICtCp"])
 def test_film_with_an_unusable_matrix_is_decoded(film, matrix):
-    options = {"x265-params": f"log-level=none:pools=1:colormatrix={matrix.lower()}"}
+    options = {
+        "x265-params": f"log-level=none:pools=1:frame-threads=1:colormatrix={matrix.lower()}"
+    }
     if matrix in ("ycgco", "2020_cl"):
         options["x265-params"] = options["x265-params"].replace("2020_cl", "bt2020c")
     path = film("film.mkv", codec="libx265", options=options, frames=1)
@@ -300,9 +304,9 @@ def test_film_with_an_unusable_matrix_is_decoded(film, matrix):
 
 @pytest.mark.parametrize(("transfer", "hdr"), [("smpte2084", "pq"), ("arib-std-b67", "hlg")])
 def test_hdr_is_tone_mapped(film, transfer, hdr):
-    params = f"log-level=none:pools=1:colormatrix=bt2020nc:colorprim=bt2020:transfer={transfer}"
+    params = f"log-level=none:pools=1:frame-threads=1:colormatrix=bt2020nc:colorprim=bt2020:transfer={transfer}"
     path = film(
-        "film.mov",
+        "film.mkv",
         codec="libx265",
         pix_fmt="yuv420p10le",
         options={"x265-params": params},
@@ -464,3 +468,11 @@ def test_unknown_side_data_does_not_hide_the_rotation():
             raise ValueError("99 is not a valid Type")
 
     assert module._orientation(Sealed()) == (False, 3)
+
+
+def test_frames_are_freed_without_the_garbage_collector(film):
+    path = film(display_matrix=[-(1 << 16), 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30])
+    picture = films.decode(path)[0]
+    before = sys.getrefcount(picture)
+    assert shown(picture).mirrored
+    assert sys.getrefcount(picture) == before
