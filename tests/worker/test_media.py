@@ -164,7 +164,10 @@ def test_hdr_is_tone_mapped_inside_the_sandbox(media, tmp_path):
     folder, upload = tmp_path / "result", tmp_path / "upload" / "hdr.mkv"
     folder.mkdir()
     upload.parent.mkdir()
-    params = "log-level=none:pools=1:frame-threads=1:colormatrix=bt2020nc:colorprim=bt2020:transfer=smpte2084"
+    params = (
+        "log-level=none:pools=1:frame-threads=1:"
+        "colormatrix=bt2020nc:colorprim=bt2020:transfer=smpte2084"
+    )
     options = {"x265-params": params}
     films.encode(upload, codec="libx265", pix_fmt="yuv420p10le", frames=8, options=options)
     answer = opened(media, upload, folder)

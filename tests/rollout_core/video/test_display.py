@@ -304,7 +304,10 @@ def test_film_with_an_unusable_matrix_is_decoded(film, matrix):
 
 @pytest.mark.parametrize(("transfer", "hdr"), [("smpte2084", "pq"), ("arib-std-b67", "hlg")])
 def test_hdr_is_tone_mapped(film, transfer, hdr):
-    params = f"log-level=none:pools=1:frame-threads=1:colormatrix=bt2020nc:colorprim=bt2020:transfer={transfer}"
+    params = (
+        "log-level=none:pools=1:frame-threads=1:"
+        f"colormatrix=bt2020nc:colorprim=bt2020:transfer={transfer}"
+    )
     path = film(
         "film.mkv",
         codec="libx265",
