@@ -24,12 +24,13 @@ from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
 from rollout_core.resolve import ResolvedRun, check_request, explained_class
 from rollout_core.result import ResultArrays, artifact_names, describe_result, target_to_follow
-from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
+from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan, is_source
 from worker.children import TICK_SECONDS, Child, ChildFailure, Children, Media, next_message
 from worker.heartbeat import Heartbeat
 from worker.messages import (
     AnyMessage,
     Clip,
+    Decoded,
     Explain,
     Explained,
     Open,
@@ -115,7 +116,7 @@ class Attempt:
         media = self._children.take_media()
         try:
             run, clips = self._open(media, model)
-            findings, frames = self._explain(media, clips, run, model.batch_clips)
+            findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
             found = findings.archive(run)
             measured = self._measure(frames, found, run) if run.request.faithfulness else None
             self._render(media, found, measured)
@@ -129,6 +130,8 @@ class Attempt:
             run,
             found,
             self._job.folder,
+            source=decoded.source,
+            warnings=decoded.warnings,
             faithfulness=measured,
             timings_seconds=self._timings,
             attempt=self._job.attempt,
@@ -174,11 +177,12 @@ class Attempt:
 
     def _explain(
         self, media: Media, clips: int, run: ResolvedRun, batch_clips: int
-    ) -> tuple[ResultArrays, NDArray[Any]]:
+    ) -> tuple[ResultArrays, NDArray[Any], Decoded]:
         """Send the clips from media to the engine; receive one batch while another is explained.
 
         Returns:
-            The arrays of all clips, and the frames of the last batch, `b t H W c`.
+            The arrays of all clips, the frames of the last batch, `b t H W c`, and what media
+            says of the video.
         """
         findings = ResultArrays()
         max_batch = max(1, min(batch_clips, MAX_BATCH_BYTES // _clip_bytes(run.spec)))
@@ -190,8 +194,17 @@ class Attempt:
             ordered = len(frames)
             if left := clips - done - ordered:
                 frames = self._next_batch(media, min(max_batch, left), run.spec, findings)
+            else:
+                decoded = self._take_source(media)
             self._take_explanation(run, ordered, findings)
-        return findings, frames
+        return findings, frames, decoded
+
+    def _take_source(self, media: Media) -> Decoded:
+        """Receive what media says of the video, while the engine explains the last clips."""
+        decoded, _ = self._next_from_media(media, Decoded, others=[self._children.engine])
+        if not is_source(decoded, self._job.upload.stat().st_size):
+            raise media.kill_as_lost("sent an invalid description of the video")
+        return decoded
 
     def _next_batch(
         self, media: Media, clips: int, spec: ModelSpec, findings: ResultArrays

@@ -19,12 +19,15 @@ from rollout_core.contract import (
     MethodOptions,
     Overlay,
     Seconds,
+    SourceVideo,
     TokenQuery,
+    VideoWarning,
 )
 from rollout_core.errors import RolloutError
 from rollout_core.model.specs import ModelSpec, Sampling
 
 MAX_DETAIL_CHARACTERS = 10_000
+MAX_WARNINGS = 20
 
 _Offset = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Length = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -161,7 +164,9 @@ class Perturbed(AnyMessage):
 
 
 class Open(AnyMessage):
-    """Open an upload and plan its clips. Answered by `Opened`, then by one `Clip` per clip.
+    """Open an upload and plan its clips.
+
+    Answered by `Opened`, then by one `Clip` per clip, and by `Decoded`.
 
     Attributes:
         folder: folder of the attempt, the only one where the media process may write.
@@ -200,6 +205,14 @@ class Clip(AnyMessage):
 
     kind: Literal["clip"] = "clip"
     seconds: Seconds
+
+
+class Decoded(AnyMessage):
+    """What is known of the video once its span is decoded. Follows the last `Clip`."""
+
+    kind: Literal["decoded"] = "decoded"
+    source: SourceVideo
+    warnings: tuple[VideoWarning, ...] = Field((), max_length=MAX_WARNINGS)
 
 
 class Render(AnyMessage):
@@ -248,6 +261,7 @@ Message = Annotated[
     | Working
     | Opened
     | Clip
+    | Decoded
     | Render
     | Rendered
     | Failed,
