@@ -44,6 +44,7 @@ from worker.messages import (
 )
 from worker.redis_jobs import RetryingRecords
 from worker.wire import Arrays
+from worker.work_estimate import check_work
 
 MAX_BATCH_BYTES = 1 << 28
 """Most bytes of frames sent to the engine at once. The next batch waits here meanwhile."""
@@ -155,13 +156,18 @@ class Attempt:
         """Let media open the upload and plan the clips; return the run and the number of clips."""
         upload, request, spec = str(self._job.upload), self._job.request, model.spec
         folder = str(self._job.folder)
-        media.send(Open(upload=upload, folder=folder, request=request, spec=spec))
+        left = self._job.deadline_seconds - self._heartbeat.seconds
+        order = Open(
+            upload=upload, folder=folder, request=request, spec=spec, seconds_left=max(0.0, left)
+        )
+        media.send(order)
         media.expect(MEDIA_START_SECONDS)
         next_message(media, Working, self._heartbeat)
         opened, arrays = self._next_from_media(media, Opened)
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
             raise media.kill_as_lost("sent an invalid plan")
+        check_work(request, model, opened, seconds_left=left)
         self._timings["decode"] += opened.seconds
         run = ResolvedRun.resolve(
             request,

@@ -33,6 +33,7 @@ from worker.messages import (
     Rendered,
     Working,
 )
+from worker.rehearsal import media_seconds
 from worker.sandbox import NotConfined, confine, limit
 from worker.wire import Arrays
 
@@ -108,13 +109,26 @@ class _Job:
         if request.overlay is not None:
             check_colormap(request.overlay.colormap)
         video = open_clips(self._upload, request, spec, self._limits, self._beat)
-        plan = video.plan
+        plan, info = video.plan, video.info
+        estimate = media_seconds(
+            self._upload,
+            video,
+            request.overlay,
+            self._folder,
+            limits=self._limits,
+            seconds_left=self._order.seconds_left,
+            heartbeat=self._beat,
+        )
         opened = Opened(
             clips=len(plan.times_seconds),
             crop=tuple(video.crop),
             sampling=plan.sampling,
             start_seconds=plan.start_seconds,
             end_seconds=plan.end_seconds,
+            frames=info.frames,
+            width=info.width,
+            height=info.height,
+            media_seconds=estimate,
             seconds=time.monotonic() - began,
         )
         wire.send(self._connection, opened, times_seconds=plan.times_seconds)

@@ -28,6 +28,7 @@ from rollout_core.model.specs import ModelSpec, Sampling
 
 MAX_DETAIL_CHARACTERS = 10_000
 MAX_WARNINGS = 20
+MAX_SECONDS_LEFT = 1e9
 
 _Offset = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Length = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -170,6 +171,7 @@ class Open(AnyMessage):
 
     Attributes:
         folder: folder of the attempt, the only one where the media process may write.
+        seconds_left: for the whole job.
     """
 
     kind: Literal["open"] = "open"
@@ -177,6 +179,7 @@ class Open(AnyMessage):
     folder: str
     request: ExplainRequest
     spec: ModelSpec
+    seconds_left: Seconds = MAX_SECONDS_LEFT
 
 
 class Working(AnyMessage):
@@ -189,6 +192,11 @@ class Opened(AnyMessage):
     """How the video will be sampled, with all defaults filled in.
 
     Arrays: `times_seconds` float64 `clip t`, the times to sample.
+
+    Attributes:
+        frames, width, height: number and size of the frames, as displayed.
+        media_seconds: estimated time to decode and draw; see `worker.rehearsal.media_seconds`.
+        seconds: time that opening took.
     """
 
     kind: Literal["opened"] = "opened"
@@ -197,6 +205,10 @@ class Opened(AnyMessage):
     sampling: Sampling
     start_seconds: Seconds
     end_seconds: Seconds
+    frames: _Offset = 0
+    width: _Length = 1
+    height: _Length = 1
+    media_seconds: Seconds = 0.0
     seconds: Seconds
 
 
