@@ -18,8 +18,11 @@ GAP_PERIODS = 3
 LEAST_SHARE = 0.001
 """Bounds the length that is estimated from the bytes of a broken file."""
 
-NEAR_PACKETS = 2
-"""FFmpeg marks a packet this close to where packets of a transport stream are missing."""
+NEAR_PACKETS = 8
+"""Where packets of a transport stream are missing, FFmpeg marks one this close in the file.
+
+It marks one or two packets too early, and the frames may be stored in another order.
+"""
 
 FOREIGN_TOLERANCE_SECONDS = 0.5
 """A length that is stated for sound and video together may exceed that of the video by this."""
@@ -173,15 +176,15 @@ class PacketLog:
         """
         order = np.argsort(self._starts, kind="stable")
         starts = np.array(self._starts, np.int64)[order]
-        torn = np.array(self._torn, float)[order]
         steps = np.diff(starts)
         if not len(steps):
             return []
         usual = max(int(np.median(steps)), 1)
         is_hole = steps > GAP_PERIODS * usual
         if self._decoder.has_jumps:
-            near = np.convolve(torn, np.ones(2 * NEAR_PACKETS))[NEAR_PACKETS:]
-            is_hole &= near[: len(steps)] > 0
+            torn = np.convolve(np.array(self._torn, float), np.ones(2 * NEAR_PACKETS + 1))
+            near = torn[NEAR_PACKETS : NEAR_PACKETS + len(starts)][order] > 0
+            is_hole &= near[:-1] | near[1:]
         found = [(int(starts[at]) + usual, int(starts[at + 1])) for at in np.flatnonzero(is_hole)]
         begin = self._begin or 0
         if self._decoder.container_name.startswith("matroska") and begin > GAP_PERIODS * usual:
