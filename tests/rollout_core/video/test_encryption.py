@@ -54,8 +54,8 @@ def test_encrypted_matroska_is_refused(film, encodings):
     encryption = element("5035", element("47E1", b"\x05") + key)
     encoding = element("6240", element("5033", b"\x01") + encryption)
     added = element("6D80", encoding)
-    tracks = content.index(bytes.fromhex("1654AE6B"))
-    track = content.index(b"\xae", tracks + 4)
+    tracks = content.rindex(bytes.fromhex("1654AE6B"))
+    track = content.index(b"\xae\x01\0\0", tracks)
     # Lengthen the track and its parents; the muxer writes their lengths with eight bytes.
     content = bytearray(content)
     for at in (tracks + 4, track + 1, content.index(bytes.fromhex("18538067")) + 4):

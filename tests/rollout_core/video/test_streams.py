@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import av
 import pytest
 from av.stream import Disposition
@@ -9,6 +11,7 @@ from rollout_core.video.clips import open_clips, probe, read_clips
 from rollout_core.video.coverage import Tally
 from rollout_core.video.decoder import Limits
 from rollout_core.video.source import describe_source
+from rollout_core.video.streams import choose_stream
 from tests.rollout_core import films
 
 SPEC = ModelSpec(name="u", frames=2, sampling="uniform", clip_seconds=1, classes=2)
@@ -73,9 +76,12 @@ def test_choice_among_several_streams_is_told_unless_it_was_asked_for(several, s
     assert (source.width, source.frames_decoded) == (64, 3)
 
 
-def test_cover_picture_is_never_chosen(several):
-    path = several((32, DEFAULT), (64, Disposition.attached_pic), name="film.mp4")
-    with av.open(path) as container:
-        if not container.streams.video[1].disposition & Disposition.attached_pic:
-            pytest.skip("FFmpeg does not write the mark")
-    assert probe(path, Limits()).stream == 0
+@pytest.mark.parametrize("mark", [Disposition.attached_pic, Disposition.timed_thumbnails])
+def test_picture_is_never_chosen(mark):
+    codec = SimpleNamespace(name="h264", width=64, height=48)
+    picture = SimpleNamespace(index=0, disposition=mark | DEFAULT, codec_context=codec)
+    video = SimpleNamespace(index=1, disposition=NONE, codec_context=codec)
+    container = SimpleNamespace(streams=SimpleNamespace(video=[picture, video]))
+    assert choose_stream(container) is video
+    with pytest.raises(NoVideoStream, match="stream 0 is not a video stream"):
+        choose_stream(container, 0)
