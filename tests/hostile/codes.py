@@ -4,6 +4,8 @@ from rollout_core.errors import (
     DeadlineExceeded,
     NoVideoStream,
     UnsupportedContainer,
+    VideoEncrypted,
+    VideoIncomplete,
     VideoTooLarge,
     VideoTooLong,
     VideoUndecodable,
@@ -15,9 +17,11 @@ NO_STREAM = NoVideoStream.code
 BROKEN = VideoUndecodable.code
 LONG = VideoTooLong.code
 LARGE = VideoTooLarge.code
+INCOMPLETE = VideoIncomplete.code
+ENCRYPTED = VideoEncrypted.code
 DEADLINE = DeadlineExceeded.code
 
-VIDEO_CODES = {CONTAINER, NO_STREAM, BROKEN, LONG, LARGE}
+VIDEO_CODES = {CONTAINER, NO_STREAM, BROKEN, INCOMPLETE, ENCRYPTED, LONG, LARGE}
 
 Entry = tuple[str, bytes, str]
 """A name, the file's content, and the code with which its job must end."""
