@@ -177,9 +177,9 @@ class PacketLog:
         order = np.argsort(self._starts, kind="stable")
         starts = np.array(self._starts, np.int64)[order]
         steps = np.diff(starts)
-        if not len(steps):
+        if not steps.any():
             return []
-        usual = max(int(np.median(steps)), 1)
+        usual = max(int(np.median(steps[steps > 0])), 1)  # packets may share a time
         is_hole = steps > GAP_PERIODS * usual
         if self._decoder.has_jumps:
             torn = np.convolve(np.array(self._torn, float), np.ones(2 * NEAR_PACKETS + 1))

@@ -3,6 +3,7 @@
 from rollout_core.errors import (
     DeadlineExceeded,
     NoVideoStream,
+    TooMuchWork,
     UnsupportedContainer,
     VideoEncrypted,
     VideoIncomplete,
@@ -19,6 +20,7 @@ LONG = VideoTooLong.code
 LARGE = VideoTooLarge.code
 INCOMPLETE = VideoIncomplete.code
 ENCRYPTED = VideoEncrypted.code
+WORK = TooMuchWork.code
 DEADLINE = DeadlineExceeded.code
 
 VIDEO_CODES = {CONTAINER, NO_STREAM, BROKEN, INCOMPLETE, ENCRYPTED, LONG, LARGE}
