@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from tests.hostile.codes import BROKEN, CONTAINER, DEADLINE, LARGE, LONG, NO_STREAM, OK, WORK, Entry
+from tests.hostile.codes import BROKEN, CONTAINER, LARGE, LONG, NO_STREAM, OK, WORK, Entry
 from tests.hostile.maker import Maker
 from tests.hostile.mp4_boxes import (
     body_of,
