@@ -88,6 +88,8 @@ def explain(command: Command) -> None:
         names = [RESULT_NAME, *(artifact.name for artifact in result.artifacts)]
         if command.compare:
             names.append(compare_methods(*arguments, command.compare, progress=bar.show).name)
+    for warning in result.warnings:
+        print(f"rollout-explain: {warning.code}: {warning.detail}", file=sys.stderr)
     for prediction in result.predictions:
         print(f"{prediction.probability:7.2%}  {prediction.label}")
     for name in names:

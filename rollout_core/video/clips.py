@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rollout_core.contract import ExplainRequest
+from rollout_core.errors import VideoUndecodable
 from rollout_core.model.specs import ModelSpec
 from rollout_core.video import sampling
+from rollout_core.video.coverage import Coverage, Tally
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
+from rollout_core.video.display import Display
+from rollout_core.video.encryption import check_clear
 from rollout_core.video.sampling import Plan
+from rollout_core.video.timeline import PacketLog, Timeline
 
 __all__ = [
     "Clip",
@@ -46,24 +52,48 @@ class VideoInfo:
     """Properties of a video.
 
     Attributes:
-        width, height: pixels as displayed, after rotation.
-        duration_seconds: from the start of the first frame to the end of the last one.
-        frame_rate_hz: mean frame rate; frames may have different durations.
-        rotation: degrees counterclockwise from the stored to the displayed frame.
+        stream: index of the chosen video stream in the file.
+        streams: all video streams, for people; None if there is only one.
+        display: how the first frame is displayed.
+        timeline: the length of the video, and what is missing.
     """
 
-    width: int
-    height: int
-    duration_seconds: float
-    frame_rate_hz: float
     codec: str
     container: str
-    rotation: int
+    stream: int
+    streams: str | None
+    display: Display
+    timeline: Timeline
+
+    @property
+    def width(self) -> int:
+        """Pixels as displayed."""
+        return self.display.size[0]
+
+    @property
+    def height(self) -> int:
+        """Pixels as displayed."""
+        return self.display.size[1]
+
+    @property
+    def rotation(self) -> int:
+        """Degrees counterclockwise from the stored to the displayed frame."""
+        return self.display.rotation
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the start of the first frame to the end of the last one."""
+        return self.timeline.duration_seconds
 
     @property
     def frames(self) -> int:
-        """Approximate number of frames."""
-        return round(self.duration_seconds * self.frame_rate_hz)
+        """Number of frames, unless some cannot be decoded."""
+        return self.timeline.frames
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Mean frame rate; frames may have different durations."""
+        return max(self.frames, 1) / self.duration_seconds
 
 
 @dataclass(frozen=True)
@@ -105,44 +135,54 @@ def open_clips(
     """Probe a video, plan the clips that a request needs, and choose the crop.
 
     Raises:
+        VideoIncomplete: less of the span than `COMPLETE_SHARE` is in the file.
         VideoError: the video cannot be used; see `probe` and `sampling.plan`.
     """
-    info = probe(path, limits, heartbeat)
+    info = probe(path, limits, heartbeat, stream=request.stream)
+    Coverage.of(info.timeline, request).check(allow_incomplete=request.allow_incomplete)
     plan = sampling.plan(info.duration_seconds, request, spec)
     return OpenedVideo(info, plan, crop_of(info, height=spec.height, width=spec.width))
 
 
-def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> VideoInfo:
+def probe(
+    path: Path,
+    limits: Limits,
+    heartbeat: Heartbeat = no_heartbeat,
+    *,
+    stream: int | None = None,
+) -> VideoInfo:
     """Return a video's properties: decode its first frame and read the times of all packets.
 
     The duration comes from the packets, because headers may be wrong or lack it. Packets before
     the first decodable frame are ignored.
 
+    Args:
+        stream: index of the video stream. Default: see `choose_stream`.
     Raises:
+        VideoEncrypted: the frames are encrypted.
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
-    with open_video(path, limits, heartbeat) as decoder:
-        first = next(decoder.frames())
-    with open_video(path, limits, heartbeat) as decoder:
-        begin, last, count = first.picture.pts, (0, 0), 0
+    opening = partial(open_video, path, limits, heartbeat, stream=stream)
+    first: Frame | VideoUndecodable
+    with opening() as decoder:
+        try:
+            first = next(decoder.frames())
+        except VideoUndecodable as error:
+            first = error
+    with opening() as decoder:
+        log = PacketLog(decoder, first.picture.pts if isinstance(first, Frame) else None)
         for packet in decoder.packets():
-            time = packet.dts if packet.pts is None else packet.pts
-            begin = time if begin is None else begin
-            start = sum(last) if time is None or begin is None else time - begin
-            if packet.is_discard or start < 0:
-                continue
-            last = max(last, (start, packet.duration or decoder.period_ticks))
-            count += 1
-            decoder.check_length(count, float(sum(last) * decoder.time_base))
-        seconds = float(max(sum(last), 1) * decoder.time_base)
+            log.add(packet)
+        check_clear(decoder, log.packets, path, heartbeat)
+        if isinstance(first, VideoUndecodable):
+            raise first
         return VideoInfo(
-            width=first.displayed_size[0],
-            height=first.displayed_size[1],
-            duration_seconds=seconds,
-            frame_rate_hz=max(count, 1) / seconds,
             codec=decoder.codec_name,
             container=decoder.container_name,
-            rotation=first.display.rotation,
+            stream=decoder.stream.index,
+            streams=decoder.streams_text,
+            display=first.display,
+            timeline=log.timeline(path, heartbeat),
         )
 
 
@@ -165,6 +205,8 @@ def read_clips(
     width: int,
     limits: Limits,
     heartbeat: Heartbeat = no_heartbeat,
+    stream: int | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[Clip]:
     """Yield the plan's clips in one pass over the video, one clip in memory at a time.
 
@@ -172,12 +214,16 @@ def read_clips(
 
     Args:
         height, width: the model's input size, in pixels.
+        stream: index of the video stream. Default: see `choose_stream`.
+        tally: if given, the pass goes on to the end of its span, and the tally is complete once
+            all clips are yielded.
     Raises:
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
     frames_per_clip = plan.times_seconds.shape[1]
-    with open_video(path, limits, heartbeat) as decoder:
-        shown = displayed_at(decoder.frames(), plan.times_seconds.ravel())
+    with open_video(path, limits, heartbeat, stream=stream) as decoder:
+        decoded = decoder.frames() if tally is None else tally.watch(decoder)
+        shown = displayed_at(decoded, plan.times_seconds.ravel())
         samples = _resize_each(shown, crop, height=height, width=width)
         while batch := list(islice(samples, frames_per_clip)):
             frames, pixels = zip(*batch, strict=True)
@@ -186,6 +232,9 @@ def read_clips(
                 pts_seconds=np.array([frame.pts_seconds for frame in frames]),
                 frame_index=np.array([frame.index for frame in frames], dtype=np.int64),
             )
+        if tally is not None:
+            for _ in decoded:
+                pass
 
 
 def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) -> Iterator[Frame]:

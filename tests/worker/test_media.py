@@ -23,6 +23,7 @@ from worker.fake_engine import SPECS
 from worker.messages import (
     Clip,
     Confinement,
+    Decoded,
     Explain,
     MediaOptions,
     Open,
@@ -77,7 +78,10 @@ def failure_of(media: Media, upload: Path, **request: object) -> str:
 
 
 def clips_of(media: Media, count: int) -> list[dict[str, np.ndarray]]:
-    return [next_message(media, Clip, idle)[1] for _ in range(count)]
+    """Return all clips, and read the `Decoded` that follows them."""
+    clips = [next_message(media, Clip, idle)[1] for _ in range(count)]
+    next_message(media, Decoded, idle)
+    return clips
 
 
 def peak_bytes(pid: int) -> int:

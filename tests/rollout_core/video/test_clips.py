@@ -1,4 +1,5 @@
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,7 +13,6 @@ from rollout_core.video.clips import (
     Crop,
     Limits,
     OpenedVideo,
-    VideoInfo,
     crop_and_resize,
     crop_of,
     displayed_at,
@@ -29,7 +29,8 @@ WHOLE = Crop(0, 0, 64, 48)
 
 
 def info_of(width, height):
-    return VideoInfo(width, height, 1.0, 25.0, "h264", "mp4", 0)
+    """Return what `crop_of` needs of a video."""
+    return SimpleNamespace(width=width, height=height)
 
 
 def plan_of(*clips):
@@ -48,15 +49,15 @@ def indices_of(clip):
 
 
 def test_probe_returns_the_properties_of_a_video(plain_film):
-    assert probe(plain_film, LIMITS) == VideoInfo(
-        width=64,
-        height=48,
-        duration_seconds=pytest.approx(0.4),
-        frame_rate_hz=pytest.approx(25),
-        codec="h264",
-        container="mov,mp4,m4a,3gp,3g2,mj2",
-        rotation=0,
-    )
+    found = probe(plain_film, LIMITS)
+    assert (found.width, found.height, found.display.stored_size) == (64, 48, (64, 48))
+    assert (found.codec, found.container) == ("h264", "mov,mp4,m4a,3gp,3g2,mj2")
+    assert (found.stream, found.streams, found.rotation) == (0, None, 0)
+    assert found.duration_seconds == pytest.approx(0.4)
+    assert found.frame_rate_hz == pytest.approx(25)
+    assert found.timeline.promised_seconds == pytest.approx(0.4)
+    assert (found.frames, found.timeline.frames_promised) == (10, 10)
+    assert found.timeline.missing == ()
 
 
 @pytest.mark.parametrize(
