@@ -186,6 +186,7 @@ def _explain(job: _Job, loaded: LoadedModel, progress: ProgressCallback) -> tupl
         height=spec.height,
         width=spec.width,
         limits=job.limits,
+        resample=spec.resample,
     )
     progress("explain", 0, total)
     for index, clip in enumerate(clips):

@@ -117,6 +117,7 @@ class _Job:
             height=spec.height,
             width=spec.width,
             limits=self._limits,
+            resample=spec.resample,
             heartbeat=self._beat,
         )
         for clip, seconds in _timed(clips):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.model.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec, Resampling
 from rollout_core.video import sampling
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
 from rollout_core.video.sampling import Plan
@@ -109,7 +109,10 @@ def open_clips(
     """
     info = probe(path, limits, heartbeat)
     plan = sampling.plan(info.duration_seconds, request, spec)
-    return OpenedVideo(info, plan, crop_of(info, height=spec.height, width=spec.width))
+    crop = crop_of(
+        info, height=spec.height, width=spec.width, stretch=spec.stretch, share=spec.crop_share
+    )
+    return OpenedVideo(info, plan, crop)
 
 
 def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> VideoInfo:
@@ -146,12 +149,22 @@ def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> Vi
         )
 
 
-def crop_of(info: VideoInfo, *, height: int, width: int) -> Crop:
-    """Return the largest centred crop with the aspect ratio of `width` by `height`."""
-    if info.width * height > info.height * width:
+def crop_of(
+    info: VideoInfo, *, height: int, width: int, stretch: bool = False, share: float = 1.0
+) -> Crop:
+    """Return the largest centred crop with the aspect ratio of `width` by `height`.
+
+    Args:
+        stretch: start with the whole frame, whatever its aspect ratio.
+        share: side of the crop, relative to the largest one.
+    """
+    if stretch:
+        crop_width, crop_height = info.width, info.height
+    elif info.width * height > info.height * width:
         crop_width, crop_height = max(1, round(info.height * width / height)), info.height
     else:
         crop_width, crop_height = info.width, max(1, round(info.width * height / width))
+    crop_width, crop_height = (max(1, round(side * share)) for side in (crop_width, crop_height))
     x, y = (info.width - crop_width) // 2, (info.height - crop_height) // 2
     return Crop(x, y, crop_width, crop_height)
 
@@ -164,6 +177,7 @@ def read_clips(
     height: int,
     width: int,
     limits: Limits,
+    resample: Resampling = "bilinear",
     heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator[Clip]:
     """Yield the plan's clips in one pass over the video, one clip in memory at a time.
@@ -178,7 +192,7 @@ def read_clips(
     frames_per_clip = plan.times_seconds.shape[1]
     with open_video(path, limits, heartbeat) as decoder:
         shown = displayed_at(decoder.frames(), plan.times_seconds.ravel())
-        samples = _resize_each(shown, crop, height=height, width=width)
+        samples = _resize_each(shown, crop, height=height, width=width, resample=resample)
         while batch := list(islice(samples, frames_per_clip)):
             frames, pixels = zip(*batch, strict=True)
             yield Clip(
@@ -214,7 +228,12 @@ def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) ->
 
 
 def crop_and_resize(
-    frame: NDArray[np.uint8], crop: Crop, *, height: int, width: int
+    frame: NDArray[np.uint8],
+    crop: Crop,
+    *,
+    height: int,
+    width: int,
+    resample: Resampling = "bilinear",
 ) -> NDArray[np.uint8]:
     """Return the crop of a frame, uint8 `H W c`, scaled to `height` by `width` pixels.
 
@@ -223,15 +242,18 @@ def crop_and_resize(
     """
     seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
     image = Image.fromarray(np.ascontiguousarray(seen))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((width, height), Image.Resampling[resample.upper()]))
 
 
 def _resize_each(
-    frames: Iterable[Frame], crop: Crop, *, height: int, width: int
+    frames: Iterable[Frame], crop: Crop, *, height: int, width: int, resample: Resampling
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
     """Yield each frame with its model input; a repeated frame is converted once."""
     last: tuple[int, NDArray[np.uint8]] | None = None
     for frame in frames:
         if last is None or last[0] != frame.index:
-            last = frame.index, crop_and_resize(frame.rgb(), crop, height=height, width=width)
+            pixels = crop_and_resize(
+                frame.rgb(), crop, height=height, width=width, resample=resample
+            )
+            last = frame.index, pixels
         yield frame, last[1]
