@@ -204,7 +204,15 @@ def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
         "classes": a.classes,
         "licence": "unknown",
     }
-    return _validated(name, own | dict(checkpoint.spec) | structure)
+    spec = _validated(name, own | dict(checkpoint.spec) | structure)
+    if "mean" not in checkpoint.spec:
+        log.warning(
+            "%s: the checkpoint states no mean and deviation of pixels; %s and %s are assumed",
+            name,
+            spec.mean,
+            spec.std,
+        )
+    return spec
 
 
 def _validated(name: str, fields: Mapping[str, Any]) -> ModelSpec:

@@ -23,8 +23,8 @@ def open_device(name: str) -> torch.device:
         _require_gpu(name, device)
     try:
         (torch.ones(1, device=device) + 1).item()
-    except (RuntimeError, AssertionError) as error:  # the way of a build without this device
-        raise DeviceError(f"the device {name} cannot be used: {first_line(error)}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:  # a build without this device
+        raise DeviceError(f"PyTorch cannot use the device {name} here") from error
     return device
 
 
@@ -37,6 +37,6 @@ def _require_gpu(name: str, device: torch.device) -> None:
     """Raise DeviceError unless the GPU with this number exists."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
-        raise DeviceError(f"the device {name} cannot be used: PyTorch finds no GPU and driver here")
+        raise DeviceError(f"PyTorch cannot use the device {name} here: it finds no GPU and driver")
     if device.index is not None and device.index >= count:
         raise DeviceError(f"there is no device {name}; the last one is cuda:{count - 1}")

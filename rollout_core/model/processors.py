@@ -77,7 +77,6 @@ def read_processor(folder: Path) -> dict[str, Any]:
     """
     found = list(_processors(folder))
     if not found:
-        log.warning("%s has no processor's file: mean and std are assumed", folder)
         return {}
     name, settings = found[0]
     fields = input_of(name, settings)
