@@ -29,6 +29,14 @@ class Skipped:
         """Ignore the object's state."""
 
 
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+STAND_INS: dict[str, Any] = {"collections.defaultdict": _empty_dict}
+"""Stand-ins for types to which a pickle adds items. Those of all others are `Skipped`."""
+
+
 def load_pickle(path: Path) -> Any:
     """Return the content of a file that `torch.save` wrote. No code in it runs.
 
@@ -40,7 +48,7 @@ def load_pickle(path: Path) -> Any:
     """
     foreign = _foreign_types(path)
     # A stand-in for each of these names is all that the allow-list gets.
-    allowed: list[Any] = [(Skipped, name) for name in foreign]
+    allowed: list[Any] = [(STAND_INS.get(name, Skipped), name) for name in foreign]
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle protocol
