@@ -19,7 +19,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import CheckpointError, DeviceError, JobHeld
+from rollout_core.errors import CheckpointError, DeviceError, JobHeld, UnknownModel
 from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
@@ -50,7 +50,7 @@ ANNOUNCE_SECONDS = 3.0
 """Time between two announcements."""
 
 
-LASTING_CODES = (CheckpointError.code, DeviceError.code)
+LASTING_CODES = (CheckpointError.code, DeviceError.code, UnknownModel.code)
 """Codes of failures to load a model that a new start does not mend."""
 
 

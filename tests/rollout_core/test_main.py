@@ -171,3 +171,23 @@ def test_error_is_one_line(
     assert message.startswith("rollout-explain: ")
     assert words in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--device", "nonsense"), "'nonsense' is not a device"),
+        (("--device", "meta"), "PyTorch cannot use the device meta here"),
+        (("--device", "cuda:99"), "device cuda:99"),
+        (("--model", "x=/no/such/file.pyth"), "/no/such/file.pyth: no such file or folder"),
+        (("--model", "x"), "x needs a checkpoint"),
+    ],
+)
+def test_unusable_device_or_path_is_one_line(
+    flags: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["rollout-explain", str(SAMPLE_PATH), *flags])
+    with pytest.raises(SystemExit, match="^rollout-explain: ") as raised:
+        main()
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)
