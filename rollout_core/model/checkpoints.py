@@ -160,7 +160,11 @@ def _check_keys(*, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
 
 
 def _check_types(parameters: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError if parameters are quantized."""
+    """Raise CheckpointError if parameters are quantized, sparse, or without values."""
+    if unread := sorted(
+        key for key, value in parameters.items() if value.is_meta or value.layout != torch.strided
+    ):
+        raise CheckpointError(f"sparse or empty parameters: {first_few(unread)}")
     others = {
         str(value.dtype).removeprefix("torch.")
         for value in parameters.values()

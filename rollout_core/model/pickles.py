@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -53,12 +52,18 @@ def load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle protocol
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, AttributeError, TypeError, KeyError, IndexError, EOFError) as error:
-        objects = f" ({', '.join(foreign[:NAMED_TYPES])})" if foreign else ""
-        raise CheckpointError(
-            f"{path} is no pickle of tensors and plain values, or it holds objects{objects} that "
-            "are never loaded, because they could run code; save the state_dict alone"
-        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        if isinstance(error, RuntimeError):  # from the container, before the pickle is read
+            reason = "is damaged, or torch.save did not write it"
+        else:
+            objects = f" ({', '.join(foreign[:NAMED_TYPES])})" if foreign else ""
+            reason = (
+                f"is no pickle of tensors and plain values, or it holds objects{objects} that are "
+                "never loaded, because they could run code; save the state_dict alone"
+            )
+        raise CheckpointError(f"{path} {reason}") from error
 
 
 def find_parameters(path: Path, content: object) -> dict[str, Any]:
@@ -87,8 +92,8 @@ def _foreign_types(path: Path) -> list[str]:
     """Return the names of the classes and functions that a pickle refers to, but may not load."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (ValueError, RuntimeError, UnpicklingError, KeyError, IndexError, EOFError):
-        return []  # no zip file: an old format, or no pickle at all
+    except Exception:  # no zip file: an old format, or no pickle at all
+        return []
 
 
 def _state_dicts(content: object, place: str = "", depth: int = 2) -> Iterator[tuple[str, Any]]:

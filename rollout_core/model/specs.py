@@ -43,7 +43,7 @@ class ModelSpec(BaseModel):
         stretch: True: the input shows a frame's full width and height, in another aspect ratio.
             False: the largest centred part with the aspect ratio of the input.
         crop_share: side of the centred part that the input shows, relative to that.
-        resample: how a frame is scaled to the input's size, always with antialiasing.
+        resample: filter with which a frame is scaled to the input's size, as Pillow names it.
         label_set: name of a file under `labels/`, without suffix; None if there is none.
         labels: the class names themselves, for a model without a file under `labels/`.
         top1: reported accuracy on the data set's validation videos, in percent.

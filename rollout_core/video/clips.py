@@ -238,7 +238,7 @@ def crop_and_resize(
     """Return the crop of a frame, uint8 `H W c`, scaled to `height` by `width` pixels.
 
     The published preprocessing resizes the short side and then crops the centre. This crops first
-    and resizes with antialiasing.
+    and resizes with antialiasing, by the filter `resample`.
     """
     seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
     image = Image.fromarray(np.ascontiguousarray(seen))

@@ -187,7 +187,7 @@ def test_unusable_device_or_path_is_one_line(
     flags: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sys, "argv", ["rollout-explain", str(SAMPLE_PATH), *flags])
-    with pytest.raises(SystemExit, match="^rollout-explain: ") as raised:
+    with pytest.raises(SystemExit, match=r"^rollout-explain: ") as raised:
         main()
     assert complaint in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -419,6 +419,13 @@ def test_quantized_parameters_are_refused(tmp_path: Path, dtype: torch.dtype):
         load_model(path, num_heads=4)
 
 
+def test_parameters_without_values_are_refused(tmp_path: Path):
+    for value in (torch.eye(32).to_sparse(), torch.empty(32, 32, device="meta")):
+        path = rewritten(tmp_path, **{"blocks.0.attn.proj.weight": value})
+        with pytest.raises(CheckpointError, match=r"sparse or empty .*: blocks\.0\.attn\.proj\.w"):
+            load_model(path, num_heads=4)
+
+
 def test_published_configuration_sets_the_normalisation(tmp_path: Path):
     model = random_model(height=16, width=16, patch_width=8, dim=64, heads=1)
     state = {f"model.{key}": value for key, value in model.state_dict().items()}

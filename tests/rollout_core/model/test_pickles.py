@@ -4,6 +4,7 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from pickle import dump
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -141,6 +142,34 @@ def test_plain_pickle_never_shows_pytorchs_advice(tmp_path: Path, protocol: int)
         load_model(tmp_path / "x.pth")
     assert "weights_only" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_file_is_refused_in_one_line(tmp_path: Path, is_zip: bool):
+    path, damaged = tmp_path / "x.pth", tmp_path / "damaged.pth"
+    content = {"state_dict": state_dict(), "args": Namespace(lr=1)}
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        part = bytearray(whole[: random.integers(len(whole))] if random.random() < 0.3 else whole)
+        for place in random.integers(len(part), size=3) if part else ():
+            part[place] = random.integers(256)
+        damaged.write_bytes(part)
+        message = ""
+        try:
+            load_pickle(damaged)
+        except CheckpointError as error:
+            message = str(error)
+        assert "\n" not in message
+        assert "weights_only" not in message
+
+
+def test_compiled_archive_is_refused_without_advice(tmp_path: Path):
+    with ZipFile(tmp_path / "x.pt", "w") as archive:
+        for name in ("constants.pkl", "data.pkl", "version"):
+            archive.writestr(f"x/{name}", b"3\n")
+    assert refusal(tmp_path / "x.pt").endswith("is damaged, or torch.save did not write it")
 
 
 def test_whole_model_is_refused(tmp_path: Path):
