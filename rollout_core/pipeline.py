@@ -197,6 +197,7 @@ def _explain(
         limits=job.limits,
         stream=job.video.info.stream,
         tally=tally,
+        resample=spec.resample,
     )
     progress("explain", 0, total)
     for index, clip in enumerate(clips):

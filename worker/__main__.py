@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from rollout_core.command import read_settings, require_extra, require_modules
+from rollout_core.command import UNUSABLE_STATUS, read_settings, require_extra, require_modules
 
 with require_extra("rollout-worker", "worker"):
     from rollout_core.jobs.store import ArtifactStore
@@ -47,7 +47,10 @@ def main() -> None:
     children = _children(settings, _confinement(settings))
     try:
         _serve(settings, children)
-    except (EngineUnusable, OSError, *UNREACHABLE) as error:
+    except EngineUnusable as error:
+        print(f"rollout-worker: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(UNUSABLE_STATUS if error.is_lasting else 1)
+    except (OSError, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
         children.close()

@@ -148,6 +148,7 @@ class _Job:
             height=spec.height,
             width=spec.width,
             limits=self._limits,
+            resample=spec.resample,
             heartbeat=self._beat,
             stream=video.info.stream,
             tally=tally,

@@ -19,7 +19,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import JobHeld
+from rollout_core.errors import CheckpointError, DeviceError, JobHeld, UnknownModel
 from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
@@ -50,8 +50,20 @@ ANNOUNCE_SECONDS = 3.0
 """Time between two announcements."""
 
 
+LASTING_CODES = (CheckpointError.code, DeviceError.code, UnknownModel.code)
+"""Codes of failures to load a model that a new start does not mend."""
+
+
 class EngineUnusable(Exception):
-    """The engine cannot load its model, so this worker cannot run jobs."""
+    """The engine cannot load its model, so this worker cannot run jobs.
+
+    Attributes:
+        is_lasting: a new start with the same settings fails in the same way.
+    """
+
+    def __init__(self, model: str, reason: ChildFailure | ChildLost) -> None:
+        super().__init__(f"cannot load {model}: {reason}")
+        self.is_lasting = isinstance(reason, ChildFailure) and reason.error.code in LASTING_CODES
 
 
 class OwnQueue(Queue):
@@ -112,7 +124,7 @@ class Supervisor(SimpleWorker):
             while engine.model is None:
                 next_message(engine, Ready, self._announce_if_due)
         except (ChildFailure, ChildLost) as error:
-            raise EngineUnusable(f"cannot load {self._settings.model_name}: {error}") from error
+            raise EngineUnusable(self._settings.model_name, error) from error
         self._announce()
 
     @property

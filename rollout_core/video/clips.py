@@ -13,7 +13,7 @@ from PIL import Image
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import VideoUndecodable
-from rollout_core.model.specs import ModelSpec
+from rollout_core.model.specs import ModelSpec, Resampling
 from rollout_core.video import sampling
 from rollout_core.video.coverage import Coverage, Tally
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
@@ -141,7 +141,10 @@ def open_clips(
     info = probe(path, limits, heartbeat, stream=request.stream)
     Coverage.of(info.timeline, request).check(allow_incomplete=request.allow_incomplete)
     plan = sampling.plan(info.duration_seconds, request, spec)
-    return OpenedVideo(info, plan, crop_of(info, height=spec.height, width=spec.width))
+    crop = crop_of(
+        info, height=spec.height, width=spec.width, stretch=spec.stretch, share=spec.crop_share
+    )
+    return OpenedVideo(info, plan, crop)
 
 
 def probe(
@@ -186,12 +189,22 @@ def probe(
         )
 
 
-def crop_of(info: VideoInfo, *, height: int, width: int) -> Crop:
-    """Return the largest centred crop with the aspect ratio of `width` by `height`."""
-    if info.width * height > info.height * width:
+def crop_of(
+    info: VideoInfo, *, height: int, width: int, stretch: bool = False, share: float = 1.0
+) -> Crop:
+    """Return the largest centred crop with the aspect ratio of `width` by `height`.
+
+    Args:
+        stretch: start with the whole frame, whatever its aspect ratio.
+        share: side of the crop, relative to the largest one.
+    """
+    if stretch:
+        crop_width, crop_height = info.width, info.height
+    elif info.width * height > info.height * width:
         crop_width, crop_height = max(1, round(info.height * width / height)), info.height
     else:
         crop_width, crop_height = info.width, max(1, round(info.width * height / width))
+    crop_width, crop_height = (max(1, round(side * share)) for side in (crop_width, crop_height))
     x, y = (info.width - crop_width) // 2, (info.height - crop_height) // 2
     return Crop(x, y, crop_width, crop_height)
 
@@ -204,6 +217,7 @@ def read_clips(
     height: int,
     width: int,
     limits: Limits,
+    resample: Resampling = "bilinear",
     heartbeat: Heartbeat = no_heartbeat,
     stream: int | None = None,
     tally: Tally | None = None,
@@ -224,7 +238,7 @@ def read_clips(
     with open_video(path, limits, heartbeat, stream=stream) as decoder:
         decoded = decoder.frames() if tally is None else tally.watch(decoder)
         shown = displayed_at(decoded, plan.times_seconds.ravel())
-        samples = _resize_each(shown, crop, height=height, width=width)
+        samples = _resize_each(shown, crop, height=height, width=width, resample=resample)
         while batch := list(islice(samples, frames_per_clip)):
             frames, pixels = zip(*batch, strict=True)
             yield Clip(
@@ -263,24 +277,32 @@ def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) ->
 
 
 def crop_and_resize(
-    frame: NDArray[np.uint8], crop: Crop, *, height: int, width: int
+    frame: NDArray[np.uint8],
+    crop: Crop,
+    *,
+    height: int,
+    width: int,
+    resample: Resampling = "bilinear",
 ) -> NDArray[np.uint8]:
     """Return the crop of a frame, uint8 `H W c`, scaled to `height` by `width` pixels.
 
     The published preprocessing resizes the short side and then crops the centre. This crops first
-    and resizes with antialiasing.
+    and resizes with antialiasing, by the filter `resample`.
     """
     seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
     image = Image.fromarray(np.ascontiguousarray(seen))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((width, height), Image.Resampling[resample.upper()]))
 
 
 def _resize_each(
-    frames: Iterable[Frame], crop: Crop, *, height: int, width: int
+    frames: Iterable[Frame], crop: Crop, *, height: int, width: int, resample: Resampling
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
     """Yield each frame with its model input; a repeated frame is converted once."""
     last: tuple[int, NDArray[np.uint8]] | None = None
     for frame in frames:
         if last is None or last[0] != frame.index:
-            last = frame.index, crop_and_resize(frame.rgb(), crop, height=height, width=width)
+            pixels = crop_and_resize(
+                frame.rgb(), crop, height=height, width=width, resample=resample
+            )
+            last = frame.index, pixels
         yield frame, last[1]

@@ -188,3 +188,23 @@ def test_incomplete_video_is_refused_or_told(tmp_path, monkeypatch, capsys):
     assert result["source"]["frames_promised"] == 250
     assert result["source"]["frames_decoded"] == 33
     assert result["warnings"][0]["code"] == "video_incomplete"
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--device", "nonsense"), "'nonsense' is not a device"),
+        (("--device", "meta"), "PyTorch cannot use the device meta here"),
+        (("--device", "cuda:99"), "device cuda:99"),
+        (("--model", "x=/no/such/file.pyth"), "/no/such/file.pyth: no such file or folder"),
+        (("--model", "x"), "x needs a checkpoint"),
+    ],
+)
+def test_unusable_device_or_path_is_one_line(
+    flags: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["rollout-explain", str(SAMPLE_PATH), *flags])
+    with pytest.raises(SystemExit, match=r"^rollout-explain: ") as raised:
+        main()
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)

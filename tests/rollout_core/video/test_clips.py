@@ -238,6 +238,29 @@ def test_crop_for_an_oblong_input():
     assert crop_of(info_of(200, 10), height=64, width=32) == Crop(97, 0, 5, 10)
 
 
+def test_crop_may_be_a_share_of_the_largest_one():
+    assert crop_of(info_of(320, 240), height=224, width=224, share=0.875) == Crop(55, 15, 210, 210)
+    assert crop_of(info_of(3, 3), height=224, width=224, share=0.01) == Crop(1, 1, 1, 1)
+
+
+def test_stretched_crop_is_the_whole_frame_or_its_middle():
+    assert crop_of(info_of(320, 240), height=8, width=8, stretch=True) == Crop(0, 0, 320, 240)
+    found = crop_of(info_of(320, 240), height=8, width=8, stretch=True, share=0.5)
+    assert found == Crop(80, 60, 160, 120)
+
+
+def test_resampling_can_be_chosen():
+    edge = np.zeros((4, 4, 3), np.uint8)
+    edge[:, 2:] = 255
+    whole = Crop(0, 0, 4, 4)
+    sharp = crop_and_resize(edge, whole, height=16, width=16, resample="nearest")
+    assert set(np.unique(sharp)) == {0, 255}
+    smooth = crop_and_resize(edge, whole, height=16, width=16)
+    assert len(np.unique(smooth)) > 2
+    bicubic = crop_and_resize(edge, whole, height=16, width=16, resample="bicubic")
+    assert not np.array_equal(bicubic, smooth)
+
+
 def test_only_the_crop_is_used():
     frame = np.zeros((40, 60, 3), np.uint8)
     frame[10:30, 20:50] = 200
