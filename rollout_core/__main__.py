@@ -13,11 +13,11 @@ from rollout_core.errors import RolloutError
 from rollout_core.model.specs import MOVING_SHAPES
 
 with require_extra("rollout-explain", "worker"):
-    import torch
     from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
     from tqdm import tqdm
 
     from rollout_core.model.checkpoints import open_model
+    from rollout_core.model.devices import open_device
     from rollout_core.pipeline import compare_methods, explain_video
 
 PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\d+)")
@@ -78,16 +78,15 @@ def main() -> None:
 def explain(command: Command) -> None:
     """Explain a video; print the predictions and the paths of the result files."""
     name, _, checkpoint = command.model.partition("=")
-    device = command.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = open_model(name, checkpoint or None, device=device)
+    loaded = open_model(name, checkpoint or None, device=open_device(command.device))
     arguments = command.video, command.output, command.request, loaded
     with _ProgressBar(leave=False, disable=None) as bar:
         result = explain_video(*arguments, progress=bar.show)
         names = [RESULT_NAME, *(artifact.name for artifact in result.artifacts)]
         if command.compare:
             names.append(compare_methods(*arguments, command.compare, progress=bar.show).name)
+    for warning in result.warnings:
+        print(f"rollout-explain: {warning.code}: {warning.detail}", file=sys.stderr)
     for prediction in result.predictions:
         print(f"{prediction.probability:7.2%}  {prediction.label}")
     for name in names:

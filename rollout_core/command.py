@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ENV_PREFIX = "ROLLOUT_"
 """Prefix of the environment variables; each one sets the same value as its flag."""
 
+UNUSABLE_STATUS = 78
+"""Exit status of a command that cannot run with its settings, however often it is started again."""
+
 PACKAGES = ("rollout_core", "service", "worker")
 
 S = TypeVar("S", bound="BaseSettings")

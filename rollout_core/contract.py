@@ -338,7 +338,10 @@ class Color(Frozen):
 
 
 class SourceVideo(Frozen):
-    """What the file says of the video that was explained, and what of it could be decoded."""
+    """What the file says of the video that was explained, and what of it could be decoded.
+
+    The frames are counted while the clips are read: that pass goes on to the end of the span.
+    """
 
     container: str
     codec: str

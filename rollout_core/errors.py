@@ -35,6 +35,13 @@ class CheckpointError(RolloutError):
     title = "The checkpoint cannot be loaded"
 
 
+class DeviceError(RolloutError):
+    """The model cannot run on the device that was named."""
+
+    code = "device_unusable"
+    title = "The device cannot be used"
+
+
 class VideoError(RolloutError):
     """Base of all failures of an uploaded video."""
 

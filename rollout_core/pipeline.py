@@ -36,7 +36,9 @@ from rollout_core.relevance.perturbation import perturbed_probabilities
 from rollout_core.resolve import ResolvedRun, check_request, explained_class, with_method
 from rollout_core.result import ResultArrays, describe_result, target_to_follow
 from rollout_core.video.clips import OpenedVideo, open_clips, read_clips
+from rollout_core.video.coverage import Tally
 from rollout_core.video.decoder import Limits
+from rollout_core.video.source import describe_source
 
 UNLIMITED = Limits(max_seconds=float("inf"), max_pixels=1 << 28, max_frames=1 << 40)
 """For trusted videos: no limit that a real video reaches."""
@@ -65,8 +67,10 @@ def explain_video(
     """
     started_at, timings = datetime.now(UTC), _Timings()
     job = _Job.open(path, request, loaded, limits)
+    tally = Tally(job.run.start_seconds, job.run.end_seconds)
     with timings.measure("explain"):
-        found, clip = _explain(job, loaded, progress)
+        found, clip = _explain(job, loaded, progress, tally)
+    source, warnings = describe_source(path, job.video.info, request, tally)
     faithfulness = None
     if request.faithfulness:
         with timings.measure("faithfulness"):
@@ -84,6 +88,8 @@ def explain_video(
         job.run,
         found,
         folder,
+        source=source,
+        warnings=warnings,
         faithfulness=faithfulness,
         timings_seconds=timings.seconds,
         attempt=1,
@@ -126,6 +132,7 @@ def compare_methods(
         overlay=request.overlay or Overlay(),
         path=folder / COMPARISON_NAME,
         limits=limits,
+        stream=job.video.info.stream,
     )
     return folder / COMPARISON_NAME
 
@@ -174,7 +181,9 @@ class _Timings:
         self.seconds[name] = time.monotonic() - began
 
 
-def _explain(job: _Job, loaded: LoadedModel, progress: ProgressCallback) -> tuple[Archive, Tensor]:
+def _explain(
+    job: _Job, loaded: LoadedModel, progress: ProgressCallback, tally: Tally | None = None
+) -> tuple[Archive, Tensor]:
     """Explain each clip. Return the archive and the last clip, `1 c t H W`, as the model saw it."""
     spec, total = loaded.spec, len(job.video.plan.times_seconds)
     parameter = next(loaded.model.parameters())
@@ -186,6 +195,9 @@ def _explain(job: _Job, loaded: LoadedModel, progress: ProgressCallback) -> tupl
         height=spec.height,
         width=spec.width,
         limits=job.limits,
+        stream=job.video.info.stream,
+        tally=tally,
+        resample=spec.resample,
     )
     progress("explain", 0, total)
     for index, clip in enumerate(clips):
@@ -244,5 +256,6 @@ def _render(job: _Job, found: Archive, folder: Path, progress: ProgressCallback)
         folder=folder,
         limits=job.limits,
         frames=job.video.info.frames,
+        stream=job.video.info.stream,
         progress=lambda done, total: progress("render", done, total),
     )

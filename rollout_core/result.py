@@ -20,7 +20,9 @@ from rollout_core.contract import (
     ExplainResult,
     Faithfulness,
     Prediction,
+    SourceVideo,
     Target,
+    VideoWarning,
     describe,
 )
 from rollout_core.model.specs import ModelSpec
@@ -68,6 +70,8 @@ def describe_result(
     found: Archive,
     folder: Path,
     *,
+    source: SourceVideo,
+    warnings: tuple[VideoWarning, ...] = (),
     faithfulness: Faithfulness | None = None,
     timings_seconds: Mapping[str, float],
     attempt: int,
@@ -90,6 +94,8 @@ def describe_result(
         queries=run.queries,
         frame_relevance=tuple(map(tuple, shares.tolist())),
         faithfulness=faithfulness,
+        source=source,
+        warnings=warnings,
         artifacts=tuple(describe(folder / name) for name in artifact_names(run.request)),
         timings_seconds={n: round(seconds, DECIMALS) for n, seconds in timings_seconds.items()},
         attempt=attempt,

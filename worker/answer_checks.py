@@ -3,6 +3,7 @@
 Answers that pass end up in the files of a result, so these checks keep the files readable.
 """
 
+import math
 from collections.abc import Mapping
 from math import prod
 
@@ -13,11 +14,14 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import ResolvedRun
 from rollout_core.video import sampling
-from worker.messages import Opened
+from worker.messages import MAX_DETAIL_CHARACTERS, Decoded, Opened
 from worker.wire import Arrays
 
 ENGINE_AXES = {"query_relevance": "clip query t h w"}
 """Axes that the engine sends in another order than `ARRAYS`: it answers clip by clip."""
+
+MAX_NUMBER = 1 << 53
+"""JSON's numbers are exact up to here."""
 
 DtypeAndShape = tuple[str, tuple[int, ...]]
 
@@ -36,6 +40,20 @@ def is_plan(
     most = len(sampling.plan(end, request, spec).times_seconds)
     times: DtypeAndShape = "float64", (opened.clips, spec.frames)
     return opened.clips <= most and _match(arrays, {"times_seconds": times})
+
+
+def is_source(decoded: Decoded, upload_bytes: int) -> bool:
+    """Return whether this can describe the upload: text of limited length and sound numbers."""
+    numbers, texts = _leaves(decoded.model_dump())
+    source = decoded.source
+    return (
+        all(math.isfinite(number) and abs(number) < MAX_NUMBER for number in numbers)
+        and sum(map(len, texts)) <= MAX_DETAIL_CHARACTERS
+        and all(text.isprintable() for text in texts)
+        and source.bytes == upload_bytes
+        and min(source.width, source.height, source.stored_width, source.stored_height) > 0
+        and source.frames_decoded >= 0
+    )
 
 
 def is_clip(arrays: Arrays, spec: ModelSpec) -> bool:
@@ -84,6 +102,24 @@ def _expected(name: str, sizes: Mapping[str, int]) -> DtypeAndShape:
 
 def _dtype(name: str) -> str:
     return np.dtype(ARRAYS[name].dtype).name
+
+
+def _leaves(value: object) -> tuple[list[float], list[str]]:
+    """Return all numbers and all texts within nested values."""
+    numbers: list[float] = []
+    texts: list[str] = []
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                texts.append(text)
+            case int(number) | float(number):
+                numbers.append(number)
+            case dict(fields):
+                waiting += fields.values()
+            case list(items) | tuple(items):
+                waiting += items
+    return numbers, texts
 
 
 def _match(arrays: Arrays, expected: Mapping[str, DtypeAndShape]) -> bool:

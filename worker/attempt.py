@@ -24,12 +24,13 @@ from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
 from rollout_core.resolve import ResolvedRun, check_request, explained_class
 from rollout_core.result import ResultArrays, artifact_names, describe_result, target_to_follow
-from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
+from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan, is_source
 from worker.children import Child, ChildFailure, Children, Media, next_message
 from worker.heartbeat import Heartbeat
 from worker.messages import (
     AnyMessage,
     Clip,
+    Decoded,
     Explain,
     Explained,
     Open,
@@ -42,6 +43,7 @@ from worker.messages import (
     Working,
 )
 from worker.wire import Arrays
+from worker.work_estimate import check_work
 
 MAX_BATCH_BYTES = 1 << 28
 """Most bytes of frames sent to the engine at once. The next batch waits here meanwhile."""
@@ -103,7 +105,7 @@ class Attempt:
         media = self._children.take_media()
         try:
             run, clips = self._open(media, model)
-            findings, frames = self._explain(media, clips, run, model.batch_clips)
+            findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
             found = self._heartbeat.during(partial(findings.archive, run))
             measured = self._measure(frames, found, run) if run.request.faithfulness else None
             self._render(media, found, measured)
@@ -113,7 +115,7 @@ class Attempt:
         self._heartbeat.during(partial(self._save, found))
         self._heartbeat.advance("publish", 0, 1)
         self._timings["total"] = self._heartbeat.seconds
-        return self._heartbeat.during(partial(self._describe, run, found, measured))
+        return self._heartbeat.during(partial(self._describe, run, found, decoded, measured))
 
     def _await_engine(self) -> Ready:
         """Wait until the engine has loaded its model, and has answered an earlier job's order."""
@@ -130,13 +132,18 @@ class Attempt:
         """Let media open the upload and plan the clips; return the run and the number of clips."""
         upload, request, spec = str(self._job.upload), self._job.request, model.spec
         folder = str(self._job.folder)
-        media.send(Open(upload=upload, folder=folder, request=request, spec=spec))
+        left = self._job.deadline_seconds - self._heartbeat.seconds
+        order = Open(
+            upload=upload, folder=folder, request=request, spec=spec, seconds_left=max(0.0, left)
+        )
+        media.send(order)
         media.expect(MEDIA_START_SECONDS)
         next_message(media, Working, self._heartbeat)
         opened, arrays = self._next_from_media(media, Opened)
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
             raise media.kill_as_lost("sent an invalid plan")
+        check_work(request, model, opened, seconds_left=left)
         self._timings["decode"] += opened.seconds
         run = ResolvedRun.resolve(
             request,
@@ -152,11 +159,12 @@ class Attempt:
 
     def _explain(
         self, media: Media, clips: int, run: ResolvedRun, batch_clips: int
-    ) -> tuple[ResultArrays, NDArray[Any]]:
+    ) -> tuple[ResultArrays, NDArray[Any], Decoded]:
         """Send the clips from media to the engine; receive one batch while another is explained.
 
         Returns:
-            The arrays of all clips, and the frames of the last batch, `b t H W c`.
+            The arrays of all clips, the frames of the last batch, `b t H W c`, and what media
+            says of the video.
         """
         findings = ResultArrays()
         max_batch = max(1, min(batch_clips, MAX_BATCH_BYTES // _clip_bytes(run.spec)))
@@ -168,8 +176,17 @@ class Attempt:
             ordered = len(frames)
             if left := clips - done - ordered:
                 frames = self._next_batch(media, min(max_batch, left), run.spec, findings)
+            else:
+                decoded = self._take_source(media)
             self._take_explanation(run, ordered, findings)
-        return findings, frames
+        return findings, frames, decoded
+
+    def _take_source(self, media: Media) -> Decoded:
+        """Receive what media says of the video, while the engine explains the last clips."""
+        decoded, _ = self._next_from_media(media, Decoded, others=[self._children.engine])
+        if not is_source(decoded, self._job.upload.stat().st_size):
+            raise media.kill_as_lost("sent an invalid description of the video")
+        return decoded
 
     def _next_batch(
         self, media: Media, clips: int, spec: ModelSpec, findings: ResultArrays
@@ -269,13 +286,15 @@ class Attempt:
         fsync_folder(self._job.folder)
 
     def _describe(
-        self, run: ResolvedRun, found: Archive, measured: Faithfulness | None
+        self, run: ResolvedRun, found: Archive, decoded: Decoded, measured: Faithfulness | None
     ) -> ExplainResult:
         """Return the result: read every file for its digest. Its times are by Redis' clock."""
         result = describe_result(
             run,
             found,
             self._job.folder,
+            source=decoded.source,
+            warnings=decoded.warnings,
             faithfulness=measured,
             timings_seconds=self._timings,
             attempt=self._job.attempt,

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.errors import CheckpointError, RolloutError
+from rollout_core.errors import RolloutError
 from rollout_core.model.specs import ModelSpec
 from worker import wire
 from worker.messages import (
@@ -62,8 +62,8 @@ def serve(connection: Connection, load: Callable[[], LoadedEngine]) -> None:
     except RolloutError as error:
         wire.send(connection, Failed.of(error))
         return
-    except (OSError, RuntimeError) as error:
-        wire.send(connection, Failed.of(CheckpointError(f"{type(error).__name__}: {error}")))
+    except Exception as error:  # whatever it is, the worker ends with one line
+        wire.send(connection, Failed.of(RolloutError(f"{type(error).__name__}: {error}")))
         return
     wire.send(connection, engine.ready)
     while (received := _next_order(connection)) is not None:

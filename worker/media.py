@@ -1,9 +1,9 @@
 """The media process: decodes an upload and renders its pictures. No other process reads the upload.
 
 It serves one job. It sets its resource limits, enters the sandbox and only then opens the upload.
-It answers `Opened`, sends the clips one by one and, after a `Render`, writes the pictures. The
-supervisor reads a clip when it needs it; until then the full socket blocks this process, so it
-holds only one or two clips in memory.
+It answers `Opened`, sends the clips one by one, then `Decoded` and, after a `Render`, writes the
+pictures. The supervisor reads a clip when it needs it; until then the full socket blocks this
+process, so it holds only one or two clips in memory.
 """
 
 import errno
@@ -20,8 +20,21 @@ from rollout_core.pictures.heat import check_colormap
 from rollout_core.pictures.render import render
 from rollout_core.video.clips import Clip as VideoClip
 from rollout_core.video.clips import Limits, OpenedVideo, open_clips, read_clips
+from rollout_core.video.coverage import Tally
+from rollout_core.video.source import describe_source
 from worker import wire
-from worker.messages import Clip, Failed, MediaOptions, Open, Opened, Render, Rendered, Working
+from worker.messages import (
+    Clip,
+    Decoded,
+    Failed,
+    MediaOptions,
+    Open,
+    Opened,
+    Render,
+    Rendered,
+    Working,
+)
+from worker.rehearsal import media_seconds
 from worker.sandbox import NotConfined, confine, limit
 from worker.wire import Arrays
 
@@ -97,20 +110,38 @@ class _Job:
         if request.overlay is not None:
             check_colormap(request.overlay.colormap)
         video = open_clips(self._upload, request, spec, self._limits, self._beat)
-        plan = video.plan
+        plan, info = video.plan, video.info
+        estimate = media_seconds(
+            self._upload,
+            video,
+            request.overlay,
+            self._folder,
+            limits=self._limits,
+            seconds_left=self._order.seconds_left,
+            heartbeat=self._beat,
+        )
         opened = Opened(
             clips=len(plan.times_seconds),
             crop=tuple(video.crop),
             sampling=plan.sampling,
             start_seconds=plan.start_seconds,
             end_seconds=plan.end_seconds,
+            frames=info.frames,
+            width=info.width,
+            height=info.height,
+            media_seconds=estimate,
             seconds=time.monotonic() - began,
         )
         wire.send(self._connection, opened, times_seconds=plan.times_seconds)
         return video
 
     def _send_clips(self, video: OpenedVideo) -> None:
-        spec = self._order.spec
+        """Send each clip, then what was found out about the video.
+
+        Raises:
+            VideoIncomplete: too little of the span could be decoded.
+        """
+        spec, tally = self._order.spec, Tally(video.plan.start_seconds, video.plan.end_seconds)
         clips = read_clips(
             self._upload,
             video.plan,
@@ -118,7 +149,10 @@ class _Job:
             height=spec.height,
             width=spec.width,
             limits=self._limits,
+            resample=spec.resample,
             heartbeat=self._beat,
+            stream=video.info.stream,
+            tally=tally,
         )
         for clip, seconds in _timed(clips):
             wire.send(
@@ -128,6 +162,8 @@ class _Job:
                 pts_seconds=clip.pts_seconds,
                 frame_index=clip.frame_index,
             )
+        source, warnings = describe_source(self._upload, video.info, self._order.request, tally)
+        wire.send(self._connection, Decoded(source=source, warnings=warnings))
 
     def _render(self, video: OpenedVideo, order: Render, arrays: Arrays) -> None:
         """Draw the pictures into the job's folder, and report progress.
@@ -156,6 +192,7 @@ class _Job:
                 folder=self._folder,
                 limits=self._limits,
                 frames=video.info.frames,
+                stream=video.info.stream,
                 progress=progress,
                 heartbeat=self._beat,
             )

@@ -19,12 +19,16 @@ from rollout_core.contract import (
     MethodOptions,
     Overlay,
     Seconds,
+    SourceVideo,
     TokenQuery,
+    VideoWarning,
 )
 from rollout_core.errors import RolloutError
 from rollout_core.model.specs import ModelSpec, Sampling
 
 MAX_DETAIL_CHARACTERS = 10_000
+MAX_WARNINGS = 20
+MAX_SECONDS_LEFT = 1e9
 
 _Offset = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Length = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -161,10 +165,13 @@ class Perturbed(AnyMessage):
 
 
 class Open(AnyMessage):
-    """Open an upload and plan its clips. Answered by `Opened`, then by one `Clip` per clip.
+    """Open an upload and plan its clips.
+
+    Answered by `Opened`, then by one `Clip` per clip, and by `Decoded`.
 
     Attributes:
         folder: folder of the attempt, the only one where the media process may write.
+        seconds_left: for the whole job.
     """
 
     kind: Literal["open"] = "open"
@@ -172,6 +179,7 @@ class Open(AnyMessage):
     folder: str
     request: ExplainRequest
     spec: ModelSpec
+    seconds_left: Seconds = MAX_SECONDS_LEFT
 
 
 class Working(AnyMessage):
@@ -184,6 +192,11 @@ class Opened(AnyMessage):
     """How the video will be sampled, with all defaults filled in.
 
     Arrays: `times_seconds` float64 `clip t`, the times to sample.
+
+    Attributes:
+        frames, width, height: number and size of the frames, as displayed.
+        media_seconds: estimated time to decode and draw; see `worker.rehearsal.media_seconds`.
+        seconds: time that opening took.
     """
 
     kind: Literal["opened"] = "opened"
@@ -192,6 +205,10 @@ class Opened(AnyMessage):
     sampling: Sampling
     start_seconds: Seconds
     end_seconds: Seconds
+    frames: _Offset = 0
+    width: _Length = 1
+    height: _Length = 1
+    media_seconds: Seconds = 0.0
     seconds: Seconds
 
 
@@ -200,6 +217,14 @@ class Clip(AnyMessage):
 
     kind: Literal["clip"] = "clip"
     seconds: Seconds
+
+
+class Decoded(AnyMessage):
+    """What is known of the video once its span is decoded. Follows the last `Clip`."""
+
+    kind: Literal["decoded"] = "decoded"
+    source: SourceVideo
+    warnings: tuple[VideoWarning, ...] = Field((), max_length=MAX_WARNINGS)
 
 
 class Render(AnyMessage):
@@ -248,6 +273,7 @@ Message = Annotated[
     | Working
     | Opened
     | Clip
+    | Decoded
     | Render
     | Rendered
     | Failed,

@@ -23,7 +23,15 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from rollout_core.errors import JobHeld, OtherStore, StoreUnavailable, UnknownFormat
+from rollout_core.errors import (
+    CheckpointError,
+    DeviceError,
+    JobHeld,
+    OtherStore,
+    StoreUnavailable,
+    UnknownFormat,
+    UnknownModel,
+)
 from rollout_core.jobs import records
 from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
@@ -73,11 +81,22 @@ RIVAL_SECONDS = 0.5
 HANDED_BACK = (ShuttingDown, StoreTrouble, Exhausted, JobMissing, OtherStore)
 """Why a job goes back to the queue."""
 
+LASTING_CODES = (CheckpointError.code, DeviceError.code, UnknownModel.code)
+"""Codes of failures to load a model that a new start does not mend."""
+
 log = logging.getLogger(__name__)
 
 
 class EngineUnusable(Exception):
-    """The engine cannot load its model, so this worker cannot run jobs."""
+    """The engine cannot load its model, so this worker cannot run jobs.
+
+    Attributes:
+        is_lasting: a new start with the same settings fails in the same way.
+    """
+
+    def __init__(self, model: str, reason: ChildFailure | ChildLost) -> None:
+        super().__init__(f"cannot load {model}: {reason}")
+        self.is_lasting = isinstance(reason, ChildFailure) and reason.error.code in LASTING_CODES
 
 
 class NameTaken(Exception):
@@ -153,7 +172,7 @@ class Supervisor(SimpleWorker):
             while engine.model is None:
                 next_message(engine, Ready, self._announce_if_due)
         except (ChildFailure, ChildLost) as error:
-            raise EngineUnusable(f"cannot load {self._settings.model_name}: {error}") from error
+            raise EngineUnusable(self._settings.model_name, error) from error
         self._announce()
 
     def require_name(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rollout_core.errors import OutOfMemory
 from rollout_core.model.checkpoints import LoadedModel, open_model
+from rollout_core.model.devices import open_device
 from rollout_core.relevance.explain import explain_clips, prepare_clips
 from rollout_core.relevance.perturbation import forward_clips, perturbed_probabilities
 from worker.engine_server import warm_up
@@ -142,9 +143,9 @@ def load(options: EngineOptions) -> TorchEngine:
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, or its digest differs from the pinned one.
-        UnknownModel: the name is unknown and no checkpoint is given.
+        DeviceError: there is no such device here.
     """
-    device = _torch_device(options.device)
+    device = open_device(options.device)
     dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
     loaded = open_model(
         options.model,
@@ -159,12 +160,6 @@ def load(options: EngineOptions) -> TorchEngine:
 def _free_memory() -> None:
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def _torch_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,10 +2,10 @@
 
 Three formats are supported:
 
-- A published `.pyth` file: a pickle whose `model_state` holds the parameters, each name prefixed
-  with `model.`. It is read with `weights_only=True`, so it cannot run code.
-- A Hugging Face TimeSformer: a folder with `config.json`, or an id on the hub.
-- Our own: a safetensors file with the architecture and the spec in its metadata.
+- A file that `torch.save` wrote: by the published code (`.pyth`), by mmaction2, by Lightning or by
+  another training program, or a bare state_dict. See `pickles` and `parameter_names`.
+- A Hugging Face TimeSformer: a folder with `config.json`, or an id on the hub. See `hugging_face`.
+- A safetensors file: our own, with the architecture and the spec in its metadata, or bare.
 """
 
 import hashlib
@@ -18,14 +18,17 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from rollout_core.errors import CheckpointError
+from rollout_core.model.devices import first_line
+from rollout_core.model.hugging_face import CONFIG, HUB_PATTERNS, read_folder, weight_files
+from rollout_core.model.parameter_names import StateDict, is_mmaction, rename_parameters
+from rollout_core.model.pickles import find_parameters, load_pickle
 from rollout_core.model.timesformer import Architecture, AttentionType
+from rollout_core.model.training_configs import mmaction_input, published_frames, published_input
 
 HEAD_DIM = 64
 """Width of a head in every published model."""
@@ -37,29 +40,10 @@ PUBLISHED_FRAMES = 8
 # format; the hub's errors are subclasses of OSError and ValueError.
 _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, SafetensorError, UnpicklingError)
 
-_HUB_PATTERNS = ["config.json", "preprocessor_config.json", "*.safetensors", "pytorch_model*.bin"]
-
-_HUGGING_FACE_NAMES = (
-    (r"^timesformer\.embeddings\.cls_token$", "cls_token"),
-    (r"^timesformer\.embeddings\.position_embeddings$", "pos_embed"),
-    (r"^timesformer\.embeddings\.time_embeddings$", "time_embed"),
-    (r"^timesformer\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^timesformer\.layernorm\.", "norm."),
-    (r"^classifier\.", "head."),
-    (r"^timesformer\.encoder\.layer\.(\d+)\.", r"blocks.\1."),
-    (r"\.temporal_attention\.attention\.qkv\.", ".temporal_attn.qkv."),
-    (r"\.temporal_attention\.output\.dense\.", ".temporal_attn.proj."),
-    (r"\.temporal_layernorm\.", ".temporal_norm1."),
-    (r"\.temporal_dense\.", ".temporal_fc."),
-    (r"\.attention\.attention\.qkv\.", ".attn.qkv."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_FILE_SUFFIXES = frozenset(
+    (".bin", ".ckpt", ".json", ".pt", ".pth", ".pyth", ".safetensors", ".tar")
 )
-
-StateDict = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,14 +78,21 @@ def read_checkpoint(
     try:
         path = _fetch(source)
         if sha256 is not None:
-            _require_digest(source, _weight_files(path), sha256)
+            _require_digest(source, weight_files(path) if path.is_dir() else (path,), sha256)
         if path.is_dir():
             return _read_hugging_face(path, num_heads)
+        if not path.is_file():
+            raise CheckpointError(f"{source} is neither a file nor a folder")
         if path.suffix == ".safetensors":
-            return _read_ours(path, num_heads)
-        return _read_published(path, num_heads)
+            return _read_safetensors(path, num_heads)
+        return _read_pickle(path, num_heads)
+    except CheckpointError as error:
+        message = str(error)
+        raise CheckpointError(
+            message if str(source) in message else f"{source}: {message}"
+        ) from error
     except _READ_ERRORS as error:
-        raise CheckpointError(f"{source}: {error}") from error
+        raise CheckpointError(f"{source}: {first_line(error)}") from error
 
 
 def digest_of(files: Iterable[Path]) -> str:
@@ -119,9 +110,16 @@ def _fetch(source: str | Path) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".safetensors":
-        return Path(snapshot_download(str(source), allow_patterns=_HUB_PATTERNS))
-    raise CheckpointError(f"{source} is not a file, a folder or a hub id")
+    # A path of two parts may be a hub id, unless its folder exists or its name is that of a file.
+    is_path = path.suffix in _FILE_SUFFIXES or (path.parent.is_dir() and path.parent != Path())
+    if is_path or not _HUB_ID.fullmatch(str(source)):
+        raise CheckpointError(f"{source}: no such file or folder")
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=list(HUB_PATTERNS)))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: no such file or folder, and no model of the hub: {first_line(error)}"
+        ) from error
 
 
 def _require_digest(source: str | Path, files: Iterable[Path], sha256: str) -> None:
@@ -130,90 +128,49 @@ def _require_digest(source: str | Path, files: Iterable[Path], sha256: str) -> N
         raise CheckpointError(f"{source} has the SHA-256 {found}, but {sha256} is pinned")
 
 
-def _weight_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold the parameters, sorted by name."""
-    if not path.is_dir():
-        return (path,)
-    return tuple(sorted(path.glob("*.safetensors"))) or tuple(
-        sorted(path.glob("pytorch_model*.bin"))
+def _read_pickle(path: Path, num_heads: int | None) -> Checkpoint:
+    content = load_pickle(path)
+    parameters = find_parameters(path, content)
+    state_dict = rename_parameters(parameters)
+    frames = published_frames(content, PUBLISHED_FRAMES)
+    spec = mmaction_input(content) if is_mmaction(parameters) else published_input(content)
+    return Checkpoint(
+        state_dict, (path,), _architecture(state_dict, num_heads, frames=frames), spec
     )
 
 
-def _read_published(path: Path, num_heads: int | None) -> Checkpoint:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "model_state" not in content:
-        raise CheckpointError(f"{path} has no `model_state`, so it is not a published checkpoint")
-    state_dict = {
-        key.removeprefix("model."): value for key, value in content["model_state"].items()
-    }
-    frames = re.search(r"^\s*NUM_FRAMES:\s*(\d+)", str(content.get("cfg", "")), re.MULTILINE)
-    architecture = _architecture(
-        state_dict, num_heads, frames=int(frames[1]) if frames else PUBLISHED_FRAMES
-    )
-    return Checkpoint(state_dict, (path,), architecture, {})
-
-
-def _read_ours(path: Path, num_heads: int | None) -> Checkpoint:
+def _read_safetensors(path: Path, num_heads: int | None) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     if "architecture" not in metadata:
-        raise CheckpointError(
-            f"{path} has no architecture in its metadata; pass the folder of a Hugging Face model"
-        )
-    architecture = Architecture(**json.loads(metadata["architecture"]))
+        if (path.parent / CONFIG).is_file():
+            raise CheckpointError(f"{path} belongs to a {CONFIG}: pass its folder, {path.parent}")
+        parameters = load_file(path)
+        state_dict = rename_parameters(parameters)
+        spec = mmaction_input({}) if is_mmaction(parameters) else {}
+        architecture = _architecture(state_dict, num_heads, frames=PUBLISHED_FRAMES)
+        return Checkpoint(state_dict, (path,), architecture, spec)
+    try:
+        architecture = Architecture(**json.loads(metadata["architecture"]))
+        spec = dict(json.loads(metadata.get("spec", "{}")))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has malformed metadata: {first_line(error)}") from error
     if num_heads not in (None, architecture.heads):
         raise CheckpointError(f"{path} has {architecture.heads} heads, not {num_heads}")
-    spec = json.loads(metadata.get("spec", "{}"))
     return Checkpoint(load_file(path), (path,), architecture, spec)
 
 
-def _read_hugging_face(folder: Path, num_heads: int | None) -> Checkpoint:
-    config = json.loads((folder / "config.json").read_bytes())
-    if config.get("model_type") != "timesformer":
-        raise CheckpointError(f"{folder} holds a {config.get('model_type')!r}, not a timesformer")
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise CheckpointError(f"{folder}: activation {config['hidden_act']!r} is not supported")
-    files = _weight_files(folder)
-    if not files:
-        raise CheckpointError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
-    state_dict: StateDict = {}
-    for file in files:
-        state_dict |= (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    state_dict = {_our_name(key): value for key, value in state_dict.items()}
+def _read_hugging_face(path: Path, num_heads: int | None) -> Checkpoint:
+    files, folder = weight_files(path), read_folder(path)
+    config = folder.config
     architecture = _architecture(
-        state_dict,
+        folder.state_dict,
         num_heads or config.get("num_attention_heads"),
         frames=config.get("num_frames", PUBLISHED_FRAMES),
         layer_norm_eps=config.get("layer_norm_eps", 1e-6),
     )
-    return Checkpoint(state_dict, files, architecture, _hugging_face_spec(folder, config))
-
-
-def _our_name(key: str) -> str:
-    for pattern, name in _HUGGING_FACE_NAMES:
-        key = re.sub(pattern, name, key)
-    return key
-
-
-def _hugging_face_spec(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the labels and the normalisation of a folder, as far as it has them."""
-    spec: dict[str, Any] = {}
-    names = {int(index): label for index, label in config.get("id2label", {}).items()}
-    if names and not all(re.fullmatch(r"LABEL_\d+", label) for label in names.values()):
-        spec["labels"] = tuple(names[index] for index in sorted(names))
-    preprocessor = folder / "preprocessor_config.json"
-    if preprocessor.is_file():
-        values = json.loads(preprocessor.read_bytes())
-        spec |= {
-            ours: tuple(values[theirs])
-            for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
-            if theirs in values
-        }
-    return spec
+    folder.check_architecture(architecture)
+    return Checkpoint(folder.state_dict, files, architecture, folder.spec(architecture.classes))
 
 
 def _architecture(
@@ -225,8 +182,10 @@ def _architecture(
         positions = state_dict["pos_embed"].shape[1] - 1
         classes = state_dict["head.weight"].shape[0]
         mlp_dim = state_dict["blocks.0.mlp.fc1.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise CheckpointError(f"not a TimeSformer classifier: {error} is missing") from error
+    except (ValueError, IndexError) as error:
+        raise CheckpointError("not a TimeSformer classifier: parameters are misshapen") from error
     side = isqrt(positions)
     if side**2 != positions:
         raise CheckpointError(f"the {positions} position embeddings do not form a square grid")

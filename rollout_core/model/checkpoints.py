@@ -1,23 +1,42 @@
 """Load checkpoints as models that are ready to run, and save models."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rollout_core.errors import CheckpointError
 from rollout_core.model.checkpoint_formats import Checkpoint, digest_of, read_checkpoint
+from rollout_core.model.parameter_names import first_few
 from rollout_core.model.specs import MOVING_SHAPES, SAMPLING_RATE_HZ, SPECS, ModelSpec
 from rollout_core.model.timesformer import TimeSformer
 
 MOVING_SHAPES_PATH = Path(__file__).parents[1] / "demo" / "moving-shapes.safetensors"
 
-NAMED_KEYS = 6
-"""An error message lists at most this many parameter names of each kind."""
+FLOATING_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Number formats of parameters. Others are those of quantized models, whose scales are not read."""
+
+INPUT_FIELDS = (
+    "labels",
+    "mean",
+    "std",
+    "channel_order",
+    "height",
+    "width",
+    "crop_share",
+    "stretch",
+    "resample",
+)
+"""Fields of a spec in which the checkpoint counts before the known name."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,8 +58,8 @@ def load_model(
     """Load a model in evaluation mode, without gradients.
 
     Args:
-        source: a published `.pyth` file, a Hugging Face folder or hub id, or this project's
-            safetensors file.
+        source: a file that `torch.save` wrote, a Hugging Face folder or hub id, or a safetensors
+            file.
         num_heads: required if the source does not state it and its width is not a multiple of 64.
         dtype: of the parameters; default float32.
     Raises:
@@ -110,11 +129,12 @@ def _build(
     with torch.device("meta"):
         model = TimeSformer(checkpoint.architecture)
     _check_keys(expected=model.state_dict(), found=checkpoint.state_dict)
+    _check_types(checkpoint.state_dict)
     parameters = {
-        key: value.to(device, dtype or torch.float32)
-        for key, value in checkpoint.state_dict.items()
+        key: value.to("cpu", dtype or torch.float32) for key, value in checkpoint.state_dict.items()
     }
-    model.load_state_dict(parameters, assign=True)
+    _check_finite(parameters)
+    model.load_state_dict({key: part.to(device) for key, part in parameters.items()}, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -127,7 +147,7 @@ def _check_keys(*, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
         if found[key].shape != expected[key].shape
     ]
     complaints = [
-        f"{kind}: {_first_few(keys)}"
+        f"{kind}: {first_few(keys)}"
         for kind, keys in (
             ("missing", sorted(missing)),
             ("extra", sorted(extra)),
@@ -139,9 +159,27 @@ def _check_keys(*, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
         raise CheckpointError(f"the parameters do not fit the model; {'; '.join(complaints)}")
 
 
-def _first_few(names: list[str]) -> str:
-    more = len(names) - NAMED_KEYS
-    return ", ".join(names[:NAMED_KEYS]) + (f" and {more} more" if more > 0 else "")
+def _check_types(parameters: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if parameters are quantized, sparse, or without values."""
+    if unread := sorted(
+        key for key, value in parameters.items() if value.is_meta or value.layout != torch.strided
+    ):
+        raise CheckpointError(f"sparse or empty parameters: {first_few(unread)}")
+    others = {
+        str(value.dtype).removeprefix("torch.")
+        for value in parameters.values()
+        if value.dtype not in FLOATING_TYPES
+    }
+    if others:
+        raise CheckpointError(
+            f"quantized parameters are not supported: {', '.join(sorted(others))}"
+        )
+
+
+def _check_finite(parameters: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a parameter holds NaN or infinity."""
+    if broken := sorted(key for key, value in parameters.items() if not value.isfinite().all()):
+        raise CheckpointError(f"NaN or infinity in the parameters {first_few(broken)}")
 
 
 def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
@@ -156,10 +194,11 @@ def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
         "patch_width": a.patch_width,
         "depth": a.depth,
     }
-    if (spec := SPECS.get(name)) is not None:
-        labels = checkpoint.spec.get("labels")
-        nameless = spec.label_set is None and spec.labels is None
-        return spec.model_copy(update=structure | ({"labels": labels} if nameless else {}))
+    if (known := SPECS.get(name)) is not None:
+        own = {field: checkpoint.spec[field] for field in INPUT_FIELDS if field in checkpoint.spec}
+        spec = _validated(name, known.model_dump() | own | structure)
+        _warn_of_differences(known, spec, checkpoint)
+        return spec
     own = {
         "frames": a.frames,
         "sampling": "uniform",
@@ -169,4 +208,44 @@ def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
         "classes": a.classes,
         "licence": "unknown",
     }
-    return ModelSpec.model_validate(own | dict(checkpoint.spec) | structure | {"name": name})
+    spec = _validated(name, own | dict(checkpoint.spec) | structure)
+    if "mean" not in checkpoint.spec:
+        log.warning(
+            "%s: the checkpoint states no mean and deviation of pixels; %s and %s are assumed",
+            name,
+            spec.mean,
+            spec.std,
+        )
+    return spec
+
+
+def _validated(name: str, fields: Mapping[str, Any]) -> ModelSpec:
+    try:
+        return ModelSpec.model_validate({**fields, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"the spec of {name} is invalid: {place}: {first['msg']}") from error
+
+
+def _warn_of_differences(known: ModelSpec, spec: ModelSpec, checkpoint: Checkpoint) -> None:
+    """Log in which fields the checkpoint overrides a known name, or was trained otherwise."""
+    for field in INPUT_FIELDS:
+        if field != "labels" and getattr(known, field) != getattr(spec, field):
+            log.warning(
+                "%s: the checkpoint sets %s to %s, not %s",
+                spec.name,
+                field,
+                getattr(spec, field),
+                getattr(known, field),
+            )
+    a = checkpoint.architecture
+    trained, expected = (a.frames, a.height, a.width), (spec.frames, spec.height, spec.width)
+    if trained != expected:
+        log.warning(
+            "%s: clips have the shape %s, but the checkpoint was trained with %s (frames, height, "
+            "width)",
+            spec.name,
+            expected,
+            trained,
+        )

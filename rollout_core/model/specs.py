@@ -7,9 +7,9 @@ pixels, and weights under CC BY-NC 4.0, which forbids commercial use.
 
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rollout_core.errors import InvalidRequest, UnknownModel
 
@@ -22,6 +22,7 @@ SSV2_CLIP_SECONDS = 4.0
 
 Sampling = Literal["uniform", "strided"]
 ChannelOrder = Literal["RGB", "BGR"]
+Resampling = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Triple = tuple[float, float, float]
 
 
@@ -39,6 +40,10 @@ class ModelSpec(BaseModel):
         depth: number of layers.
         mean, std: normalisation per channel, for pixels scaled to 0 to 1.
         channel_order: order of the channels in the model's input tensor.
+        stretch: True: the input shows a frame's full width and height, in another aspect ratio.
+            False: the largest centred part with the aspect ratio of the input.
+        crop_share: side of the centred part that the input shows, relative to that.
+        resample: filter with which a frame is scaled to the input's size, as Pillow names it.
         label_set: name of a file under `labels/`, without suffix; None if there is none.
         labels: the class names themselves, for a model without a file under `labels/`.
         top1: reported accuracy on the data set's validation videos, in percent.
@@ -62,11 +67,20 @@ class ModelSpec(BaseModel):
     mean: Triple = (0.45, 0.45, 0.45)
     std: Triple = (0.225, 0.225, 0.225)
     channel_order: ChannelOrder = "RGB"
+    stretch: bool = False
+    crop_share: float = Field(1.0, gt=0, le=1)
+    resample: Resampling = "bilinear"
     label_set: str | None = None
     labels: tuple[str, ...] | None = None
     classes: int
     licence: str = PUBLISHED_LICENCE
     top1: float | None = None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if self.labels is not None and len(self.labels) > self.classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.classes} classes")
+        return self
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -81,8 +95,13 @@ class ModelSpec(BaseModel):
         """Return the index of a class given as an integer, as digits, or as a label.
 
         Raises:
-            InvalidRequest: the model has no such class.
+            InvalidRequest: the model has no such class, or several of this name.
         """
+        if isinstance(target, str) and self._names.count(target) > 1:
+            twins = [str(index) for index, name in enumerate(self._names) if name == target]
+            raise InvalidRequest(
+                f"{self.name} has several classes {target!r}; give an index: {', '.join(twins)}"
+            )
         index = target if isinstance(target, int) else self._indices.get(target, -1)
         if not 0 <= index < self.classes:
             raise InvalidRequest(f"{self.name} has no class {target!r}; it has {self.classes}")

@@ -1,24 +1,16 @@
 """Heat maps: relevance scaled to 0..1 and interpolated in time, and the colours to draw it with."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from cmap import Colormap
 from numpy.typing import NDArray
 
+from rollout_core.contract import Color
 from rollout_core.errors import InvalidRequest
+from rollout_core.video.color import LUMA, matrix_of
 
 Table = NDArray[np.uint8]
-Matrix = Literal["bt601", "bt709", "bt2020"]
-"""How a video stores colours as luma and chroma."""
-
-LUMA: Mapping[Matrix, tuple[float, float]] = MappingProxyType(
-    {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
-)
-"""Weights of red and blue in luma. Sources: ITU-R BT.601, BT.709, BT.2020."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +97,16 @@ def rgb_table(name: str) -> Table:
     return _rounded(255 * colours)
 
 
-def yuv_table(rgb: Table, matrix: Matrix) -> Table:
-    """Convert RGB colours, uint8 `256 c`, to 8-bit limited-range Y, U and V, uint8 `256 c`."""
-    kr, kb = LUMA[matrix]
+def yuv_table(rgb: Table, color: Color) -> Table:
+    """Convert RGB colours, uint8 `256 c`, to Y, U and V of 8 bits, uint8 `256 c`."""
+    kr, kb = LUMA[matrix_of(color)]
     red, green, blue = np.moveaxis(rgb / 255.0, -1, 0)
     luma = kr * red + (1 - kr - kb) * green + kb * blue
     u = (blue - luma) / (2 * (1 - kb))
     v = (red - luma) / (2 * (1 - kr))
-    return _rounded(np.stack([16 + 219 * luma, 128 + 224 * u, 128 + 224 * v], axis=-1))
+    full = color.range == "full"
+    black, white, chroma = (0, 255, 255) if full else (16, 219, 224)
+    return _rounded(np.stack([black + white * luma, 128 + chroma * u, 128 + chroma * v], axis=-1))
 
 
 def alpha_table(opacity: float) -> Table:
@@ -122,4 +116,4 @@ def alpha_table(opacity: float) -> Table:
 
 def _rounded(values: NDArray[np.float64]) -> Table:
     """Round to uint8."""
-    return np.asarray(np.rint(values), dtype=np.uint8)
+    return np.asarray(np.rint(values).clip(0, 255), dtype=np.uint8)

@@ -10,15 +10,18 @@ import numpy as np
 from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
-from rollout_core.contract import Overlay
-from rollout_core.pictures.heat import HeatTrack, Matrix, alpha_table, rgb_table, yuv_table
+from rollout_core.contract import Color, Overlay
+from rollout_core.pictures.heat import HeatTrack, alpha_table, rgb_table, yuv_table
 from rollout_core.video.clips import Crop
+from rollout_core.video.color import black_of, codes_of
+from rollout_core.video.convert import Plane, Planes, range_of, views
 from rollout_core.video.decoder import Decoder, Frame
+from rollout_core.video.display import SUBSAMPLING
+from rollout_core.video.geometry import Size
 
 ENCODER = "libx264"
 ENCODER_OPTIONS = {"preset": "superfast", "crf": "22", "bf": "0"}
@@ -26,29 +29,6 @@ ENCODER_OPTIONS = {"preset": "superfast", "crf": "22", "bf": "0"}
 
 ENCODER_THREADS = 4
 MAX_TICKS_PER_SECOND = 1_000_000
-UNSPECIFIED_COLORSPACE = 2
-
-HD_HEIGHT = 720
-"""Players assume BT.709 for untagged videos of at least this height, and BT.601 below it."""
-
-COLORSPACES: dict[int, Matrix] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
-"""FFmpeg's `AVColorSpace` → the matrix."""
-
-CONVERSIONS: dict[Matrix, Colorspace] = {
-    "bt601": Colorspace.ITU601,
-    "bt709": Colorspace.ITU709,
-    "bt2020": Colorspace.BT2020,
-}
-
-BLACK = (16, 128, 128)
-"""Y, U and V of black in limited range."""
-
-SUBSAMPLING = (1, 2, 2)
-"""Frame pixels per pixel of the Y, U and V planes, horizontally and vertically."""
-
-Plane = NDArray[np.uint8]
-Planes = list[Plane]
-"""Y, U and V, each `H W`; U and V at half size."""
 
 
 @contextmanager
@@ -89,14 +69,16 @@ class OverlayWriter:
         """Set up the encoder for the size and colours of `first`, the source's first frame."""
         self._track = track
         self._doubled = overlay.layout == "side_by_side"
-        self._width, self._height = (_even(size) for size in first.displayed_size)
-        self._matrix = matrix_of(first.picture, self._height)
-        self._painter = Painter(overlay, crop, self._matrix)
+        self._size = overlay_size(first.displayed_size, overlay.max_height)
+        self._color = first.display.painted_color
+        self._painter = Painter(
+            overlay, scaled_crop(crop, first.displayed_size, self._size), self._color
+        )
         self._container = container
         self._time_base = max(decoder.time_base, Fraction(1, MAX_TICKS_PER_SECOND))
         self._scale = decoder.time_base / self._time_base
         self._period_ticks = decoder.period_ticks
-        self._stream = self._add_stream(first, decoder)
+        self._stream = self._add_stream(decoder)
         self._pending: VideoFrame | None = None
         self._begin_ticks = -1
 
@@ -113,13 +95,14 @@ class OverlayWriter:
             self._encode_pending(self._begin_ticks + max(ticks, 1))
         self._container.mux(self._stream.encode(None))
 
-    def _add_stream(self, first: Frame, decoder: Decoder) -> VideoStream:
+    def _add_stream(self, decoder: Decoder) -> VideoStream:
+        width, height = self._size
         stream = self._container.add_stream(
             ENCODER,
             rate=decoder.rate_hz,
             options=dict(ENCODER_OPTIONS),
-            width=self._width * (2 if self._doubled else 1),
-            height=self._height,
+            width=width * (2 if self._doubled else 1),
+            height=height,
             pix_fmt="yuv420p",
             time_base=self._time_base,
         )
@@ -127,18 +110,14 @@ class OverlayWriter:
         context = stream.codec_context
         context.flags |= Flags.frame_duration
         context.thread_count = ENCODER_THREADS
-        aspect = decoder.sample_aspect_ratio
-        context.sample_aspect_ratio = 1 / aspect if first.quarter_turns % 2 else aspect
-        tagged = first.picture.colorspace in COLORSPACES
-        context.colorspace = first.picture.colorspace if tagged else UNSPECIFIED_COLORSPACE
-        context.color_primaries = first.picture.color_primaries
-        context.color_trc = first.picture.color_trc
-        context.color_range = ColorRange.MPEG
+        context.sample_aspect_ratio = Fraction(1)
+        context.colorspace, context.color_primaries, context.color_trc = codes_of(self._color)
+        context.color_range = range_of(self._color)
         return stream
 
     def _draw(self, frame: Frame) -> VideoFrame:
         """Return the drawn frame with its timestamp and, if the source states it, its duration."""
-        source = planes_of(frame, self._width, self._height, self._matrix)
+        source = frame.display.planes(frame.picture, self._size, self._color)
         picture = VideoFrame(self._stream.width, self._stream.height, "yuv420p")
         target = views(picture)
         if self._doubled:
@@ -162,9 +141,10 @@ class OverlayWriter:
 class Painter:
     """Blends heat maps into the crop of a frame, and dims the rest of the frame."""
 
-    def __init__(self, overlay: Overlay, crop: Crop, matrix: Matrix) -> None:
+    def __init__(self, overlay: Overlay, crop: Crop, color: Color) -> None:
         self._crop = crop
-        self._colours = yuv_table(rgb_table(overlay.colormap), matrix)
+        self._black = black_of(color)
+        self._colours = yuv_table(rgb_table(overlay.colormap), color)
         self._alpha = alpha_table(overlay.opacity).tolist()
 
     def paint(self, source: Planes, target: Planes, heat: NDArray[np.float32]) -> None:
@@ -173,7 +153,7 @@ class Painter:
         maps: dict[int, tuple[Image.Image, Image.Image]] = {}
         for channel, scale in enumerate(SUBSAMPLING):
             plane, drawn = source[channel], target[channel]
-            np.add(plane >> 1, BLACK[channel] >> 1, out=drawn)
+            np.add(plane >> 1, self._black[channel] >> 1, out=drawn)
             inside = _inside(self._crop, scale, plane.shape)
             part = plane[inside]
             if part.size:
@@ -202,45 +182,29 @@ class Painter:
         return np.asarray(Image.composite(colour, below, alpha))
 
 
-def matrix_of(picture: VideoFrame, height: int) -> Matrix:
-    """Return the colour matrix of a frame: its tag, or what players assume for its `height`."""
-    guess: Matrix = "bt709" if height >= HD_HEIGHT else "bt601"
-    return COLORSPACES.get(picture.colorspace, guess)
+def overlay_size(displayed: Size, max_height: int) -> Size:
+    """Return width and height of the overlay, both even: as displayed, or scaled to `max_height`.
 
-
-def planes_of(frame: Frame, width: int, height: int, matrix: Matrix) -> Planes:
-    """Return the planes of the displayed frame, `width` × `height` (both even), in limited range.
-
-    A frame that is one pixel larger is cut; a frame of any other size is scaled.
+    4:2:0 halves rows and columns of chroma, so an odd last row or column is cut.
     """
-    picture = frame.picture
-    spare = {now - then for now, then in zip(frame.displayed_size, (width, height), strict=True)}
-    if not spare <= {0, 1}:
-        turned = (height, width) if frame.quarter_turns % 2 else (width, height)
-        picture = picture.reformat(*turned, threads=1)
-    if picture.format.name != "yuv420p" or picture.color_range == ColorRange.JPEG:
-        picture = picture.reformat(
-            format="yuv420p",
-            dst_colorspace=CONVERSIONS[matrix],
-            dst_color_range=ColorRange.MPEG,
-            threads=1,
-        )
-    return [
-        np.rot90(plane, frame.quarter_turns)[: height // scale, : width // scale]
-        for plane, scale in zip(views(picture), SUBSAMPLING, strict=True)
-    ]
+    width, height = displayed
+    if height > max_height:
+        width, height = round(width * max_height / height), max_height
+    return _even(width), _even(height)
 
 
-def views(picture: VideoFrame) -> Planes:
-    """Return a picture's planes as arrays that share its memory."""
-    return [
-        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width]
-        for plane in picture.planes
-    ]
+def scaled_crop(crop: Crop, displayed: Size, size: Size) -> Crop:
+    """Return the crop in pixels of an overlay; as it is if the overlay is not scaled."""
+    if all(before - after in (0, 1) for before, after in zip(displayed, size, strict=True)):
+        return crop
+    across, down = (after / before for before, after in zip(displayed, size, strict=True))
+    left, right = (round(across * edge) for edge in (crop.x, crop.x + crop.width))
+    top, bottom = (round(down * edge) for edge in (crop.y, crop.y + crop.height))
+    return Crop(left, top, max(1, right - left), max(1, bottom - top))
 
 
 def _even(size: int) -> int:
-    """Round down to an even number, at least 2: 4:2:0 halves rows and columns of chroma."""
+    """Round down to an even number, at least 2."""
     return max(2, size - size % 2)
 
 

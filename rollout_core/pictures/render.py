@@ -27,6 +27,7 @@ def render(
     folder: Path,
     limits: Limits,
     frames: int,
+    stream: int | None = None,
     progress: Callable[[int, int], None],
     heartbeat: Heartbeat = no_heartbeat,
 ) -> None:
@@ -36,6 +37,7 @@ def render(
         pts_seconds, frame_index: `clip t`, of the sampled frames.
         relevance: `clip t h w`; see `heat_track` for its scaling.
         frames: approximate number of frames of the source.
+        stream: index of the source's video stream. Default: see `choose_stream`.
         progress: called after every frame with the number of frames done and the estimated total.
     Raises:
         InvalidRequest: the colormap is unknown.
@@ -45,7 +47,7 @@ def render(
     last = int(track.frame_index[-1])
     total = last + 1 if overlay is None else frames
     collector = _Collector([track], crop)
-    with open_video(source, limits, heartbeat) as decoder:
+    with open_video(source, limits, heartbeat, stream=stream) as decoder:
         decoded = decoder.frames()
         first = next(decoded)
         with _painting(overlay, folder, decoder, first, crop=crop, track=track) as paint:
@@ -68,11 +70,12 @@ def render_comparison(
     overlay: Overlay,
     path: Path,
     limits: Limits,
+    stream: int | None = None,
 ) -> None:
     """Write a contact sheet with several maps of the same frames, one row each, to `path`.
 
     Args:
-        pts_seconds, frame_index, limits: as for `render`.
+        pts_seconds, frame_index, limits, stream: as for `render`.
         relevance: name of a row → `clip t h w`; each row is scaled separately.
     Raises:
         InvalidRequest, VideoError: as for `render`.
@@ -82,7 +85,7 @@ def render_comparison(
         for maps in relevance.values()
     ]
     collector = _Collector(tracks, crop)
-    with open_video(source, limits) as decoder:
+    with open_video(source, limits, stream=stream) as decoder:
         for frame in decoder.frames():
             collector.add(frame)
             if frame.index == int(tracks[0].frame_index[-1]):

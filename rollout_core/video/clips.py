@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.model.specs import ModelSpec
+from rollout_core.errors import VideoUndecodable
+from rollout_core.model.specs import ModelSpec, Resampling
 from rollout_core.video import sampling
+from rollout_core.video.coverage import Coverage, Tally
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
+from rollout_core.video.display import Display
+from rollout_core.video.encryption import check_clear
 from rollout_core.video.sampling import Plan
+from rollout_core.video.timeline import PacketLog, Timeline
 
 __all__ = [
     "Clip",
@@ -46,24 +52,48 @@ class VideoInfo:
     """Properties of a video.
 
     Attributes:
-        width, height: pixels as displayed, after rotation.
-        duration_seconds: from the start of the first frame to the end of the last one.
-        frame_rate_hz: mean frame rate; frames may have different durations.
-        rotation: degrees counterclockwise from the stored to the displayed frame.
+        stream: index of the chosen video stream in the file.
+        streams: all video streams, for people; None if there is only one.
+        display: how the first frame is displayed.
+        timeline: the length of the video, and what is missing.
     """
 
-    width: int
-    height: int
-    duration_seconds: float
-    frame_rate_hz: float
     codec: str
     container: str
-    rotation: int
+    stream: int
+    streams: str | None
+    display: Display
+    timeline: Timeline
+
+    @property
+    def width(self) -> int:
+        """Pixels as displayed."""
+        return self.display.size[0]
+
+    @property
+    def height(self) -> int:
+        """Pixels as displayed."""
+        return self.display.size[1]
+
+    @property
+    def rotation(self) -> int:
+        """Degrees counterclockwise from the stored to the displayed frame."""
+        return self.display.rotation
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the start of the first frame to the end of the last one."""
+        return self.timeline.duration_seconds
 
     @property
     def frames(self) -> int:
-        """Approximate number of frames."""
-        return round(self.duration_seconds * self.frame_rate_hz)
+        """Number of frames, unless some cannot be decoded."""
+        return self.timeline.frames
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Mean frame rate; frames may have different durations."""
+        return max(self.frames, 1) / self.duration_seconds
 
 
 @dataclass(frozen=True)
@@ -105,53 +135,76 @@ def open_clips(
     """Probe a video, plan the clips that a request needs, and choose the crop.
 
     Raises:
+        VideoIncomplete: less of the span than `COMPLETE_SHARE` is in the file.
         VideoError: the video cannot be used; see `probe` and `sampling.plan`.
     """
-    info = probe(path, limits, heartbeat)
+    info = probe(path, limits, heartbeat, stream=request.stream)
+    Coverage.of(info.timeline, request).check(allow_incomplete=request.allow_incomplete)
     plan = sampling.plan(info.duration_seconds, request, spec)
-    return OpenedVideo(info, plan, crop_of(info, height=spec.height, width=spec.width))
+    crop = crop_of(
+        info, height=spec.height, width=spec.width, stretch=spec.stretch, share=spec.crop_share
+    )
+    return OpenedVideo(info, plan, crop)
 
 
-def probe(path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat) -> VideoInfo:
+def probe(
+    path: Path,
+    limits: Limits,
+    heartbeat: Heartbeat = no_heartbeat,
+    *,
+    stream: int | None = None,
+) -> VideoInfo:
     """Return a video's properties: decode its first frame and read the times of all packets.
 
     The duration comes from the packets, because headers may be wrong or lack it. Packets before
     the first decodable frame are ignored.
 
+    Args:
+        stream: index of the video stream. Default: see `choose_stream`.
     Raises:
+        VideoEncrypted: the frames are encrypted.
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
-    with open_video(path, limits, heartbeat) as decoder:
-        first = next(decoder.frames())
-    with open_video(path, limits, heartbeat) as decoder:
-        begin, last, count = first.picture.pts, (0, 0), 0
+    opening = partial(open_video, path, limits, heartbeat, stream=stream)
+    first: Frame | VideoUndecodable
+    with opening() as decoder:
+        try:
+            first = next(decoder.frames())
+        except VideoUndecodable as error:
+            first = error
+    with opening() as decoder:
+        log = PacketLog(decoder, first.picture.pts if isinstance(first, Frame) else None)
         for packet in decoder.packets():
-            time = packet.dts if packet.pts is None else packet.pts
-            begin = time if begin is None else begin
-            start = sum(last) if time is None or begin is None else time - begin
-            if packet.is_discard or start < 0:
-                continue
-            last = max(last, (start, packet.duration or decoder.period_ticks))
-            count += 1
-            decoder.check_length(count, float(sum(last) * decoder.time_base))
-        seconds = float(max(sum(last), 1) * decoder.time_base)
+            log.add(packet)
+        check_clear(decoder, log.packets, path, heartbeat)
+        if isinstance(first, VideoUndecodable):
+            raise first
         return VideoInfo(
-            width=first.displayed_size[0],
-            height=first.displayed_size[1],
-            duration_seconds=seconds,
-            frame_rate_hz=max(count, 1) / seconds,
             codec=decoder.codec_name,
             container=decoder.container_name,
-            rotation=90 * first.quarter_turns,
+            stream=decoder.stream.index,
+            streams=decoder.streams_text,
+            display=first.display,
+            timeline=log.timeline(path, heartbeat),
         )
 
 
-def crop_of(info: VideoInfo, *, height: int, width: int) -> Crop:
-    """Return the largest centred crop with the aspect ratio of `width` by `height`."""
-    if info.width * height > info.height * width:
+def crop_of(
+    info: VideoInfo, *, height: int, width: int, stretch: bool = False, share: float = 1.0
+) -> Crop:
+    """Return the largest centred crop with the aspect ratio of `width` by `height`.
+
+    Args:
+        stretch: start with the whole frame, whatever its aspect ratio.
+        share: side of the crop, relative to the largest one.
+    """
+    if stretch:
+        crop_width, crop_height = info.width, info.height
+    elif info.width * height > info.height * width:
         crop_width, crop_height = max(1, round(info.height * width / height)), info.height
     else:
         crop_width, crop_height = info.width, max(1, round(info.width * height / width))
+    crop_width, crop_height = (max(1, round(side * share)) for side in (crop_width, crop_height))
     x, y = (info.width - crop_width) // 2, (info.height - crop_height) // 2
     return Crop(x, y, crop_width, crop_height)
 
@@ -164,7 +217,10 @@ def read_clips(
     height: int,
     width: int,
     limits: Limits,
+    resample: Resampling = "bilinear",
     heartbeat: Heartbeat = no_heartbeat,
+    stream: int | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[Clip]:
     """Yield the plan's clips in one pass over the video, one clip in memory at a time.
 
@@ -172,13 +228,17 @@ def read_clips(
 
     Args:
         height, width: the model's input size, in pixels.
+        stream: index of the video stream. Default: see `choose_stream`.
+        tally: if given, the pass goes on to the end of its span, and the tally is complete once
+            all clips are yielded.
     Raises:
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
     frames_per_clip = plan.times_seconds.shape[1]
-    with open_video(path, limits, heartbeat) as decoder:
-        shown = displayed_at(decoder.frames(), plan.times_seconds.ravel())
-        samples = _resize_each(shown, crop, height=height, width=width)
+    with open_video(path, limits, heartbeat, stream=stream) as decoder:
+        decoded = decoder.frames() if tally is None else tally.watch(decoder)
+        shown = displayed_at(decoded, plan.times_seconds.ravel())
+        samples = _resize_each(shown, crop, height=height, width=width, resample=resample)
         while batch := list(islice(samples, frames_per_clip)):
             frames, pixels = zip(*batch, strict=True)
             yield Clip(
@@ -186,6 +246,9 @@ def read_clips(
                 pts_seconds=np.array([frame.pts_seconds for frame in frames]),
                 frame_index=np.array([frame.index for frame in frames], dtype=np.int64),
             )
+        if tally is not None:
+            for _ in decoded:
+                pass
 
 
 def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) -> Iterator[Frame]:
@@ -214,24 +277,32 @@ def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) ->
 
 
 def crop_and_resize(
-    frame: NDArray[np.uint8], crop: Crop, *, height: int, width: int
+    frame: NDArray[np.uint8],
+    crop: Crop,
+    *,
+    height: int,
+    width: int,
+    resample: Resampling = "bilinear",
 ) -> NDArray[np.uint8]:
     """Return the crop of a frame, uint8 `H W c`, scaled to `height` by `width` pixels.
 
     The published preprocessing resizes the short side and then crops the centre. This crops first
-    and resizes with antialiasing.
+    and resizes with antialiasing, by the filter `resample`.
     """
     seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
     image = Image.fromarray(np.ascontiguousarray(seen))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((width, height), Image.Resampling[resample.upper()]))
 
 
 def _resize_each(
-    frames: Iterable[Frame], crop: Crop, *, height: int, width: int
+    frames: Iterable[Frame], crop: Crop, *, height: int, width: int, resample: Resampling
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
     """Yield each frame with its model input; a repeated frame is converted once."""
     last: tuple[int, NDArray[np.uint8]] | None = None
     for frame in frames:
         if last is None or last[0] != frame.index:
-            last = frame.index, crop_and_resize(frame.rgb(), crop, height=height, width=width)
+            pixels = crop_and_resize(
+                frame.rgb(), crop, height=height, width=width, resample=resample
+            )
+            last = frame.index, pixels
         yield frame, last[1]

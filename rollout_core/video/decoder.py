@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
 from rollout_core.errors import (
-    NoVideoStream,
     UnsupportedContainer,
     VideoTooLarge,
     VideoTooLong,
     VideoUndecodable,
 )
+from rollout_core.video.aperture import Aperture, read_aperture
+from rollout_core.video.convert import DecodingError
+from rollout_core.video.display import Display, display_of
+from rollout_core.video.geometry import MAX_SIDE_PIXELS
+from rollout_core.video.streams import CODECS, choose_stream, describe_streams, video_streams
 
 FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts")
-CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "mpeg4")
-"""Names of FFmpeg's decoders."""
 
 MAX_STREAMS = 200
 """Opening a file with 1,000 streams takes seconds; fonts in a Matroska file count as streams."""
@@ -39,17 +41,21 @@ DECODER_THREADS = 2
 CODED_SIZE_FACTOR = 2
 """FFmpeg's own limit includes the padding of frames to whole blocks, so it is set higher."""
 
-MAX_SIDE_PIXELS = 8192
-"""A side-by-side overlay is twice as wide as its source, and libx264 allows 16,384 pixels."""
-
 BACKWARD_JUMP_SECONDS = 1.0
 """Timestamps that go back by more than this have restarted: concatenated recordings do that."""
+
+FORWARD_JUMP_SECONDS = 10.0
+"""In a format whose timestamps may jump, a longer gap is a jump and not a pause, as for ffmpeg."""
+
+JUMPING_FORMATS = ("mpegts",)
+"""Formats whose timestamps may jump; the length in their headers is an estimate from these."""
+
+MAX_DELAY_PACKETS = 64
+"""No decoder holds back the frames of more packets than this."""
 
 DEFAULT_RATE_HZ = Fraction(25)
 
 av.logging.set_level(None)
-
-DecodingError = (av.FFmpegError, IndexError)
 
 Heartbeat = Callable[[], None]
 """Called for every packet that is read, whether or not it yields a frame."""
@@ -76,28 +82,30 @@ class Limits:
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame, before rotation.
+    """One decoded frame.
 
     Attributes:
         index: position among the decoded frames, from 0.
         ticks: display time in units of the stream's time base, counted from the first frame.
         pts_seconds: display time in seconds, counted from the first frame.
         duration_ticks: display duration; 0 if the file does not state it.
-        quarter_turns: counterclockwise quarter turns from `picture` to the displayed frame.
         picture: the pixels as stored in the file.
+        display: how they are displayed.
+        is_damaged: the decoder had to guess a part of it.
     """
 
     index: int
     ticks: int
     pts_seconds: float
     duration_ticks: int
-    quarter_turns: int
     picture: VideoFrame
+    display: Display
+    is_damaged: bool = False
 
     @property
     def displayed_size(self) -> tuple[int, int]:
-        """Width and height in pixels after rotation."""
-        return _turned((self.picture.width, self.picture.height), self.quarter_turns)
+        """Width and height of the displayed frame, in square pixels."""
+        return self.display.size
 
     def rgb(self) -> NDArray[np.uint8]:
         """Return the displayed frame, uint8 `H W c`, RGB.
@@ -105,9 +113,7 @@ class Frame:
         Raises:
             VideoUndecodable: the pixels cannot be converted.
         """
-        with _undecodable():
-            pixels = self.picture.to_ndarray(format="rgb24", threads=1)
-        return np.rot90(pixels.astype(np.uint8, copy=False), self.quarter_turns)
+        return self.display.rgb(self.picture)
 
 
 class Decoder:
@@ -117,11 +123,19 @@ class Decoder:
         rate_hz: the frame rate; a guess where the file does not state it.
         time_base: seconds per tick.
         period_ticks: ticks per frame at `rate_hz`, at least 1.
-        sample_aspect_ratio: width by height of a pixel.
+        origin_ticks: timestamp of the first frame, once `frames` has yielded it.
+        encrypted: number of packets read so far that an MP4 file marks as encrypted.
+        damaged: start and end, in timestamps, of what the frames read so far lack: packets that
+            could not be decoded, and frames that the decoder had to guess.
     """
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, limits: Limits, heartbeat: Heartbeat
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        limits: Limits,
+        heartbeat: Heartbeat,
+        aperture: Aperture,
     ) -> None:
         self._container = container
         self._stream = stream
@@ -131,25 +145,48 @@ class Decoder:
         self.time_base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.period_ticks = max(1, round(1 / (self.rate_hz * self.time_base)))
         self.container_name = container.format.name
+        self.has_jumps = self.container_name in JUMPING_FORMATS
+        self.origin_ticks = 0
+        self.encrypted = 0
+        self.damaged: list[tuple[int, int]] = []
         self.codec_name = stream.codec_context.codec.canonical_name
-        self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+        self._aperture = aperture
+        self._codec_aspect: Fraction | None = None
+
+    @property
+    def stream(self) -> VideoStream:
+        """The stream that is decoded."""
+        return self._stream
+
+    @property
+    def container(self) -> InputContainer:
+        """The open file."""
+        return self._container
+
+    @property
+    def streams_text(self) -> str | None:
+        """All video streams, for people; None if there is only one."""
+        several = len(video_streams(self._container)) > 1
+        return describe_streams(self._container) if several else None
 
     def packets(self) -> Iterator["av.Packet[VideoStream]"]:
         """Yield the packets in file order, up to the first one that cannot be read.
 
-        Where timestamps restart, the following ones are shifted to continue from the last. In AVI,
-        which has no presentation timestamps, `pts` is removed: FFmpeg's guesses are wrong for
-        reordered frames.
+        Where timestamps restart or jump, the following ones are shifted to continue from the last.
+        In AVI, which has no presentation timestamps, `pts` is removed: FFmpeg's guesses are wrong
+        for reordered frames.
         """
         shift, latest = 0, None
-        jump = BACKWARD_JUMP_SECONDS / self.time_base
+        back = BACKWARD_JUMP_SECONDS / self.time_base
+        ahead = FORWARD_JUMP_SECONDS / self.time_base if self.has_jumps else float("inf")
         try:
             for packet in self._container.demux(self._stream):
                 self._heartbeat()
                 if packet.size == 0:
                     continue
+                self.encrypted += packet.has_sidedata("encryption_info")
                 if packet.dts is not None:
-                    if latest is not None and packet.dts + shift < latest - jump:
+                    if latest is not None and not -back <= packet.dts + shift - latest <= ahead:
                         shift = latest + self.period_ticks - packet.dts
                     latest = packet.dts + shift
                 _shift(packet, shift)
@@ -163,10 +200,10 @@ class Decoder:
         """Yield every decodable frame in display order.
 
         All frames have the displayed size of the first one: later frames of another size are
-        scaled. Presentation times strictly increase.
+        scaled, with black bars if their shape differs. Presentation times strictly increase.
 
         Raises:
-            VideoUndecodable: no frame can be decoded, or one cannot be scaled.
+            VideoUndecodable: no frame can be decoded.
             VideoTooLong, VideoTooLarge: the decoded frames exceed the limits.
         """
         first: Frame | None = None
@@ -174,15 +211,28 @@ class Decoder:
         for index, picture in enumerate(self._pictures()):
             time = picture.dts if picture.pts is None else picture.pts
             if first is None:
-                origin, start = time or 0, 0
+                self.origin_ticks = origin = time or 0
+                start = 0
             else:
                 start = latest + self.period_ticks if time is None else time - origin
             latest = max(start, latest + 1)  # equal times would lose a frame
             frame = self._checked(index, latest, picture)
             first = first or frame
-            yield _resized(frame, first.displayed_size)
+            yield replace(frame, display=frame.display.fitted(first.displayed_size))
         if first is None:
             raise VideoUndecodable("no frame of the video could be decoded")
+
+    def damaged_seconds(self) -> Iterator[tuple[float, float]]:
+        """Yield what is `damaged`, in seconds since the first frame.
+
+        What comes before the first frame does not count where a recording may begin anywhere.
+        """
+        for start, end in self.damaged:
+            begin, stop = (
+                float((tick - self.origin_ticks) * self.time_base) for tick in (start, end)
+            )
+            if begin >= 0 or not self.has_jumps:
+                yield begin, stop
 
     def check_length(self, frames: int, seconds: float) -> None:
         """Check a number of frames and a length against the limits.
@@ -212,6 +262,8 @@ class Decoder:
     def check_headers(self) -> None:
         """Check the length and the frame size stated in the headers against the limits.
 
+        A length that was estimated from timestamps that jump is not checked here.
+
         Raises:
             VideoTooLong, VideoTooLarge: a header states more than the limits allow.
         """
@@ -219,48 +271,91 @@ class Decoder:
         seconds = float(stated * self.time_base) if stated else 0.0
         if self._container.duration and not stated:
             seconds = self._container.duration / av.time_base
-        self.check_length(self._stream.frames, seconds)
+        self.check_length(self._stream.frames, 0.0 if self.has_jumps else seconds)
         self.check_size(self._stream.codec_context.width, self._stream.codec_context.height)
 
     def _pictures(self) -> Iterator[VideoFrame]:
         """Decode packet by packet, skipping packets that cannot be decoded."""
+        silent: list[tuple[int, int]] = []  # packets since the last frame
         for packet in chain(self.packets(), (None,)):
+            span = None if packet is None else self._span_of(packet)
             try:
                 pictures = self._stream.decode(packet)
             except DecodingError:
+                if span is not None:
+                    self.damaged.append(span)
                 continue
+            if pictures or packet is None:
+                self.damaged += silent[:-MAX_DELAY_PACKETS]
+                silent = []
+            elif span is not None:
+                silent.append(span)
             yield from pictures
+
+    def _span_of(self, packet: "av.Packet[VideoStream]") -> tuple[int, int] | None:
+        """Return start and end of a packet's frame in ticks, None if it has no timestamp."""
+        start = packet.dts if packet.pts is None else packet.pts
+        return None if start is None else (start, start + (packet.duration or self.period_ticks))
 
     def _checked(self, index: int, ticks: int, picture: VideoFrame) -> Frame:
         """Return the frame after checking it against the limits."""
         seconds = float(ticks * self.time_base)
         self.check_length(index + 1, seconds)
         self.check_size(picture.width, picture.height)
-        turns = round(picture.rotation / 90) % 4
-        return Frame(index, ticks, seconds, picture.duration or 0, turns, picture)
+        if picture.is_corrupt:
+            start = ticks + self.origin_ticks
+            self.damaged.append((start, start + (picture.duration or self.period_ticks)))
+        display = display_of(
+            picture,
+            pixel_aspect=self._pixel_aspect(),
+            aperture=self._aperture,
+            max_pixels=self._limits.max_pixels,
+        )
+        duration = picture.duration or 0
+        return Frame(index, ticks, seconds, duration, picture, display, picture.is_corrupt)
+
+    def _pixel_aspect(self) -> Fraction:
+        """Return the width by height of a pixel of the latest frame.
+
+        The container prevails. If it says the same as the codec did first, or nothing, the codec
+        is followed, which may change.
+        """
+        codec = self._stream.codec_context.sample_aspect_ratio
+        if self._codec_aspect is None:
+            self._codec_aspect = codec
+        stated = self._stream.sample_aspect_ratio
+        return (stated if stated != self._codec_aspect else codec) or Fraction(1)
 
 
 @contextmanager
 def open_video(
-    path: Path, limits: Limits, heartbeat: Heartbeat = no_heartbeat
+    path: Path,
+    limits: Limits,
+    heartbeat: Heartbeat = no_heartbeat,
+    *,
+    stream: int | None = None,
 ) -> Iterator[Decoder]:
     """Open a video for one pass; close it when the context ends.
 
+    Args:
+        stream: index of the video stream. Default: see `choose_stream`.
     Raises:
         UnsupportedContainer: the file is not of a supported container format, or is damaged.
-        NoVideoStream: the file has no video stream.
+        NoVideoStream: the file has no video stream, or not this one.
         VideoUndecodable: the codec is not supported.
         VideoTooLarge, VideoTooLong: the headers state more than the limits allow.
         FileNotFoundError, PermissionError: the file cannot be read.
     """
     container = _open_container(path, limits)
     try:
-        stream = _video_stream(container)
-        context = stream.codec_context
+        chosen = choose_stream(container, stream)
+        context = chosen.codec_context
         context.options = _codec_options(limits)
         context.thread_type = "SLICE"
         context.thread_count = DECODER_THREADS
-        decoder = Decoder(container, stream, limits, heartbeat)
+        place = container.streams.video.index(chosen)
+        aperture = read_aperture(path, track_id=chosen.id, place=place)
+        decoder = Decoder(container, chosen, limits, heartbeat, aperture)
         decoder.check_headers()
         yield decoder
     finally:
@@ -292,50 +387,9 @@ def _codec_options(limits: Limits) -> dict[str, str]:
     }
 
 
-def _video_stream(container: InputContainer) -> VideoStream:
-    """Return the first video stream with a supported codec, ignoring cover pictures."""
-    attached = av.stream.Disposition.attached_pic
-    refused = []
-    for stream in container.streams.video:
-        if stream.disposition & attached:
-            continue
-        name = stream.codec_context.name if stream.codec_context else "unknown"
-        if name in CODECS:
-            return stream
-        refused.append(name)
-    if refused:
-        raise VideoUndecodable(f"the video codec {refused[0]} is not supported")
-    raise NoVideoStream("the file has no video stream")
-
-
 def _shift(packet: "av.Packet[VideoStream]", shift: int) -> None:
     """Add `shift` ticks to the packet's timestamps."""
     if shift and packet.dts is not None:
         packet.dts += shift
     if shift and packet.pts is not None:
         packet.pts += shift
-
-
-def _turned(size: tuple[int, int], quarter_turns: int) -> tuple[int, int]:
-    """Return width and height after the quarter turns."""
-    width, height = size
-    return (height, width) if quarter_turns % 2 else (width, height)
-
-
-def _resized(frame: Frame, displayed_size: tuple[int, int]) -> Frame:
-    """Return the frame scaled to a displayed size."""
-    if frame.displayed_size == displayed_size:
-        return frame
-    width, height = _turned(displayed_size, frame.quarter_turns)
-    with _undecodable():
-        picture = frame.picture.reformat(width=width, height=height, threads=1)
-    return replace(frame, picture=picture)
-
-
-@contextmanager
-def _undecodable() -> Iterator[None]:
-    """Raise FFmpeg's errors as `VideoUndecodable`."""
-    try:
-        yield
-    except DecodingError as error:
-        raise VideoUndecodable("a frame of the video could not be converted") from error

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from random import Random
 
-from tests.hostile.codes import BROKEN, CONTAINER, NO_STREAM, OK, Entry
+from tests.hostile.codes import BROKEN, CONTAINER, ENCRYPTED, INCOMPLETE, NO_STREAM, OK, Entry
 from tests.hostile.header_claims import CLUSTER, LARGEST, MATROSKA, SEGMENT, TABLES, TRACKS
 from tests.hostile.maker import Maker
 from tests.hostile.mp4_boxes import (
@@ -103,8 +103,8 @@ def misplaced_packets(maker: Maker) -> Iterator[Entry]:
     """Yield MPEG-TS with packets that are scrambled, out of order or repeated."""
     packets = [maker.ts[place : place + 188] for place in range(0, len(maker.ts), 188)]
     scrambled = b"".join(packet[:3] + bytes([packet[3] | 0xC0]) + packet[4:] for packet in packets)
-    yield "ts-scrambled", scrambled, OK
-    yield "ts-backwards", b"".join(reversed(packets)), OK
+    yield "ts-scrambled", scrambled, ENCRYPTED
+    yield "ts-backwards", b"".join(reversed(packets)), INCOMPLETE
     yield "ts-shuffled", b"".join(Random(1).sample(packets, len(packets))), OK
     yield "ts-hundredfold", maker.ts * 100, OK
 

@@ -18,7 +18,7 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import Ended, JobRecord, Ticket
 from rollout_core.jobs.redis_records import job_key
 from rollout_core.jobs.store import ArtifactStore
-from service.uploads import HEAD_BYTES, is_video_container
+from rollout_core.video.signatures import HEAD_BYTES, is_video_container
 from tests.hostile.codes import CONTAINER
 from tests.hostile.corpus import Hostile, make_corpus
 from tests.hostile.fake_containers import texts

@@ -56,6 +56,7 @@ def encode(
     time_base: Fraction | None = None,
     last_ticks: int = 1,
     rotation: int = 0,
+    display_matrix: Sequence[int] | None = None,
     pixel_aspect: Fraction | None = None,
     picture: Picture = grey,
     options: dict[str, str] | None = None,
@@ -85,6 +86,8 @@ def encode(
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation:
             stream.set_display_rotation(rotation)
+        if display_matrix:
+            stream.set_display_matrix(display_matrix)
         for index, tick in enumerate(ticks):
             frame = av.VideoFrame.from_ndarray(picture(index, width, height))
             frame.pts, frame.time_base = tick, time_base

@@ -171,3 +171,40 @@ def test_error_is_one_line(
     assert message.startswith("rollout-explain: ")
     assert words in message
     assert "\n" not in message
+
+
+def test_incomplete_video_is_refused_or_told(tmp_path, monkeypatch, capsys):
+    video = tmp_path / "cut.mp4"
+    video.write_bytes(SAMPLE_PATH.read_bytes()[:20_000])
+    arguments = ["rollout-explain", str(video), "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match=r"only 1\.320 s of 10\.000 s \(33 of 250 frames\)"):
+        main()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--allow-incomplete", "--overlay", "null"])
+    main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rollout-explain: video_incomplete: only 1.320 s of 10.000 s")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["source"]["frames_promised"] == 250
+    assert result["source"]["frames_decoded"] == 33
+    assert result["warnings"][0]["code"] == "video_incomplete"
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--device", "nonsense"), "'nonsense' is not a device"),
+        (("--device", "meta"), "PyTorch cannot use the device meta here"),
+        (("--device", "cuda:99"), "device cuda:99"),
+        (("--model", "x=/no/such/file.pyth"), "/no/such/file.pyth: no such file or folder"),
+        (("--model", "x"), "x needs a checkpoint"),
+    ],
+)
+def test_unusable_device_or_path_is_one_line(
+    flags: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["rollout-explain", str(SAMPLE_PATH), *flags])
+    with pytest.raises(SystemExit, match=r"^rollout-explain: ") as raised:
+        main()
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)

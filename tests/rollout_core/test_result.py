@@ -12,6 +12,7 @@ from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS, RANDOM_ORDERS, STEPS, summarize
 from rollout_core.resolve import ResolvedRun
 from rollout_core.result import ResultArrays, describe_result, target_of, top_predictions
+from tests.rollout_core.sources import SOURCE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -61,6 +62,7 @@ def described(
         asked,
         found or result_arrays().archive(asked),
         folder,
+        source=SOURCE,
         timings_seconds={"explain": 0.123456},
         attempt=2,
         started_at=NOW,

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from rollout_core.command import UNUSABLE_STATUS
 from service import standalone as standalone_module
 from service.settings import Settings
 from service.standalone import (
@@ -146,6 +148,17 @@ class TestRestartingProcess:
         assert "ended with exit status 3" in caplog.text
         assert not any(is_alive(int(path.name)) for path in tmp_path.iterdir())
 
+    def test_it_gives_up_a_process_that_cannot_run_with_its_settings(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(standalone_module, "POLL_SECONDS", 0.02)
+        given_up = threading.Event()
+
+        command = self.command(tmp_path, f"os._exit({UNUSABLE_STATUS})")
+        with RestartingProcess("process", command, give_up=given_up.set) as process:
+            assert given_up.wait(30)
+
+        assert process.is_unusable
+        assert len(list(tmp_path.iterdir())) == 1
+
     def test_it_kills_a_process_that_does_not_stop(self, tmp_path, monkeypatch):
         monkeypatch.setattr(standalone_module, "GRACE_SECONDS", 0.2)
         deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('{}/deaf', 'w'); time.sleep(60)"
@@ -180,6 +193,15 @@ class TestRestartingProcess:
 
 
 class TestStandalone:
+    def test_service_ends_if_its_worker_cannot_load_the_model(self, tmp_path):
+        command = [sys.executable, "-m", "service", "--standalone", "--port", "0"]
+        command += ["--data-dir", str(tmp_path), "--engine", "fake", "--model", "nothing"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count("rollout-worker: cannot load nothing") == 1
+        assert "the worker cannot run with these settings" in done.stderr
+        assert "Traceback" not in done.stderr
+
     def test_without_the_worker_installed_it_says_what_to_install(self, tmp_path, monkeypatch):
         monkeypatch.setattr(standalone_module, "find_spec", lambda _: None)
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from rollout_core.contract import ExplainRequest, PatchQuery
+from rollout_core.contract import ExplainRequest, PatchQuery, VideoWarning
 from rollout_core.resolve import ResolvedRun
 from rollout_core.video import sampling
+from tests.rollout_core.sources import SOURCE
 from worker import fake_engine
-from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan
-from worker.messages import Explain, Opened
+from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan, is_source
+from worker.messages import Decoded, Explain, Opened
 
 SPEC = fake_engine.SPECS["fake"]
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 64, 3), np.uint8)
@@ -80,6 +81,42 @@ def test_curve_needs_a_finite_value_for_each_step():
     assert not is_curve({"probabilities": curve}, 5)
     assert not is_curve({"probabilities": curve * np.nan}, 4)
     assert not is_curve({}, 4)
+
+
+class TestSource:
+    """Descriptions of an upload of seven bytes."""
+
+    @staticmethod
+    def accepts(*warnings: VideoWarning, **changes: object) -> bool:
+        source = SOURCE.model_copy(update=changes)
+        return is_source(Decoded(source=source, warnings=warnings), 7)
+
+    def test_true_description_is_accepted(self):
+        assert self.accepts()
+        assert self.accepts(VideoWarning(code="several_streams", detail="0 (h264, 64×48), 1"))
+        assert self.accepts(promised_seconds=None, frames_promised=None, hdr="pq")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"bytes": 8},
+            {"width": 0},
+            {"stored_height": -1},
+            {"frames_decoded": -1},
+            {"duration_seconds": float("nan")},
+            {"frame_rate_hz": float("inf")},
+            {"frames_promised": 1 << 60},
+            {"codec": "x" * 20_000},
+            {"container": "\x1b[2J"},
+            {"color": SOURCE.color.model_copy(update={"assumed": ("matrix\n",)})},
+        ],
+    )
+    def test_false_description_is_refused(self, changes):
+        assert not self.accepts(**changes)
+
+    def test_warnings_are_checked_too(self):
+        assert not self.accepts(VideoWarning(code="x", detail="x" * 20_000))
+        assert not self.accepts(VideoWarning(code="x", detail="a\nb"))
 
 
 class TestPlan:

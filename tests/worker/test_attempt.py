@@ -16,9 +16,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, PatchQuery, Target
-from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest
+from rollout_core.contract import (
+    ARCHIVE_NAME,
+    ExplainRequest,
+    PatchQuery,
+    Target,
+    VideoWarning,
+)
+from rollout_core.errors import AttemptLost, DeadlineExceeded, InvalidRequest, TooMuchWork
 from rollout_core.relevance.faithfulness import FILLS, STEPS
+from tests.rollout_core.sources import SOURCE
 from tests.worker.orders import explain_order
 from worker import attempt as attempt_module
 from worker import fake_engine, wire
@@ -28,6 +35,7 @@ from worker.fake_engine import SPECS
 from worker.heartbeat import Canceled, Heartbeat
 from worker.messages import (
     Clip,
+    Decoded,
     EngineOptions,
     Explain,
     Explained,
@@ -44,6 +52,7 @@ from worker.scripted_child import ScriptedMedia
 OPENED = Opened(
     clips=2, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=0, end_seconds=16, seconds=0.25
 )
+DECODED = Decoded(source=SOURCE)
 TIMES = np.arange(16.0).reshape(2, 8)
 CLIP = {
     "frames": np.zeros((8, 64, 64, 3), np.uint8),
@@ -99,13 +108,14 @@ def prepare(children, records, tmp_path):
         media_timeout_seconds: float = 10.0,
         **request: object,
     ) -> Attempt:
+        (tmp_path.parent / f"{tmp_path.name}-video").write_bytes(bytes(SOURCE.bytes))
         is_one_clip = request.keys() & {"faithfulness", "full_rollout"}
         asked = {"clips": "one" if is_one_clip else "tile"} | request
         job = AttemptInput(
             id="1" * 32,
             attempt=2,
             request=ExplainRequest(model="fake", overlay=None, **asked),
-            upload=tmp_path / "video",
+            upload=tmp_path.parent / f"{tmp_path.name}-video",
             folder=tmp_path,
             started_at=datetime.now(UTC),
             deadline_seconds=deadline_seconds,
@@ -123,6 +133,7 @@ def send_clips(script: Connection, clips: int = 2, **changes: np.ndarray) -> Non
     wire.send(script, OPENED.model_copy(update={"clips": clips}), times_seconds=TIMES[:clips])
     for _ in range(clips):
         wire.send(script, Clip(seconds=0.5), **(CLIP | changes))
+    wire.send(script, DECODED)
 
 
 def send_pictures(script: Connection, folder: Path, *names: str) -> None:
@@ -141,6 +152,7 @@ def sending(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> It
         wire.send(script, OPENED.model_copy(update={"clips": len(films)}), times_seconds=times)
         for frames in films:
             wire.send(script, Clip(seconds=0.5), **(CLIP | {"frames": frames}))
+        wire.send(script, DECODED)
         send_pictures(script, folder)
 
     sender = Thread(target=run, daemon=True)
@@ -232,6 +244,44 @@ def test_picture_must_be_a_plain_file(prepare, children, tmp_path, plant):
         prepare().run()
 
 
+def test_result_tells_what_media_says_of_the_video(prepare, children, tmp_path):
+    warning = VideoWarning(code="video_incomplete", detail="9 s of 10 s")
+    wire.send(children.script, OPENED.model_copy(update={"clips": 1}), times_seconds=TIMES[:1])
+    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Decoded(source=SOURCE, warnings=(warning,)))
+    send_pictures(children.script, tmp_path)
+    result = prepare().run()
+    assert (result.source, result.warnings) == (SOURCE, (warning,))
+
+
+def test_invalid_description_of_the_video_kills_media(prepare, children):
+    wire.send(children.script, OPENED.model_copy(update={"clips": 1}), times_seconds=TIMES[:1])
+    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Decoded(source=SOURCE.model_copy(update={"bytes": 8})))
+    with pytest.raises(ChildLost, match="sent an invalid description of the video"):
+        prepare().run()
+
+
+def test_job_that_cannot_end_is_refused_at_its_first_stage(prepare, children, records):
+    opened = {"frames": 3600, "width": 3840, "height": 2160, "media_seconds": 26.0}
+    wire.send(children.script, OPENED.model_copy(update=opened), times_seconds=TIMES)
+    with pytest.raises(TooMuchWork, match=r"3600 frames of 3840×2160 takes about 26 s here"):
+        prepare(deadline_seconds=20).run()
+    assert {beat[2] for beat in records.beats} == {"decode"}
+    order, _ = wire.receive(children.script)
+    assert 10 < order.seconds_left <= 20
+
+
+def test_job_that_may_just_end_is_accepted(prepare, children, tmp_path):
+    """An estimate is not exact."""
+    opened = OPENED.model_copy(update={"clips": 1, "media_seconds": 22.0})
+    wire.send(children.script, opened, times_seconds=TIMES[:1])
+    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, DECODED)
+    send_pictures(children.script, tmp_path)
+    assert prepare(deadline_seconds=20).run().clips == 1
+
+
 def test_message_out_of_order_kills_media(prepare, children):
     wire.send(children.script, Rendered(done=1, total=1, seconds=1, finished=True))
     with pytest.raises(ChildLost, match="sent an unexpected 'rendered'"):
@@ -246,6 +296,7 @@ def test_media_gets_relevance_of_clips_in_order(prepare, children, tmp_path):
         "frame_index": np.arange(8, 16),
     }
     wire.send(children.script, Clip(seconds=0.5), **second)
+    wire.send(children.script, DECODED)
     wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
     with pytest.raises(FileNotFoundError):  # sheet.png was not drawn
         prepare().run()
@@ -476,6 +527,7 @@ def test_working_messages_restart_the_media_timeout(prepare, children, tmp_path)
             arrays = CLIP if isinstance(message, Clip) else {"times_seconds": TIMES}
             wire.send(children.script, message, **arrays)
         wire.send(children.script, Working())
+        wire.send(children.script, DECODED)
         send_pictures(children.script, tmp_path)
 
     script = Thread(target=work)

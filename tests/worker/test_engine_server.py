@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rollout_core.contract import PatchQuery
-from rollout_core.errors import CheckpointError, InvalidRequest, OutOfMemory
+from rollout_core.errors import CheckpointError, DeviceError, InvalidRequest, OutOfMemory
 from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS
 from tests.worker.orders import explain_order
@@ -282,16 +282,23 @@ def test_perturbation_is_served(served):
 
 
 @pytest.mark.parametrize(
-    "error", [CheckpointError("wrong keys"), FileNotFoundError("gone"), RuntimeError("no device")]
+    ("error", "code"),
+    [
+        (CheckpointError("wrong keys"), "checkpoint_invalid"),
+        (DeviceError("no GPU"), "device_unusable"),
+        (FileNotFoundError("gone"), "internal"),
+        (RuntimeError("CUDA error"), "internal"),
+        (AttributeError("unexpected"), "internal"),
+    ],
 )
-def test_load_error_is_sent_as_failed(served, error):
+def test_load_error_is_sent_as_failed(served, error, code):
     def load() -> LoadedEngine:
         raise error
 
     connection = served(load)
     message, _ = wire.receive(connection)
     assert isinstance(message, Failed)
-    assert message.code == "checkpoint_invalid"
+    assert message.code == code
     assert str(error) in message.detail
     with pytest.raises(EOFError):
         wire.receive(connection)

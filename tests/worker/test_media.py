@@ -23,6 +23,7 @@ from worker.fake_engine import SPECS
 from worker.messages import (
     Clip,
     Confinement,
+    Decoded,
     Explain,
     MediaOptions,
     Open,
@@ -77,7 +78,10 @@ def failure_of(media: Media, upload: Path, **request: object) -> str:
 
 
 def clips_of(media: Media, count: int) -> list[dict[str, np.ndarray]]:
-    return [next_message(media, Clip, idle)[1] for _ in range(count)]
+    """Return all clips, and read the `Decoded` that follows them."""
+    clips = [next_message(media, Clip, idle)[1] for _ in range(count)]
+    next_message(media, Decoded, idle)
+    return clips
 
 
 def peak_bytes(pid: int) -> int:
@@ -158,6 +162,30 @@ def test_pictures_are_drawn_and_progress_is_reported(media, video, tmp_path, ove
     }
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 100
+
+
+def test_hdr_is_tone_mapped_inside_the_sandbox(media, tmp_path):
+    folder, upload = tmp_path / "result", tmp_path / "upload" / "hdr.mkv"
+    folder.mkdir()
+    upload.parent.mkdir()
+    params = (
+        "log-level=none:pools=1:frame-threads=1:"
+        "colormatrix=bt2020nc:colorprim=bt2020:transfer=smpte2084"
+    )
+    options = {"x265-params": params}
+    films.encode(upload, codec="libx265", pix_fmt="yuv420p10le", frames=8, options=options)
+    answer = opened(media, upload, folder)
+    (clip,) = clips_of(media, answer.clips)
+    media.send(
+        Render(overlay=Overlay()),
+        relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
+        pts_seconds=clip["pts_seconds"][np.newaxis],
+        frame_index=clip["frame_index"][np.newaxis],
+    )
+    while not next_message(media, Rendered, idle)[0].finished:
+        pass
+    frame = films.decode(folder / "overlay.mp4")[0]
+    assert (frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 1, 1)
 
 
 def test_faithfulness_is_plotted(media, video, tmp_path):

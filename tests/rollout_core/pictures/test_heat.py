@@ -6,6 +6,7 @@ from rollout_core.contract import Overlay
 from rollout_core.errors import InvalidRequest
 from rollout_core.pictures.heat import alpha_table, check_colormap, heat_track, rgb_table, yuv_table
 from rollout_core.result import frame_shares
+from rollout_core.video.color import BT709
 
 
 def track_of(maps, pts, index):
@@ -107,18 +108,31 @@ def test_colormap_has_the_expected_ends():
     ],
 )
 def test_colour_bars_in_bt601(colour, yuv):
-    assert yuv_table(np.array([colour], np.uint8), "bt601")[0].tolist() == list(yuv)
+    table = yuv_table(
+        np.array([colour], np.uint8), BT709.model_copy(update={"matrix": "smpte170m"})
+    )
+    assert table[0].tolist() == list(yuv)
 
 
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(
-    ("matrix", "number"), [("bt601", "ITU601"), ("bt709", "ITU709"), ("bt2020", "BT2020")]
+    ("matrix", "number"),
+    [
+        ("smpte170m", "ITU601"),
+        ("bt470bg", "ITU601"),
+        ("bt709", "ITU709"),
+        ("fcc", "FCC"),
+        ("smpte240m", "SMPTE240M"),
+        ("bt2020nc", "BT2020"),
+    ],
 )
-def test_matrices_agree_with_ffmpeg(matrix, number):
+def test_matrices_agree_with_ffmpeg(matrix, number, full):
+    color = BT709.model_copy(update={"matrix": matrix, "range": "full" if full else "limited"})
     table = rgb_table("turbo")[::16]
-    for colour, expected in zip(table, yuv_table(table, matrix), strict=True):
+    for colour, expected in zip(table, yuv_table(table, color), strict=True):
         pixels = np.broadcast_to(colour, (16, 16, 3)).copy()
         frame = av.VideoFrame.from_ndarray(pixels).reformat(
-            format="yuv420p", dst_colorspace=number, dst_color_range="MPEG"
+            format="yuv420p", dst_colorspace=number, dst_color_range="JPEG" if full else "MPEG"
         )
         found = [bytes(plane)[0] for plane in frame.planes]
         np.testing.assert_allclose(found, expected.astype(int), atol=2)

@@ -1,7 +1,6 @@
 """Tests of the overlay video against its source, of the painting, and of the planes."""
 
 from fractions import Fraction
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,15 +9,17 @@ import pytest
 from rollout_core.contract import Overlay
 from rollout_core.pictures import overlay as overlay_module
 from rollout_core.pictures.heat import heat_track, rgb_table, yuv_table
-from rollout_core.pictures.overlay import Painter, matrix_of, planes_of, views, write_overlay
+from rollout_core.pictures.overlay import Painter, overlay_size, scaled_crop, write_overlay
 from rollout_core.video.clips import Crop, crop_of, probe
-from rollout_core.video.decoder import Frame, Limits, open_video
+from rollout_core.video.color import BT709
+from rollout_core.video.decoder import Limits, open_video
 from tests.rollout_core import films
 
 LIMITS = Limits()
 WIDTH, HEIGHT = 96, 64
 CROP = Crop(16, 0, 64, 64)
 GREY = 120
+BT601 = BT709.model_copy(update={"matrix": "smpte170m"})
 
 
 def track_of(*maps, seconds=None):
@@ -62,19 +63,8 @@ def grey_planes():
 def paint(heat, overlay=None, crop=CROP):
     """Return the planes of a grey frame with heat painted on."""
     source, target = grey_planes(), [np.zeros_like(plane) for plane in grey_planes()]
-    Painter(overlay or Overlay(), crop, "bt601").paint(source, target, np.float32(heat))
+    Painter(overlay or Overlay(), crop, BT601).paint(source, target, np.float32(heat))
     return target
-
-
-def frame_of(picture, quarter_turns=0):
-    return Frame(0, 0, 0.0, 1, quarter_turns, picture)
-
-
-def ramp(width, height, fmt="yuv420p"):
-    """Return a picture whose brightness grows from left to right."""
-    line = np.linspace(20, 230, width).astype(np.uint8)
-    pixels = np.broadcast_to(line[None, :, None], (height, width, 3)).copy()
-    return av.VideoFrame.from_ndarray(pixels).reformat(format=fmt, dst_color_range="MPEG")
 
 
 # The video
@@ -180,11 +170,65 @@ def test_overlay_of_odd_sizes_is_aligned_with_the_frame(film, rotation, layout):
     np.testing.assert_allclose(pixels[:, -width:], seen[:height, :width], atol=40)
 
 
-@pytest.mark.parametrize(("rotation", "expected"), [(0, (4, 3)), (90, (3, 4))])
-def test_pixel_aspect_ratio_is_kept(film, rotation, expected):
-    source = film(pixel_aspect=Fraction(4, 3), rotation=rotation)
-    with av.open(overlay_of(source)) as container:
-        assert container.streams.video[0].sample_aspect_ratio == Fraction(*expected)
+@pytest.mark.parametrize(("rotation", "size"), [(0, (128, 48)), (90, (48, 128))])
+@pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
+def test_pixels_are_square(film, rotation, size, layout):
+    source = film(pixel_aspect=Fraction(2), rotation=rotation)
+    with av.open(overlay_of(source, overlay=Overlay(layout=layout))) as container:
+        stream = container.streams.video[0]
+        assert stream.sample_aspect_ratio == 1
+        columns = 2 if layout == "side_by_side" else 1
+        assert (stream.width, stream.height) == (columns * size[0], size[1])
+
+
+@pytest.mark.parametrize(
+    ("displayed", "max_height", "expected"),
+    [
+        ((3840, 2160), 1080, (1920, 1080)),
+        ((1080, 1920), 1080, (608, 1080)),
+        ((1920, 1080), 1080, (1920, 1080)),
+        ((1920, 1081), 1080, (1918, 1080)),
+        ((65, 49), 1080, (64, 48)),
+        ((65, 49), 17, (22, 16)),
+        ((1, 5000), 1080, (2, 1080)),
+    ],
+)
+def test_size_is_even_and_at_most_the_height_asked_for(displayed, max_height, expected):
+    assert overlay_size(displayed, max_height) == expected
+
+
+@pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_overlay_is_scaled_down_with_its_heat(film, layout, rotation):
+    source = film(
+        width=128,
+        height=128,
+        rotation=rotation,
+        frames=2,
+        picture=lambda *_: films.grey(6, 128, 128),
+    )
+    overlay = Overlay(layout=layout, max_height=64, colormap="autumn", opacity=1)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 3] = 1
+    target = overlay_of(
+        source, overlay=overlay, crop=Crop(64, 0, 64, 64), track=track_of(heat, seconds=[0.0])
+    )
+    frame = films.decode(target)[0]
+    pixels = frame.to_ndarray(format="rgb24")[:, -64:].astype(int)
+    assert frame.height == 64
+    assert frame.width == (128 if layout == "side_by_side" else 64)
+    coloured = pixels[..., 0] - pixels[..., 2] > 60
+    rows, columns = np.nonzero(coloured)
+    assert rows.max() < 16
+    assert columns.min() >= 48
+    assert pixels[8:24, 34:44].mean() == pytest.approx(118, abs=6)  # inside, without heat
+    assert pixels[40:].mean() == pytest.approx(118 / 2, abs=6)  # outside
+
+
+def test_crop_is_scaled_with_the_overlay():
+    assert scaled_crop(Crop(840, 0, 2160, 2160), (3840, 2160), (1920, 1080)) == (420, 0, 1080, 1080)
+    assert scaled_crop(Crop(8, 0, 49, 49), (65, 49), (64, 48)) == (8, 0, 49, 49)
+    assert scaled_crop(Crop(0, 0, 1, 1), (4000, 4000), (40, 40)) == (0, 0, 1, 1)
 
 
 def test_crop_is_painted_and_the_rest_is_dimmed(film):
@@ -220,13 +264,50 @@ def test_side_by_side_has_the_source_on_the_left(film):
     np.testing.assert_allclose(times_of(target), times_of(source), atol=1e-6)
 
 
-def test_colour_tags_equal_the_source(film):
-    source = film("film.mp4", options={"x264-params": "colormatrix=bt709:colorprim=bt709"})
-    with av.open(source) as container:
-        assert container.streams.video[0].codec_context.colorspace == 1
-    with av.open(overlay_of(source)) as container:
-        context = container.streams.video[0].codec_context
-        assert (context.colorspace, context.color_primaries) == (1, 1)
+def tags_of(path):
+    """Return the matrix, the primaries, the transfer and the range that a film states."""
+    frame = films.decode(path)[0]
+    return frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ("colormatrix=bt709:colorprim=bt709:transfer=bt709", (1, 1, 1, 1)),
+        ("colormatrix=bt470bg:colorprim=bt470bg:transfer=bt470bg:fullrange=on", (5, 5, 5, 2)),
+        ("colormatrix=bt2020nc:colorprim=bt2020:transfer=bt2020-10", (9, 9, 14, 1)),
+        ("colormatrix=smpte240m", (7, 7, 1, 1)),
+        ("colormatrix=fcc", (4, 1, 1, 1)),
+        ("", (6, 6, 1, 1)),  # untagged, of few lines
+        ("colormatrix=YCgCo", (6, 6, 1, 1)),
+        ("colormatrix=bt2020c", (9, 9, 1, 1)),
+        ("colormatrix=bt2020nc:colorprim=bt2020:transfer=smpte2084", (1, 1, 1, 1)),
+        ("colormatrix=bt2020nc:colorprim=bt2020:transfer=arib-std-b67", (1, 1, 1, 1)),
+    ],
+)
+def test_all_colour_tags_are_written(film, params, expected):
+    source = film("film.mp4", options={"x264-params": params} if params else {}, frames=2)
+    assert tags_of(overlay_of(source)) == expected
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    "fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"]
+)
+def test_encoded_yuv_is_that_of_an_untagged_hd_source(film, fmt, full):
+    """BT.709 is assumed for it, and stated in the overlay."""
+    options = {"x264-params": f"qp=0:fullrange={'on' if full else 'off'}"}
+    picture = np.full((48, 1280, 3), (200, 60, 90), np.uint8)
+    source = film(width=1280, pix_fmt=fmt, options=options, frames=1, picture=lambda *_: picture)
+    target = overlay_of(source, overlay=Overlay(opacity=0), crop=Crop(0, 0, 1280, 48))
+    assert tags_of(target) == (1, 1, 1, 2 if full else 1)
+    (before,), (after,) = films.decode(source), films.decode(target)
+    shift = before.format.components[0].bits - 8
+    for stored, drawn in zip(before.planes, after.planes, strict=True):
+        kind = np.uint16 if shift else np.uint8
+        expected = np.median(np.frombuffer(memoryview(stored), kind)) / (1 << shift)
+        found = np.median(np.frombuffer(memoryview(drawn), np.uint8))
+        assert found == pytest.approx(expected, abs=1)
 
 
 def test_full_range_source_keeps_its_brightness(film):
@@ -271,7 +352,7 @@ def test_crop_without_heat_is_unchanged_and_the_rest_is_dimmed():
 
 def test_full_heat_at_full_opacity_has_the_colour_of_the_colormap():
     overlay = Overlay(colormap="viridis", opacity=1)
-    hottest = yuv_table(rgb_table("viridis"), "bt601")[255]
+    hottest = yuv_table(rgb_table("viridis"), BT601)[255]
     for plane, expected in zip(paint(np.ones((4, 4)), overlay), hottest, strict=True):
         middle = plane[plane.shape[0] // 2, plane.shape[1] // 2]
         assert middle == expected
@@ -279,7 +360,7 @@ def test_full_heat_at_full_opacity_has_the_colour_of_the_colormap():
 
 @pytest.mark.parametrize("opacity", [0.25, 0.6])
 def test_colour_is_blended_by_opacity_times_heat(opacity):
-    colours = yuv_table(rgb_table("turbo"), "bt601").astype(float)
+    colours = yuv_table(rgb_table("turbo"), BT601).astype(float)
     heat = 128
     weight = opacity * heat / 255
     found = paint(np.full((4, 4), heat / 255), Overlay(opacity=opacity))
@@ -314,7 +395,7 @@ def test_heat_is_cut_and_not_squeezed_at_the_edge_of_the_frame(crop):
     overlay = Overlay(colormap="gray", opacity=1)
     source = [np.pad(plane, (0, 4), mode="edge") for plane in grey_planes()]
     larger = [np.zeros_like(plane) for plane in source]
-    Painter(overlay, crop, "bt601").paint(source, larger, heat)
+    Painter(overlay, crop, BT601).paint(source, larger, heat)
     luma, whole = paint(heat, overlay, crop)[0], larger[0][:HEIGHT, :WIDTH]
     np.testing.assert_allclose(luma.astype(float), whole.astype(float), atol=1)
 
@@ -339,68 +420,3 @@ def test_nothing_is_painted_outside_odd_crops(crop):
         )
         dimmed = GREY // 2 + (8 if scale == 1 else 64)
         assert (plane[outside] == dimmed).all()
-
-
-# Planes and colours
-
-
-@pytest.mark.parametrize("fmt", ["yuv420p", "yuv420p10le", "yuv444p", "gbrp", "gray"])
-def test_planes_are_the_same_for_every_pixel_format(fmt):
-    luma, u, v = planes_of(frame_of(ramp(64, 32, fmt)), 64, 32, "bt601")
-    assert luma.shape == (32, 64)
-    assert u.shape == v.shape == (16, 32)
-    expected = 16 + np.linspace(20, 230, 64) * 219 / 255
-    np.testing.assert_allclose(luma[16], expected, atol=3)
-    np.testing.assert_allclose(u, 128, atol=2)
-
-
-def test_full_range_is_converted_to_limited_range():
-    picture = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 255, np.uint8)).reformat(
-        format="yuv420p", dst_color_range="JPEG"
-    )
-    assert bytes(picture.planes[0])[0] == 255
-    assert planes_of(frame_of(picture), 64, 32, "bt601")[0].max() == 235
-
-
-def test_views_share_the_memory_of_the_picture():
-    picture = av.VideoFrame(66, 34, "yuv420p")  # wider in memory than on display
-    for plane in views(picture):
-        plane[:] = 7
-    assert [plane.shape for plane in views(picture)] == [(34, 66), (17, 33), (17, 33)]
-    assert all((plane == 7).all() for plane in views(picture))
-
-
-@pytest.mark.parametrize(("quarter_turns", "top"), [(1, 230), (3, 20)])
-def test_planes_are_rotated(quarter_turns, top):
-    luma, u, _ = planes_of(frame_of(ramp(64, 32), quarter_turns), 32, 64, "bt601")
-    assert luma.shape == (64, 32)
-    assert u.shape == (32, 16)
-    assert luma[0, 0] == pytest.approx(16 + top * 219 / 255, abs=3)
-
-
-def test_odd_pixel_is_cut_without_scaling():
-    picture = ramp(65, 33)
-    luma, u, _ = planes_of(frame_of(picture), 64, 32, "bt601")
-    np.testing.assert_array_equal(luma, views(picture)[0][:32, :64])
-    assert u.shape == (16, 32)
-
-
-def test_frame_of_another_size_is_scaled():
-    luma, u, _ = planes_of(frame_of(ramp(20, 10)), 64, 32, "bt601")
-    assert luma.shape == (32, 64)
-    assert u.shape == (16, 32)
-
-
-@pytest.mark.parametrize(
-    ("colorspace", "height", "expected"),
-    [
-        (2, 480, "bt601"),
-        (2, 720, "bt709"),
-        (1, 480, "bt709"),
-        (5, 1080, "bt601"),
-        (9, 64, "bt2020"),
-    ],
-)
-def test_matrix_is_the_tag_or_the_guess_of_players(colorspace, height, expected):
-    picture = SimpleNamespace(colorspace=colorspace)
-    assert matrix_of(picture, height) == expected

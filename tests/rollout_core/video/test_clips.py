@@ -1,4 +1,5 @@
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,7 +13,6 @@ from rollout_core.video.clips import (
     Crop,
     Limits,
     OpenedVideo,
-    VideoInfo,
     crop_and_resize,
     crop_of,
     displayed_at,
@@ -29,7 +29,8 @@ WHOLE = Crop(0, 0, 64, 48)
 
 
 def info_of(width, height):
-    return VideoInfo(width, height, 1.0, 25.0, "h264", "mp4", 0)
+    """Return what `crop_of` needs of a video."""
+    return SimpleNamespace(width=width, height=height)
 
 
 def plan_of(*clips):
@@ -48,15 +49,15 @@ def indices_of(clip):
 
 
 def test_probe_returns_the_properties_of_a_video(plain_film):
-    assert probe(plain_film, LIMITS) == VideoInfo(
-        width=64,
-        height=48,
-        duration_seconds=pytest.approx(0.4),
-        frame_rate_hz=pytest.approx(25),
-        codec="h264",
-        container="mov,mp4,m4a,3gp,3g2,mj2",
-        rotation=0,
-    )
+    found = probe(plain_film, LIMITS)
+    assert (found.width, found.height, found.display.stored_size) == (64, 48, (64, 48))
+    assert (found.codec, found.container) == ("h264", "mov,mp4,m4a,3gp,3g2,mj2")
+    assert (found.stream, found.streams, found.rotation) == (0, None, 0)
+    assert found.duration_seconds == pytest.approx(0.4)
+    assert found.frame_rate_hz == pytest.approx(25)
+    assert found.timeline.promised_seconds == pytest.approx(0.4)
+    assert (found.frames, found.timeline.frames_promised) == (10, 10)
+    assert found.timeline.missing == ()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,29 @@ def test_crop_for_an_oblong_input():
     assert crop_of(info_of(100, 100), height=32, width=64) == Crop(0, 25, 100, 50)
     assert crop_of(info_of(100, 100), height=64, width=32) == Crop(25, 0, 50, 100)
     assert crop_of(info_of(200, 10), height=64, width=32) == Crop(97, 0, 5, 10)
+
+
+def test_crop_may_be_a_share_of_the_largest_one():
+    assert crop_of(info_of(320, 240), height=224, width=224, share=0.875) == Crop(55, 15, 210, 210)
+    assert crop_of(info_of(3, 3), height=224, width=224, share=0.01) == Crop(1, 1, 1, 1)
+
+
+def test_stretched_crop_is_the_whole_frame_or_its_middle():
+    assert crop_of(info_of(320, 240), height=8, width=8, stretch=True) == Crop(0, 0, 320, 240)
+    found = crop_of(info_of(320, 240), height=8, width=8, stretch=True, share=0.5)
+    assert found == Crop(80, 60, 160, 120)
+
+
+def test_resampling_can_be_chosen():
+    edge = np.zeros((4, 4, 3), np.uint8)
+    edge[:, 2:] = 255
+    whole = Crop(0, 0, 4, 4)
+    sharp = crop_and_resize(edge, whole, height=16, width=16, resample="nearest")
+    assert set(np.unique(sharp)) == {0, 255}
+    smooth = crop_and_resize(edge, whole, height=16, width=16)
+    assert len(np.unique(smooth)) > 2
+    bicubic = crop_and_resize(edge, whole, height=16, width=16, resample="bicubic")
+    assert not np.array_equal(bicubic, smooth)
 
 
 def test_only_the_crop_is_used():

@@ -1,0 +1,100 @@
+"""Measures on the first frames how long a video takes to decode and draw on this machine."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from rollout_core.contract import Overlay
+from rollout_core.pictures.heat import heat_track
+from rollout_core.pictures.overlay import write_overlay
+from rollout_core.video.clips import OpenedVideo
+from rollout_core.video.decoder import Frame, Heartbeat, Limits, open_video
+
+SLOW_SECONDS_PER_PIXEL = 60e-9
+"""Decoding and drawing takes less than this for a pixel: two busy cores took 39e-9."""
+
+STARTING_FRAMES = 8
+"""Frames that are not measured: decoder and encoder first fill their buffers."""
+
+MEASURED_FRAMES = 16
+MAX_SECONDS = 5.0
+"""A measurement ends after this time, if two frames are measured."""
+
+SCRATCH_NAME = "rehearsal.mp4"
+
+
+def media_seconds(
+    path: Path,
+    video: OpenedVideo,
+    overlay: Overlay | None,
+    folder: Path,
+    *,
+    limits: Limits,
+    seconds_left: float,
+    heartbeat: Heartbeat,
+) -> float:
+    """Estimate the time to decode a video for its clips and to draw its overlay, in seconds.
+
+    Return 0 without a measurement if this surely ends within half of `seconds_left`.
+
+    Args:
+        folder: where a file is written for a moment.
+    """
+    info = video.info
+    pixels = info.display.stored_size[0] * info.display.stored_size[1] + info.width * info.height
+    if info.frames * pixels * SLOW_SECONDS_PER_PIXEL < seconds_left / 2:
+        return 0.0
+    share = min(1.0, video.plan.end_seconds / info.duration_seconds)
+    with open_video(path, limits, heartbeat, stream=info.stream) as decoder:
+        seconds = share * info.frames * _frame_seconds(decoder.frames(), lambda _: None)
+    if overlay is not None:
+        seconds += info.frames * _drawing_seconds(path, video, overlay, folder, limits, heartbeat)
+    return seconds
+
+
+def _drawing_seconds(
+    path: Path,
+    video: OpenedVideo,
+    overlay: Overlay,
+    folder: Path,
+    limits: Limits,
+    heartbeat: Heartbeat,
+) -> float:
+    """Return the seconds to decode, draw and encode one frame."""
+    blank = heat_track(
+        np.ones((1, 1, 1, 1), np.float32),
+        pts_seconds=np.zeros((1, 1)),
+        frame_index=np.zeros((1, 1), np.int64),
+    )
+    scratch = folder / SCRATCH_NAME
+    try:
+        with open_video(path, limits, heartbeat, stream=video.info.stream) as decoder:
+            frames = decoder.frames()
+            first = next(frames)
+            with write_overlay(
+                scratch, decoder, first, overlay=overlay, crop=video.crop, track=blank
+            ) as paint:
+                return _frame_seconds(chain((first,), frames), paint)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _frame_seconds(frames: Iterator[Frame], use: Callable[[Frame], None]) -> float:
+    """Return the seconds for one frame: to decode it and to use it. 0 if there are too few.
+
+    Where other processes take the cores, the CPU time is less than the time that passes; where
+    several threads work, it is more. The lesser one is what the job may need.
+    """
+    for frame in islice(frames, STARTING_FRAMES):
+        use(frame)
+    began, began_cpu, count = time.monotonic(), time.process_time(), 0
+    for frame in islice(frames, MEASURED_FRAMES):
+        use(frame)
+        count += 1
+        if count > 1 and time.monotonic() - began > MAX_SECONDS:
+            break
+    passed = min(time.monotonic() - began, time.process_time() - began_cpu)
+    return passed / count if count else 0.0
