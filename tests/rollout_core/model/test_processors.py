@@ -3,7 +3,8 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def model_folder(folder: Path) -> TimesformerForVideoClassification:
 def prepared(spec: ModelSpec, frames: NDArray[np.uint8]) -> Tensor:
     """Return what the model is fed for decoded frames, `1 c t H W`."""
     _, height, width, _ = frames.shape
-    info = VideoInfo(width, height, 1.0, 4.0, "", "", 0)
+    info = cast(VideoInfo, SimpleNamespace(width=width, height=height))
     crop = crop_of(
         info, height=spec.height, width=spec.width, stretch=spec.stretch, share=spec.crop_share
     )
