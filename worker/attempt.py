@@ -184,7 +184,8 @@ class Attempt:
     def _take_source(self, media: Media) -> Decoded:
         """Receive what media says of the video, while the engine explains the last clips."""
         decoded, _ = self._next_from_media(media, Decoded, others=[self._children.engine])
-        if not is_source(decoded, self._job.upload.stat().st_size):
+        upload_bytes = self._heartbeat.during(self._job.upload.stat).st_size
+        if not is_source(decoded, upload_bytes):
             raise media.kill_as_lost("sent an invalid description of the video")
         return decoded
 

@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
-
 from rollout_core.contract import Color, VideoWarning
 
 Hdr = Literal["pq", "hlg"]
@@ -120,6 +117,10 @@ WIDE_GAMUT_MATRICES = ("bt2020c", "ictcp", "ipt-c2", "smpte2085")
 """Unusable matrices that occur with BT.2020 primaries only."""
 
 
+LIMITED_RANGE, FULL_RANGE = 1, 2
+"""FFmpeg's codes of the range."""
+
+
 class Tags(NamedTuple):
     """The colour tags of a decoded frame, as FFmpeg's codes, and what its pixel format says."""
 
@@ -129,18 +130,6 @@ class Tags(NamedTuple):
     range: int
     is_rgb: bool
     is_full_range: bool
-
-
-def tags_of(picture: VideoFrame) -> Tags:
-    """Return the colour tags of a decoded frame."""
-    return Tags(
-        matrix=int(picture.colorspace),
-        primaries=int(picture.color_primaries),
-        transfer=int(picture.color_trc),
-        range=int(picture.color_range),
-        is_rgb=picture.format.is_rgb,
-        is_full_range=picture.format.name.startswith("yuvj"),
-    )
 
 
 def color_of(tags: Tags, width: int, height: int) -> tuple[Color, tuple[VideoWarning, ...]]:
@@ -205,9 +194,9 @@ def _usable(code: int) -> Matrix | None:
 
 
 def _range(tags: Tags) -> str | None:
-    if tags.is_rgb or tags.is_full_range or tags.range == ColorRange.JPEG:
+    if tags.is_rgb or tags.is_full_range or tags.range == FULL_RANGE:
         return "full"
-    return "limited" if tags.range == ColorRange.MPEG else None
+    return "limited" if tags.range == LIMITED_RANGE else None
 
 
 def _by_size(width: int, height: int) -> Matrix:

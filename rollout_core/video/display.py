@@ -32,7 +32,6 @@ from rollout_core.video.color import (
     black_of,
     color_of,
     have_equal_yuv,
-    tags_of,
 )
 from rollout_core.video.convert import (
     Plane,
@@ -230,7 +229,7 @@ def display_of(
             width=picture.width,
             height=picture.height,
             pixel_format=picture.format.name,
-            tags=tags_of(picture),
+            tags=_tags_of(picture),
             orientation=_orientation(picture),
             pixel_aspect=pixel_aspect,
             aperture=aperture,
@@ -284,6 +283,18 @@ def _forget(data: SideDataContainer) -> None:
     """Make a list of side data that of a blank frame."""
     again = cast(Callable[[SideDataContainer, VideoFrame], None], SideDataContainer.__init__)
     again(data, BLANK)
+
+
+def _tags_of(picture: VideoFrame) -> Tags:
+    """Return the colour tags of a decoded frame."""
+    return Tags(
+        matrix=int(picture.colorspace),
+        primaries=int(picture.color_primaries),
+        transfer=int(picture.color_trc),
+        range=int(picture.color_range),
+        is_rgb=picture.format.is_rgb,
+        is_full_range=picture.format.name.startswith("yuvj"),
+    )
 
 
 def _hdr_warnings(hdr: Hdr | None) -> tuple[VideoWarning, ...]:

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from rollout_core.contract import ExplainRequest, Overlay
 from rollout_core.jobs.records import Progress
@@ -17,7 +19,9 @@ from tests.hostile.mutants import mutate
 from tests.hostile.seeds import make_seeds
 from worker.attempt import Attempt, AttemptInput
 from worker.children import ChildFailure, ChildLost, Children
+from worker.heartbeat import Heartbeat
 from worker.messages import EngineOptions, MediaOptions
+from worker.redis_jobs import RetryingRecords
 
 DEADLINE_SECONDS = 30.0
 
@@ -53,7 +57,7 @@ class Counts:
 class FakeRecords:
     """Stands in for the job records: no client cancels the job."""
 
-    def beat(self, job_id: str, attempt: int, progress: Progress) -> bool:
+    def beat(self, job_id: str, attempt: int, progress: Progress, token: str | None = None) -> bool:
         return False
 
 
@@ -127,11 +131,14 @@ class Fuzzer:
             request=request,
             upload=upload,
             folder=folder,
+            started_at=datetime.now(UTC),
             deadline_seconds=DEADLINE_SECONDS,
             engine_timeout_seconds=10.0,
             media_timeout_seconds=10.0,
         )
-        return Attempt(job, self._children, FakeRecords(), lambda: None)  # type: ignore[arg-type]
+        records = cast(RetryingRecords, FakeRecords())
+        heartbeat = Heartbeat(job.id, 1, DEADLINE_SECONDS, self._children, records, lambda: None)
+        return Attempt(job, self._children, heartbeat)
 
 
 @contextmanager

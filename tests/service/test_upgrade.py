@@ -143,7 +143,8 @@ def test_an_unreadable_record_hurts_only_its_job(
     for state in (None, "queued", "running", "failed"):
         assert newer not in [job.id for job in jobs.page(state=state).jobs]
     assert [job.id for job in jobs.page(state="queued").jobs] == [lost]
-    assert len([record for record in caplog.records if newer in record.getMessage()]) == 1
+    logged = [record for record in caplog.records if newer in record.getMessage()]
+    assert 1 <= len(logged) <= 2  # once here, and once by the reconciler of the client's app
     assert client.get(f"/v1/jobs/{newer}").json()["code"] == "unknown_format"
 
 

@@ -109,7 +109,7 @@ def test_not_ready_while_the_disk_is_full(client, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", fail)
-    monkeypatch.setattr("pathlib.Path.unlink", lambda _: None)
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
 
     response = client.get("/readyz")
 
