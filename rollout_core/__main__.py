@@ -71,7 +71,12 @@ def main() -> None:
     command = read_settings(Command)
     try:
         explain(command)
-    except (RolloutError, OSError) as error:
+    except OSError as error:
+        name = str(error.filename or "").removeprefix("file:")
+        sys.exit(
+            f"rollout-explain: {name}: {error.strerror}" if name else f"rollout-explain: {error}"
+        )
+    except RolloutError as error:
         sys.exit(f"rollout-explain: {error}")
 
 

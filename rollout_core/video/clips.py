@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rollout_core.contract import ExplainRequest
-from rollout_core.errors import VideoUndecodable
+from rollout_core.errors import UnsupportedContainer, VideoIncomplete, VideoUndecodable
 from rollout_core.model.specs import ModelSpec, Resampling
 from rollout_core.video import sampling
 from rollout_core.video.coverage import Coverage, Tally
-from rollout_core.video.decoder import Frame, Heartbeat, Limits, no_heartbeat, open_video
+from rollout_core.video.decoder import Decoder, Frame, Heartbeat, Limits, no_heartbeat, open_video
 from rollout_core.video.display import Display
 from rollout_core.video.encryption import check_clear
 from rollout_core.video.sampling import Plan
+from rollout_core.video.structure import cut_before_index
 from rollout_core.video.timeline import PacketLog, Timeline
 
 __all__ = [
@@ -163,15 +164,22 @@ def probe(
         stream: index of the video stream. Default: see `choose_stream`.
     Raises:
         VideoEncrypted: the frames are encrypted.
+        VideoIncomplete: an MP4 file ends before its index, so nothing of it can be decoded.
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
     opening = partial(open_video, path, limits, heartbeat, stream=stream)
-    first: Frame | VideoUndecodable
-    with opening() as decoder:
-        try:
-            first = next(decoder.frames())
-        except VideoUndecodable as error:
-            first = error
+    try:
+        with opening() as decoder:
+            first = _first_frame(decoder)
+    except UnsupportedContainer as error:
+        promised = cut_before_index(path)
+        if promised is None:
+            raise
+        size = path.stat().st_size
+        raise VideoIncomplete(
+            f"only {size} of at least {promised} bytes are there: the file was cut off before its "
+            "index, so nothing of it can be decoded. Send the whole file"
+        ) from error
     with opening() as decoder:
         log = PacketLog(decoder, first.picture.pts if isinstance(first, Frame) else None)
         for packet in decoder.packets():
@@ -187,6 +195,14 @@ def probe(
             display=first.display,
             timeline=log.timeline(path, heartbeat),
         )
+
+
+def _first_frame(decoder: Decoder) -> "Frame | VideoUndecodable":
+    """Return the first frame, or why there is none."""
+    try:
+        return next(decoder.frames())
+    except VideoUndecodable as error:
+        return error
 
 
 def crop_of(

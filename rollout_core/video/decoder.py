@@ -278,7 +278,8 @@ class Decoder:
         """Decode packet by packet, skipping packets that cannot be decoded."""
         silent: list[tuple[int, int]] = []  # packets since the last frame
         for packet in chain(self.packets(), (None,)):
-            span = None if packet is None else self._span_of(packet)
+            is_hidden = packet is None or packet.is_discard  # by the file's edit list
+            span = None if packet is None or is_hidden else self._span_of(packet)
             try:
                 pictures = self._stream.decode(packet)
             except DecodingError:

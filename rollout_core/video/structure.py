@@ -6,6 +6,7 @@ made of are followed by their stated lengths; nothing is decoded.
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,6 +65,20 @@ def broken_share(path: Path, container: str, heartbeat: Heartbeat) -> float:
                 break
             is_cut |= end > size
     return (size - sound) / size if is_cut else 0.0
+
+
+def cut_before_index(path: Path) -> int | None:
+    """Return how long an MP4 file must be at least, if it ends in its frames, before its index."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for start, end in islice(_walk_mp4(file, size), MAX_ELEMENTS):
+            file.seek(start + 4)
+            name = file.read(4)
+            if name == b"moov" or end is None:
+                return None
+            if name == b"mdat" and end > size:
+                return end
+    return None
 
 
 def scrambled_share(path: Path, pid: int, heartbeat: Heartbeat) -> float:

@@ -11,6 +11,7 @@ from av.video.stream import VideoStream
 
 from rollout_core.video import structure
 from rollout_core.video.decoder import Decoder, Heartbeat
+from rollout_core.video.transport_stream import continuity_breaks
 
 GAP_PERIODS = 3
 """Where packets are known to be missing, a gap is longer than this many usual distances."""
@@ -119,6 +120,8 @@ class PacketLog:
         self._last = 0, 0
         self._starts = array("q")
         self._torn = array("b")
+        self._places = array("q")
+        self._hidden = 0
         self.packets = 0
 
     def add(self, packet: "av.Packet[VideoStream]") -> None:
@@ -134,10 +137,12 @@ class PacketLog:
         self._begin = time if self._begin is None else self._begin
         start = sum(self._last) if time is None or self._begin is None else time - self._begin
         if packet.is_discard or start < 0:
+            self._hidden += 1
             return
         self._last = max(self._last, (start, packet.duration or self._decoder.period_ticks))
         self._starts.append(start)
         self._torn.append(packet.is_corrupt)
+        self._places.append(-1 if packet.pos is None else packet.pos)
         self._decoder.check_length(len(self._starts), self._seconds(sum(self._last)))
 
     def timeline(self, path: Path, heartbeat: Heartbeat) -> Timeline:
@@ -146,6 +151,8 @@ class PacketLog:
         end = max(sum(self._last), 1)
         stated = -1 if promise.end_ticks is None else promise.end_ticks - (self._begin or 0)
         is_short = stated > end + promise.tolerance_ticks
+        if decoder.has_jumps:
+            self._mark_breaks(path, heartbeat)
         missing = [] if promise.is_table and not promise.is_fragmented else self._holes()
         is_open = promise.end_ticks is None or promise.is_fragmented
         broken_share = 0.0
@@ -165,9 +172,27 @@ class PacketLog:
             duration_seconds=self._seconds(end),
             frames=len(self._starts),
             promised_seconds=None if stated < 0 else self._seconds(max(stated, end)),
-            frames_promised=promise.frames,
+            frames_promised=self._frames_promised(promise, is_whole=not missing),
             missing=tuple((self._seconds(a), self._seconds(b)) for a, b in missing),
         )
+
+    def _frames_promised(self, promise: Promise, *, is_whole: bool) -> int | None:
+        """Return the number of frames that the container states, without those that it hides.
+
+        None if the file is whole and has another number: some files state fields, not frames.
+        """
+        if promise.frames is None or (is_whole and promise.frames != self.packets):
+            return None
+        return promise.frames - self._hidden
+
+    def _mark_breaks(self, path: Path, heartbeat: Heartbeat) -> None:
+        """Mark the packets beside the places where packets of any elementary stream are missing."""
+        places = np.array(self._places, np.int64)
+        for place in continuity_breaks(path, heartbeat) if len(places) else ():
+            after = int(np.searchsorted(places, place))
+            for at in (after - 1, after):
+                if 0 <= at < len(places):
+                    self._torn[at] = True
 
     def _holes(self) -> list[tuple[int, int]]:
         """Return the parts of the timeline where packets may be missing.

@@ -1,5 +1,6 @@
 """How incomplete videos are noticed. Each film has 50 noisy frames in two seconds, 5 GOPs."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rollout_core.video.coverage import Coverage, Tally
 from rollout_core.video.decoder import Limits
 from rollout_core.video.timeline import Timeline
 from tests.rollout_core import films
+from tests.system.tools import require_tool
 
 SPEC = ModelSpec(
     name="u", frames=4, sampling="uniform", clip_seconds=1, classes=2, height=16, width=16
@@ -139,6 +141,42 @@ def test_film_with_a_damaged_middle_is_incomplete(folder, tmp_path, name, keep):
     assert found.decodable_seconds < 0.9 * found.promised_seconds
     with pytest.raises(VideoIncomplete):
         found.check(allow_incomplete=False)
+
+
+def test_loss_that_is_no_multiple_of_a_packet_is_noticed(folder, tmp_path):
+    content = (folder / "film.ts").read_bytes()
+    begin, end = len(content) * 4 // 10 // 188 * 188 + 50, len(content) * 6 // 10 // 188 * 188
+    path = tmp_path / "film.ts"
+    path.write_bytes(content[:begin] + content[end:])
+    assert coverage(path).decodable_seconds < 0.9 * SECONDS
+
+
+def test_file_that_ends_before_its_index_is_incomplete(folder, tmp_path):
+    path = tmp_path / "film.mp4"
+    films.encode(path, frames=FRAMES, picture=noise, width=160, height=96)
+    size = path.stat().st_size
+    (tmp_path / "cut").mkdir()
+    shorter = cut(path, 0.6, tmp_path / "cut")
+    with pytest.raises(VideoIncomplete, match=f"only {int(0.6 * size)} of at least"):
+        open_clips(shorter, ExplainRequest(), SPEC, Limits())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path, suffix):
+    """A copy without a new encode keeps the frames from the key frame on, and hides some."""
+    ffmpeg = require_tool("ffmpeg")
+    whole, part = tmp_path / f"whole.{suffix}", tmp_path / f"part.{suffix}"
+    source = ("-f", "lavfi", "-i", "testsrc=duration=6:size=160x96:rate=25")
+    coding = ("-c:v", "libx264", "-g", "250", "-bf", "3", "-pix_fmt", "yuv420p")
+    for command in (
+        (*source, *coding, str(whole)),
+        ("-ss", "3.3", "-i", str(whole), "-t", "2", "-c", "copy", str(part)),
+    ):
+        subprocess.run((ffmpeg, "-v", "error", *command), check=True, timeout=60)
+    found = coverage(part)
+    assert found.check(allow_incomplete=False) == ()
+    assert found.frames == pytest.approx(52, abs=3)
+    assert found.promised_frames is None or found.promised_frames - found.frames <= 3
 
 
 def test_span_before_the_missing_part_is_complete(folder, tmp_path):
