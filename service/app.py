@@ -133,7 +133,7 @@ def _open_services(settings: Settings) -> Services:
 
 def _clean_up(services: Services) -> Callable[[], None]:
     ttl = services.settings.result_ttl
-    return partial(clean_up, services.store, services.jobs, ttl, Faults(logger))
+    return partial(clean_up, services.store, services.jobs, ttl, Faults(logger, services.store))
 
 
 def _answer_head(app: FastAPI, router: APIRouter) -> None:

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, cast
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
@@ -70,6 +71,7 @@ class ApiKeys:
             KeysFileError: the file cannot be read, or is not valid.
         """
         self._path = path
+        self._lock = Lock()
         self._version = _version(path)
         self._owners = _read(path)
 
@@ -87,16 +89,18 @@ class ApiKeys:
 
         It may wait for a disk, so it is called in a thread, every `CHECK_SECONDS`.
         """
-        version = _version(self._path)
-        if version == self._version:
-            return
-        self._version = version
-        try:
-            self._owners = _read(self._path)
-        except KeysFileError as error:
-            logger.error("Cannot read the API keys again, the present ones stay valid: %s", error)
-        else:
-            logger.warning("The file of API keys has changed and was read again")
+        with self._lock:  # a second caller waits until the new keys count
+            version = _version(self._path)
+            if version == self._version:
+                return
+            self._version = version
+            try:
+                self._owners = _read(self._path)
+            except KeysFileError as error:
+                message = "Cannot read the API keys again, the present ones stay valid: %s"
+                logger.error(message, error)
+            else:
+                logger.warning("The file of API keys has changed and was read again")
 
 
 class RequireKey:

@@ -3,7 +3,6 @@
 The dependencies are coroutines that do not wait: FastAPI would run plain functions in threads.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -16,13 +15,12 @@ from starlette.requests import Request
 from rollout_core.jobs.store import ArtifactStore
 from service.auth import ApiKeys, is_api_path
 from service.errors import JobNotFound
+from service.inventory import JOB_ID
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.pools import Pools
 from service.settings import Settings
 from service.usage import Owner
-
-JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from redis.exceptions import RedisError
 
 from rollout_core.errors import UnknownFormat
-from rollout_core.jobs.store import hurts_one_job
+from rollout_core.jobs.store import ArtifactStore
 
 MAX_REMEMBERED = 10_000
 """Faults that are remembered, so that they are not logged again."""
@@ -16,8 +16,9 @@ MAX_REMEMBERED = 10_000
 class Faults:
     """The faults of single jobs that have been logged."""
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, store: ArtifactStore) -> None:
         self._logger = logger
+        self._store = store
         self._logged: set[tuple[str, str]] = set()
 
     def report(
@@ -50,7 +51,7 @@ class Faults:
         except RedisError:
             raise
         except OSError as error:
-            if not hurts_one_job(error):
+            if not self._store.blames_one_job(error):
                 raise
             self.report(name, kind, error)
         except UnknownFormat as error:

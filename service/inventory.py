@@ -96,7 +96,7 @@ class Inventory:
     def __init__(self, store: ArtifactStore) -> None:
         """Know no job yet."""
         self._store = store
-        self._faults = Faults(logger)
+        self._faults = Faults(logger, store)
         self._jobs: dict[str, StoredJob] = {}
         self._open: dict[str, Ticket] = {}
         self._entries: dict[str, Entry] = {}

@@ -89,7 +89,7 @@ class Jobs:
         self._workers = Workers(redis)
         self._redis_jobs = RedisJobs(redis)
         self._lists = self._redis_jobs.lists
-        self._faults = Faults(logger)
+        self._faults = Faults(logger, store)
         self._quotas = Quotas(
             self._redis_jobs, store, clock=lambda: redis_now(self._redis).timestamp()
         )

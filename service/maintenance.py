@@ -56,7 +56,7 @@ class Reconciler:
         self._redis = redis
         self._redis_jobs = RedisJobs(redis)
         self._keeper = ListKeeper(self._inventory, self._redis_jobs)
-        self._faults = Faults(logger)
+        self._faults = Faults(logger, store)
         self._lost: set[str] = set()
 
     def reconcile(self) -> None:
@@ -83,8 +83,9 @@ class Reconciler:
         lost = self._find_lost(open_jobs)
         still_lost = lost & self._lost
         for job_id in still_lost:
-            self._redis_jobs.requeue(job_id, open_jobs[job_id].model)
-            _log_lost(job_id)
+            with self._faults.isolated(job_id, "cannot be queued again"):
+                self._redis_jobs.requeue(job_id, open_jobs[job_id].model)
+                self._report_lost(job_id)
         self._lost = lost - still_lost
 
     def _add(self, ticket: Ticket) -> None:
@@ -94,7 +95,10 @@ class Reconciler:
         """
         is_open = self._store.is_open(ticket.id)
         if is_open and self._redis_jobs.add(ticket, self._store.latest_attempt(ticket.id)):
-            _log_lost(ticket.id)
+            self._report_lost(ticket.id)
+
+    def _report_lost(self, job_id: str) -> None:
+        self._faults.report(job_id, "was lost by Redis or a worker", "it is queued again")
 
     def _find_lost(self, open_jobs: dict[str, Ticket]) -> set[str]:
         """Return the jobs that are in no queue, started by no worker, and run by no attempt."""
@@ -134,7 +138,7 @@ def clean_up(
     Args:
         faults: remembers which jobs cannot be expired; give the same to each call.
     """
-    faults = faults or Faults(logger)
+    faults = faults or Faults(logger, store)
     now, ttl = jobs.age_now(), timedelta(seconds=result_ttl)
     too_old, forgotten = now - ttl, now - REMEMBERED_TTLS * ttl
     for job_id in filter(JOB_ID.fullmatch, store.names()):
@@ -188,7 +192,3 @@ async def _repeat(task: Callable[[], None], seconds: float) -> None:
                 )
             last = kind
         await asyncio.sleep(seconds)
-
-
-def _log_lost(job_id: str) -> None:
-    logger.warning("Job %s was lost by Redis or a worker, and is queued again", job_id)

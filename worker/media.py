@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -111,15 +112,16 @@ class _Job:
             check_colormap(request.overlay.colormap)
         video = open_clips(self._upload, request, spec, self._limits, self._beat)
         plan, info = video.plan, video.info
-        estimate = media_seconds(
-            self._upload,
-            video,
-            request.overlay,
-            self._folder,
-            limits=self._limits,
-            seconds_left=self._order.seconds_left,
-            heartbeat=self._beat,
-        )
+        with _storing():
+            estimate = media_seconds(
+                self._upload,
+                video,
+                request.overlay,
+                self._folder,
+                limits=self._limits,
+                seconds_left=self._order.seconds_left,
+                heartbeat=self._beat,
+            )
         opened = Opened(
             clips=len(plan.times_seconds),
             crop=tuple(video.crop),
@@ -183,7 +185,7 @@ class _Job:
             self._heartbeat = rendered(done, total)
             self._beat()
 
-        try:
+        with _storing():
             render(
                 self._upload,
                 **arrays,
@@ -199,13 +201,6 @@ class _Job:
             if order.faithfulness is not None:
                 self._beat()
                 self._plot(order.faithfulness)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            if error.errno == errno.EFBIG:
-                raise VideoTooLarge("the pictures need more bytes than allowed") from error
-            detail = f"the pictures cannot be stored: {error.strerror}"
-            raise unavailable(error, detail) from error
         wire.send(self._connection, rendered(1, 1, finished=True))
 
     def _plot(self, faithfulness: Faithfulness) -> None:
@@ -214,6 +209,24 @@ class _Job:
         from rollout_core.pictures.plot import plot_faithfulness
 
         plot_faithfulness(faithfulness, self._folder / FAITHFULNESS_NAME)
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Raise an OSError of writing pictures as `StoreUnavailable` or `VideoTooLarge`.
+
+    Raises:
+        FileNotFoundError: the folder was removed, because the attempt has lost the job.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise VideoTooLarge("the pictures need more bytes than allowed") from error
+        detail = f"the pictures cannot be stored: {error.strerror}"
+        raise unavailable(error, detail) from error
 
 
 def _timed(clips: Iterator[VideoClip]) -> Iterator[tuple[VideoClip, float]]:

@@ -1,5 +1,6 @@
 """Measures on the first frames how long a video takes to decode and draw on this machine."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -9,7 +10,7 @@ import numpy as np
 
 from rollout_core.contract import Overlay
 from rollout_core.pictures.heat import heat_track
-from rollout_core.pictures.overlay import write_overlay
+from rollout_core.pictures.overlay import overlay_size, write_overlay
 from rollout_core.video.clips import OpenedVideo
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, open_video
 
@@ -44,7 +45,7 @@ def media_seconds(
         folder: where a file is written for a moment.
     """
     info = video.info
-    pixels = info.display.stored_size[0] * info.display.stored_size[1] + info.width * info.height
+    pixels = math.prod(info.display.stored_size) + _drawn_pixels(video, overlay)
     if info.frames * pixels * SLOW_SECONDS_PER_PIXEL < seconds_left / 2:
         return 0.0
     share = min(1.0, video.plan.end_seconds / info.duration_seconds)
@@ -53,6 +54,14 @@ def media_seconds(
     if overlay is not None:
         seconds += info.frames * _drawing_seconds(path, video, overlay, folder, limits, heartbeat)
     return seconds
+
+
+def _drawn_pixels(video: OpenedVideo, overlay: Overlay | None) -> int:
+    """Return the number of pixels of a frame of the overlay."""
+    if overlay is None:
+        return 0
+    halves = 2 if overlay.layout == "side_by_side" else 1
+    return halves * math.prod(overlay_size(video.info.display.size, overlay.max_height))
 
 
 def _drawing_seconds(

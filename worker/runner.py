@@ -48,6 +48,9 @@ WORKER_DIED = "the worker died"
 REMEMBERED_ATTEMPTS = 20
 """Number of attempts in the mean that is announced."""
 
+ROOM_BYTES = 64 * 1024**2
+"""A disk with less room than this may be too full for a result."""
+
 WAIT_SECONDS = 0.5
 """Pause before the next try to claim the job, or to store its end."""
 
@@ -141,7 +144,7 @@ class Runner:
             Exhausted: this process cannot work any more.
             UnknownFormat: a newer version wrote the job. No attempt was made.
 
-        After all but `JobHeld` and `UnknownFormat`, an attempt was handed back and does not count.
+        An attempt that was claimed was handed back, and does not count.
         """
         with self._blaming_the_store():
             ticket = self._store.ticket(job_id)
@@ -224,9 +227,11 @@ class Runner:
             during(self._check_store)
             raise
         except OSError as error:
-            if error.errno in FULL | ILL:
-                raise StoreTrouble(str(error), full=error.errno in FULL) from error
+            if error.errno in FULL:
+                raise StoreTrouble(str(error), full=True) from error
             during(self._check_store)
+            if error.errno in ILL and not self._store.blames_one_job(error):
+                raise StoreTrouble(str(error), full=False) from error
             raise
 
     def _check_store(self) -> None:
@@ -290,7 +295,7 @@ class Runner:
             self._settings.job_deadline_seconds,
             self.children,
             self._records,
-            self._do_duties,
+            self._try_duties,
             record.token,
         )
         try:
@@ -316,12 +321,16 @@ class Runner:
     def _check_complaint(self, job_id: str, record: JobRecord, error: JobError) -> None:
         """Check whether the store is ill, if a child says so: a video may have compromised it.
 
+        A disk that was full may have room again: the child has removed what did not fit.
+
         Raises:
-            StoreTrouble: it is.
+            StoreTrouble: it is, or has less room than a result may need.
             ChildLost: it is not.
         """
         if error.code in STORE_CODES:
             self._pulse(job_id, record).during(self._check_store)
+            if error.code == StoreFull.code and self._store.free_bytes() < ROOM_BYTES:
+                raise StoreTrouble(error.detail, full=True)
             raise ChildLost(f"a child could not write, but the store is well: {error.detail}")
 
     def _end_claimed(self, job_id: str, record: JobRecord, cause: str) -> None:
@@ -355,7 +364,11 @@ class Runner:
         pulse = self._pulse(job_id, record)
 
         def end() -> None:
-            self._store.end_attempts(job_id)
+            try:
+                self._store.end_attempts(job_id)
+            except OSError as error:  # `end` stops late attempts, too
+                if not self._store.blames_one_job(error):
+                    raise
             self._store.end(job_id, ended)
 
         try:

@@ -287,7 +287,7 @@ class Supervisor(SimpleWorker):
         """Delete the delivery of a job that has ended; requeue a job that was handed back.
 
         A job that was handed back goes to the front of the queue, or to its end if this store lacks
-        it or had no room for it: it may have room for others. If another worker runs the job, its
+        it or could not be used: it may serve others. If another worker runs the job, its
         delivery stays. Otherwise it is deleted too: the service makes a new one for a job that no
         worker has for some seconds. So does it if Redis has lost the delivery's data.
 
@@ -306,8 +306,7 @@ class Supervisor(SimpleWorker):
 
     def _is_for_later(self) -> bool:
         """Return whether other jobs may fare better than the one that was handed back."""
-        reason = self._unfinished
-        return isinstance(reason, JobMissing) or (isinstance(reason, StoreTrouble) and reason.full)
+        return isinstance(self._unfinished, JobMissing | StoreTrouble)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job, then wait until the store and the engine are ready for the next one.

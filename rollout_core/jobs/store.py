@@ -61,6 +61,8 @@ _OF_ONE_FILE = (
     errno.EINVAL,
 )
 
+_OF_ONE_BLOCK = (errno.EIO, errno.EUCLEAN, errno.ESTALE)
+
 PRIVATE = 0o700
 """Mode of the store's folders: its user's alone. Commands also call `make_files_private`."""
 
@@ -113,6 +115,25 @@ class ArtifactStore:
                 probe.unlink(missing_ok=True)
         except OSError as error:
             raise unavailable(error, "the store cannot be written") from error
+
+    def free_bytes(self) -> int:
+        """Return the bytes that are free on the disk."""
+        return shutil.disk_usage(self.root).free
+
+    def blames_one_job(self, error: OSError) -> bool:
+        """Return whether an error is one of the files it names, while the store can be written.
+
+        A damaged block of a disk may hurt one file, too.
+        """
+        if hurts_one_job(error):
+            return True
+        if error.errno not in _OF_ONE_BLOCK:
+            return False
+        try:
+            self.check_writable()
+        except StoreUnavailable:
+            return False
+        return True
 
     @contextmanager
     def receiving(self) -> Iterator[Path]:

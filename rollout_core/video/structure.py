@@ -109,7 +109,9 @@ def has_encrypted_track(path: Path) -> bool:
             if name == _CLUSTER or count > ELEMENTS_PER_HEARTBEAT:
                 return False
             file.seek(start)
-            if name == _ENCRYPTION or (name == _ENCODING_TYPE and any(file.read(length or 0))):
+            if name == _ENCRYPTION or (
+                name == _ENCODING_TYPE and any(file.read(min(length or 0, 8)))
+            ):
                 return True
     return False
 

@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -9,8 +11,8 @@ from service.faults import Faults
 
 
 @pytest.fixture
-def faults():
-    return Faults(logging.getLogger("test"))
+def faults(store):
+    return Faults(logging.getLogger("test"), store)
 
 
 def fail(faults, error, name="a", kind="cannot be read"):
@@ -46,7 +48,7 @@ def test_a_bug_is_logged_with_its_traceback(faults, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [RedisConnectionError("away"), OSError(5, "x"), OSError(116, "x")]
+    "error", [RedisConnectionError("away"), OSError(errno.EROFS, "x"), OSError(errno.ENOTCONN, "x")]
 )
 def test_what_hurts_every_job_is_raised(faults, caplog, error):
     with pytest.raises(type(error)):
@@ -62,3 +64,16 @@ def test_a_bounded_number_of_faults_is_remembered(faults, caplog, monkeypatch):
         faults.report(name, "x", "y")
 
     assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_damaged_block_hurts_one_job_while_the_store_is_well(faults, caplog, monkeypatch, number):
+    fail(faults, OSError(number, os.strerror(number)))
+    assert "Job a cannot be read" in caplog.text
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        fail(faults, OSError(number, os.strerror(number)))

@@ -6,22 +6,23 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 from rollout_core.errors import StoreFull, VideoUndecodable
-from rollout_core.jobs.records import Ended, JobRecord
+from rollout_core.jobs.records import Ended, JobError, JobRecord
 from rollout_core.jobs.redis_records import job_key
 from rollout_core.jobs.store import FULL
 from tests.system.waiting import wait_until
 from tests.worker.file_calls import WRITING, file_calls
 from worker import wire
-from worker.children import Children
+from worker.children import ChildLost, Children
 from worker.heartbeat import ShuttingDown
 from worker.messages import EngineOptions, Failed, MediaOptions, Working
 from worker.redis_jobs import RetryingRecords
-from worker.runner import Exhausted, Runner, StoreTrouble
+from worker.runner import ROOM_BYTES, Exhausted, Runner, StoreTrouble
 from worker.scripted_child import ScriptedMedia
 
 NUMBERS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTCONN")
@@ -310,3 +311,41 @@ def test_folder_that_is_missing_costs_an_attempt_not_the_job(settings, records, 
         runner.run(job_id)
     assert seen
     assert store.result(job_id).attempt == 2
+
+
+def test_job_whose_own_folder_cannot_be_used_does_not_pause_the_worker(
+    settings, records, store, submit, record, monkeypatch
+):
+    """The store is well, so the job's attempts count, and others are not kept waiting."""
+    job_id = submit(overlay=None)
+    begin = store.begin_attempt
+
+    def refuse(name: str, *args: object) -> Path:
+        if name == job_id:
+            raise PermissionError(errno.EACCES, "Permission denied", "attempts")
+        return begin(name, *args)
+
+    monkeypatch.setattr(store, "begin_attempt", refuse)
+    with running(settings, records, store) as runner:
+        runner.run(job_id)
+        other = submit(overlay=None)
+        runner.run(other)
+    assert store.ending(job_id).error.code == "worker_crashed"
+    assert store.result(other).attempt == 1
+
+
+def test_disk_that_has_room_again_for_a_probe_only_counts_as_full(
+    settings, records, store, submit, record, monkeypatch
+):
+    job_id = submit(overlay=None)
+    failed = Failed.of(StoreFull("the disk is full"))
+    monkeypatch.setattr(store, "free_bytes", lambda: ROOM_BYTES - 1)
+    with running(settings, records, store) as runner:
+        error = JobError(code=failed.code, title=failed.title, detail=failed.detail)
+        claimed = records.claim(job_id, max_attempts=3, token="a" * 32)
+        with pytest.raises(StoreTrouble) as caught:
+            runner._check_complaint(job_id, claimed, error)
+        assert caught.value.full
+        monkeypatch.setattr(store, "free_bytes", lambda: ROOM_BYTES)
+        with pytest.raises(ChildLost):
+            runner._check_complaint(job_id, claimed, error)

@@ -175,7 +175,11 @@ def test_hdr_is_tone_mapped_inside_the_sandbox(media, tmp_path):
     options = {"x265-params": params}
     films.encode(upload, codec="libx265", pix_fmt="yuv420p10le", frames=8, options=options)
     answer = opened(media, upload, folder)
-    (clip,) = clips_of(media, answer.clips)
+    assert answer.clips == 1
+    clip = next_message(media, Clip, idle)[1]
+    told = next_message(media, Decoded, idle)[0]
+    assert (told.source.hdr, told.source.color.transfer) == ("pq", "smpte2084")
+    assert [warning.code for warning in told.warnings] == ["hdr_tone_mapped"]
     media.send(
         Render(overlay=Overlay()),
         relevance=np.full((1, 8, 8, 8), 0.1, np.float32),

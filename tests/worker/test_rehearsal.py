@@ -30,6 +30,22 @@ def test_small_video_is_not_measured(estimate, monkeypatch):
     assert estimate(Overlay(), seconds_left=900) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("overlay", "drawn"),
+    [
+        (None, 0),
+        (Overlay(), 96 * 80),
+        (Overlay(max_height=64), 76 * 64),
+        (Overlay(max_height=64, layout="side_by_side"), 2 * 76 * 64),
+    ],
+)
+def test_pixels_of_the_scaled_overlay_count(estimate, monkeypatch, overlay, drawn):
+    monkeypatch.setattr(rehearsal, "_frame_seconds", lambda frames, use: 1.0)
+    bound = 2 * 24 * (96 * 80 + drawn) * rehearsal.SLOW_SECONDS_PER_PIXEL
+    assert estimate(overlay, seconds_left=1.01 * bound) == 0.0
+    assert estimate(overlay, seconds_left=0.99 * bound) > 0.0
+
+
 def test_decoding_and_drawing_are_measured(estimate, tmp_path):
     assert 0 < estimate() < 5
     assert 0 < estimate(Overlay()) < 5

@@ -525,11 +525,24 @@ def test_heartbeats_report_progress(settings, records, store, submit, record):
     assert explaining[-1].done > explaining[0].done
 
 
-def test_internal_error_ends_the_attempt_not_the_worker(settings, records, store, submit, failure):
+def test_failing_duty_costs_no_attempt(settings, records, store, submit):
     def fail() -> None:
         raise ZeroDivisionError
 
     with running(settings, records, store, "fake", fail) as runner:
+        job_id = submit(overlay=None)
+        runner.run(job_id)
+    assert store.result(job_id).attempt == 1
+
+
+def test_internal_error_ends_the_attempt_not_the_worker(
+    settings, records, store, submit, failure, monkeypatch
+):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("worker.runner.Attempt", fail)
+    with running(settings, records, store) as runner:
         job_id = submit()
         runner.run(job_id)
     assert failure(job_id).error.code == "worker_crashed"
