@@ -2,8 +2,10 @@
 
 A route runs in a thread if it reads the store or Redis, and either may take seconds to answer. Each
 kind of call has threads of its own. If all of them are busy, a call waits for a while and then gets
-503. Nothing that may wait runs on the event loop, so `/livez`, which needs no thread, always
-answers at once.
+503. The files and the reserved bytes of uploads that arrive use other threads.
+
+Nothing that may wait runs on the event loop, so `/livez`, which needs no thread, always answers at
+once.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -125,7 +125,7 @@ class ArtifactStore:
 
         A damaged block of a disk may hurt one file, too.
         """
-        if hurts_one_job(error):
+        if error.errno in _OF_ONE_FILE:
             return True
         if error.errno not in _OF_ONE_BLOCK:
             return False
@@ -409,11 +409,6 @@ def unavailable(error: OSError, detail: str) -> StoreUnavailable:
     """Return the project's error for an OSError of the store."""
     full = error.errno in FULL
     return StoreFull("the disk is full") if full else StoreUnavailable(detail)
-
-
-def hurts_one_job(error: OSError) -> bool:
-    """Return whether an error is one of the files it names, not of the whole store."""
-    return error.errno in _OF_ONE_FILE
 
 
 def _exists(path: Path) -> bool:

@@ -16,16 +16,19 @@ from rollout_core.contract import (
     FAITHFULNESS_NAME,
     OVERLAY_NAME,
     SHEET_NAME,
+    ExplainRequest,
     ExplainResult,
     Prediction,
     describe,
 )
-from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress
+from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress, Ticket
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from service.app import create_app
+from service.inventory import Inventory
 from service.jobs import Jobs
+from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
 from service.settings import Settings
 
@@ -114,6 +117,46 @@ def shift_redis_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None
         monkeypatch.setattr(Redis, "time", shifted)
 
     return shift
+
+
+@pytest.fixture
+def reconciler(store: ArtifactStore, redis: Redis) -> Reconciler:
+    return Reconciler(store, Inventory(store), redis)
+
+
+@pytest.fixture
+def submit(
+    jobs: Jobs, store: ArtifactStore, announce: Callable[..., Announcement]
+) -> Callable[[], str]:
+    """Submit a job without an owner; return its id."""
+    announce()
+
+    def one() -> str:
+        with store.receiving() as path:
+            path.write_bytes(b"video")
+            return jobs.submit(ExplainRequest(), path).id
+
+    return one
+
+
+@pytest.fixture
+def accept(store: ArtifactStore) -> Callable[..., Ticket]:
+    """Put a job into the store, but not into Redis; return its ticket."""
+
+    def one(number: int, *, size: int = 1000, owner: str | None = None) -> Ticket:
+        ticket = Ticket(
+            id=f"{number:032x}",
+            request=ExplainRequest(model="fake"),
+            created_at=datetime.now(UTC),
+            upload_bytes=size,
+            owner=owner,
+        )
+        with store.receiving() as path:
+            path.write_bytes(bytes(size))
+            store.accept(ticket, path)
+        return ticket
+
+    return one
 
 
 class Worker:

@@ -6,8 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from rollout_core.contract import ExplainRequest
-from rollout_core.jobs.records import JobRecord, Ticket
+from rollout_core.jobs.records import JobRecord
 from service import inventory as inventory_module
 from service.inventory import Inventory
 from service.ledger import MIN_RESULT_BYTES, Entry
@@ -23,24 +22,6 @@ def jobs_folder(store):
 @pytest.fixture
 def inventory(store):
     return Inventory(store)
-
-
-@pytest.fixture
-def accept(store):
-    def one(number, *, size=1000, owner=None):
-        ticket = Ticket(
-            id=f"{number:032x}",
-            request=ExplainRequest(model="fake"),
-            created_at=datetime.now(UTC),
-            upload_bytes=size,
-            owner=owner,
-        )
-        with store.receiving() as path:
-            path.write_bytes(bytes(size))
-            store.accept(ticket, path)
-        return ticket
-
-    return one
 
 
 @pytest.fixture

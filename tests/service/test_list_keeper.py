@@ -2,31 +2,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import JobRecord
 from service import list_keeper
-from service.inventory import Inventory
 from service.job_lists import STATES, list_key
-from service.maintenance import Reconciler
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
-
-
-@pytest.fixture
-def reconciler(store, redis):
-    return Reconciler(store, Inventory(store), redis)
-
-
-@pytest.fixture
-def submit(jobs, store, announce):
-    announce()
-
-    def one() -> str:
-        with store.receiving() as path:
-            path.write_bytes(b"video")
-            return jobs.submit(ExplainRequest(), path).id
-
-    return one
 
 
 def listed(redis):

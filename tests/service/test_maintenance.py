@@ -30,11 +30,6 @@ QUEUE_KEY = "rq:queue:rollout-fake"
 
 
 @pytest.fixture
-def reconciler(store, redis):
-    return Reconciler(store, Inventory(store), redis)
-
-
-@pytest.fixture
 def stored(store):
     """A stored job that was never queued: its service died in between."""
     ticket = Ticket(
@@ -48,18 +43,6 @@ def stored(store):
         path.write_bytes(b"video")
         store.accept(ticket, path)
     return ticket
-
-
-@pytest.fixture
-def submit(jobs, store, announce):
-    announce()
-
-    def one() -> str:
-        with store.receiving() as path:
-            path.write_bytes(b"video")
-            return jobs.submit(ExplainRequest(), path).id
-
-    return one
 
 
 def clean_up_now(services) -> None:

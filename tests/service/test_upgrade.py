@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import FORMAT_VERSION, JobRecord
 from rollout_core.jobs.redis_records import WORKERS_KEY, job_key
-from service.inventory import Inventory
-from service.maintenance import Reconciler, clean_up
+from service.maintenance import clean_up
 
 ENDED = JobRecord().ended("canceled", datetime.now(UTC))
 QUEUE_KEY = "rq:queue:rollout-fake"
@@ -29,23 +27,6 @@ UNREADABLE = {
 
 def cases(table):
     return pytest.mark.parametrize("fields", table.values(), ids=table)
-
-
-@pytest.fixture
-def reconciler(store, redis):
-    return Reconciler(store, Inventory(store), redis)
-
-
-@pytest.fixture
-def submit(jobs, store, announce):
-    announce()
-
-    def one() -> str:
-        with store.receiving() as path:
-            path.write_bytes(b"video")
-            return jobs.submit(ExplainRequest(), path).id
-
-    return one
 
 
 @pytest.fixture

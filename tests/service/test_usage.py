@@ -9,29 +9,7 @@ from service.redis_jobs import RedisJobs
 from service.usage import ACCEPT_SECONDS, Owner, Quotas
 
 ANN = Owner(name="ann", max_queued_jobs=2, max_stored_bytes=100)
-
-
 BEN = Owner(name="ben")
-
-
-@pytest.fixture
-def accept(store):
-    """Put a job into the store; return its ticket."""
-
-    def one(number: int, *, size: int = 1000, owner: str | None = None) -> Ticket:
-        ticket = Ticket(
-            id=f"{number:032x}",
-            request=ExplainRequest(model="fake"),
-            created_at=datetime.now(UTC),
-            upload_bytes=size,
-            owner=owner,
-        )
-        with store.receiving() as path:
-            path.write_bytes(bytes(size))
-            store.accept(ticket, path)
-        return ticket
-
-    return one
 
 
 def job_id(number):
