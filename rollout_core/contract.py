@@ -57,6 +57,10 @@ Index = Annotated[int, Field(ge=0, lt=1 << 31)]
 ClassIndex = Annotated[StrictInt, Field(ge=0, lt=1 << 31)]
 ClassLabel = Annotated[str, Field(min_length=1, max_length=256)]
 
+JobTag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+UploadId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
+
 OPTIONS_BY_METHOD: dict[Method, tuple[str, ...]] = {
     "rollout": ("head_fusion", "discard_ratio", "start_layer", "full_rollout"),
     "attention": ("head_fusion", "layer"),
@@ -259,6 +263,51 @@ class ExplainRequest(ClipRequest):
         for name in ("full_rollout", "faithfulness"):
             if getattr(self, name) and self.clips != "one":
                 raise ValueError(f"{name} is for one clip, not for clips: {self.clips!r}")
+        return self
+
+
+class Webhook(Frozen):
+    """Where to report the end of a job."""
+
+    url: str = Field(
+        max_length=2048, pattern=r"^https?://[^\s]+$", description="It gets a POST request."
+    )
+    events: tuple[WebhookEvent, ...] = Field(
+        ("job.succeeded", "job.failed", "job.canceled"), min_length=1
+    )
+
+
+class JobOptions(ExplainRequest):
+    """What to explain of a video, and how its job is run. Every field has a default."""
+
+    tag: JobTag | None = Field(None, description="A text of yours, to find the job by.")
+    webhook: Webhook | None = Field(None, description="Where to report the end of the job.")
+    reuse: bool = Field(
+        True,
+        description="Answer at once with the result of an equal job of yours, if there is one.",
+    )
+
+    @property
+    def explain_request(self) -> ExplainRequest:
+        """What to explain, without how the job is run."""
+        return ExplainRequest(**{name: getattr(self, name) for name in ExplainRequest.model_fields})
+
+
+class JobRequest(JobOptions):
+    """A job for a video that the service has, or that it fetches. One of the two is given."""
+
+    upload: UploadId | None = Field(None, description="Id of an upload of yours.")
+    video_url: str | None = Field(
+        None,
+        max_length=2048,
+        pattern=r"^https?://[^\s]+$",
+        description="Address from which the service fetches the video, if it allows the host.",
+    )
+
+    @model_validator(mode="after")
+    def _check_video(self) -> Self:
+        if (self.upload is None) == (self.video_url is None):
+            raise ValueError("give either upload or video_url")
         return self
 
 

@@ -7,10 +7,10 @@ Redis. `Jobs._describe_now` is the one place where they become a job's public st
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.contract import RESULT_NAME, Artifact, ExplainRequest, ExplainResult
+from rollout_core.contract import RESULT_NAME, Artifact, ExplainResult, JobOptions
 from rollout_core.errors import AttemptLost, JobEnded, NoWorker, UnknownFormat
-from rollout_core.jobs.records import Ended, JobError, JobRecord, JobState, Ticket
+from rollout_core.jobs.records import Ended, JobError, JobRecord, JobState, Submission, Ticket
 from rollout_core.jobs.redis_records import redis_now
+from rollout_core.jobs.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel, WaitingFor
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.resolve import check_request
 from service.age import AgeClock
@@ -33,7 +34,7 @@ from service.job_lists import CHUNK, OPEN, Place
 from service.ledger import Ledger
 from service.redis_jobs import RedisJobs
 from service.reservations import Reservation, Reservations
-from service.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel, WaitingFor
+from service.upload_store import UploadRecord, UploadStore
 from service.usage import Owner, Quotas
 from service.workers import Workers
 
@@ -50,6 +51,8 @@ NEVER_CLAIMED = JobRecord().to_json().encode()
 """Record of a job that no attempt has claimed, and that was not canceled: it has not ended."""
 
 Ending = ExplainResult | Ended
+
+_FROM_SUBMISSION = {"upload", "filename", "tag", "reused_from"}
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class Jobs:
         """Use `redis`, which must not decode its answers: RQ needs bytes."""
         self._redis = redis
         self._store = store
+        self.uploads = UploadStore(store)
         self._artifact_url = artifact_url
         self._inventory = inventory or Inventory(store)
         self._ledger = ledger or Ledger(redis)
@@ -121,18 +125,19 @@ class Jobs:
 
     def submit(
         self,
-        request: ExplainRequest,
-        upload: Path,
+        request: JobOptions,
+        upload: UploadRecord,
         *,
         owner: Owner | None = None,
         reservation: Reservation | None = None,
     ) -> Job:
-        """Store a received upload as a new job, and queue it for its model.
+        """Store a new job for a complete upload, and queue it for its model.
 
         Args:
             reservation: of the bytes, settled. Without one, the next count of the store has them.
 
         Raises:
+            UploadNotFound: the upload has been deleted.
             UnknownModel, ModelUnavailable, CheckpointsDiffer: see `Workers.choose`.
             InvalidRequest: the request does not fit the model.
             QueueFull: the model's queue has reached its limit.
@@ -143,25 +148,55 @@ class Jobs:
         )
         check_request(request, spec)
         self._require_place(spec.name)
+        path = self.uploads.path(upload.id)
         ticket = Ticket(
             id=reservation.id if reservation else uuid.uuid4().hex,
-            request=request.model_copy(update={"model": spec.name}),
+            request=request.explain_request.model_copy(update={"model": spec.name}),
             created_at=redis_now(self._redis),
-            upload_bytes=upload.stat().st_size,
+            upload_bytes=path.stat().st_size,
             owner=owner.name if owner else None,
+        )
+        submission = Submission(
+            upload=upload.id,
+            upload_sha256=upload.sha256,
+            filename=upload.filename,
+            tag=request.tag,
+            webhook=request.webhook,
         )
         self._reserve(ticket, owner)
         try:
-            self._store.accept(ticket, upload)
+            self.uploads.attach(upload.id, ticket.id)
+            self._store.accept(ticket, path, submission)
             self._redis_jobs.add(ticket)
         except BaseException:
             self._store.delete(ticket.id)
+            self.uploads.detach(upload.id, ticket.id)
             with suppress(RedisError):  # then the reservation expires
                 self._quotas.release(ticket.id, owner)
             raise
         if reservation:
             reservation.keep()
         return self.get(ticket.id, owner=ticket.owner)
+
+    @contextmanager
+    def adding_upload(self, received: Path, *, owner: str | None = None) -> Iterator[UploadRecord]:
+        """Store a video that has arrived with a job; remove it at the end if no job uses it."""
+        with received.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        record = UploadRecord(
+            id=uuid.uuid4().hex,
+            created_at=redis_now(self._redis),
+            owner=owner,
+            bytes=received.stat().st_size,
+            sha256=digest,
+            with_job=True,
+        )
+        self.uploads.add(record, received)
+        try:
+            yield record
+        finally:
+            if not self.uploads.jobs(record.id):
+                self.uploads.delete(record)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return a job as it is now. A job that has ended is read without Redis.
@@ -317,7 +352,10 @@ class Jobs:
             raise _quota_exceeded(self._workers.wait_seconds(ticket.model, 1))
 
     def _remove(self, ticket: Ticket) -> None:
+        upload = self._store.submission(ticket.id).upload
         self._store.delete(ticket.id)
+        if upload:
+            self.uploads.detach(upload, ticket.id)
         with suppress(RedisError):  # the `Reconciler` removes what is left in Redis
             self._redis_jobs.remove(ticket.id, ticket.owner)
             self._ledger.remove(ticket.id)
@@ -409,9 +447,10 @@ class Jobs:
             ending = ending or self._store.ending(ticket.id)
         if isinstance(ending, ExplainResult):
             return self._succeeded(ticket, ending)
+        submission = self._store.submission(ticket.id)
         if ending is not None:
-            return _describe(ticket, **ending.model_dump(exclude={"version"}))
-        return _open(ticket, record or JobRecord(), snapshot)
+            return _describe(ticket, submission, **ending.model_dump(exclude={"version"}))
+        return _open(ticket, submission, record or JobRecord(), snapshot)
 
     def _snapshot(self) -> "_Snapshot":
         return _Snapshot(self._redis, self._redis_jobs, self._workers)
@@ -426,6 +465,7 @@ class Jobs:
         """Return a job that has a result, from its files alone: Redis may have lost it."""
         return _describe(
             ticket,
+            self._store.submission(ticket.id),
             state="succeeded",
             started_at=result.started_at,
             ended_at=result.ended_at,
@@ -508,11 +548,12 @@ def _batches(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
         yield batch
 
 
-def _open(ticket: Ticket, record: JobRecord, snapshot: _Snapshot) -> Job:
+def _open(ticket: Ticket, submission: Submission, record: JobRecord, snapshot: _Snapshot) -> Job:
     """Return a job that has not ended."""
     if record.lease_until is not None and record.is_alive(snapshot.now):
         return _describe(
             ticket,
+            submission,
             state="running",
             started_at=record.started_at,
             attempt=record.attempt,
@@ -520,6 +561,7 @@ def _open(ticket: Ticket, record: JobRecord, snapshot: _Snapshot) -> Job:
         )
     return _describe(
         ticket,
+        submission,
         state="queued",
         attempt=record.attempt,
         queue_position=snapshot.position(ticket),
@@ -538,13 +580,15 @@ def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}")
 
 
-def _describe(ticket: Ticket, **changing: Any) -> Job:
+def _describe(ticket: Ticket, submission: Submission, **changing: Any) -> Job:
     """Return a job; fields that are not given are null."""
     empty = Job.model_fields.keys() - {"id", "model", "created_at", "request"}
+    empty -= _FROM_SUBMISSION
     return Job(
         id=ticket.id,
         model=ticket.model,
         created_at=ticket.created_at,
         request=ticket.request,
+        **submission.model_dump(include=_FROM_SUBMISSION),
         **(dict.fromkeys(empty) | changing),
     )

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from rollout_core.contract import JobOptions
 from rollout_core.errors import RolloutError
 from service import auth
 from service.errors import Unauthorized
@@ -38,7 +39,7 @@ UPLOAD_FORM: dict[str, Any] = {
                         "format": "binary",
                         "description": "MP4, MOV, Matroska, WebM, AVI or MPEG-TS.",
                     },
-                    REQUEST_PART: {"$ref": f"{_SCHEMAS}ExplainRequest"},
+                    REQUEST_PART: {"$ref": f"{_SCHEMAS}JobOptions"},
                 },
             },
             "encoding": {
@@ -115,9 +116,10 @@ def _build(app: FastAPI) -> dict[str, Any]:
         tags=app.openapi_tags,
         separate_input_output_schemas=app.separate_input_output_schemas,
     )
-    schema = Problem.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
-    definitions = schema.pop("$defs")
-    document["components"]["schemas"].update({**definitions, "Problem": schema})
+    for model in (Problem, JobOptions):
+        schema = model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+        definitions = schema.pop("$defs")
+        document["components"]["schemas"].update({**definitions, model.__name__: schema})
     _require_keys(document)
     return document
 

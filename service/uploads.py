@@ -17,7 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from rollout_core.contract import ExplainRequest
+from rollout_core.contract import JobOptions
 from rollout_core.errors import UnsupportedContainer
 from rollout_core.jobs.store import unavailable
 from rollout_core.video.signatures import HEAD_BYTES, is_video_container
@@ -55,7 +55,7 @@ async def receive(
     max_bytes: int,
     idle_seconds: float,
     on_bytes: Callable[[int], Awaitable[None]],
-) -> ExplainRequest:
+) -> JobOptions:
     """Write the form's video to `path`, and return the request.
 
     Args:
@@ -67,7 +67,7 @@ async def receive(
         UploadTooLarge: the body has more than `max_bytes`.
         UploadTooSlow: fewer than `STEP_BYTES` arrived within `idle_seconds`.
         UnsupportedContainer: the file does not begin like a supported container.
-        RequestValidationError: the request part is not a valid `ExplainRequest`.
+        RequestValidationError: the request part is not a valid `JobOptions`.
         StoreUnavailable: `path` cannot be written.
         ClientDisconnect: the client disconnected.
     """
@@ -258,11 +258,11 @@ async def _flush(form: _Form, file: BinaryIO) -> None:
     form.pending.clear()
 
 
-def _parse_request(text: bytes | None) -> ExplainRequest:
+def _parse_request(text: bytes | None) -> JobOptions:
     if text is None:
-        return ExplainRequest()
+        return JobOptions()
     try:
-        request = ExplainRequest.model_validate_json(text.removeprefix(BOM))
+        request = JobOptions.model_validate_json(text.removeprefix(BOM))
         json.loads(text.removeprefix(BOM), object_pairs_hook=_refuse_repeated)
         return request
     except _RepeatedField as error:

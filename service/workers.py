@@ -21,9 +21,9 @@ from rollout_core.jobs.redis_records import (
     parse_announcement,
     redis_now,
 )
+from rollout_core.jobs.schemas import ServedModel, WaitingFor
 from rollout_core.model.specs import ModelSpec
 from service.errors import CheckpointsDiffer, ModelUnavailable
-from service.schemas import ServedModel, WaitingFor
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
 """Assumed time of a job as long as no worker has finished one."""

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, ValidationError
 
-from rollout_core.contract import ExplainRequest, Frozen, Stage
+from rollout_core.contract import ExplainRequest, Frozen, Stage, UploadId, Webhook
 from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -94,6 +94,30 @@ class Ticket(StoredRecord):
     def model(self) -> str:
         """The model of the request, or the default that was filled in."""
         return cast(str, self.request.model)
+
+
+class Submission(StoredRecord):
+    """What the service keeps about a job besides its ticket; `submission.json` in its folder.
+
+    Workers do not read it, so those of older releases can run a job whose submission is newer.
+
+    Attributes:
+        upload: id of the upload that the job explains.
+        upload_sha256: of the bytes of the upload.
+        filename: name of the video, as the client named it.
+        reused_from: the job whose result this one has.
+        answer_key: equal for jobs that must have equal results; see `service.answers`.
+        body_sha256: of what the client asked for; set if it sent an Idempotency-Key.
+    """
+
+    upload: UploadId | None = None
+    upload_sha256: str | None = None
+    filename: str | None = None
+    tag: str | None = None
+    webhook: Webhook | None = None
+    reused_from: JobId | None = None
+    answer_key: str | None = None
+    body_sha256: str | None = None
 
 
 class Ended(StoredRecord):

@@ -3,6 +3,7 @@
     identity/id                   a random id, by which a process tells this store from others
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
+    jobs/<id>/submission.json     the `Submission`: what the service keeps besides
     jobs/<id>/upload/video        the upload, always under this name
     jobs/<id>/attempts/<n>-<token>/  working folder of attempt n; the token is that of its claim
     jobs/<id>/result/             the end of the job: a published result, or `ended.json` alone
@@ -29,11 +30,12 @@ from pydantic import ValidationError
 
 from rollout_core.contract import RESULT_NAME, ExplainResult
 from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable, UnknownFormat
-from rollout_core.jobs.records import Ended, Ticket
+from rollout_core.jobs.records import Ended, Submission, Ticket
 from rollout_core.jobs.survey import Survey, changed_at, survey
 
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
+SUBMISSION_NAME = "submission.json"
 ID_NAME = "id"
 
 ATTEMPT = re.compile(r"([0-9]+)(-[0-9a-f]+)?")
@@ -91,10 +93,10 @@ class ArtifactStore:
         The first call makes it. Of two processes that make one at the same time, one succeeds.
         """
         path = self.root / "identity" / ID_NAME
-        text = _read(path)
+        text = read_if_exists(path)
         if text is None:
-            with self._temporary_folder() as folder:
-                _write(folder / ID_NAME, uuid.uuid4().hex)
+            with self.temporary_folder() as folder:
+                write_atomically(folder / ID_NAME, uuid.uuid4().hex)
                 with suppress(OSError):  # another process was faster; if not, the next line fails
                     folder.rename(path.parent)
             text = path.read_bytes()
@@ -137,20 +139,43 @@ class ArtifactStore:
 
     @contextmanager
     def receiving(self) -> Iterator[Path]:
-        """Yield a path for an upload. It is removed at the end unless `accept` took it."""
-        with self._temporary_folder() as folder:
+        """Yield a path for an upload. It is removed at the end: `accept` links it."""
+        with self.temporary_folder() as folder:
             yield folder / UPLOAD_NAME
 
-    def accept(self, ticket: Ticket, upload: Path) -> None:
-        """Make a received upload the folder of a new job. It survives a power cut."""
-        folder = upload.parent
-        (folder / "upload").mkdir()
-        upload.rename(folder / "upload" / UPLOAD_NAME)
-        (folder / "attempts").mkdir()
-        _write(folder / "job.json", ticket.to_json())
-        _sync(folder / "upload" / UPLOAD_NAME, folder / "upload", folder)
-        folder.rename(self._job(ticket.id))
-        _sync(self._jobs)
+    def accept(self, ticket: Ticket, upload: Path, submission: Submission | None = None) -> None:
+        """Store a new job for an upload. It survives a power cut.
+
+        The job gets a hard link to the upload, and keeps it whatever becomes of the upload. Where
+        the file system has no hard links, it gets a copy.
+
+        Raises:
+            FileNotFoundError: the upload is gone.
+            FileExistsError: there is a job with this id.
+        """
+        with self.temporary_folder() as folder:
+            (folder / "upload").mkdir()
+            link_or_copy(upload, folder / "upload" / UPLOAD_NAME)
+            (folder / "attempts").mkdir()
+            write_atomically(folder / "job.json", ticket.to_json())
+            write_atomically(folder / SUBMISSION_NAME, (submission or Submission()).to_json())
+            sync(folder / "upload" / UPLOAD_NAME, folder / "upload", folder)
+            try:
+                folder.rename(self._job(ticket.id))
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY:
+                    raise FileExistsError(errno.EEXIST, "the job exists", ticket.id) from error
+                raise
+        sync(self._jobs)
+
+    def submission(self, job_id: str) -> Submission:
+        """Return what the service keeps about a job; empty for a job of an older release.
+
+        Raises:
+            UnknownFormat: this version cannot read it.
+        """
+        text = read_if_exists(self._job(job_id) / SUBMISSION_NAME)
+        return Submission() if text is None else Submission.from_json(text)
 
     def ticket(self, job_id: str) -> Ticket | None:
         """Return the ticket of a job, or None if there is no such job.
@@ -159,7 +184,7 @@ class ArtifactStore:
             UnknownFormat: this version cannot read it.
         """
         try:
-            text = _read(self._job(job_id) / "job.json")
+            text = read_if_exists(self._job(job_id) / "job.json")
         except NotADirectoryError:
             if not self._jobs.is_dir():
                 raise
@@ -182,7 +207,7 @@ class ArtifactStore:
         own = self._attempt(job_id, attempt, token)
         for number, folder in self._attempts(job_id):
             if number < attempt or folder == own:  # a late attempt must not remove newer ones
-                self._remove_atomically(folder)
+                self.remove_atomically(folder)
         try:
             own.mkdir()
         except FileNotFoundError as error:
@@ -197,12 +222,12 @@ class ArtifactStore:
 
     def end_attempt(self, job_id: str, attempt: int, token: str | None = None) -> None:
         """Remove the folder of one attempt, if there is one."""
-        self._remove_atomically(self._attempt(job_id, attempt, token))
+        self.remove_atomically(self._attempt(job_id, attempt, token))
 
     def end_attempts(self, job_id: str) -> None:
         """Remove the folders of all attempts. One that still runs cannot publish any more."""
         for folder in _list_folder(self._job(job_id) / "attempts"):
-            self._remove_atomically(folder)
+            self.remove_atomically(folder)
 
     def publish(
         self, job_id: str, attempt: int, result: ExplainResult, token: str | None = None
@@ -214,7 +239,7 @@ class ArtifactStore:
         """
         folder = self._attempt(job_id, attempt, token)
         try:
-            _write(folder / RESULT_NAME, result.model_dump_json(indent=2))
+            write_atomically(folder / RESULT_NAME, result.model_dump_json(indent=2))
             fsync_folder(folder)
         except FileNotFoundError as error:
             raise AttemptLost(f"attempt {attempt} no longer has the job") from error
@@ -226,8 +251,8 @@ class ArtifactStore:
         Raises:
             AttemptLost: the job has ended before, or was deleted.
         """
-        with self._temporary_folder() as folder:
-            _write(folder / ENDED_NAME, ended.to_json())
+        with self.temporary_folder() as folder:
+            write_atomically(folder / ENDED_NAME, ended.to_json())
             self._end(job_id, folder)
 
     def exists(self, job_id: str) -> bool:
@@ -251,7 +276,7 @@ class ArtifactStore:
         result = self.result(job_id)
         if result is not None:
             return result
-        text = _read(self._job(job_id) / "result" / ENDED_NAME)
+        text = read_if_exists(self._job(job_id) / "result" / ENDED_NAME)
         return None if text is None else Ended.from_json(text)
 
     def result(self, job_id: str) -> ExplainResult | None:
@@ -260,7 +285,7 @@ class ArtifactStore:
         Raises:
             UnknownFormat: this version cannot read it.
         """
-        text = _read(self._job(job_id) / "result" / RESULT_NAME)
+        text = read_if_exists(self._job(job_id) / "result" / RESULT_NAME)
         if text is None:
             return None
         try:
@@ -275,7 +300,7 @@ class ArtifactStore:
 
     def delete(self, job_id: str) -> bool:
         """Remove every byte of a job; return whether it existed."""
-        return self._remove_atomically(self._job(job_id))
+        return self.remove_atomically(self._job(job_id))
 
     def keeps_upload(self, job_id: str) -> bool:
         """Return whether a job's upload exists; `expire` removes it last."""
@@ -367,10 +392,10 @@ class ArtifactStore:
             if folder.exists() and self.is_open(job_id):
                 raise
             raise AttemptLost("the job has ended before, or was deleted") from error
-        _sync(self._job(job_id))
+        sync(self._job(job_id))
 
     @contextmanager
-    def _temporary_folder(self) -> Iterator[Path]:
+    def temporary_folder(self) -> Iterator[Path]:
         """Yield a new folder outside all jobs. It is removed at the end unless it was moved."""
         folder = self._incoming / uuid.uuid4().hex
         folder.mkdir()
@@ -379,7 +404,7 @@ class ArtifactStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _remove_atomically(self, folder: Path) -> bool:
+    def remove_atomically(self, folder: Path) -> bool:
         """Rename a folder out of the way, then remove it; return whether it existed.
 
         A process still working in the folder can no longer publish it: its old path is gone.
@@ -400,9 +425,22 @@ def is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to a file, or a copy where there are no hard links."""
+    try:
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
+            raise
+        with source.open("rb") as file, target.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+
+
 def fsync_folder(folder: Path) -> None:
     """Flush a folder and its files to the disk. A busy disk may need longer than a lease."""
-    _sync(*folder.iterdir(), folder)
+    sync(*folder.iterdir(), folder)
 
 
 def unavailable(error: OSError, detail: str) -> StoreUnavailable:
@@ -449,7 +487,7 @@ def _state(*paths: Path) -> _State | None:
     return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
 
 
-def _sync(*paths: Path) -> None:
+def sync(*paths: Path) -> None:
     """Flush files and folders to the disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -459,7 +497,7 @@ def _sync(*paths: Path) -> None:
             os.close(descriptor)
 
 
-def _read(path: Path) -> bytes | None:
+def read_if_exists(path: Path) -> bytes | None:
     """Return the content of a file, None if it does not exist.
 
     Raises:
@@ -473,7 +511,7 @@ def _read(path: Path) -> bytes | None:
         raise UnknownFormat(f"{path.name} is a folder") from error
 
 
-def _write(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     beside = path.with_name(f".{path.name}.part")
     with beside.open("w", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ from starlette.responses import FileResponse, MalformedRangeHeader, Response
 from starlette.responses import RangeNotSatisfiable as StarletteRangeNotSatisfiable
 
 from rollout_core.contract import Artifact, ExplainResult
+from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi
 from service.auth import API_PREFIX
@@ -21,7 +22,6 @@ from service.errors import (
     RangeNotSatisfiable,
 )
 from service.pools import in_pool
-from service.schemas import Job
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
 

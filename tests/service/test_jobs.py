@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rollout_core.contract import ExplainRequest
+from rollout_core.contract import ExplainRequest, JobOptions
 from rollout_core.errors import InvalidRequest, JobEnded, UnknownModel
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Progress
 from rollout_core.jobs.redis_records import job_key, redis_now
@@ -27,7 +27,8 @@ def submit(jobs, store, announce):
     def one(jobs=jobs, **request):
         with store.receiving() as path:
             path.write_bytes(b"video")
-            return jobs.submit(ExplainRequest(**request), path).id
+            with jobs.adding_upload(path) as upload:
+                return jobs.submit(JobOptions(**request), upload).id
 
     return one
 
@@ -122,8 +123,10 @@ class TestSubmit:
             redis, store, artifact_url=artifact_url, inventory=inventory
         )  # remembers nothing
 
-        with store.receiving() as path, pytest.raises(ModelUnavailable):
-            jobs.submit(ExplainRequest(model="fake"), path)
+        with store.receiving() as path:
+            path.write_bytes(b"video")
+            with jobs.adding_upload(path) as upload, pytest.raises(ModelUnavailable):
+                jobs.submit(JobOptions(model="fake"), upload)
 
     @pytest.mark.parametrize("seconds", [-8 * 86400, 8 * 86400])
     def test_jobs_are_created_and_canceled_by_the_clock_of_redis(

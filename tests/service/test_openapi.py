@@ -111,7 +111,7 @@ def test_the_upload_is_a_form_of_a_file_and_json(document):
 
     assert form["schema"]["required"] == ["video"]
     assert form["schema"]["properties"]["video"]["format"] == "binary"
-    assert form["schema"]["properties"]["request"]["$ref"].endswith("/ExplainRequest")
+    assert form["schema"]["properties"]["request"]["$ref"].endswith("/JobOptions")
     assert form["encoding"]["request"] == {"contentType": "application/json"}
     assert form["encoding"]["video"]["contentType"].startswith("video/mp4, ")
 

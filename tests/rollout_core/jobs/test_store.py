@@ -305,7 +305,7 @@ def test_an_expired_job_keeps_its_ticket_and_its_result(
     assert store.result(job) == result(1)
     assert store.artifact_path(job, "sheet.png") is None
     names = {Path(name).name for name in files_below(tmp_path)}
-    assert names == {"job.json", "result.json", "expired"}
+    assert names == {"job.json", "submission.json", "result.json", "expired"}
 
 
 def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):

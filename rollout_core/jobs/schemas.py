@@ -1,4 +1,7 @@
-"""The JSON of every answer that is not an error."""
+"""The JSON of every answer of the HTTP API that is not an error.
+
+The service writes it and the clients of this package read it.
+"""
 
 from datetime import datetime
 from typing import Literal
@@ -11,12 +14,14 @@ from rollout_core.contract import (
     Frozen,
     Prediction,
     SourceVideo,
+    UploadId,
     VideoWarning,
 )
 from rollout_core.jobs.records import JobError, JobId, JobState, Progress
 from rollout_core.model.specs import ModelSpec
 
 WaitingFor = Literal["turn", "worker", "store"]
+UploadState = Literal["receiving", "complete"]
 
 
 class JobArtifact(Artifact):
@@ -37,13 +42,37 @@ class JobResult(Frozen):
     warnings: tuple[VideoWarning, ...] = Field(description="What a reader should know of it.")
 
 
+class Upload(Frozen):
+    """A video that was uploaded, or that still arrives."""
+
+    id: UploadId
+    state: UploadState
+    filename: str | None = Field(description="As the client named it.")
+    bytes: int | None = Field(description="Size of the file; null while it is not known.")
+    received_bytes: int = Field(description="Bytes that have arrived.")
+    sha256: str | None = Field(description="null until all bytes have arrived.")
+    created_at: datetime
+    expires_at: datetime = Field(
+        description="The bytes are removed then, unless a job made from them lives longer."
+    )
+
+
 class Job(Frozen):
     """A job as it is now."""
 
     id: JobId
     state: JobState
     model: str
+    tag: str | None = Field(description="As the client set it.")
+    upload: UploadId | None = Field(
+        description="The upload that it explains, for further jobs; null once that is gone."
+    )
+    filename: str | None = Field(description="Name of the video, as the client named it.")
+    reused_from: JobId | None = Field(description="The job whose result this one has, if any.")
     created_at: datetime
+    expires_at: datetime | None = Field(
+        description="When its files will be removed; null if it has no files any more."
+    )
     started_at: datetime | None = Field(description="Start of the latest attempt.")
     ended_at: datetime | None
     attempt: int = Field(description="Number of attempts started.")

@@ -1,0 +1,198 @@
+"""Uploads on the disk: videos that any number of jobs can explain.
+
+    uploads/<id>/upload.json     the `UploadRecord`
+    uploads/<id>/file/video      the bytes, as far as they have arrived
+    uploads/<id>/jobs/<job id>   an empty file for each job made from it
+    uploads/<id>/expired         marker: the bytes were removed because of their age
+    blobs/<name>                 a second link to the bytes of complete uploads; see `_blob`
+
+Equal uploads of one owner share their bytes: all are hard links to one file. A job has a link too,
+so it keeps its video whatever becomes of the upload. Bytes are gone once the last link is.
+"""
+
+import shutil
+from contextlib import suppress
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import Field
+
+from rollout_core.contract import UploadId
+from rollout_core.jobs.records import StoredRecord
+from rollout_core.jobs.store import (
+    PRIVATE,
+    UPLOAD_NAME,
+    ArtifactStore,
+    link_or_copy,
+    read_if_exists,
+    sync,
+    write_atomically,
+)
+
+RECORD_NAME = "upload.json"
+
+
+class UploadRecord(StoredRecord):
+    """What is known about an upload; `upload.json` in its folder.
+
+    Attributes:
+        bytes: size of the whole file; None while it is not known.
+        sha256: None until all bytes have arrived.
+        with_job: it was sent with a job, and is removed with the last job made from it.
+    """
+
+    id: UploadId
+    created_at: datetime
+    owner: str | None = None
+    bytes: int | None = None
+    filename: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    with_job: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all bytes have arrived."""
+        return self.sha256 is not None
+
+
+class UploadStore:
+    """The uploads of an artifact store."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        """Use the folders `uploads` and `blobs` of a store, and create them if missing."""
+        self._store = store
+        self._uploads = store.root / "uploads"
+        self._blobs = store.root / "blobs"
+        for folder in (self._uploads, self._blobs):
+            folder.mkdir(mode=PRIVATE, exist_ok=True)
+
+    def begin(self, record: UploadRecord) -> Path:
+        """Store a new, empty upload; return the path of its bytes."""
+        with self._store.temporary_folder() as folder:
+            for name in ("file", "jobs"):
+                (folder / name).mkdir()
+            (folder / "file" / UPLOAD_NAME).touch()
+            write_atomically(folder / RECORD_NAME, record.to_json())
+            folder.rename(self._folder(record.id))
+        sync(self._uploads)
+        return self.path(record.id)
+
+    def add(self, record: UploadRecord, received: Path) -> None:
+        """Store an upload that has arrived at another path. It survives a power cut."""
+        with self._store.temporary_folder() as folder:
+            for name in ("file", "jobs"):
+                (folder / name).mkdir()
+            received.rename(folder / "file" / UPLOAD_NAME)
+            self._share(folder / "file" / UPLOAD_NAME, record)
+            write_atomically(folder / RECORD_NAME, record.to_json())
+            sync(folder / "file" / UPLOAD_NAME, folder / "file", folder)
+            folder.rename(self._folder(record.id))
+        sync(self._uploads)
+
+    def complete(self, record: UploadRecord) -> None:
+        """Store the size and the digest of an upload that has arrived. It survives a power cut.
+
+        Args:
+            record: with both of them.
+        """
+        path = self.path(record.id)
+        self._share(path, record)
+        sync(path, path.parent)
+        write_atomically(self._folder(record.id) / RECORD_NAME, record.to_json())
+        sync(self._folder(record.id))
+
+    def record(self, upload_id: str) -> UploadRecord | None:
+        """Return what is known about an upload, or None if there is no such upload.
+
+        Raises:
+            UnknownFormat: this version cannot read it.
+        """
+        text = read_if_exists(self._folder(upload_id) / RECORD_NAME)
+        return None if text is None else UploadRecord.from_json(text)
+
+    def path(self, upload_id: str) -> Path:
+        """Return the path of an upload's bytes."""
+        return self._folder(upload_id) / "file" / UPLOAD_NAME
+
+    def received_bytes(self, upload_id: str) -> int:
+        """Return how many bytes have arrived, 0 if they were removed."""
+        try:
+            return self.path(upload_id).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def attach(self, upload_id: str, job_id: str) -> None:
+        """Note that a job is made from an upload.
+
+        Raises:
+            FileNotFoundError: the upload is gone.
+        """
+        (self._folder(upload_id) / "jobs" / job_id).touch()
+
+    def detach(self, upload_id: str, job_id: str) -> None:
+        """Note that a job is gone; delete the upload if it was sent with a job and has none now."""
+        jobs = self._folder(upload_id) / "jobs"
+        (jobs / job_id).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            record = self.record(upload_id)
+            if record and record.with_job and not any(jobs.iterdir()):
+                self.delete(record)
+
+    def jobs(self, upload_id: str) -> list[str]:
+        """Return the ids of the jobs made from an upload."""
+        with suppress(FileNotFoundError):
+            return [path.name for path in (self._folder(upload_id) / "jobs").iterdir()]
+        return []
+
+    def delete(self, record: UploadRecord) -> bool:
+        """Remove an upload, and its bytes unless a job needs them; return whether it existed."""
+        existed = self._store.remove_atomically(self._folder(record.id))
+        self.remove_unused_blob(record.owner, record.sha256)
+        return existed
+
+    def remove_unused_blob(self, owner: str | None, digest: str | None) -> None:
+        """Remove bytes to which neither an upload nor a job has a link."""
+        if digest is None:
+            return
+        blob = self._blob(owner, digest)
+        with suppress(FileNotFoundError):
+            if blob.stat().st_nlink == 1:
+                blob.unlink()
+
+    def expire(self, record: UploadRecord) -> None:
+        """Remove the bytes of an old upload, but keep its record."""
+        folder = self._folder(record.id)
+        with suppress(FileNotFoundError):
+            (folder / "expired").touch()
+        shutil.rmtree(folder / "file", ignore_errors=True)
+        self.remove_unused_blob(record.owner, record.sha256)
+
+    def has_expired(self, upload_id: str) -> bool:
+        """Return whether an upload's bytes were removed because of their age."""
+        return (self._folder(upload_id) / "expired").exists()
+
+    def names(self) -> list[str]:
+        """Return the ids of all uploads, and the names of anything else beside them."""
+        return [path.name for path in self._uploads.iterdir()]
+
+    def _share(self, path: Path, record: UploadRecord) -> None:
+        """Make a complete file a link to equal bytes of the same owner, if there are any."""
+        assert record.sha256 is not None
+        blob = self._blob(record.owner, record.sha256)
+        try:
+            link_or_copy(path, blob)
+        except FileExistsError:
+            beside = path.with_name(f".{path.name}.shared")
+            beside.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # the other upload has just been deleted
+                link_or_copy(blob, beside)
+                beside.replace(path)
+
+    def _blob(self, owner: str | None, digest: str) -> Path:
+        """Return the path of the second link. Its name tells nothing to other owners."""
+        name = sha256(f"{owner or ''}\0{digest}".encode()).hexdigest()
+        return self._blobs / name
+
+    def _folder(self, upload_id: str) -> Path:
+        return self._uploads / upload_id
