@@ -12,35 +12,30 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import rollout_core
-from rollout_core import archive
-from rollout_core.contract import ExplainRequest
 from rollout_core.errors import RolloutError
-from rollout_core.model.checkpoints import open_model
-from rollout_core.pipeline import explain_video
 
 SAMPLE = Path(rollout_core.__file__).parent / "demo" / "sample.mp4"
 
 
 def explain(video: Path, output: Path) -> None:
     """Explain a video; print the predictions, and when and where the model looked most."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = open_model("moving-shapes", device=device)
-    # For your own checkpoint: open_model("timesformer-k400", "/path/to/checkpoint.pyth")
-    request = ExplainRequest(method="contribution_rollout", weighting="deviation", clips="tile")
-
-    result = explain_video(video, output, request, loaded)
-
-    for prediction in result.predictions:
+    explained = rollout_core.explain_file(
+        video,
+        "moving-shapes",  # or "/path/to/checkpoint.pyth", or a model of transformers
+        method="contribution_rollout",
+        weighting="deviation",
+        clips="tile",
+    )
+    for prediction in explained.predictions:
         print(f"{prediction.probability:7.2%}  {prediction.label}")
 
-    rollout = archive.load(output / "rollout.npz")
-    relevance = rollout.relevance  # clip t h w
+    relevance = explained.relevance  # clip t h w
     clip, frame, row, column = np.unravel_index(relevance.argmax(), relevance.shape)
-    seconds = rollout.pts_seconds[clip, frame]
+    seconds = explained.times_seconds[clip, frame]
     print(f"most relevant patch: row {row}, column {column}, at {seconds:.2f} s")
+    explained.save(output)
     print(f"results: {output}")
 
 

@@ -10,13 +10,14 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from rollout_core.command import read_settings, require_extra, settings_config
 from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Queries, Stage
 from rollout_core.errors import RolloutError
+from rollout_core.model.input_settings import InputFlags
 from rollout_core.model.specs import MOVING_SHAPES
 
 with require_extra("rollout-explain", "worker"):
     from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
     from tqdm import tqdm
 
-    from rollout_core.model.checkpoints import open_model
+    from rollout_core.model.checkpoints import load_named
     from rollout_core.model.devices import open_device
     from rollout_core.pipeline import compare_methods, explain_video
 
@@ -24,7 +25,7 @@ PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\
 POINT = re.compile(r"(?P<x>[\d.]+):(?P<y>[\d.]+)@(?P<seconds>[\d.]+)")
 
 
-class Command(ExplainRequest, BaseSettings):
+class Command(InputFlags, ExplainRequest, BaseSettings):
     """Show which parts of a video a video transformer uses for its prediction."""
 
     model_config = SettingsConfigDict(
@@ -40,7 +41,7 @@ class Command(ExplainRequest, BaseSettings):
     compare: tuple[Method, ...] = Field(
         (), description="Also draw the maps of this method, into comparison.png; may be repeated."
     )
-    model: str = Field(MOVING_SHAPES.name, description="NAME or NAME=CHECKPOINT.")
+    model: str = Field(MOVING_SHAPES.name, description="NAME, NAME=CHECKPOINT or CHECKPOINT.")
     output: Path = Field(
         Path("rollout-output"),
         validation_alias=AliasChoices("o", "output"),
@@ -82,8 +83,8 @@ def main() -> None:
 
 def explain(command: Command) -> None:
     """Explain a video; print the predictions and the paths of the result files."""
-    name, _, checkpoint = command.model.partition("=")
-    loaded = open_model(name, checkpoint or None, device=open_device(command.device))
+    command.video.stat()  # a wrong path is told before a model is loaded
+    loaded = load_named(command.model, open_device(command.device), command.input_settings)
     arguments = command.video, command.output, command.request, loaded
     with _ProgressBar(leave=False, disable=None) as bar:
         result = explain_video(*arguments, progress=bar.show)

@@ -25,7 +25,9 @@ from rollout_core.contract import (
     Fill,
     Method,
     Overlay,
+    SourceVideo,
     Stage,
+    VideoWarning,
 )
 from rollout_core.model.checkpoints import LoadedModel
 from rollout_core.pictures.heat import check_colormap
@@ -44,6 +46,8 @@ UNLIMITED = Limits(max_seconds=float("inf"), max_pixels=1 << 28, max_frames=1 <<
 """For trusted videos: no limit that a real video reaches."""
 
 COMPARISON_NAME = "comparison.png"
+
+Frames = NDArray[np.uint8]
 
 ProgressCallback = Callable[[Stage, int, int], None]
 """Called with a stage, the number of its steps that are done, and the total number."""
@@ -65,38 +69,46 @@ def explain_video(
     Raises:
         RolloutError: the video or the request cannot be used.
     """
+    return compute(path, request, loaded, limits=limits, progress=progress).write(folder, progress)
+
+
+def compute(
+    path: Path,
+    request: ExplainRequest,
+    loaded: LoadedModel,
+    *,
+    limits: Limits = UNLIMITED,
+    keeps_frames: bool = False,
+    progress: ProgressCallback = lambda *_: None,
+) -> "Computed":
+    """Explain one video, as `explain_video` does, but write no files.
+
+    Args:
+        keeps_frames: keep the frames of all clips in memory.
+    Raises:
+        RolloutError: the video or the request cannot be used.
+    """
     started_at, timings = datetime.now(UTC), _Timings()
     job = _Job.open(path, request, loaded, limits)
     tally = Tally(job.run.start_seconds, job.run.end_seconds)
+    frames: list[Frames] | None = [] if keeps_frames else None
     with timings.measure("explain"):
-        found, clip = _explain(job, loaded, progress, tally)
+        found, clip = _explain(job, loaded, progress, tally, frames)
     source, warnings = describe_source(path, job.video.info, request, tally)
     faithfulness = None
     if request.faithfulness:
         with timings.measure("faithfulness"):
             faithfulness = _measure(job.run, found, clip, loaded, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    archive.save(folder / ARCHIVE_NAME, found)
-    with timings.measure("render"):
-        _render(job, found, folder, progress)
-        if faithfulness is not None:
-            # Imports matplotlib, which takes about a second.
-            from rollout_core.pictures.plot import plot_faithfulness
-
-            plot_faithfulness(faithfulness, folder / FAITHFULNESS_NAME)
-    result = describe_result(
-        job.run,
-        found,
-        folder,
+    return Computed(
+        job=job,
+        arrays=found,
+        frames=np.stack(frames) if frames else None,
         source=source,
         warnings=warnings,
         faithfulness=faithfulness,
-        timings_seconds=timings.seconds,
-        attempt=1,
+        timings=timings,
         started_at=started_at,
     )
-    (folder / RESULT_NAME).write_text(result.model_dump_json(indent=2), encoding="utf-8")
-    return result
 
 
 def compare_methods(
@@ -168,6 +180,57 @@ class _Job:
         return cls(path, limits, video, run)
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What was computed of one video, before anything is drawn or written.
+
+    Attributes:
+        frames: uint8 `clip t H W c`, RGB, in the model's input size; None if they were not kept.
+    """
+
+    job: _Job
+    arrays: Archive
+    frames: Frames | None
+    source: SourceVideo
+    warnings: tuple[VideoWarning, ...]
+    faithfulness: Faithfulness | None
+    timings: "_Timings"
+    started_at: datetime
+
+    def describe(self, folder: Path | None = None) -> ExplainResult:
+        """Return the content of `result.json`.
+
+        Args:
+            folder: holds all other files of the result. None: there are none.
+        """
+        return describe_result(
+            self.job.run,
+            self.arrays,
+            folder,
+            source=self.source,
+            warnings=self.warnings,
+            faithfulness=self.faithfulness,
+            timings_seconds=self.timings.seconds,
+            attempt=1,
+            started_at=self.started_at,
+        )
+
+    def write(self, folder: Path, progress: ProgressCallback = lambda *_: None) -> ExplainResult:
+        """Draw the pictures, which reads the video again, and write all files of the result."""
+        folder.mkdir(parents=True, exist_ok=True)
+        archive.save(folder / ARCHIVE_NAME, self.arrays)
+        with self.timings.measure("render"):
+            _render(self.job, self.arrays, folder, progress)
+            if self.faithfulness is not None:
+                # Imports matplotlib, which takes about a second.
+                from rollout_core.pictures.plot import plot_faithfulness
+
+                plot_faithfulness(self.faithfulness, folder / FAITHFULNESS_NAME)
+        result = self.describe(folder)
+        (folder / RESULT_NAME).write_text(result.model_dump_json(indent=2), encoding="utf-8")
+        return result
+
+
 @dataclass
 class _Timings:
     """Seconds spent in each stage, by name."""
@@ -182,9 +245,17 @@ class _Timings:
 
 
 def _explain(
-    job: _Job, loaded: LoadedModel, progress: ProgressCallback, tally: Tally | None = None
+    job: _Job,
+    loaded: LoadedModel,
+    progress: ProgressCallback,
+    tally: Tally | None = None,
+    frames: list[Frames] | None = None,
 ) -> tuple[Archive, Tensor]:
-    """Explain each clip. Return the archive and the last clip, `1 c t H W`, as the model saw it."""
+    """Explain each clip. Return the archive and the last clip, `1 c t H W`, as the model saw it.
+
+    Args:
+        frames: if given, gets the frames of each clip, `t H W c`.
+    """
     spec, total = loaded.spec, len(job.video.plan.times_seconds)
     parameter = next(loaded.model.parameters())
     arrays = ResultArrays()
@@ -204,6 +275,8 @@ def _explain(
         inputs = prepare_clips(
             clip.frames[np.newaxis], spec, device=parameter.device, dtype=parameter.dtype
         )
+        if frames is not None:
+            frames.append(clip.frames)
         explanation = _explain_clip(inputs, index, job.run, loaded)
         arrays.add(
             pts_seconds=clip.pts_seconds[np.newaxis],

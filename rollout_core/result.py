@@ -68,7 +68,7 @@ class ResultArrays:
 def describe_result(
     run: ResolvedRun,
     found: Archive,
-    folder: Path,
+    folder: Path | None,
     *,
     source: SourceVideo,
     warnings: tuple[VideoWarning, ...] = (),
@@ -76,11 +76,13 @@ def describe_result(
     timings_seconds: Mapping[str, float],
     attempt: int,
     started_at: datetime,
+    ended_at: datetime | None = None,
 ) -> ExplainResult:
     """Return the content of `result.json`.
 
     Args:
-        folder: contains all other files of the result, complete.
+        folder: contains all other files of the result, complete. None: there are no files.
+        ended_at: default: now.
     """
     shares = found.frame_relevance.astype(np.float64).round(DECIMALS)
     return ExplainResult(
@@ -96,11 +98,13 @@ def describe_result(
         faithfulness=faithfulness,
         source=source,
         warnings=warnings,
-        artifacts=tuple(describe(folder / name) for name in artifact_names(run.request)),
+        artifacts=tuple(
+            describe(folder / name) for name in artifact_names(run.request) if folder is not None
+        ),
         timings_seconds={n: round(seconds, DECIMALS) for n, seconds in timings_seconds.items()},
         attempt=attempt,
         started_at=started_at,
-        ended_at=datetime.now(UTC),
+        ended_at=ended_at or datetime.now(UTC),
     )
 
 

@@ -111,6 +111,7 @@ def _children(settings: Settings, confinement: Confinement) -> Children:
         EngineOptions(
             model=settings.model_name,
             checkpoint=settings.checkpoint,
+            settings=settings.input_settings,
             checkpoint_sha256=settings.checkpoint_sha256,
             batch_clips=settings.batch_clips,
             device=settings.device,

@@ -24,6 +24,7 @@ from rollout_core.contract import (
     VideoWarning,
 )
 from rollout_core.errors import RolloutError
+from rollout_core.model.input_settings import InputSettings
 from rollout_core.model.specs import ModelSpec, Sampling
 
 MAX_DETAIL_CHARACTERS = 10_000
@@ -44,10 +45,12 @@ class EngineOptions(Frozen):
         checkpoint_sha256: digest that the checkpoint must have, if given.
         batch_clips: most clips in one `Explain`. Default: the engine chooses.
         device: a torch device, or "auto" for the GPU if there is one.
+        settings: what the operator says about the input and the classes of the checkpoint.
     """
 
     model: str
     checkpoint: str | None = None
+    settings: InputSettings = InputSettings()
     checkpoint_sha256: str | None = None
     batch_clips: int | None = None
     device: str = "auto"

@@ -8,11 +8,12 @@ from pydantic_settings import BaseSettings
 
 from rollout_core.command import settings_config
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
+from rollout_core.model.input_settings import InputFlags
 
 DEFAULT_MODELS = {"torch": "moving-shapes", "fake": "fake"}
 
 
-class Settings(BaseSettings):
+class Settings(InputFlags, BaseSettings):
     """Take jobs for one model from Redis, and explain their videos."""
 
     model_config = settings_config("rollout-worker")
@@ -68,7 +69,7 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint(self) -> str | None:
-        """File, folder or hub id of the model's checkpoint, or None if none was given."""
+        """File or folder of the model's checkpoint, or its hf:// id; None if none was given."""
         return self._model.partition("=")[2] or None
 
     @property

@@ -151,6 +151,7 @@ def load(options: EngineOptions) -> TorchEngine:
         options.model,
         options.checkpoint,
         sha256=options.checkpoint_sha256,
+        settings=options.settings,
         device=device,
         dtype=dtype,
     )

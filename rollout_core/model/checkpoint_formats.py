@@ -4,7 +4,8 @@ Three formats are supported:
 
 - A file that `torch.save` wrote: by the published code (`.pyth`), by mmaction2, by Lightning or by
   another training program, or a bare state_dict. See `pickles` and `parameter_names`.
-- A Hugging Face TimeSformer: a folder with `config.json`, or an id on the hub. See `hugging_face`.
+- A Hugging Face TimeSformer: a folder with `config.json`, or `hf://` and an id on the hub. See
+  `hugging_face`.
 - A safetensors file: our own, with the architecture and the spec in its metadata, or bare.
 """
 
@@ -18,13 +19,21 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from rollout_core.errors import CheckpointError
 from rollout_core.model.devices import first_line
-from rollout_core.model.hugging_face import CONFIG, HUB_PATTERNS, read_folder, weight_files
+from rollout_core.model.hugging_face import (
+    CONFIG,
+    HUB_PATTERNS,
+    ModelFolder,
+    adopt,
+    read_folder,
+    weight_files,
+)
 from rollout_core.model.parameter_names import StateDict, is_mmaction, rename_parameters
 from rollout_core.model.pickles import find_parameters, load_pickle
 from rollout_core.model.timesformer import Architecture, AttentionType
@@ -39,6 +48,8 @@ PUBLISHED_FRAMES = 8
 # Raised by the readers of these formats for files that are missing, truncated or of another
 # format; the hub's errors are subclasses of OSError and ValueError.
 _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, SafetensorError, UnpicklingError)
+
+HUB_PREFIX = "hf://"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _FILE_SUFFIXES = frozenset(
@@ -76,7 +87,7 @@ def read_checkpoint(
             cannot be determined.
     """
     try:
-        path = _fetch(source)
+        path = find_source(source)
         if sha256 is not None:
             _require_digest(source, weight_files(path) if path.is_dir() else (path,), sha256)
         if path.is_dir():
@@ -105,21 +116,43 @@ def digest_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _fetch(source: str | Path) -> Path:
-    """Return the path of a source; a hub id is downloaded first."""
-    path = Path(source)
+def digest_of_parameters(state_dict: StateDict) -> str:
+    """Return the SHA-256, in hex, of the names and bytes of parameters, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        part = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{part.dtype}\0{tuple(part.shape)}\0".encode())
+        digest.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def find_source(source: str | Path) -> Path:
+    """Return the path of a source; a model of the hub is downloaded first.
+
+    Raises:
+        CheckpointError: there is no such file or folder, or no such model of the hub. Only a text
+            that begins with `hf://` is looked up there.
+    """
+    text = str(source)
+    if isinstance(source, str) and text.startswith(HUB_PREFIX):
+        return _download(text)
+    path = Path(source).expanduser()
     if path.exists():
         return path
-    # A path of two parts may be a hub id, unless its folder exists or its name is that of a file.
     is_path = path.suffix in _FILE_SUFFIXES or (path.parent.is_dir() and path.parent != Path())
-    if is_path or not _HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{source}: no such file or folder")
+    may_be_id = isinstance(source, str) and _HUB_ID.fullmatch(text) and not is_path
+    hint = f"; for a model of the hub write {HUB_PREFIX}{text}" if may_be_id else ""
+    raise CheckpointError(f"{source}: no such file or folder{hint}")
+
+
+def _download(source: str) -> Path:
+    name = source.removeprefix(HUB_PREFIX)
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{source} is not {HUB_PREFIX}OWNER/NAME")
     try:
-        return Path(snapshot_download(str(source), allow_patterns=list(HUB_PATTERNS)))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: no such file or folder, and no model of the hub: {first_line(error)}"
-        ) from error
+        raise CheckpointError(f"{source}: no such model of the hub: {first_line(error)}") from error
 
 
 def _require_digest(source: str | Path, files: Iterable[Path], sha256: str) -> None:
@@ -161,7 +194,12 @@ def _read_safetensors(path: Path, num_heads: int | None) -> Checkpoint:
 
 
 def _read_hugging_face(path: Path, num_heads: int | None) -> Checkpoint:
-    files, folder = weight_files(path), read_folder(path)
+    return _of_hugging_face(read_folder(path), weight_files(path), num_heads)
+
+
+def _of_hugging_face(
+    folder: ModelFolder, files: tuple[Path, ...], num_heads: int | None
+) -> Checkpoint:
     config = folder.config
     architecture = _architecture(
         folder.state_dict,
@@ -171,6 +209,15 @@ def _read_hugging_face(path: Path, num_heads: int | None) -> Checkpoint:
     )
     folder.check_architecture(architecture)
     return Checkpoint(folder.state_dict, files, architecture, folder.spec(architecture.classes))
+
+
+def read_transformers_model(theirs: Any) -> Checkpoint:
+    """Read a `TimesformerForVideoClassification` of transformers that is in memory.
+
+    Raises:
+        CheckpointError: it has settings that `TimeSformer` does not support.
+    """
+    return _of_hugging_face(adopt(theirs), (), None)
 
 
 def _architecture(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rollout_core.errors import CheckpointError
-from rollout_core.model.checkpoint_formats import Checkpoint, digest_of, read_checkpoint
+from rollout_core.model.checkpoint_formats import (
+    Checkpoint,
+    digest_of,
+    digest_of_parameters,
+    find_source,
+    read_checkpoint,
+    read_transformers_model,
+)
+from rollout_core.model.input_settings import InputSettings, read_settings_beside
 from rollout_core.model.parameter_names import first_few
 from rollout_core.model.specs import MOVING_SHAPES, SAMPLING_RATE_HZ, SPECS, ModelSpec
 from rollout_core.model.timesformer import TimeSformer
@@ -74,6 +83,7 @@ def open_model(
     source: str | Path | None = None,
     *,
     sha256: str | None = None,
+    settings: InputSettings | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> LoadedModel:
@@ -84,6 +94,8 @@ def open_model(
     Args:
         source: as for `load_model`; optional for "moving-shapes", which is built in.
         sha256: the expected `LoadedModel.sha256`; a source with another digest is not parsed.
+        settings: what is known of the input and the classes. They count more than those in a file
+            beside the source, which count more than the source; see `input_settings`.
     Raises:
         CheckpointError: as for `load_model`; or the digest differs; or the spec has another
             number of classes than the source, or an input size that the patches do not fill.
@@ -92,8 +104,10 @@ def open_model(
         if name != MOVING_SHAPES.name:
             raise CheckpointError(f"{name} needs a checkpoint: {name}=PATH")
         source = MOVING_SHAPES_PATH
-    checkpoint = read_checkpoint(source, sha256=sha256)
-    spec = _spec(name, checkpoint)
+    path = find_source(source)
+    settings = (settings or InputSettings()).over(read_settings_beside(path))
+    checkpoint = read_checkpoint(path, settings.heads, sha256=sha256)
+    spec = _spec(name, checkpoint, settings)
     if spec.classes != checkpoint.architecture.classes:
         raise CheckpointError(
             f"{source} has {checkpoint.architecture.classes} classes, but {name} has {spec.classes}"
@@ -106,6 +120,53 @@ def open_model(
     return LoadedModel(
         model=_build(checkpoint, device, dtype), spec=spec, sha256=digest_of(checkpoint.files)
     )
+
+
+def load_named(
+    text: str, device: torch.device | str = "cpu", settings: InputSettings | None = None
+) -> LoadedModel:
+    """Load the model that a user names: NAME, NAME=CHECKPOINT, or CHECKPOINT alone.
+
+    Raises:
+        CheckpointError: as for `open_model`.
+    """
+    name, separator, checkpoint = text.partition("=")
+    is_named = (separator or name in SPECS) and not Path(text).expanduser().exists()
+    if is_named:
+        return open_model(name, checkpoint or None, settings=settings, device=device)
+    return open_model(model_name(text), text, settings=settings, device=device)
+
+
+def adopt_model(
+    theirs: Any,
+    *,
+    settings: InputSettings | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> LoadedModel:
+    """Copy a `TimesformerForVideoClassification` of transformers.
+
+    Its processor is not a part of it. If it was loaded from a folder, the settings of the processor
+    are read from there.
+
+    Args:
+        settings: as for `open_model`.
+    Returns:
+        The copy. `sha256` is that of the names and bytes of the parameters, sorted by name.
+    Raises:
+        CheckpointError: it has settings that `TimeSformer` does not support.
+    """
+    checkpoint = read_transformers_model(theirs)
+    name = model_name(str(theirs.config.name_or_path))
+    spec = _spec(name, checkpoint, settings or InputSettings())
+    digest = digest_of_parameters(checkpoint.state_dict)
+    return LoadedModel(model=_build(checkpoint, device, dtype), spec=spec, sha256=digest)
+
+
+def model_name(source: str) -> str:
+    """Return a valid name for the model of a path or hub id: its last part, in lower case."""
+    words = re.sub(r"[^a-z0-9._-]+", "-", Path(source).stem.lower())
+    return words.strip("._-")[:64] or "model"
 
 
 def save_model(
@@ -182,7 +243,21 @@ def _check_finite(parameters: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"NaN or infinity in the parameters {first_few(broken)}")
 
 
-def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
+def _spec(name: str, checkpoint: Checkpoint, settings: InputSettings) -> ModelSpec:
+    """Return the spec of a model: as the checkpoint or its name says, changed by the settings."""
+    own = _own_spec(name, checkpoint)
+    spec = _validated(name, settings.apply(own))
+    if name not in SPECS and settings.mean is None and "mean" not in checkpoint.spec:
+        log.warning(
+            "%s: the checkpoint states no mean and deviation of pixels; %s and %s are assumed",
+            name,
+            spec.mean,
+            spec.std,
+        )
+    return spec
+
+
+def _own_spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
     """Return the spec in `SPECS` for `name`, or else one made from the checkpoint's metadata.
 
     The architecture read from the parameters overrides both.
@@ -208,15 +283,7 @@ def _spec(name: str, checkpoint: Checkpoint) -> ModelSpec:
         "classes": a.classes,
         "licence": "unknown",
     }
-    spec = _validated(name, own | dict(checkpoint.spec) | structure)
-    if "mean" not in checkpoint.spec:
-        log.warning(
-            "%s: the checkpoint states no mean and deviation of pixels; %s and %s are assumed",
-            name,
-            spec.mean,
-            spec.std,
-        )
-    return spec
+    return _validated(name, own | dict(checkpoint.spec) | structure)
 
 
 def _validated(name: str, fields: Mapping[str, Any]) -> ModelSpec:

@@ -125,6 +125,18 @@ def read_folder(folder: Path) -> ModelFolder:
     return ModelFolder(folder, config, rename_parameters(parameters))
 
 
+def adopt(theirs: Any) -> ModelFolder:
+    """Return the configuration and the parameters of a model of transformers that is in memory.
+
+    Raises:
+        CheckpointError: it is no TimeSformer that can be run here.
+    """
+    config, name = theirs.config.to_dict(), str(theirs.config.name_or_path)
+    folder = Path(name if Path(name).is_absolute() or "/" in name else f"./{name or 'model'}")
+    _check_config(folder / CONFIG, config)
+    return ModelFolder(folder, config, rename_parameters(theirs.state_dict()))
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the files that hold the parameters, sorted by name.
 

@@ -197,7 +197,8 @@ def test_incomplete_video_is_refused_or_told(tmp_path, monkeypatch, capsys):
         (("--device", "meta"), "PyTorch cannot use the device meta here"),
         (("--device", "cuda:99"), "device cuda:99"),
         (("--model", "x=/no/such/file.pyth"), "/no/such/file.pyth: no such file or folder"),
-        (("--model", "x"), "x needs a checkpoint"),
+        (("--model", "x"), "x: no such file or folder"),
+        (("--model", "timesformer-k400"), "timesformer-k400 needs a checkpoint"),
     ],
 )
 def test_unusable_device_or_path_is_one_line(

@@ -275,7 +275,7 @@ def test_hub_download_is_limited_to_the_needed_files(
         return str(tmp_path)
 
     monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
-    assert load_model("somebody/timesformer-base").architecture.heads == 4
+    assert load_model("hf://somebody/timesformer-base").architecture.heads == 4
     assert asked["repo_id"] == "somebody/timesformer-base"
     assert "config.json" in asked["allow_patterns"]
     assert not any("msgpack" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
@@ -286,8 +286,10 @@ def test_unreachable_hub_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch):
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
-    with pytest.raises(CheckpointError, match=r"somebody/model: no such file .* hub: no route"):
-        load_model("somebody/model")
+    with pytest.raises(
+        CheckpointError, match=r"somebody/model: no such model of the hub: no route"
+    ):
+        load_model("hf://somebody/model")
 
 
 @pytest.mark.parametrize(
@@ -302,6 +304,8 @@ def test_unreachable_hub_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch):
         "models/k400.safetensors",
         "tests/k400",
         "a/b/c",
+        "models/best",
+        "hf:/somebody/model",
     ],
 )
 def test_misspelt_path_is_no_such_file(
@@ -313,7 +317,21 @@ def test_misspelt_path_is_no_such_file(
     monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
-    with pytest.raises(CheckpointError, match=r"no such file or folder$"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no such file or folder(; for a model of the hub write hf://models/best)?$",
+    ):
+        load_model(source)
+
+
+def test_path_object_is_never_an_id_of_the_hub():
+    with pytest.raises(CheckpointError, match="hf:/somebody/model: no such file or folder"):
+        load_model(Path("hf://somebody/model"))
+
+
+@pytest.mark.parametrize("source", ["hf://", "hf://k400", "hf://a/b/c", "hf://../k400"])
+def test_malformed_id_of_the_hub_is_refused(source: str):
+    with pytest.raises(CheckpointError, match="is not hf://OWNER/NAME"):
         load_model(source)
 
 
@@ -329,7 +347,7 @@ def test_message_of_the_hub_is_cut_to_one_line(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("rollout_core.model.checkpoint_formats.snapshot_download", fetch)
     with pytest.raises(CheckpointError, match=r"hub: cannot connect$"):
-        load_model("somebody/model")
+        load_model("hf://somebody/model")
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
