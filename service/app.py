@@ -31,7 +31,7 @@ from service.maintenance import (
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
 from service.reservations import RENEW_SECONDS
-from service.routes import artifacts, jobs, status
+from service.routes import artifacts, jobs, status, tus
 from service.security_headers import SecurityHeaders
 from service.settings import Settings
 
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
-    for module in (jobs, artifacts, status):
+    for module in (tus, jobs, artifacts, status):
         app.include_router(module.router)
         _answer_head(app, module.router)
     _add_middleware(app, settings)

@@ -132,6 +132,70 @@ class UploadEncoded(RolloutError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
+class UploadNotFound(RolloutError):
+    """No upload has this id, it was deleted, or it has another owner."""
+
+    code = "upload_not_found"
+    title = "No such upload"
+    status = HTTPStatus.NOT_FOUND
+
+
+class UploadExpired(RolloutError):
+    """The bytes of the upload were removed because of its age."""
+
+    code = "upload_expired"
+    title = "The upload has expired"
+    status = HTTPStatus.GONE
+
+
+class InvalidTusHeader(RolloutError):
+    """A header of the tus protocol is missing or malformed."""
+
+    code = "tus_header_invalid"
+    title = "A header of the resumable upload is not valid"
+    status = HTTPStatus.BAD_REQUEST
+
+
+class TusVersionUnsupported(RolloutError):
+    """The client speaks another version of the tus protocol."""
+
+    code = "tus_version_unsupported"
+    title = "The version of the tus protocol is not supported"
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
+class TusBodyUnsupported(RolloutError):
+    """The body of a resumable upload has another type than the tus protocol asks for."""
+
+    code = "tus_media_type_unsupported"
+    title = "The body must be application/offset+octet-stream"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class OffsetMismatch(RolloutError):
+    """The client continues an upload at a place where its bytes do not end."""
+
+    code = "upload_offset_mismatch"
+    title = "The upload continues at another offset"
+    status = HTTPStatus.CONFLICT
+
+
+class UploadLocked(RolloutError):
+    """Another call writes to the upload, or has taken it over."""
+
+    code = "upload_locked"
+    title = "Another call writes to the upload"
+    status = HTTPStatus.LOCKED
+
+
+class ChecksumMismatch(RolloutError):
+    """The bytes that arrived do not have the checksum that the client has sent."""
+
+    code = "checksum_mismatch"
+    title = "The checksum does not fit the bytes"
+    status = 460  # of the tus protocol
+
+
 class RedisUnavailable(RolloutError):
     """Redis does not answer, or refuses to write."""
 

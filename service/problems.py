@@ -33,6 +33,7 @@ from service.errors import (
     StorageQuotaExceeded,
     Unauthorized,
     UploadEncoded,
+    UploadLocked,
     UploadTooSlow,
 )
 
@@ -47,7 +48,7 @@ CORE_STATUS: Mapping[type[RolloutError], HTTPStatus] = {
 }
 """HTTP statuses of the errors of `rollout_core.errors`; the nearest ancestor counts."""
 
-METHODS = ("GET", "HEAD", "POST", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 RETRY_AFTER_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
@@ -117,9 +118,9 @@ def install(app: FastAPI) -> None:
     app.exception_handler(Exception)(_on_bug)
 
 
-def status_of(error: type[RolloutError]) -> HTTPStatus:
+def status_of(error: type[RolloutError]) -> int:
     """Return the HTTP status of an error class: its own, or that of the core error."""
-    own: HTTPStatus | None = getattr(error, "status", None)
+    own: int | None = getattr(error, "status", None)
     if own is not None:
         return own
     return next(CORE_STATUS[ancestor] for ancestor in error.__mro__ if ancestor in CORE_STATUS)
@@ -149,10 +150,10 @@ def _on_rollout_error(_: Request, error: RolloutError) -> Response:
     return problem_of(error)
 
 
-def _headers(error: RolloutError, status: HTTPStatus) -> dict[str, str]:
+def _headers(error: RolloutError, status: int) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, UploadTooSlow):
+    if isinstance(error, UploadTooSlow | UploadLocked):
         return {"Connection": "close"}
     if isinstance(error, UploadEncoded):
         return {"Accept-Encoding": "identity"}

@@ -139,6 +139,14 @@ class Reservation:
         self._written = upload_bytes
         await self._wait_and_reserve(upload_bytes, ACCEPTED_SECONDS)
 
+    async def promise(self) -> None:
+        """Reserve the same for longer, for an upload whose bytes will arrive in later calls.
+
+        Raises:
+            NotCounted, StoreFull, StorageQuotaExceeded: see `settle`.
+        """
+        await self._wait_and_reserve(self._bytes, ACCEPTED_SECONDS)
+
     def keep(self) -> None:
         """Leave the bytes to the job, which is stored now."""
         self.is_kept = True

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     result_ttl: float = Field(
         7 * 24 * 3600, gt=0, description="Seconds until the files of an ended job are removed."
     )
+    upload_ttl: float = Field(
+        24 * 3600, gt=0, description="Seconds until an upload that has not become a job is removed."
+    )
     max_store_bytes: int | None = Field(
         None, ge=1, description="Most bytes that all jobs may take. Default: the disk."
     )

@@ -221,14 +221,14 @@ def _boundary(request: Request) -> bytes:
 async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; raise if it is too slow or too large."""
     received = 0
-    async for chunk in _paced(request.stream(), idle_seconds):
+    async for chunk in paced(request.stream(), idle_seconds):
         received += len(chunk)
         if received > max_bytes:
             raise UploadTooLarge(f"the body has more than the {max_bytes} bytes that are accepted")
         yield chunk
 
 
-async def _paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
+async def paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
     """Yield the chunks of a stream; raise if it is too slow.
 
     Only the time spent waiting for the stream counts, not that of the consumer.
