@@ -117,13 +117,13 @@ class StoredUploads:
         """
         after = Place.parse(cursor) if cursor else None
         self._inventory.uploads.find()
-        found = {_place(record): record for record in self._inventory.uploads.records(owner)}
-        places = sorted((place for place in found if after is None or place < after), reverse=True)
-        uploads = tuple(self.describe(found[place]) for place in places[:limit])
-        return UploadPage(
-            uploads=uploads,
-            next_cursor=str(places[limit - 1]) if len(places) > limit else None,
-        )
+        records = self._inventory.uploads.newest_first(owner, after, limit + 1)
+        uploads = tuple(self.describe(record) for record in records[:limit])
+        if len(records) <= limit:
+            return UploadPage(uploads=uploads, next_cursor=None)
+        last = uploads[-1]
+        cursor = str(Place(last.created_at.timestamp(), last.id))
+        return UploadPage(uploads=uploads, next_cursor=cursor)
 
     def delete(self, upload_id: str, *, owner: str | None = None) -> None:
         """Remove an upload and every byte of it, also from the jobs made from it, which have ended.
@@ -171,17 +171,19 @@ class StoredUploads:
         self._uploads.remove_unused_blobs()
 
     def _sweep(self, upload_id: str, now: datetime) -> None:
+        self._remove_stale_markers(upload_id)
+        jobs = self._uploads.jobs(upload_id)
+        if any(self._store.has_files(job_id) for job_id in jobs):
+            return
         record = self._uploads.record(upload_id)
         if record is None:
             return
-        self._remove_stale_markers(record)
-        jobs = self._uploads.jobs(upload_id)
         age = now - record.created_at
         is_forgotten = age > REMEMBERED_TTLS * self._ttl and self._uploads.has_expired(upload_id)
         if not jobs and (is_forgotten or self._was_left(record)):
             with self._inventory.giving_back(self._ledger, uploads=[upload_id]):
                 self._uploads.delete(record)
-        elif age > self._ttl and self._is_expiring(record, now):
+        elif age > self._ttl and self._must_expire(record):
             with self._inventory.giving_back(self._ledger, uploads=[upload_id]):
                 self._uploads.expire(record)
 
@@ -189,25 +191,23 @@ class StoredUploads:
         """Return whether the job that an upload was sent with was never stored."""
         return record.with_job and self._watch.seconds(record.id, "no job") > STALE_SECONDS
 
-    def _remove_stale_markers(self, record: UploadRecord) -> None:
+    def _remove_stale_markers(self, upload_id: str) -> None:
         """Remove the markers of jobs that are gone; one that is new may precede its job."""
-        for job_id in self._uploads.jobs(record.id):
+        for job_id in self._uploads.jobs(upload_id):
             if self._store.exists(job_id):
                 continue
-            if self._watch.seconds(record.id, job_id) > STALE_SECONDS:
-                with self._inventory.giving_back(self._ledger, uploads=[record.id]):
-                    self._uploads.detach(record.id, job_id)
+            if self._watch.seconds(upload_id, job_id) > STALE_SECONDS:
+                with self._inventory.giving_back(self._ledger, uploads=[upload_id]):
+                    self._uploads.detach(upload_id, job_id)
 
-    def _is_expiring(self, record: UploadRecord, now: datetime) -> bool:
-        """Return whether an upload that is older than the time to live must expire."""
+    def _must_expire(self, record: UploadRecord) -> bool:
+        """Return whether an old upload, of which no job has files, must expire now."""
         if self._uploads.has_expired(record.id) and not self._uploads.path(record.id).exists():
             return False
-        if not record.is_complete:
-            received = str(self._uploads.received_bytes(record.id))
-            return self._watch.seconds(record.id, received) > STALLED_SECONDS
-        jobs = self._uploads.jobs(record.id)
-        is_open = any(self._store.is_open(job_id) for job_id in jobs)
-        return not is_open and all(end < now for end in self._ends_of_files(jobs))
+        if record.is_complete:
+            return True
+        received = str(self._uploads.received_bytes(record.id))
+        return self._watch.seconds(record.id, received) > STALLED_SECONDS
 
     def _ends_of_files(self, job_ids: Iterable[str]) -> list[datetime]:
         """Return when the files of these jobs will be removed; expired jobs are left out."""
@@ -261,7 +261,3 @@ def not_found(upload_id: str) -> UploadNotFound:
 def expired(upload_id: str) -> UploadExpired:
     """Return the error for an upload whose bytes were removed because of their age."""
     return UploadExpired(f"the upload {upload_id} has expired; send the video again")
-
-
-def _place(record: UploadRecord) -> Place:
-    return Place(record.created_at.timestamp(), record.id)

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from heapq import nlargest
 from threading import Lock
 
 from rollout_core.errors import UnknownFormat
@@ -27,6 +28,9 @@ TURN_SECONDS = 0.005
 
 logger = logging.getLogger(__name__)
 
+Place = tuple[float, str]
+"""Place in the list of an owner: creation time in Unix seconds, and id."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredUpload:
@@ -36,11 +40,18 @@ class StoredUpload:
         changed: number of its folder; a complete upload with the same number is the same.
         record: None if this version cannot read it.
         has_file: whether its bytes have not been removed.
+        place: in the list of its owner; None if it is not listed.
     """
 
     changed: int
     record: UploadRecord | None
     has_file: bool
+    place: Place | None = None
+
+    @property
+    def owner(self) -> str | None:
+        """The owner, if the record can be read."""
+        return self.record.owner if self.record else None
 
     @property
     def is_settled(self) -> bool:
@@ -94,13 +105,17 @@ class UploadInventory:
             with self._faults.isolated(upload_id, "cannot be counted"):
                 self._look_at(upload_id)
 
-    def records(self, owner: str | None) -> list[UploadRecord]:
-        """Return the uploads of an owner that have not expired, in no order."""
-        return [
-            known.record
+    def newest_first(
+        self, owner: str | None, after: Place | None, count: int
+    ) -> list[UploadRecord]:
+        """Return up to `count` uploads of an owner that have not expired, from `after` on."""
+        places = (
+            known.place
             for known in list(self._uploads.values())
-            if known.has_file and known.record and known.record.owner == owner
-        ]
+            if known.place and known.owner == owner and (after is None or known.place < after)
+        )
+        found = (self._uploads.get(upload_id) for _, upload_id in nlargest(count, places))
+        return [known.record for known in found if known and known.record]
 
     def _look_at(self, upload_id: str) -> None:
         changed = self._store.changed(upload_id)
@@ -115,7 +130,8 @@ class UploadInventory:
             self._growing.discard(upload_id)
             self._entries.put(upload_id, None)
             return
-        upload = StoredUpload(changed, record, file is not None)
+        place = (record.created_at.timestamp(), upload_id) if record and file else None
+        upload = StoredUpload(changed, record, file is not None, place)
         self._uploads[upload_id] = upload
         (self._growing.discard if upload.is_settled else self._growing.add)(upload_id)
         owner = record.owner if record else None
