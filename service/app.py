@@ -31,9 +31,10 @@ from service.maintenance import (
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
 from service.reservations import RENEW_SECONDS
-from service.routes import artifacts, jobs, status, tus
+from service.routes import artifacts, jobs, status, tus, uploads
 from service.security_headers import SecurityHeaders
 from service.settings import Settings
+from service.stored_uploads import StoredUploads
 
 REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -42,6 +43,7 @@ REDIS_CONNECTIONS = 8
 
 TAGS = [
     {"name": "jobs", "description": "Upload a video, follow the job, cancel or delete it."},
+    {"name": "uploads", "description": "Send a video once, and make many jobs from it."},
     {"name": "artifacts", "description": "Download the files of a job's result."},
     {"name": "models", "description": "List the models that can be used."},
     {"name": "health", "description": "For the operator of the service."},
@@ -63,10 +65,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         services = _open_services(settings)
+        shortest_ttl = min(settings.result_ttl, settings.upload_ttl)
         tasks = [
             (services.reconciler.reconcile, RECONCILE_SECONDS),
             (services.jobs.renew_reservations, RENEW_SECONDS),
-            (_clean_up(services), max(1, min(CLEAN_UP_SECONDS, settings.result_ttl / 4))),
+            (_clean_up(services), max(1, min(CLEAN_UP_SECONDS, shortest_ttl / 4))),
         ]
         if services.keys:
             tasks.append((services.keys.refresh, CHECK_SECONDS))
@@ -88,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
-    for module in (tus, jobs, artifacts, status):
+    for module in (tus, uploads, jobs, artifacts, status):
         app.include_router(module.router)
         _answer_head(app, module.router)
     _add_middleware(app, settings)
@@ -119,12 +122,21 @@ def _open_services(settings: Settings) -> Services:
         default_model=settings.default_model,
     )
     reconciler = Reconciler(store, inventory, redis, ledger)
+    stored_uploads = StoredUploads(
+        store,
+        inventory,
+        ledger,
+        upload_ttl=settings.upload_ttl,
+        result_ttl=settings.result_ttl,
+        now=service_jobs.age_now,
+    )
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
         settings=settings,
         redis=redis,
         store=store,
         jobs=service_jobs,
+        uploads=stored_uploads,
         reconciler=reconciler,
         keys=keys,
         pools=Pools(),
@@ -132,8 +144,8 @@ def _open_services(settings: Settings) -> Services:
 
 
 def _clean_up(services: Services) -> Callable[[], None]:
-    ttl = services.settings.result_ttl
-    return partial(clean_up, services.store, services.jobs, ttl, Faults(logger, services.store))
+    ttl, faults = services.settings.result_ttl, Faults(logger, services.store)
+    return partial(clean_up, services.store, services.jobs, ttl, faults, uploads=services.uploads)
 
 
 def _answer_head(app: FastAPI, router: APIRouter) -> None:

@@ -14,12 +14,14 @@ from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
 from service.auth import ApiKeys, is_api_path
-from service.errors import JobNotFound
+from service.errors import JobNotFound, UploadNotFound
 from service.inventory import JOB_ID
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.pools import Pools
 from service.settings import Settings
+from service.stored_uploads import StoredUploads
+from service.upload_store import UPLOAD_ID
 from service.usage import Owner
 
 
@@ -31,6 +33,7 @@ class Services:
     redis: Redis
     store: ArtifactStore
     jobs: Jobs
+    uploads: StoredUploads
     reconciler: Reconciler
     keys: ApiKeys | None
     pools: Pools
@@ -55,6 +58,15 @@ async def _job_id(
     if not JOB_ID.fullmatch(job_id):
         raise JobNotFound("there is no such job")
     return job_id
+
+
+async def _upload_id(
+    upload_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{UPLOAD_ID.pattern}$"})],
+) -> str:
+    """Return the id; answer 404 to a malformed one, before it is used in a path."""
+    if not UPLOAD_ID.fullmatch(upload_id):
+        raise UploadNotFound("there is no such upload")
+    return upload_id
 
 
 async def refuse_unknown_input(request: Request) -> None:
@@ -83,3 +95,4 @@ ServicesDep = Annotated[Services, Depends(_services)]
 OwnerDep = Annotated[Owner | None, Depends(_owner)]
 OwnerNameDep = Annotated[str | None, Depends(_owner_name)]
 JobIdDep = Annotated[str, Depends(_job_id)]
+UploadIdDep = Annotated[str, Depends(_upload_id)]

@@ -108,6 +108,62 @@ class InvalidForm(InvalidRequest):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class EmptyUpload(InvalidRequest):
+    """The video has no bytes."""
+
+    code = "upload_empty"
+    title = "The upload is empty"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class NotVideo(RolloutError):
+    """The body of an upload is declared as something that is not a video."""
+
+    code = "media_type_not_video"
+    title = "The body must be the video"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UploadNotFound(RolloutError):
+    """No upload has this id, it was deleted, or it has another owner."""
+
+    code = "upload_not_found"
+    title = "No such upload"
+    status = HTTPStatus.NOT_FOUND
+
+
+class UploadExpired(RolloutError):
+    """The bytes of the upload were removed because of their age."""
+
+    code = "upload_expired"
+    title = "The upload has expired"
+    status = HTTPStatus.GONE
+
+
+class UploadIncomplete(RolloutError):
+    """Not all bytes of the upload have arrived."""
+
+    code = "upload_incomplete"
+    title = "The upload is not complete"
+    status = HTTPStatus.CONFLICT
+
+
+class UploadInUse(RolloutError):
+    """A job made from the upload has not ended."""
+
+    code = "upload_in_use"
+    title = "The upload is in use"
+    status = HTTPStatus.CONFLICT
+
+
+class VideoUrlRefused(InvalidRequest):
+    """The service does not fetch the video from this address."""
+
+    code = "video_url_refused"
+    title = "The address of the video is refused"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class UploadTooLarge(RolloutError):
     """The body has more bytes than the service accepts."""
 
@@ -130,22 +186,6 @@ class UploadEncoded(RolloutError):
     code = "content_encoding_unsupported"
     title = "The body must not be encoded"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-
-
-class UploadNotFound(RolloutError):
-    """No upload has this id, it was deleted, or it has another owner."""
-
-    code = "upload_not_found"
-    title = "No such upload"
-    status = HTTPStatus.NOT_FOUND
-
-
-class UploadExpired(RolloutError):
-    """The bytes of the upload were removed because of its age."""
-
-    code = "upload_expired"
-    title = "The upload has expired"
-    status = HTTPStatus.GONE
 
 
 class InvalidTusHeader(RolloutError):

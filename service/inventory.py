@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -18,13 +19,17 @@ from threading import Lock
 from typing import Literal
 
 from pydantic import ConfigDict
+from redis.exceptions import RedisError
 
 from rollout_core.errors import UnknownFormat
 from rollout_core.jobs.records import Ended, JobId, StoredRecord, Ticket
 from rollout_core.jobs.store import ArtifactStore
-from rollout_core.jobs.survey import Survey
+from rollout_core.jobs.survey import File, Survey
+from service.entries import Entries
 from service.faults import Faults
-from service.ledger import Entry
+from service.ledger import Entry, Ledger
+from service.upload_inventory import UploadInventory
+from service.upload_store import UploadStore
 
 LIST_SECONDS = 60.0
 """The names of all jobs are read at least this often, even if their folder has not changed."""
@@ -65,6 +70,7 @@ class StoredJob:
         state: "unknown" if this version cannot read how it ended, or its ticket.
         created_at: None if this version cannot read its ticket.
         ticket: None if it has ended, or cannot be read.
+        shared: its video, if an upload has a link to it; `bytes` is without it.
     """
 
     changed: int
@@ -73,13 +79,15 @@ class StoredJob:
     owner: str | None = None
     created_at: datetime | None = None
     ticket: Ticket | None = None
+    shared: File | None = None
 
     @property
     def entry(self) -> Entry:
-        """The entry of the job in the ledger of bytes."""
-        if self.ticket is not None:
-            return Entry.of_upload(self.owner, self.ticket.upload_bytes, self.bytes)
-        return Entry.of_files(self.owner, self.bytes)
+        """The entry of the job in the ledger of bytes, without the shared file."""
+        if self.ticket is None:
+            return Entry.of_files(self.owner, self.bytes)
+        entry_of = Entry.of_upload if self.shared is None else Entry.of_result
+        return entry_of(self.owner, self.ticket.upload_bytes, self.bytes)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ class Inventory:
         self._faults = Faults(logger, store)
         self._jobs: dict[str, StoredJob] = {}
         self._open: dict[str, Ticket] = {}
-        self._entries: dict[str, Entry] = {}
+        self._entries = Entries()
+        self.uploads = UploadInventory(UploadStore(store), self._entries)
         self._owners: Counter[str | None] = Counter()
         self._changes = Changes()
         self._lock = Lock()
@@ -126,8 +135,22 @@ class Inventory:
         return set(self._owners)
 
     def entries(self) -> dict[str, Entry]:
-        """Return the entries of all jobs for the ledger of bytes."""
-        return dict(self._entries)
+        """Return the entries of all jobs, uploads and shared files for the ledger of bytes."""
+        return self._entries.all()
+
+    @contextmanager
+    def giving_back(
+        self, ledger: Ledger, *, jobs: Collection[str] = (), uploads: Collection[str] = ()
+    ) -> Iterator[None]:
+        """Give back at once, at the end, what these jobs and uploads do not hold any more."""
+        self.look(jobs)
+        self.uploads.look(uploads)
+        held = set().union(*map(self._entries.keys_of, (*jobs, *uploads)))
+        yield
+        self.look(jobs)
+        self.uploads.look(uploads)
+        with suppress(RedisError):  # the next count does it
+            ledger.remove(*self._entries.missing(held))
 
     def take_changes(self) -> Changes:
         """Return what has been seen to change since the last call."""
@@ -138,6 +161,7 @@ class Inventory:
     def refresh(self) -> None:
         """Look at new jobs, forget those that are gone, and look at some of the others."""
         self.look(self._compare_names())
+        self.uploads.refresh()
         self._take_turns()
 
     def look(self, job_ids: Collection[str]) -> None:
@@ -198,16 +222,19 @@ class Inventory:
         what = seen.changed, seen.total_bytes
         if seen.ticket is None:
             self._faults.report(job_id, "cannot be read", "it has no job.json")
-            return StoredJob(*what, "unknown")
+            return StoredJob(*what, "unknown", shared=seen.shared)
         try:
             if not seen.has_ended:
                 ticket = Ticket.from_json(seen.ticket)
-                return StoredJob(*what, "open", ticket.owner, ticket.created_at, ticket)
+                return StoredJob(
+                    *what, "open", ticket.owner, ticket.created_at, ticket, shared=seen.shared
+                )
             head = _Head.from_json(seen.ticket)
         except UnknownFormat as error:
             self._faults.report(job_id, "cannot be read", error)
-            return StoredJob(*what, "unknown")
-        return StoredJob(*what, self._read_end(job_id, seen), head.owner, head.created_at)
+            return StoredJob(*what, "unknown", shared=seen.shared)
+        state = self._read_end(job_id, seen)
+        return StoredJob(*what, state, head.owner, head.created_at, shared=seen.shared)
 
     def _read_end(self, job_id: str, seen: Survey) -> StoredState:
         """Return how a job has ended."""
@@ -224,13 +251,12 @@ class Inventory:
         with self._lock:
             old = self._jobs.pop(job_id, None)
             self._open.pop(job_id, None)
-            self._entries.pop(job_id, None)
+            self._entries.put(job_id, job.entry if job else None, job.shared if job else None)
             if old:
                 self._owners[old.owner] -= 1
             if job:
                 self._jobs[job_id] = job
                 self._owners[job.owner] += 1
-                self._entries[job_id] = job.entry
                 if job.ticket:
                     self._open[job_id] = job.ticket
                 if old is None or old.state != job.state:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
@@ -31,10 +31,11 @@ from service.errors import JobNotFound, NotCounted, QueueFull, QuotaExceeded
 from service.faults import Faults
 from service.inventory import Inventory
 from service.job_lists import CHUNK, OPEN, Place
-from service.ledger import Ledger
+from service.ledger import Entry, Ledger
 from service.redis_jobs import RedisJobs
-from service.reservations import Reservation, Reservations
-from service.upload_store import UploadRecord, UploadStore
+from service.reservations import EntryOf, Reservation, Reservations
+from service.stored_uploads import expired, not_found
+from service.upload_store import Received, UploadRecord, UploadStore
 from service.usage import Owner, Quotas
 from service.workers import Workers
 
@@ -99,10 +100,14 @@ class Jobs:
         )
 
     def reserving(
-        self, announced_bytes: int, *, owner: Owner | None = None
+        self,
+        announced_bytes: int,
+        *,
+        owner: Owner | None = None,
+        entry_of: EntryOf = Entry.of_upload,
     ) -> AbstractAsyncContextManager[Reservation]:
         """Reserve bytes for an upload; see `Reservations.reserving`."""
-        return self._reservations.reserving(announced_bytes, owner)
+        return self._reservations.reserving(announced_bytes, owner, entry_of)
 
     def renew_reservations(self) -> None:
         """Renew the leases of the uploads in flight."""
@@ -137,7 +142,7 @@ class Jobs:
             reservation: of the bytes, settled. Without one, the next count of the store has them.
 
         Raises:
-            UploadNotFound: the upload has been deleted.
+            UploadNotFound, UploadExpired: the upload was deleted, or has expired.
             UnknownModel, ModelUnavailable, CheckpointsDiffer: see `Workers.choose`.
             InvalidRequest: the request does not fit the model.
             QueueFull: the model's queue has reached its limit.
@@ -148,12 +153,11 @@ class Jobs:
         )
         check_request(request, spec)
         self._require_place(spec.name)
-        path = self.uploads.path(upload.id)
         ticket = Ticket(
             id=reservation.id if reservation else uuid.uuid4().hex,
             request=request.explain_request.model_copy(update={"model": spec.name}),
             created_at=redis_now(self._redis),
-            upload_bytes=path.stat().st_size,
+            upload_bytes=self.uploads.received_bytes(upload.id),
             owner=owner.name if owner else None,
         )
         submission = Submission(
@@ -165,8 +169,7 @@ class Jobs:
         )
         self._reserve(ticket, owner)
         try:
-            self.uploads.attach(upload.id, ticket.id)
-            self._store.accept(ticket, path, submission)
+            self._accept(ticket, upload.id, submission)
             self._redis_jobs.add(ticket)
         except BaseException:
             self._store.delete(ticket.id)
@@ -178,20 +181,35 @@ class Jobs:
             reservation.keep()
         return self.get(ticket.id, owner=ticket.owner)
 
+    def _accept(self, ticket: Ticket, upload_id: str, submission: Submission) -> None:
+        """Store a job for an upload; the upload knows of it before it exists."""
+        try:
+            self.uploads.attach(upload_id, ticket.id)
+            self._store.accept(ticket, self.uploads.path(upload_id), submission)
+        except FileNotFoundError as error:
+            is_old = self.uploads.has_expired(upload_id)
+            raise (expired if is_old else not_found)(upload_id) from error
+
     @contextmanager
-    def adding_upload(self, received: Path, *, owner: str | None = None) -> Iterator[UploadRecord]:
+    def adding_upload(
+        self,
+        path: Path,
+        video: Received,
+        *,
+        owner: str | None = None,
+        filename: str | None = None,
+    ) -> Iterator[UploadRecord]:
         """Store a video that has arrived with a job; remove it at the end if no job uses it."""
-        with received.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
         record = UploadRecord(
             id=uuid.uuid4().hex,
             created_at=redis_now(self._redis),
             owner=owner,
-            bytes=received.stat().st_size,
-            sha256=digest,
+            bytes=video.bytes,
+            filename=filename,
+            sha256=video.sha256,
             with_job=True,
         )
-        self.uploads.add(record, received)
+        self.uploads.add(record, path)
         try:
             yield record
         finally:
@@ -268,13 +286,13 @@ class Jobs:
         End it as failed if it waits for a worker and its model has had none for `absent_seconds`,
         or for `ABSENT_SECONDS` if that is less.
         """
-        if not self._store.keeps_upload(job_id) or not self._is_older(job_id, limit):
+        if not self._store.has_files(job_id) or not self._is_older(job_id, limit):
             return
         if not self._store.has_ended(job_id):
             self._end_unserved(job_id, min(absent_seconds, ABSENT_SECONDS))
         if self._store.has_ended(job_id):
-            self._store.expire(job_id)
-            self._inventory.look([job_id])
+            with self._inventory.giving_back(self._ledger, jobs=[job_id]):
+                self._store.expire(job_id)
 
     def forget(self, job_id: str, limit: datetime) -> None:
         """Remove the rest of an expired job: its ticket, its ending, its place in the list."""
@@ -353,12 +371,13 @@ class Jobs:
 
     def _remove(self, ticket: Ticket) -> None:
         upload = self._store.submission(ticket.id).upload
-        self._store.delete(ticket.id)
-        if upload:
-            self.uploads.detach(upload, ticket.id)
+        uploads = [upload] if upload else []
+        with self._inventory.giving_back(self._ledger, jobs=[ticket.id], uploads=uploads):
+            self._store.delete(ticket.id)
+            if upload:
+                self.uploads.detach(upload, ticket.id)
         with suppress(RedisError):  # the `Reconciler` removes what is left in Redis
             self._redis_jobs.remove(ticket.id, ticket.owner)
-            self._ledger.remove(ticket.id)
             self._redis_jobs.dequeue(ticket.id, ticket.model)
 
     def _end_waiting(self, job_id: str, model: str, ended: Ended) -> None:
@@ -447,7 +466,7 @@ class Jobs:
             ending = ending or self._store.ending(ticket.id)
         if isinstance(ending, ExplainResult):
             return self._succeeded(ticket, ending)
-        submission = self._store.submission(ticket.id)
+        submission = self._submission(ticket.id)
         if ending is not None:
             return _describe(ticket, submission, **ending.model_dump(exclude={"version"}))
         return _open(ticket, submission, record or JobRecord(), snapshot)
@@ -461,11 +480,18 @@ class Jobs:
             raise _not_found(job_id)
         return ticket
 
+    def _submission(self, job_id: str) -> Submission:
+        """Return what the service keeps about a job, without an upload that is gone or expired."""
+        submission = self._store.submission(job_id)
+        if submission.upload and not self.uploads.path(submission.upload).exists():
+            return submission.model_copy(update={"upload": None})
+        return submission
+
     def _succeeded(self, ticket: Ticket, result: ExplainResult) -> Job:
         """Return a job that has a result, from its files alone: Redis may have lost it."""
         return _describe(
             ticket,
-            self._store.submission(ticket.id),
+            self._submission(ticket.id),
             state="succeeded",
             started_at=result.started_at,
             ended_at=result.ended_at,

@@ -7,6 +7,8 @@ that died had reserved is given back. From then on the counts of the store updat
 The ledger is used only while it is complete: after this process has counted the store once, and
 once for each Redis server that was started, because that may have lost data.
 
+Videos that several jobs and uploads share have entries of their own; see `service.entries`.
+
 Keys:
     rollout:bytes            hash: job id → "own shared pending owner", see `Entry`
     rollout:bytes:sums       hash: "shared", "pending", "owner:<name>" → sum over all entries
@@ -16,7 +18,7 @@ Keys:
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from threading import Event
+from threading import Event, Lock
 from typing import Literal, NamedTuple, Self, cast
 
 from redis import Redis
@@ -72,6 +74,28 @@ class Entry(NamedTuple):
         return cls(max(upload_bytes, written), max(expected, written), expected - written, owner)
 
     @classmethod
+    def of_video(cls, owner: str | None, video_bytes: int, written: int) -> Self:
+        """Return the entry of an upload without a job.
+
+        Args:
+            video_bytes: its size, as far as it is known.
+            written: bytes on the disk.
+        """
+        total = max(video_bytes, written)
+        return cls(total, total, total - written, owner)
+
+    @classmethod
+    def of_result(cls, owner: str | None, upload_bytes: int, written: int) -> Self:
+        """Return the entry of a job that has not ended, and whose video counts apart.
+
+        Args:
+            upload_bytes: size of the video.
+            written: bytes on the disk that are the job's alone.
+        """
+        expected = result_bytes(upload_bytes)
+        return cls(written, max(expected, written), expected - written, owner)
+
+    @classmethod
     def of_files(cls, owner: str | None, stored: int) -> Self:
         """Return the entry of a job that writes no more."""
         return cls(stored, stored, 0, owner)
@@ -120,6 +144,8 @@ class Ledger:
         self._reserve = redis.register_script(RESERVE)
         self._write = redis.register_script(WRITE)
         self._sent: Mapping[str, Entry] | None = None
+        self._removed: set[str] = set()
+        self._lock = Lock()
         self._compared_at = 0.0
         self._counted = Event()
 
@@ -144,7 +170,9 @@ class Ledger:
         self._send((job_id, *entry.fields(), LEASE_SECONDS) for job_id, entry in entries.items())
 
     def remove(self, *job_ids: str) -> None:
-        """Remove entries."""
+        """Remove entries. The next `update` writes those again that are still in the store."""
+        with self._lock:
+            self._removed.update(job_ids)
         self._send((job_id, "", "", "", "", "") for job_id in job_ids)
 
     def update(self, entries: Mapping[str, Entry]) -> None:
@@ -153,6 +181,22 @@ class Ledger:
         Args:
             entries: those of all jobs. Entries of other jobs are removed unless they have a lease.
         """
+        with self._lock:
+            removed, self._removed = self._removed, set()
+        try:
+            self._update(entries, removed)
+        except BaseException:
+            with self._lock:
+                self._removed |= removed
+            raise
+        self._sent = entries
+        self._counted.set()
+
+    def wait_for_count(self, seconds: float) -> bool:
+        """Wait until this process has counted the store once; return whether it has."""
+        return self._counted.wait(seconds)
+
+    def _update(self, entries: Mapping[str, Entry], removed: set[str]) -> None:
         run_id = cast("dict[str, str]", self._redis.info("server"))["run_id"]
         is_complete = self._redis.get(COUNTED_KEY) == run_id.encode()
         if self._sent is None or not is_complete or self._is_comparison_due():
@@ -161,17 +205,12 @@ class Ledger:
         else:
             sent = self._sent
             changed = {name: one for name, one in entries.items() if sent.get(name) != one}
+            changed |= {name: entries[name] for name in removed & entries.keys()}
             gone = sent.keys() - entries.keys()
         self._send((job_id, *entry.fields(), "") for job_id, entry in changed.items())
         self.remove(*gone)
         if not is_complete:
             self._redis.set(COUNTED_KEY, run_id)
-        self._sent = entries
-        self._counted.set()
-
-    def wait_for_count(self, seconds: float) -> bool:
-        """Wait until this process has counted the store once; return whether it has."""
-        return self._counted.wait(seconds)
 
     def _is_comparison_due(self) -> bool:
         return self._clock() - self._compared_at > COMPARE_SECONDS

@@ -25,6 +25,7 @@ from service.jobs import Jobs
 from service.ledger import Ledger
 from service.list_keeper import ListKeeper
 from service.redis_jobs import RedisJobs
+from service.stored_uploads import StoredUploads
 
 RECONCILE_SECONDS = 5.0
 
@@ -131,9 +132,14 @@ class Reconciler:
 
 
 def clean_up(
-    store: ArtifactStore, jobs: Jobs, result_ttl: float, faults: Faults | None = None
+    store: ArtifactStore,
+    jobs: Jobs,
+    result_ttl: float,
+    faults: Faults | None = None,
+    *,
+    uploads: StoredUploads | None = None,
 ) -> None:
-    """Expire and delete old jobs, and remove broken uploads and stale announcements.
+    """Expire and delete old jobs and uploads; remove broken uploads and stale announcements.
 
     Args:
         faults: remembers which jobs cannot be expired; give the same to each call.
@@ -148,6 +154,8 @@ def clean_up(
                 jobs.expire(job_id, too_old, result_ttl)
             if accepted_at < forgotten.timestamp():
                 jobs.forget(job_id, forgotten)
+    if uploads:
+        uploads.sweep()
     store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
     jobs.forget_stale_workers()
 

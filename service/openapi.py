@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from rollout_core.contract import JobOptions
+from rollout_core.contract import JobOptions, JobRequest
 from rollout_core.errors import RolloutError
 from service import auth
 from service.errors import Unauthorized
@@ -46,10 +46,30 @@ UPLOAD_FORM: dict[str, Any] = {
                 VIDEO_PART: {"contentType": ", ".join(VIDEO_TYPES)},
                 REQUEST_PART: {"contentType": "application/json"},
             },
-        }
+        },
+        "application/json": {"schema": {"$ref": f"{_SCHEMAS}JobRequest"}},
     },
 }
 """The body of the call that creates a job; the route reads it from the raw stream."""
+
+_VIDEO_SCHEMA = UPLOAD_FORM["content"]["multipart/form-data"]["schema"]["properties"][VIDEO_PART]
+
+VIDEO_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/octet-stream": {"schema": _VIDEO_SCHEMA},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [VIDEO_PART],
+                "additionalProperties": False,
+                "properties": {VIDEO_PART: _VIDEO_SCHEMA},
+            },
+            "encoding": {VIDEO_PART: {"contentType": ", ".join(VIDEO_TYPES)}},
+        },
+    },
+}
+"""The body of the call that creates an upload. The media type of a video is ignored."""
 
 KEY_SCHEME = {
     "type": "http",
@@ -58,7 +78,7 @@ KEY_SCHEME = {
 }
 
 HEADERS = {
-    "Location": "Path of the job.",
+    "Location": "Path of what was created.",
     "Retry-After": "Seconds to wait before the next request.",
     "ETag": "The SHA-256 of the file; a strong validator.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
@@ -116,7 +136,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
         tags=app.openapi_tags,
         separate_input_output_schemas=app.separate_input_output_schemas,
     )
-    for model in (Problem, JobOptions):
+    for model in (Problem, JobOptions, JobRequest):
         schema = model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
         definitions = schema.pop("$defs")
         document["components"]["schemas"].update({**definitions, model.__name__: schema})

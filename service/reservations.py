@@ -8,7 +8,7 @@ process dies. The sums of all API processes are in the `Ledger`.
 import asyncio
 import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -37,6 +37,10 @@ is counted every 5 s."""
 COUNT_POLL_SECONDS = 0.05
 
 
+EntryOf = Callable[[str | None, int, int], Entry]
+"""Returns an entry, given the owner, the size of the video and the bytes written."""
+
+
 class Reservations:
     """The uploads in flight of this process."""
 
@@ -54,19 +58,20 @@ class Reservations:
 
     @asynccontextmanager
     async def reserving(
-        self, announced_bytes: int, owner: Owner | None
+        self, announced_bytes: int, owner: Owner | None, entry_of: EntryOf = Entry.of_upload
     ) -> AsyncIterator["Reservation"]:
         """Reserve bytes for an upload; give them back at the end unless `keep` was called.
 
         Args:
             announced_bytes: the length of the body, 0 if it is not known.
+            entry_of: what is reserved; by default room for the upload and for the result of a job.
 
         Raises:
             NotCounted: what the store holds is not known yet.
             StoreFull: the store or the disk would be full.
             StorageQuotaExceeded: the owner would store more than allowed.
         """
-        reservation = Reservation(self, owner)
+        reservation = Reservation(self, owner, entry_of)
         await reservation.grow(announced_bytes)
         self._active[reservation.id] = reservation
         try:
@@ -97,14 +102,25 @@ class Reservations:
                     self._ledger.remove(reservation.id)
 
 
-class Reservation:
-    """The bytes reserved for one upload. Its id becomes that of the job."""
+def room_for_result(owner: str | None, upload_bytes: int, _: int) -> Entry:
+    """Return the entry of a job that is about to be made from a stored upload."""
+    return Entry.of_result(owner, upload_bytes, 0)
 
-    def __init__(self, reservations: Reservations, owner: Owner | None) -> None:
+
+class Reservation:
+    """The bytes reserved for one upload. Its id becomes that of the job or of the upload."""
+
+    def __init__(
+        self,
+        reservations: Reservations,
+        owner: Owner | None,
+        entry_of: EntryOf = Entry.of_upload,
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.is_kept = False
         self._reservations = reservations
         self._owner = owner
+        self._entry_of = entry_of
         self._bytes = self._written = self._reported = 0
         self.entry = Entry.of_files(None, 0)
 
@@ -148,7 +164,7 @@ class Reservation:
         await self._wait_and_reserve(self._bytes, ACCEPTED_SECONDS)
 
     def keep(self) -> None:
-        """Leave the bytes to the job, which is stored now."""
+        """Leave the bytes to the job or the upload, which is stored now."""
         self.is_kept = True
 
     async def _wait_and_reserve(self, upload_bytes: int, lease_seconds: int) -> None:
@@ -164,7 +180,7 @@ class Reservation:
 
     async def _reserve(self, upload_bytes: int, lease_seconds: int = LEASE_SECONDS) -> None:
         owner = self._owner
-        entry = Entry.of_upload(owner.name if owner else None, upload_bytes, self._written)
+        entry = self._entry_of(owner.name if owner else None, upload_bytes, self._written)
         await asyncio.to_thread(self._reservations.reserve, self.id, entry, owner, lease_seconds)
         self.entry, self._bytes, self._reported = entry, upload_bytes, self._written
 

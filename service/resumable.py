@@ -23,10 +23,10 @@ from service.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
+from service.receiving import FLUSH_BYTES, paced
 from service.tus import Checksum
 from service.upload_store import UploadRecord, UploadStore
 from service.upload_writer import UploadWriter, writing
-from service.uploads import FLUSH_BYTES, paced
 
 FLUSH_SECONDS = 1.0
 """Bytes of a slow client are written after this time, so that a killed process loses few."""

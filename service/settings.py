@@ -70,10 +70,12 @@ class Settings(BaseSettings):
         7 * 24 * 3600, gt=0, description="Seconds until the files of an ended job are removed."
     )
     upload_ttl: float = Field(
-        24 * 3600, gt=0, description="Seconds until an upload that has not become a job is removed."
+        24 * 3600,
+        gt=0,
+        description="Seconds until an upload is removed, unless a job of it has files.",
     )
     max_store_bytes: int | None = Field(
-        None, ge=1, description="Most bytes that all jobs may take. Default: the disk."
+        None, ge=1, description="Most bytes that all jobs and uploads may take. Default: the disk."
     )
     standalone: bool = Field(
         False, description="Also start a private Valkey server and one worker."

@@ -10,17 +10,21 @@ Equal uploads of one owner share their bytes: all are hard links to one file. A 
 so it keeps its video whatever becomes of the upload. Bytes are gone once the last link is.
 """
 
+import re
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
 from rollout_core.contract import UploadId
 from rollout_core.jobs.records import StoredRecord
 from rollout_core.jobs.store import (
+    NO_LINKS,
     PRIVATE,
     UPLOAD_NAME,
     ArtifactStore,
@@ -29,8 +33,26 @@ from rollout_core.jobs.store import (
     sync,
     write_atomically,
 )
+from rollout_core.jobs.survey import File, changed_at, look_at_file
 
 RECORD_NAME = "upload.json"
+
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Received:
+    """A video that has arrived: its size and its digest."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Return the size and the digest of a file."""
+        with path.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+            return cls(file.tell(), digest)
 
 
 class UploadRecord(StoredRecord):
@@ -61,7 +83,7 @@ class UploadStore:
 
     def __init__(self, store: ArtifactStore) -> None:
         """Use the folders `uploads` and `blobs` of a store, and create them if missing."""
-        self._store = store
+        self.store = store
         self._uploads = store.root / "uploads"
         self._blobs = store.root / "blobs"
         for folder in (self._uploads, self._blobs):
@@ -69,7 +91,7 @@ class UploadStore:
 
     def begin(self, record: UploadRecord) -> Path:
         """Store a new, empty upload; return the path of its bytes."""
-        with self._store.temporary_folder() as folder:
+        with self.store.temporary_folder() as folder:
             for name in ("file", "jobs"):
                 (folder / name).mkdir()
             (folder / "file" / UPLOAD_NAME).touch()
@@ -80,7 +102,7 @@ class UploadStore:
 
     def add(self, record: UploadRecord, received: Path) -> None:
         """Store an upload that has arrived at another path. It survives a power cut."""
-        with self._store.temporary_folder() as folder:
+        with self.store.temporary_folder() as folder:
             for name in ("file", "jobs"):
                 (folder / name).mkdir()
             received.rename(folder / "file" / UPLOAD_NAME)
@@ -128,7 +150,9 @@ class UploadStore:
         Raises:
             FileNotFoundError: the upload is gone.
         """
-        (self._folder(upload_id) / "jobs" / job_id).touch()
+        jobs = self._folder(upload_id) / "jobs"
+        (jobs / job_id).touch()
+        sync(jobs)
 
     def detach(self, upload_id: str, job_id: str) -> None:
         """Note that a job is gone; delete the upload if it was sent with a job and has none now."""
@@ -147,7 +171,7 @@ class UploadStore:
 
     def delete(self, record: UploadRecord) -> bool:
         """Remove an upload, and its bytes unless a job needs them; return whether it existed."""
-        existed = self._store.remove_atomically(self._folder(record.id))
+        existed = self.store.remove_atomically(self._folder(record.id))
         self.remove_unused_blob(record.owner, record.sha256)
         return existed
 
@@ -176,18 +200,44 @@ class UploadStore:
         """Return the ids of all uploads, and the names of anything else beside them."""
         return [path.name for path in self._uploads.iterdir()]
 
+    def names_changed(self) -> int:
+        """Return a number that changes when an upload appears or vanishes."""
+        return changed_at(str(self._uploads))
+
+    def changed(self, upload_id: str) -> int | None:
+        """Return a number that changes when an upload is completed or expires; None if gone."""
+        try:
+            return changed_at(str(self._folder(upload_id)))
+        except FileNotFoundError:
+            return None
+
+    def file(self, upload_id: str) -> File | None:
+        """Return the file of an upload's bytes, None if they were removed."""
+        file, _ = look_at_file(str(self.path(upload_id)))
+        return file if file.inode else None
+
+    def remove_unused_blobs(self) -> None:
+        """Remove all bytes to which neither an upload nor a job has a link."""
+        for blob in self._blobs.iterdir():
+            with suppress(FileNotFoundError):
+                if blob.stat().st_nlink == 1:
+                    blob.unlink()
+
     def _share(self, path: Path, record: UploadRecord) -> None:
         """Make a complete file a link to equal bytes of the same owner, if there are any."""
         assert record.sha256 is not None
         blob = self._blob(record.owner, record.sha256)
         try:
-            link_or_copy(path, blob)
+            blob.hardlink_to(path)
         except FileExistsError:
             beside = path.with_name(f".{path.name}.shared")
             beside.unlink(missing_ok=True)
             with suppress(FileNotFoundError):  # the other upload has just been deleted
                 link_or_copy(blob, beside)
                 beside.replace(path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
 
     def _blob(self, owner: str | None, digest: str) -> Path:
         """Return the path of the second link. Its name tells nothing to other owners."""

@@ -4,48 +4,56 @@ Starlette's own form parser would write the file twice and has no size limit, so
 passed to python-multipart's parser here. Memory holds about `FLUSH_BYTES` at most.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from rollout_core.contract import JobOptions
-from rollout_core.errors import UnsupportedContainer
+from rollout_core.contract import Frozen, JobOptions, JobRequest
 from rollout_core.jobs.store import unavailable
-from rollout_core.video.signatures import HEAD_BYTES, is_video_container
 from service.errors import (
+    EmptyUpload,
     InvalidForm,
     MalformedUpload,
     NotMultipart,
     UploadEncoded,
     UploadTooLarge,
-    UploadTooSlow,
 )
+from service.filenames import filename_of, parse_disposition
 from service.pools import entered
+from service.receiving import FLUSH_BYTES, OnBytes, VideoWriter, limited
+from service.upload_store import Received
 
 VIDEO_PART = "video"
 REQUEST_PART = "request"
+PARTS = frozenset({VIDEO_PART, REQUEST_PART})
 CHARSET_PART = "_charset_"
 """Name of a field that browsers fill with the form's encoding. It is ignored."""
 
 BOM = b"\xef\xbb\xbf"
 MAX_REQUEST_BYTES = 64 * 1024
-FLUSH_BYTES = 1024**2
+Model = TypeVar("Model", bound=Frozen)
 
-STEP_BYTES = 128 * 1024
-"""Bytes that must arrive in each period of `idle_seconds`, unless the body ends before.
 
-This one rule stops silent and slow clients: the time for an upload grows with its size. With
-30 s, a connection of 35 kbit/s is fast enough.
-"""
+@dataclass(frozen=True)
+class Form:
+    """A form that has arrived.
+
+    Attributes:
+        options: the part `request`, or the defaults.
+        filename: of the video, if the client named it.
+        video: what was written.
+    """
+
+    options: JobOptions
+    filename: str | None
+    video: Received
 
 
 async def receive(
@@ -54,39 +62,73 @@ async def receive(
     *,
     max_bytes: int,
     idle_seconds: float,
-    on_bytes: Callable[[int], Awaitable[None]],
-) -> JobOptions:
-    """Write the form's video to `path`, and return the request.
+    on_bytes: OnBytes,
+    parts: frozenset[str] = PARTS,
+) -> Form:
+    """Write the form's video to `path`, and return the form.
 
     Args:
-        on_bytes: called before bytes are written, with the number that has arrived. It may raise.
+        parts: names of the parts that the form may have.
 
     Raises:
         NotMultipart, MalformedUpload, InvalidForm: the body is not the expected form.
         UploadEncoded: the body is compressed.
-        UploadTooLarge: the body has more than `max_bytes`.
-        UploadTooSlow: fewer than `STEP_BYTES` arrived within `idle_seconds`.
+        UploadTooLarge, UploadTooSlow: see `receiving.limited`.
         UnsupportedContainer: the file does not begin like a supported container.
         RequestValidationError: the request part is not a valid `JobOptions`.
         StoreUnavailable: `path` cannot be written.
         ClientDisconnect: the client disconnected.
     """
-    form = _Form(_boundary(request))
+    boundary = _boundary(request)
     try:
         async with entered(lambda: path.open("wb")) as file:
+            form = _Form(boundary, file, parts)
             received = 0
-            async for chunk in _limited(request, max_bytes, idle_seconds):
+            async for chunk in limited(request.stream(), max_bytes, idle_seconds):
                 received += len(chunk)
                 form.feed(chunk)
-                if len(form.pending) >= FLUSH_BYTES:
+                if len(form.video.pending) >= FLUSH_BYTES:
                     await on_bytes(received)
-                    await _flush(form, file)
+                    await form.video.flush()
             form.finish()
             await on_bytes(received)
-            await _flush(form, file)
+            await form.video.flush()
     except OSError as error:
         raise unavailable(error, "the upload cannot be written") from error
-    return _parse_request(form.request)
+    options = _parse(JobOptions, form.request, REQUEST_PART)
+    return Form(options, form.filename, form.video.received)
+
+
+async def receive_json(request: Request, *, idle_seconds: float) -> JobRequest:
+    """Return the job that a JSON body asks for.
+
+    Raises:
+        UploadEncoded: the body is compressed.
+        UploadTooLarge: it has more than `MAX_REQUEST_BYTES`.
+        UploadTooSlow: see `receiving.limited`.
+        RequestValidationError: it is not a valid `JobRequest`.
+    """
+    require_not_encoded(request)
+    text = bytearray()
+    async for chunk in limited(request.stream(), MAX_REQUEST_BYTES, idle_seconds):
+        text += chunk
+    return _parse(JobRequest, bytes(text))
+
+
+def media_type(request: Request) -> str:
+    """Return the media type of the body, in lower case, without parameters."""
+    kind, _ = parse_options_header(request.headers.get("content-type"))
+    return kind.decode("latin-1").lower()
+
+
+def require_not_encoded(request: Request) -> None:
+    """Check that the body is not compressed.
+
+    Raises:
+        UploadEncoded: it is.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UploadEncoded("send the body without Content-Encoding")
 
 
 def announced_bytes(request: Request, max_bytes: int) -> int:
@@ -105,10 +147,11 @@ def announced_bytes(request: Request, max_bytes: int) -> int:
 class _Form:
     """The callbacks of the parser, and the data they have collected."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, file: BinaryIO, parts: frozenset[str]) -> None:
         self.request: bytes | None = None
-        self.pending = bytearray()
-        self._head = bytearray()
+        self.filename: str | None = None
+        self.video = VideoWriter(file)
+        self._parts = parts
         self._seen: set[str] = set()
         self._part = ""
         self._header_name = bytearray()
@@ -162,26 +205,31 @@ class _Form:
         self._header_value.clear()
 
     def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
+        options = parse_disposition(self._disposition)
         self._part = options.get(b"name", b"").decode("utf-8", errors="replace")
         if self._part in self._seen:
             raise InvalidForm(f"the form has more than one part {self._part!r}")
-        if self._part in (VIDEO_PART, REQUEST_PART):
+        if self._part in self._parts:
             self._seen.add(self._part)
+        if self._part == VIDEO_PART:
+            self.filename = filename_of(options)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part == REQUEST_PART:
+        if self._part == REQUEST_PART and REQUEST_PART in self._parts:
             self._append_to_request(data[start:end])
         elif self._part == VIDEO_PART:
-            self._append_to_video(data[start:end])
+            self.video.feed(data[start:end])
         elif (
             self._part != CHARSET_PART and end > start
         ):  # an empty part, as a button's, has no data
             raise InvalidForm(f"the form has an unexpected part {self._part[:64]!r}")
 
     def _on_part_end(self) -> None:
-        if self._part == VIDEO_PART and len(self._head) < HEAD_BYTES:
-            self._check_container()
+        if self._part == VIDEO_PART:
+            try:
+                self.video.finish()
+            except EmptyUpload as error:
+                raise InvalidForm(f"the part {VIDEO_PART!r} is empty") from error
 
     def _on_end(self) -> None:
         self._complete = True
@@ -191,24 +239,9 @@ class _Form:
         if len(self.request) > MAX_REQUEST_BYTES:
             raise InvalidForm(f"the part {REQUEST_PART!r} has over {MAX_REQUEST_BYTES} bytes")
 
-    def _append_to_video(self, data: bytes) -> None:
-        self.pending += data
-        missing = HEAD_BYTES - len(self._head)
-        if missing > 0:
-            self._head += data[:missing]
-            if len(self._head) == HEAD_BYTES:
-                self._check_container()
-
-    def _check_container(self) -> None:
-        if not self._head:
-            raise InvalidForm(f"the part {VIDEO_PART!r} is empty")
-        if not is_video_container(bytes(self._head)):
-            raise UnsupportedContainer("the file is not MP4, MOV, Matroska, WebM, AVI or MPEG-TS")
-
 
 def _boundary(request: Request) -> bytes:
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UploadEncoded("send the form without Content-Encoding")
+    require_not_encoded(request)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise NotMultipart("the body must be multipart/form-data")
@@ -218,59 +251,27 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-async def _limited(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives; raise if it is too slow or too large."""
-    received = 0
-    async for chunk in paced(request.stream(), idle_seconds):
-        received += len(chunk)
-        if received > max_bytes:
-            raise UploadTooLarge(f"the body has more than the {max_bytes} bytes that are accepted")
-        yield chunk
+def _parse(model: type[Model], text: bytes | None, *place: str) -> Model:
+    """Read a request from JSON; None is a request with the defaults.
 
+    Args:
+        place: of the JSON in the body, for error messages.
 
-async def paced(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the chunks of a stream; raise if it is too slow.
-
-    Only the time spent waiting for the stream counts, not that of the consumer.
+    Raises:
+        RequestValidationError: it is not valid.
     """
-    left, step = idle_seconds, 0
-    clock = asyncio.get_running_loop().time
-    while True:
-        asked_at = clock()
-        try:
-            async with asyncio.timeout(left):
-                chunk = await anext(stream, None)
-        except TimeoutError as error:
-            raise UploadTooSlow(
-                f"fewer than {STEP_BYTES} bytes have arrived in {idle_seconds:g} s"
-            ) from error
-        if chunk is None:
-            return
-        left, step = left - (clock() - asked_at), step + len(chunk)
-        if step >= STEP_BYTES:
-            left, step = idle_seconds, 0
-        yield chunk
-
-
-async def _flush(form: _Form, file: BinaryIO) -> None:
-    """Write the pending video bytes, in a thread."""
-    await run_in_threadpool(file.write, bytes(form.pending))
-    form.pending.clear()
-
-
-def _parse_request(text: bytes | None) -> JobOptions:
     if text is None:
-        return JobOptions()
+        return model()
     try:
-        request = JobOptions.model_validate_json(text.removeprefix(BOM))
+        request = model.model_validate_json(text.removeprefix(BOM))
         json.loads(text.removeprefix(BOM), object_pairs_hook=_refuse_repeated)
         return request
     except _RepeatedField as error:
-        repeated = {"loc": (REQUEST_PART, str(error)), "msg": "given more than once"}
+        repeated = {"loc": (*place, str(error)), "msg": "given more than once"}
         raise RequestValidationError([repeated]) from error
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        located = [{**item, "loc": (REQUEST_PART, *item["loc"])} for item in details]
+        located = [{**item, "loc": (*place, *item["loc"]) or ("body",)} for item in details]
         raise RequestValidationError(located) from error
 
 

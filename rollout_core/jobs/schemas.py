@@ -57,6 +57,13 @@ class Upload(Frozen):
     )
 
 
+class UploadPage(Frozen):
+    """One page of uploads, newest first."""
+
+    uploads: tuple[Upload, ...]
+    next_cursor: str | None = Field(description="For the next page; null on the last one.")
+
+
 class Job(Frozen):
     """A job as it is now."""
 

@@ -4,7 +4,7 @@
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
     jobs/<id>/submission.json     the `Submission`: what the service keeps besides
-    jobs/<id>/upload/video        the upload, always under this name
+    jobs/<id>/upload/video        the upload, always under this name; its folder stays until expiry
     jobs/<id>/attempts/<n>-<token>/  working folder of attempt n; the token is that of its claim
     jobs/<id>/result/             the end of the job: a published result, or `ended.json` alone
     jobs/<id>/expired             marker: the files were removed because of their age
@@ -64,6 +64,9 @@ _OF_ONE_FILE = (
 )
 
 _OF_ONE_BLOCK = (errno.EIO, errno.EUCLEAN, errno.ESTALE)
+
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK})
+"""Error numbers of a file system that cannot make a hard link to a file."""
 
 PRIVATE = 0o700
 """Mode of the store's folders: its user's alone. Commands also call `make_files_private`."""
@@ -302,9 +305,19 @@ class ArtifactStore:
         """Remove every byte of a job; return whether it existed."""
         return self.remove_atomically(self._job(job_id))
 
-    def keeps_upload(self, job_id: str) -> bool:
-        """Return whether a job's upload exists; `expire` removes it last."""
+    def has_files(self, job_id: str) -> bool:
+        """Return whether a job's files have not expired; `expire` removes this folder last."""
         return self.upload_path(job_id).parent.exists()
+
+    def remove_video(self, job_id: str) -> None:
+        """Remove the video of a job that has ended, and nothing else.
+
+        Its folder stays: that says that the job has not expired. The time of the job's folder is
+        set, so that other processes notice and count the job again.
+        """
+        with suppress(FileNotFoundError):
+            self.upload_path(job_id).unlink()
+            os.utime(self._job(job_id))
 
     def has_expired(self, job_id: str) -> bool:
         """Return whether the job's files were removed because of their age."""
@@ -342,7 +355,9 @@ class ArtifactStore:
     def survey(self, job_id: str) -> Survey | None:
         """Return what a job's folder holds, or None if there is no such job."""
         try:
-            return survey(f"{self._jobs}/{job_id}", ended_name=ENDED_NAME)
+            return survey(
+                f"{self._jobs}/{job_id}", ended_name=ENDED_NAME, submission_name=SUBMISSION_NAME
+            )
         except FileNotFoundError:
             return None
 
@@ -432,7 +447,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK):
+        if error.errno not in NO_LINKS:
             raise
         with source.open("rb") as file, target.open("xb") as copy:
             shutil.copyfileobj(file, copy)

@@ -7,6 +7,14 @@ of a job's folder is read by names rather than by `ArtifactStore`'s methods.
 import os
 from dataclasses import dataclass
 from stat import S_ISREG
+from typing import NamedTuple
+
+
+class File(NamedTuple):
+    """A file to which several folders may have links: it counts once for all of them."""
+
+    inode: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +23,8 @@ class Survey:
 
     Attributes:
         changed: a number that changes when an entry of the folder appears or vanishes.
-        total_bytes: size of the job's files.
+        total_bytes: size of the job's files, without `shared`.
+        shared: the video, if others have links to it, too.
         has_ended: whether the job has ended, in any way.
         ended: the content of `ended.json`; None if it has not ended, or with a result.
         ticket: the content of `job.json`; None if there is none.
@@ -23,6 +32,7 @@ class Survey:
 
     changed: int
     total_bytes: int
+    shared: File | None
     has_ended: bool
     ended: bytes | None
     ticket: bytes | None
@@ -37,7 +47,7 @@ def changed_at(folder: str) -> int:
     return os.stat(folder).st_mtime_ns  # noqa: PTH116, a Path costs more than the call
 
 
-def survey(folder: str, *, ended_name: str) -> Survey:
+def survey(folder: str, *, ended_name: str, submission_name: str = "submission.json") -> Survey:
     """Look at a job's folder.
 
     Raises:
@@ -48,12 +58,23 @@ def survey(folder: str, *, ended_name: str) -> Survey:
     changed = changed_at(folder)
     ticket = _read(f"{folder}/job.json")
     result = _sizes(f"{folder}/result")
-    total = len(ticket or b"") + _size(f"{folder}/upload/video") + _attempts_bytes(folder)
+    video, shared = look_at_file(f"{folder}/upload/video")
+    total = len(ticket or b"") + _size(f"{folder}/{submission_name}") + _attempts_bytes(folder)
+    total += 0 if shared else video.bytes
     ended = None
     if result is not None:
         total += sum(result.values())
         ended = _read(f"{folder}/result/{ended_name}") if ended_name in result else None
-    return Survey(changed, total, result is not None, ended, ticket)
+    return Survey(changed, total, video if shared else None, result is not None, ended, ticket)
+
+
+def look_at_file(path: str) -> tuple[File, bool]:
+    """Return a regular file and whether it has several links; an empty one for anything else."""
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return File(0, 0), False
+    return File(status.st_ino, _file_size(status)), status.st_nlink > 1 and S_ISREG(status.st_mode)
 
 
 def _read(path: str) -> bytes | None:

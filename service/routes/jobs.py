@@ -18,7 +18,7 @@ from rollout_core.jobs.records import JobState
 from rollout_core.jobs.schemas import Job, JobPage
 from service import openapi, uploads
 from service.auth import API_PREFIX, authenticate
-from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, ServicesDep
+from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, Services, ServicesDep
 from service.errors import (
     CheckpointsDiffer,
     InvalidForm,
@@ -32,11 +32,17 @@ from service.errors import (
     RedisUnavailable,
     StorageQuotaExceeded,
     UploadEncoded,
+    UploadExpired,
+    UploadIncomplete,
+    UploadNotFound,
     UploadTooLarge,
     UploadTooSlow,
+    VideoUrlRefused,
 )
 from service.job_lists import CURSOR
 from service.pools import entered, in_pool
+from service.reservations import room_for_result
+from service.usage import Owner
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
 
@@ -56,6 +62,10 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             UploadTooLarge,
             UploadTooSlow,
             UploadEncoded,
+            UploadNotFound,
+            UploadExpired,
+            UploadIncomplete,
+            VideoUrlRefused,
             UnsupportedContainer,
             QueueFull,
             QuotaExceeded,
@@ -72,35 +82,19 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
 async def create_job(
     request: Request, response: Response, services: ServicesDep, owner: OwnerDep
 ) -> Job:
-    """Upload a video and queue a job for it. `Location` is the path of the job."""
-    jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
-    in_thread = services.pools.run
-    announced = uploads.announced_bytes(request, max_bytes)
-    await in_thread("upload", jobs.require_place, owner)
-    # Reserved on the event loop, not in a thread, so that its cleanup cannot be cancelled.
-    async with (
-        jobs.reserving(announced, owner=owner) as reservation,
-        entered(services.store.receiving) as path,
-    ):
-        wanted = await uploads.receive(
-            request,
-            path,
-            max_bytes=max_bytes,
-            idle_seconds=services.settings.upload_idle_seconds,
-            on_bytes=reservation.arrive,
-        )
-        await reservation.settle((await in_thread("upload", path.stat)).st_size)
-        if services.keys:
-            await in_thread("upload", services.keys.refresh)
-        owner = authenticate(request.scope)  # the key may have been revoked meanwhile
-        adding = partial(jobs.adding_upload, path, owner=owner.name if owner else None)
-        async with entered(adding) as upload:
-            job = await in_thread(
-                "upload", jobs.submit, wanted, upload, owner=owner, reservation=reservation
-            )
+    """Queue a job for a video: one sent with it in a form, or an upload named in JSON.
+
+    `Location` is the path of the job.
+    """
+    await services.pools.run("upload", services.jobs.require_place, owner)
+    if uploads.media_type(request) == "application/json":
+        job = await _create_from_upload(request, services, owner)
+    else:
+        job = await _create_from_form(request, services, owner)
     location = router.url_path_for("get_job", job_id=job.id)
     response.headers["Location"] = request.scope["root_path"] + location
-    response.headers["Retry-After"] = str(await in_thread("upload", jobs.wait_seconds, job))
+    wait_seconds = await services.pools.run("upload", services.jobs.wait_seconds, job)
+    response.headers["Retry-After"] = str(wait_seconds)
     return job
 
 
@@ -143,3 +137,63 @@ def cancel_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> 
 def delete_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> None:
     """Remove every byte of a job; cancel it if it has not ended."""
     services.jobs.delete(job_id, owner=owner)
+
+
+async def _create_from_form(request: Request, services: Services, owner: Owner | None) -> Job:
+    jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
+    in_thread = services.pools.run
+    announced = uploads.announced_bytes(request, max_bytes)
+    # Reserved on the event loop, not in a thread, so that its cleanup cannot be cancelled.
+    async with (
+        jobs.reserving(announced, owner=owner) as reservation,
+        entered(services.store.receiving) as path,
+    ):
+        form = await uploads.receive(
+            request,
+            path,
+            max_bytes=max_bytes,
+            idle_seconds=services.settings.upload_idle_seconds,
+            on_bytes=reservation.arrive,
+        )
+        await reservation.settle(form.video.bytes)
+        owner = await _authenticate_again(request, services)
+        adding = partial(
+            jobs.adding_upload,
+            path,
+            form.video,
+            owner=owner.name if owner else None,
+            filename=form.filename,
+        )
+        async with entered(adding) as upload:
+            return await in_thread(
+                "upload", jobs.submit, form.options, upload, owner=owner, reservation=reservation
+            )
+
+
+async def _create_from_upload(request: Request, services: Services, owner: Owner | None) -> Job:
+    in_thread = services.pools.run
+    idle_seconds = services.settings.upload_idle_seconds
+    wanted = await uploads.receive_json(request, idle_seconds=idle_seconds)
+    if wanted.upload is None:
+        raise VideoUrlRefused("this service fetches no videos; send the video to /v1/uploads")
+    owner = await _authenticate_again(request, services)
+    name = owner.name if owner else None
+    upload = await in_thread("upload", services.uploads.usable, wanted.upload, owner=name)
+    size = upload.bytes or 0
+    reserving = services.jobs.reserving(size, owner=owner, entry_of=room_for_result)
+    async with reserving as reservation:
+        await reservation.settle(size)
+        return await in_thread(
+            "upload", services.jobs.submit, wanted, upload, owner=owner, reservation=reservation
+        )
+
+
+async def _authenticate_again(request: Request, services: Services) -> Owner | None:
+    """Return the owner of the key, which may have been revoked while the body arrived.
+
+    Raises:
+        Unauthorized: it was.
+    """
+    if services.keys:
+        await services.pools.run("upload", services.keys.refresh)
+    return authenticate(request.scope)

@@ -22,6 +22,7 @@ from service.auth import API_PREFIX, authenticate
 from service.dependencies import OwnerDep, OwnerNameDep, Services, ServicesDep
 from service.errors import TusVersionUnsupported, UploadExpired, UploadTooLarge
 from service.inventory import JOB_ID
+from service.ledger import Entry
 from service.pools import in_pool
 from service.problems import problem_of
 from service.resumable import gone, resuming
@@ -88,7 +89,9 @@ async def create_resumable_upload(
     if has_body := tus.has_body(request.headers):
         tus.require_body_type(request.headers)
     in_thread, store = services.pools.run, services.jobs.uploads
-    async with services.jobs.reserving(creation.bytes, owner=owner) as reservation:
+    async with services.jobs.reserving(
+        creation.bytes, owner=owner, entry_of=Entry.of_video
+    ) as reservation:
         record = UploadRecord(
             id=reservation.id,
             created_at=await in_thread("upload", redis_now, services.redis),
@@ -143,7 +146,7 @@ async def append_to_upload(
 @in_pool("upload")
 def delete_resumable_upload(upload_id: str, services: ServicesDep, owner: OwnerNameDep) -> Response:
     """Remove the upload; a call that writes to it is ended."""
-    services.jobs.uploads.delete(_find(services, upload_id, owner))
+    services.uploads.delete(_find(services, upload_id, owner).id, owner=owner)
     return Response(status_code=204)
 
 

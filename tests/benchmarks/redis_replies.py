@@ -36,6 +36,7 @@ from service.inventory import Inventory
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
+from service.upload_store import Received
 
 MODEL = "fake"
 PAGE_JOBS = 200
@@ -95,7 +96,7 @@ def build(data_dir: Path, redis: Redis) -> Calls:
     def submit() -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            with jobs.adding_upload(path) as upload:
+            with jobs.adding_upload(path, Received.of(path)) as upload:
                 return jobs.submit(JobOptions(model=MODEL), upload).id
 
     return Calls(

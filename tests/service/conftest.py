@@ -32,6 +32,7 @@ from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
 from service.settings import Settings
+from service.upload_store import Received
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
 
@@ -135,7 +136,7 @@ def submit(
     def one() -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            with jobs.adding_upload(path) as upload:
+            with jobs.adding_upload(path, Received.of(path)) as upload:
                 return jobs.submit(JobOptions(), upload).id
 
     return one

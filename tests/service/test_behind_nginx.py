@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from service import uploads
+from service import receiving
 from tests.service.test_main import running
 from tests.service.test_uploads import END, TYPE, part
 from tests.system.nginx import running_nginx
@@ -185,4 +185,4 @@ def test_each_address_behind_the_proxy_has_a_limit_of_its_own(
 
     assert (refused.status_code, refused.json()["code"]) == (503, "too_many_connections")
     assert answered.status_code == 200
-    assert uploads.STEP_BYTES  # the uploads above had time enough
+    assert receiving.STEP_BYTES  # the uploads above had time enough

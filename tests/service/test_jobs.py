@@ -15,6 +15,7 @@ from service.job_lists import JOBS_KEY, list_key
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
+from service.upload_store import Received
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
 
@@ -27,7 +28,7 @@ def submit(jobs, store, announce):
     def one(jobs=jobs, **request):
         with store.receiving() as path:
             path.write_bytes(b"video")
-            with jobs.adding_upload(path) as upload:
+            with jobs.adding_upload(path, Received.of(path)) as upload:
                 return jobs.submit(JobOptions(**request), upload).id
 
     return one
@@ -125,7 +126,10 @@ class TestSubmit:
 
         with store.receiving() as path:
             path.write_bytes(b"video")
-            with jobs.adding_upload(path) as upload, pytest.raises(ModelUnavailable):
+            with (
+                jobs.adding_upload(path, Received.of(path)) as upload,
+                pytest.raises(ModelUnavailable),
+            ):
                 jobs.submit(JobOptions(model="fake"), upload)
 
     @pytest.mark.parametrize("seconds", [-8 * 86400, 8 * 86400])

@@ -26,8 +26,8 @@ from service.ledger import (
     Ledger,
 )
 from service.maintenance import RECONCILE_SECONDS
+from service.receiving import FLUSH_BYTES
 from service.reservations import REPORT_BYTES, RESERVED_BYTES, Reservations
-from service.uploads import FLUSH_BYTES
 from service.usage import Owner
 from tests.system.waiting import wait_until
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from service import connections, uploads
+from service import connections, receiving
 from service import server as server_module
 from service.server import allow_connections, make_server
 from tests.service.test_main import running
@@ -325,7 +325,7 @@ class TestUpload:
         assert running_server.is_as_before()
 
     def test_an_upload_just_fast_enough_is_accepted(self, running_server, mp4, monkeypatch):
-        monkeypatch.setattr(uploads, "STEP_BYTES", 200)
+        monkeypatch.setattr(receiving, "STEP_BYTES", 200)
         body = part("video", mp4) + END
         started = time.monotonic()
         with running_server.connection(post(f"Content-Length: {len(body)}")) as client:

@@ -8,12 +8,9 @@ import pytest
 
 from rollout_core.video.signatures import HEAD_BYTES
 from service.maintenance import STALE_UPLOAD_SECONDS
+from service.receiving import FLUSH_BYTES, STEP_BYTES
 from service.settings import Settings
-from service.uploads import (
-    FLUSH_BYTES,
-    MAX_REQUEST_BYTES,
-    STEP_BYTES,
-)
+from service.uploads import MAX_REQUEST_BYTES
 
 TYPE = "multipart/form-data; boundary=cut"
 
@@ -104,7 +101,7 @@ class TestForm:
 
     @pytest.mark.parametrize(
         "content_type",
-        ["application/json", "video/mp4", "multipart/mixed; boundary=cut", "text/plain", ""],
+        ["video/mp4", "multipart/mixed; boundary=cut", "text/plain", ""],
     )
     def test_another_content_type_is_refused(self, post, mp4, leftovers, content_type):
         check(post(part("video", mp4) + END, content_type), 415, "media_type_unsupported")

@@ -44,7 +44,7 @@ class TestCreate:
             "model": "fake",
             "tag": None,
             "upload": job["upload"],
-            "filename": None,
+            "filename": "clip.mp4",
             "reused_from": None,
             "expires_at": None,
             "started_at": None,
