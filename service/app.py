@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from redis import BlockingConnectionPool, Redis
 
+from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
 from service import openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
@@ -19,6 +20,7 @@ from service.dependencies import Services, refuse_unknown_input
 from service.faults import Faults
 from service.hosts import AllowedHosts, CheckHosts, MountAt
 from service.inventory import Inventory
+from service.job_watcher import JobWatcher
 from service.jobs import Jobs
 from service.ledger import Ledger
 from service.maintenance import (
@@ -31,9 +33,10 @@ from service.maintenance import (
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
 from service.reservations import RENEW_SECONDS
-from service.routes import artifacts, jobs, status, tus, uploads
+from service.routes import artifacts, events, jobs, status, tus, uploads
 from service.security_headers import SecurityHeaders
 from service.settings import Settings
+from service.shutdown import Shutdown
 from service.stored_uploads import StoredUploads
 
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -63,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the app. Redis and the store are opened when it starts."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         services = _open_services(settings)
         shortest_ttl = min(settings.result_ttl, settings.upload_ttl)
         tasks = [
@@ -73,10 +76,12 @@ def create_app(settings: Settings) -> FastAPI:
         ]
         if services.keys:
             tasks.append((services.keys.refresh, CHECK_SECONDS))
+        app.state.shutdown.on_begin(services.watcher.close)
         try:
             async with periodic_tasks(*tasks):
                 yield {"services": services}
         finally:
+            await services.watcher.stop()
             services.redis.close()
 
     app = FastAPI(
@@ -91,7 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
-    for module in (tus, uploads, jobs, artifacts, status):
+    app.state.shutdown = Shutdown()
+    for module in (tus, uploads, jobs, events, artifacts, status):
         app.include_router(module.router)
         _answer_head(app, module.router)
     _add_middleware(app, settings)
@@ -117,6 +123,7 @@ def _open_services(settings: Settings) -> Services:
         artifact_url=partial(artifacts.artifact_url, root_path=settings.root_path or ""),
         inventory=inventory,
         ledger=ledger,
+        result_ttl=settings.result_ttl,
         max_bytes=settings.max_store_bytes,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
@@ -130,6 +137,11 @@ def _open_services(settings: Settings) -> Services:
         result_ttl=settings.result_ttl,
         now=service_jobs.age_now,
     )
+    pools = Pools()
+
+    async def read_jobs(watched: Iterable[Job]) -> Mapping[str, Job | None]:
+        return await pools.run("lookup", service_jobs.refresh, watched)
+
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
         settings=settings,
@@ -139,7 +151,8 @@ def _open_services(settings: Settings) -> Services:
         uploads=stored_uploads,
         reconciler=reconciler,
         keys=keys,
-        pools=Pools(),
+        pools=pools,
+        watcher=JobWatcher(read_jobs),
     )
 
 
@@ -151,7 +164,9 @@ def _clean_up(services: Services) -> Callable[[], None]:
 def _answer_head(app: FastAPI, router: APIRouter) -> None:
     """Answer HEAD wherever GET is answered; FastAPI does so for its own routes only."""
     for route in router.routes:
-        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+        if not isinstance(route, APIRoute) or route.is_sse_stream:
+            continue
+        if "GET" in (route.methods or ()):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 

@@ -3,10 +3,12 @@
 The dependencies are coroutines that do not wait: FastAPI would run plain functions in threads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Path
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from redis import Redis
@@ -16,6 +18,7 @@ from rollout_core.jobs.store import ArtifactStore
 from service.auth import ApiKeys, is_api_path
 from service.errors import JobNotFound, UploadNotFound
 from service.inventory import JOB_ID
+from service.job_watcher import JobWatcher
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.pools import Pools
@@ -36,6 +39,7 @@ class Services:
     uploads: StoredUploads
     reconciler: Reconciler
     keys: ApiKeys | None
+    watcher: JobWatcher
     pools: Pools
 
 
@@ -78,7 +82,7 @@ async def refuse_unknown_input(request: Request) -> None:
     if not is_api_path(request.scope):
         return
     route = cast(APIRoute, request.scope["route"])
-    known = {field.alias for field in route.dependant.query_params}
+    known = set(_query_names(route.dependant))
     names = [name for name, _ in request.query_params.multi_items()]
     found = [(name, "unknown parameter") for name in names if name not in known]
     found += [(name, "given more than once") for name in known if names.count(name) > 1]
@@ -89,6 +93,13 @@ async def refuse_unknown_input(request: Request) -> None:
     takes_body = "requestBody" in (route.openapi_extra or {})
     if request.headers.get("content-length", "0") != "0" and not takes_body:
         raise RequestValidationError([{"loc": ("body",), "msg": "this call takes no body"}])
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters of a route and of its dependencies."""
+    yield from (field.alias for field in dependant.query_params)
+    for below in dependant.dependencies:
+        yield from _query_names(below)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 from heapq import merge
@@ -53,7 +53,18 @@ NEVER_CLAIMED = JobRecord().to_json().encode()
 
 Ending = ExplainResult | Ended
 
-_FROM_SUBMISSION = {"upload", "filename", "tag", "reused_from"}
+_FIXED = (
+    "id",
+    "model",
+    "created_at",
+    "request",
+    "tag",
+    "filename",
+    "reused_from",
+    "upload",
+    "expires_at",
+)
+"""Fields of a job that do not depend on its state."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +87,7 @@ class Jobs:
         artifact_url: ArtifactUrl,
         inventory: Inventory | None = None,
         ledger: Ledger | None = None,
+        result_ttl: float = 7 * 86400.0,
         max_bytes: int | None = None,
         max_queued: int = 1000,
         default_model: str | None = None,
@@ -84,6 +96,7 @@ class Jobs:
         self._redis = redis
         self._store = store
         self.uploads = UploadStore(store)
+        self._result_time = timedelta(seconds=result_ttl)
         self._artifact_url = artifact_url
         self._inventory = inventory or Inventory(store)
         self._ledger = ledger or Ledger(redis)
@@ -228,6 +241,27 @@ class Jobs:
         if ending is None:
             snapshot.read_records([job_id])
         return self._describe_now(ticket, ending, snapshot)
+
+    def refresh(self, jobs: Iterable[Job]) -> dict[str, Job | None]:
+        """Return jobs as they are now, given as they were; None for a job that is gone.
+
+        Reads the store only for jobs that have no record in Redis.
+        """
+        before = {job.id: job for job in jobs}
+        snapshot = self._snapshot()
+        snapshot.read_records(before)
+        after: dict[str, Job | None] = {}
+        for job_id, job in before.items():
+            with self._faults.isolated(job_id, "cannot be followed"), suppress(UnknownFormat):
+                record = snapshot.record(job_id)
+                if record is not None:
+                    fixed = {name: getattr(job, name) for name in _FIXED}
+                    after[job_id] = _open(job, fixed, record, snapshot)
+                    continue
+                ticket = self._store.ticket(job_id)
+                ending = self._store.ending(job_id)
+                after[job_id] = self._describe_now(ticket, ending, snapshot) if ticket else None
+        return after
 
     def page(
         self,
@@ -466,10 +500,9 @@ class Jobs:
             ending = ending or self._store.ending(ticket.id)
         if isinstance(ending, ExplainResult):
             return self._succeeded(ticket, ending)
-        submission = self._submission(ticket.id)
         if ending is not None:
-            return _describe(ticket, submission, **ending.model_dump(exclude={"version"}))
-        return _open(ticket, submission, record or JobRecord(), snapshot)
+            return _describe(self._fixed(ticket), **ending.model_dump(exclude={"version"}))
+        return _open(ticket, self._fixed(ticket), record or JobRecord(), snapshot)
 
     def _snapshot(self) -> "_Snapshot":
         return _Snapshot(self._redis, self._redis_jobs, self._workers)
@@ -480,18 +513,28 @@ class Jobs:
             raise _not_found(job_id)
         return ticket
 
-    def _submission(self, job_id: str) -> Submission:
-        """Return what the service keeps about a job, without an upload that is gone or expired."""
-        submission = self._store.submission(job_id)
-        if submission.upload and not self.uploads.path(submission.upload).exists():
-            return submission.model_copy(update={"upload": None})
-        return submission
+    def _fixed(self, ticket: Ticket) -> dict[str, Any]:
+        """Return the fields of a job that do not depend on its state."""
+        submission = self._store.submission(ticket.id)
+        upload = submission.upload
+        has_upload = upload is not None and self.uploads.path(upload).exists()
+        has_expired = self._store.has_expired(ticket.id)
+        return {
+            "id": ticket.id,
+            "model": ticket.model,
+            "created_at": ticket.created_at,
+            "request": ticket.request,
+            "tag": submission.tag,
+            "filename": submission.filename,
+            "reused_from": submission.reused_from,
+            "upload": upload if has_upload else None,
+            "expires_at": None if has_expired else ticket.created_at + self._result_time,
+        }
 
     def _succeeded(self, ticket: Ticket, result: ExplainResult) -> Job:
         """Return a job that has a result, from its files alone: Redis may have lost it."""
         return _describe(
-            ticket,
-            self._submission(ticket.id),
+            self._fixed(ticket),
             state="succeeded",
             started_at=result.started_at,
             ended_at=result.ended_at,
@@ -556,7 +599,7 @@ class _Snapshot:
         """What queued jobs wait for, by model."""
         return self._workers.waits()
 
-    def position(self, ticket: Ticket) -> int | None:
+    def position(self, ticket: Ticket | Job) -> int | None:
         """Return a job's position in its queue, None if it is not there."""
         if len(self._records) == 1:
             return self._redis_jobs.position(ticket.id, ticket.model)
@@ -574,20 +617,20 @@ def _batches(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
         yield batch
 
 
-def _open(ticket: Ticket, submission: Submission, record: JobRecord, snapshot: _Snapshot) -> Job:
+def _open(
+    ticket: Ticket | Job, fixed: dict[str, Any], record: JobRecord, snapshot: _Snapshot
+) -> Job:
     """Return a job that has not ended."""
     if record.lease_until is not None and record.is_alive(snapshot.now):
         return _describe(
-            ticket,
-            submission,
+            fixed,
             state="running",
             started_at=record.started_at,
             attempt=record.attempt,
             progress=record.progress,
         )
     return _describe(
-        ticket,
-        submission,
+        fixed,
         state="queued",
         attempt=record.attempt,
         queue_position=snapshot.position(ticket),
@@ -606,15 +649,6 @@ def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}")
 
 
-def _describe(ticket: Ticket, submission: Submission, **changing: Any) -> Job:
+def _describe(fixed: dict[str, Any], **changing: Any) -> Job:
     """Return a job; fields that are not given are null."""
-    empty = Job.model_fields.keys() - {"id", "model", "created_at", "request"}
-    empty -= _FROM_SUBMISSION
-    return Job(
-        id=ticket.id,
-        model=ticket.model,
-        created_at=ticket.created_at,
-        request=ticket.request,
-        **submission.model_dump(include=_FROM_SUBMISSION),
-        **(dict.fromkeys(empty) | changing),
-    )
+    return Job(**(dict.fromkeys(Job.model_fields) | fixed | changing))

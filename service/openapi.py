@@ -54,6 +54,13 @@ UPLOAD_FORM: dict[str, Any] = {
 
 _VIDEO_SCHEMA = UPLOAD_FORM["content"]["multipart/form-data"]["schema"]["properties"][VIDEO_PART]
 
+JOB_EVENTS: dict[str, Any] = {
+    "description": "A stream of events, each with an id: `state` and `end`, whose data is the Job; "
+    "`progress`, whose data is its Progress; `deleted`, whose data has the id of the job. It ends "
+    "after `end` or `deleted`, and when the service shuts down.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
 VIDEO_BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -79,6 +86,7 @@ KEY_SCHEME = {
 
 HEADERS = {
     "Location": "Path of what was created.",
+    "Preference-Applied": "The preference that was honoured: wait=N.",
     "Retry-After": "Seconds to wait before the next request.",
     "ETag": "The SHA-256 of the file; a strong validator.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
@@ -140,8 +148,18 @@ def _build(app: FastAPI) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
         definitions = schema.pop("$defs")
         document["components"]["schemas"].update({**definitions, model.__name__: schema})
+    _strip_item_schemas(document)
     _require_keys(document)
     return document
+
+
+def _strip_item_schemas(document: dict[str, Any]) -> None:
+    """Remove what FastAPI says of the items of a stream: OpenAPI 3.1 does not know it."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                for content in response.get("content", {}).values():
+                    content.pop("itemSchema", None)
 
 
 def _require_keys(document: dict[str, Any]) -> None:

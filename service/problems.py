@@ -107,11 +107,16 @@ class ProblemResponse(JSONResponse):
         super().__init__(problem.model_dump(exclude_none=True), status, given)
 
 
+class NothingFollows(Exception):
+    """Answers 204: a client that follows a job has had everything."""
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` answer with a problem document."""
     app.exception_handler(RolloutError)(_on_rollout_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_exception)
+    app.exception_handler(NothingFollows)(_on_nothing_follows)
     app.exception_handler(ClientDisconnect)(_on_disconnect)
     app.exception_handler(RedisError)(_on_redis_down)
     app.exception_handler(OSError)(_on_store_down)
@@ -197,6 +202,10 @@ def _allowed_methods(request: Request) -> Iterator[str]:
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
             yield method
+
+
+def _on_nothing_follows(_: Request, __: Exception) -> Response:
+    return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 def _on_disconnect(_: Request, __: ClientDisconnect) -> Response:

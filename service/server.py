@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, cast
@@ -51,8 +51,9 @@ def serve(settings: Settings) -> None:
 
 def make_server(settings: Settings) -> uvicorn.Server:
     """Return the server, not started yet."""
+    app = create_app(settings)
     config = uvicorn.Config(
-        _ShutdownResponder(RejectAmbiguousLength(create_app(settings))),
+        _ShutdownResponder(RejectAmbiguousLength(app)),
         host=settings.host,
         port=settings.port,
         uds=str(settings.unix_socket) if settings.unix_socket else None,
@@ -70,7 +71,8 @@ def make_server(settings: Settings) -> uvicorn.Server:
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
-    return _Server(config, has_keys=settings.api_keys_file is not None)
+    has_keys = settings.api_keys_file is not None
+    return _Server(config, has_keys=has_keys, shutdown_begun=app.state.shutdown.begin)
 
 
 def allow_connections(count: int) -> None:
@@ -270,9 +272,16 @@ class _ShutdownResponder:
 class _Server(uvicorn.Server):
     """Prints one line, which ends with its URL, as soon as it listens."""
 
-    def __init__(self, config: uvicorn.Config, *, has_keys: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, has_keys: bool, shutdown_begun: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._shutdown_begun = shutdown_begun
         self._has_keys = has_keys
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._shutdown_begun()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

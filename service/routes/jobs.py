@@ -41,6 +41,7 @@ from service.errors import (
 )
 from service.job_lists import CURSOR
 from service.pools import entered, in_pool
+from service.preferences import WaitDep
 from service.reservations import room_for_result
 from service.usage import Owner
 
@@ -52,7 +53,12 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
     status_code=202,
     openapi_extra={"requestBody": openapi.UPLOAD_FORM},
     responses={
-        202: {"headers": openapi.headers("Location", "Retry-After")},
+        200: {
+            "model": Job,
+            "description": "The job has ended.",
+            "headers": openapi.headers("Location", "Preference-Applied"),
+        },
+        202: {"headers": openapi.headers("Location", "Retry-After", "Preference-Applied")},
         **openapi.problems(
             NotMultipart,
             MalformedUpload,
@@ -80,7 +86,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
     },
 )
 async def create_job(
-    request: Request, response: Response, services: ServicesDep, owner: OwnerDep
+    request: Request, response: Response, services: ServicesDep, owner: OwnerDep, wait: WaitDep
 ) -> Job:
     """Queue a job for a video: one sent with it in a form, or an upload named in JSON.
 
@@ -93,8 +99,12 @@ async def create_job(
         job = await _create_from_form(request, services, owner)
     location = router.url_path_for("get_job", job_id=job.id)
     response.headers["Location"] = request.scope["root_path"] + location
-    wait_seconds = await services.pools.run("upload", services.jobs.wait_seconds, job)
-    response.headers["Retry-After"] = str(wait_seconds)
+    job = await wait.for_end(job, services.watcher, request, response)
+    if job.ended_at is not None:
+        response.status_code = 200
+    else:
+        seconds = await services.pools.run("upload", services.jobs.wait_seconds, job)
+        response.headers["Retry-After"] = str(seconds)
     return job
 
 
@@ -113,11 +123,24 @@ def list_jobs(
     return services.jobs.page(state=state, limit=limit, cursor=cursor, owner=owner)
 
 
-@router.get("/{job_id}", responses=openapi.problems(JobNotFound))
-@in_pool("lookup")
-def get_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> Job:
-    """Return a job as it is now."""
-    return services.jobs.get(job_id, owner=owner)
+@router.get(
+    "/{job_id}",
+    responses={
+        200: {"headers": openapi.headers("Preference-Applied")},
+        **openapi.problems(JobNotFound),
+    },
+)
+async def get_job(
+    job_id: JobIdDep,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    owner: OwnerNameDep,
+    wait: WaitDep,
+) -> Job:
+    """Return a job as it is now, or wait for its end."""
+    job = await services.pools.run("lookup", services.jobs.get, job_id, owner=owner)
+    return await wait.for_end(job, services.watcher, request, response)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=openapi.problems(JobNotFound, JobEnded))

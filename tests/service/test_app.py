@@ -42,6 +42,9 @@ GETS = [
     "/readyz",
     "/v1/jobs",
     "/v1/models",
+    "/v1/jobs/{id}/events",
+    "/v1/uploads",
+    "/v1/uploads/{upload}",
     "/v1/jobs/{id}",
     "/v1/jobs/{id}/artifacts/overlay.mp4",
     "/v1/jobs/{id}/artifacts/result.json",
@@ -78,7 +81,8 @@ def test_head_has_the_headers_of_get(client, ended, path):
 
 @pytest.mark.parametrize("path", GETS)
 def test_browsers_take_an_answer_for_what_it_is(client, ended, path):
-    headers = client.get(path.format(id=ended, none="0" * 32)).headers
+    upload = client.get(f"/v1/jobs/{ended}").json()["upload"]
+    headers = client.get(path.format(id=ended, upload=upload, none="0" * 32)).headers
 
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"

@@ -44,11 +44,12 @@ def test_every_call_of_the_contract_is_there(document):
         "GET /v1/jobs/{job_id}": "get_job",
         "POST /v1/jobs/{job_id}/cancel": "cancel_job",
         "DELETE /v1/jobs/{job_id}": "delete_job",
+        "GET /v1/jobs/{job_id}/artifacts/{name}": "get_artifact",
+        "GET /v1/jobs/{job_id}/events": "follow_job",
         "POST /v1/uploads": "create_upload",
         "GET /v1/uploads": "list_uploads",
         "GET /v1/uploads/{upload_id}": "get_upload",
         "DELETE /v1/uploads/{upload_id}": "delete_upload",
-        "GET /v1/jobs/{job_id}/artifacts/{name}": "get_artifact",
         "GET /v1/models": "list_models",
         "GET /livez": "get_liveness",
         "GET /readyz": "get_readiness",
@@ -93,7 +94,7 @@ def test_the_errors_worth_naming_are_named(document):
 @pytest.mark.parametrize(
     ("path", "method", "status", "names"),
     [
-        ("/v1/jobs", "post", "202", {"Location", "Retry-After"}),
+        ("/v1/jobs", "post", "202", {"Location", "Retry-After", "Preference-Applied"}),
         ("/v1/jobs", "post", "429", {"Retry-After"}),
         ("/v1/jobs", "post", "503", {"Retry-After"}),
         ("/v1/jobs", "get", "401", {"WWW-Authenticate"}),
