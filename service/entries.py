@@ -4,6 +4,7 @@ A job and an upload have an entry each, for what is theirs alone. A video that t
 entry of its own, as long as one of them has a link to it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
 
@@ -27,11 +28,15 @@ class Entries:
         self._entries: dict[str, Entry] = {}
         self._files: dict[str, File] = {}
         self._shared: dict[int, _Shared] = {}
+        self._copy: Mapping[str, Entry] | None = None
         self._lock = Lock()
 
     def put(self, holder: str, entry: Entry | None, file: File | None = None) -> None:
         """Replace the entry of a job or an upload, and its link to a file; None: it is gone."""
         with self._lock:
+            if (self._entries.get(holder), self._files.get(holder)) == (entry, file):
+                return
+            self._copy = None
             self._release(holder)
             if entry is None:
                 self._entries.pop(holder, None)
@@ -40,10 +45,12 @@ class Entries:
             if file is not None:
                 self._hold(holder, file, entry.owner)
 
-    def all(self) -> dict[str, Entry]:
-        """Return all entries."""
+    def all(self) -> Mapping[str, Entry]:
+        """Return all entries: the same object as the last call if nothing has changed."""
         with self._lock:
-            return dict(self._entries)
+            if self._copy is None:
+                self._copy = dict(self._entries)
+            return self._copy
 
     def keys_of(self, holder: str) -> set[str]:
         """Return the keys of the entries that count what a job or an upload holds."""

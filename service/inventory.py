@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -134,7 +134,7 @@ class Inventory:
         """Return the owners of all jobs, and of some that are gone."""
         return set(self._owners)
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> Mapping[str, Entry]:
         """Return the entries of all jobs, uploads and shared files for the ledger of bytes."""
         return self._entries.all()
 

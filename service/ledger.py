@@ -202,6 +202,8 @@ class Ledger:
         if self._sent is None or not is_complete or self._is_comparison_due():
             changed, gone = self._compare(entries)
             self._compared_at = self._clock()
+        elif entries is self._sent:
+            changed, gone = {name: entries[name] for name in removed & entries.keys()}, set()
         else:
             sent = self._sent
             changed = {name: one for name, one in entries.items() if sent.get(name) != one}

@@ -12,6 +12,7 @@ from heapq import nlargest
 from threading import Lock
 
 from rollout_core.errors import UnknownFormat
+from rollout_core.jobs.survey import UploadSurvey
 from service.entries import Entries
 from service.faults import Faults
 from service.ledger import Entry
@@ -118,25 +119,32 @@ class UploadInventory:
         return [known.record for known in found if known and known.record]
 
     def _look_at(self, upload_id: str) -> None:
-        changed = self._store.changed(upload_id)
-        file = self._store.file(upload_id)
-        try:
-            record = None if changed is None else self._store.record(upload_id)
-        except UnknownFormat as error:
-            self._faults.report(upload_id, "cannot be read", error)
-            record = None
-        if changed is None:
+        seen = self._store.survey(upload_id)
+        if seen is None:
             self._uploads.pop(upload_id, None)
             self._growing.discard(upload_id)
             self._entries.put(upload_id, None)
             return
-        place = (record.created_at.timestamp(), upload_id) if record and file else None
-        upload = StoredUpload(changed, record, file is not None, place)
+        record = self._read(upload_id, seen)
+        place = (record.created_at.timestamp(), upload_id) if record and seen.file else None
+        upload = StoredUpload(seen.changed, record, seen.file is not None, place)
         self._uploads[upload_id] = upload
         (self._growing.discard if upload.is_settled else self._growing.add)(upload_id)
-        owner = record.owner if record else None
-        own = len(record.to_json()) if record else 0
-        if file is None or record is None or record.is_complete:
-            self._entries.put(upload_id, Entry.of_files(owner, own), file)
+        if upload.is_settled:
+            own = Entry.of_files(upload.owner, len(seen.record or b""))
+            self._entries.put(upload_id, own, seen.file)
         else:
-            self._entries.put(upload_id, Entry.of_video(owner, record.bytes or 0, file.bytes))
+            assert record
+            assert seen.file
+            entry = Entry.of_video(record.owner, record.bytes or 0, seen.file.bytes)
+            self._entries.put(upload_id, entry)
+
+    def _read(self, upload_id: str, seen: UploadSurvey) -> UploadRecord | None:
+        if seen.record is None:
+            self._faults.report(upload_id, "cannot be read", "it has no upload.json")
+            return None
+        try:
+            return UploadRecord.from_json(seen.record)
+        except UnknownFormat as error:
+            self._faults.report(upload_id, "cannot be read", error)
+            return None

@@ -10,6 +10,7 @@ Equal uploads of one owner share their bytes: all are hard links to one file. A 
 so it keeps its video whatever becomes of the upload. Bytes are gone once the last link is.
 """
 
+import os
 import re
 import shutil
 from contextlib import suppress
@@ -33,7 +34,7 @@ from rollout_core.jobs.store import (
     sync,
     write_atomically,
 )
-from rollout_core.jobs.survey import File, changed_at, look_at_file
+from rollout_core.jobs.survey import UploadSurvey, changed_at, survey_upload
 
 RECORD_NAME = "upload.json"
 
@@ -166,7 +167,7 @@ class UploadStore:
     def jobs(self, upload_id: str) -> list[str]:
         """Return the ids of the jobs made from an upload."""
         with suppress(FileNotFoundError):
-            return [path.name for path in (self._folder(upload_id) / "jobs").iterdir()]
+            return os.listdir(f"{self._uploads}/{upload_id}/jobs")  # noqa: PTH208, of all uploads
         return []
 
     def delete(self, record: UploadRecord) -> bool:
@@ -198,7 +199,7 @@ class UploadStore:
 
     def names(self) -> list[str]:
         """Return the ids of all uploads, and the names of anything else beside them."""
-        return [path.name for path in self._uploads.iterdir()]
+        return os.listdir(self._uploads)  # noqa: PTH208, a Path for each of many uploads is slow
 
     def names_changed(self) -> int:
         """Return a number that changes when an upload appears or vanishes."""
@@ -207,14 +208,16 @@ class UploadStore:
     def changed(self, upload_id: str) -> int | None:
         """Return a number that changes when an upload is completed or expires; None if gone."""
         try:
-            return changed_at(str(self._folder(upload_id)))
+            return changed_at(f"{self._uploads}/{upload_id}")
         except FileNotFoundError:
             return None
 
-    def file(self, upload_id: str) -> File | None:
-        """Return the file of an upload's bytes, None if they were removed."""
-        file, _ = look_at_file(str(self.path(upload_id)))
-        return file if file.inode else None
+    def survey(self, upload_id: str) -> UploadSurvey | None:
+        """Return what an upload's folder holds, or None if there is no such upload."""
+        try:
+            return survey_upload(f"{self._uploads}/{upload_id}")
+        except FileNotFoundError:
+            return None
 
     def remove_unused_blobs(self) -> None:
         """Remove all bytes to which neither an upload nor a job has a link."""

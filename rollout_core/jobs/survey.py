@@ -1,7 +1,7 @@
-"""What a job's folder holds, read with few calls: its size, and whether it has ended.
+"""What the folder of a job or an upload holds, read with few calls.
 
-A service looks at every job of the store when it starts, so this is the one place where the layout
-of a job's folder is read by names rather than by `ArtifactStore`'s methods.
+A service looks at all of them when it starts, so this is the one place where the layout of these
+folders is read by names rather than by the methods of `ArtifactStore` and `UploadStore`.
 """
 
 import os
@@ -38,6 +38,21 @@ class Survey:
     ticket: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class UploadSurvey:
+    """What an upload's folder held.
+
+    Attributes:
+        changed: a number that changes when an entry of the folder appears or vanishes.
+        record: the content of `upload.json`; None if there is none.
+        file: its bytes; None if they were removed.
+    """
+
+    changed: int
+    record: bytes | None
+    file: File | None
+
+
 def changed_at(folder: str) -> int:
     """Return a number that changes when an entry of a folder appears or vanishes.
 
@@ -66,6 +81,18 @@ def survey(folder: str, *, ended_name: str, submission_name: str = "submission.j
         total += sum(result.values())
         ended = _read(f"{folder}/result/{ended_name}") if ended_name in result else None
     return Survey(changed, total, video if shared else None, result is not None, ended, ticket)
+
+
+def survey_upload(folder: str) -> UploadSurvey:
+    """Look at an upload's folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        NotADirectoryError: the upload's folder is a file.
+    """
+    changed = changed_at(folder)
+    file, _ = look_at_file(f"{folder}/file/video")
+    return UploadSurvey(changed, _read(f"{folder}/upload.json"), file if file.inode else None)
 
 
 def look_at_file(path: str) -> tuple[File, bool]:

@@ -49,6 +49,8 @@ GETS = [
     "/v1/jobs/{id}/artifacts/overlay.mp4",
     "/v1/jobs/{id}/artifacts/result.json",
     "/v1/jobs/{none}",
+    "/v1/uploads",
+    "/v1/uploads/{upload}",
     "/openapi.json",
     "/docs",
 ]
@@ -62,9 +64,16 @@ def ended(new_job, worker):
     return job_id
 
 
+def url_of(path, client, job_id):
+    """Return a path of `GETS` for an ended job and its upload."""
+    upload = client.get(f"/v1/jobs/{job_id}").json()["upload"]
+    return path.format(id=job_id, none="0" * 32, upload=upload)
+
+
 def test_every_route_of_the_document_is_tested(client):
     described = client.app.openapi()["paths"]
-    paths = {path.replace("{job_id}", "{id}") for path, item in described.items() if "get" in item}
+    gets = [path for path, item in described.items() if "get" in item]
+    paths = {path.replace("{job_id}", "{id}").replace("upload_id", "upload") for path in gets}
 
     assert paths - {"/v1/jobs/{id}/artifacts/{name}"} <= set(GETS)
     assert not any("head" in item for item in described.values())
@@ -72,7 +81,7 @@ def test_every_route_of_the_document_is_tested(client):
 
 @pytest.mark.parametrize("path", GETS)
 def test_head_has_the_headers_of_get(client, ended, path):
-    url = path.format(id=ended, none="0" * 32)
+    url = url_of(path, client, ended)
     got, head = client.get(url), client.head(url)
 
     assert head.content == b""
@@ -81,8 +90,7 @@ def test_head_has_the_headers_of_get(client, ended, path):
 
 @pytest.mark.parametrize("path", GETS)
 def test_browsers_take_an_answer_for_what_it_is(client, ended, path):
-    upload = client.get(f"/v1/jobs/{ended}").json()["upload"]
-    headers = client.get(path.format(id=ended, upload=upload, none="0" * 32)).headers
+    headers = client.get(url_of(path, client, ended)).headers
 
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"

@@ -1,12 +1,13 @@
 """Uploads over HTTP: sent once, asked many times, listed, deleted, expired."""
 
-import time
 from datetime import timedelta
 from hashlib import sha256
 
 import pytest
 
 from service import stored_uploads
+from service.inventory import Inventory
+from service.ledger import Ledger
 from service.upload_store import UploadRecord, UploadStore
 from tests.service.test_uploads import END, part
 
@@ -42,6 +43,25 @@ def ask(client, announce):
 @pytest.fixture
 def uploads(store):
     return UploadStore(store)
+
+
+@pytest.fixture
+def clock():
+    """The monotonic clock of the sweeper; the service itself sweeps by the real one."""
+    return [0.0]
+
+
+@pytest.fixture
+def sweeper(store, redis, services, clock):
+    return stored_uploads.StoredUploads(
+        store,
+        Inventory(store),
+        Ledger(redis),
+        upload_ttl=services.settings.upload_ttl,
+        result_ttl=services.settings.result_ttl,
+        now=services.jobs.age_now,
+        monotonic=lambda: clock[0],
+    )
 
 
 @pytest.fixture
@@ -374,34 +394,31 @@ class TestExpiry:
         assert [path.read_bytes() for path in videos(store)] == [mp4]
 
     def test_an_upload_that_still_grows_does_not_expire(
-        self, client, uploads, services, monkeypatch
+        self, client, uploads, services, sweeper, clock
     ):
-        clock = time.monotonic()
-        monkeypatch.setattr(services.uploads._watch, "_clock", lambda: clock)
         created_at = services.jobs.age_now() - timedelta(days=3)
         record = UploadRecord(id="1" * 32, created_at=created_at, bytes=100)
         path = uploads.begin(record)
         for size in range(3):
             path.write_bytes(bytes(size))
-            services.uploads.sweep()
-            clock += stored_uploads.STALLED_SECONDS + 1
+            sweeper.sweep()
+            clock[0] += stored_uploads.STALLED_SECONDS + 1
             assert client.get(f"/v1/uploads/{record.id}").json()["received_bytes"] == size
 
-        services.uploads.sweep()
+        sweeper.sweep()
 
         check(client.get(f"/v1/uploads/{record.id}"), 410, "upload_expired")
 
 
 class TestSweep:
     @pytest.fixture
-    def sweep_late(self, services, monkeypatch):
+    def sweep_late(self, sweeper, clock):
         """Sweep twice, with more than `STALE_SECONDS` between."""
 
         def run():
-            services.uploads.sweep()
-            later = time.monotonic() + stored_uploads.STALE_SECONDS + 1
-            monkeypatch.setattr(services.uploads._watch, "_clock", lambda: later)
-            services.uploads.sweep()
+            sweeper.sweep()
+            clock[0] += stored_uploads.STALE_SECONDS + 1
+            sweeper.sweep()
 
         return run
 
