@@ -49,8 +49,6 @@ GETS = [
     "/v1/jobs/{id}/artifacts/overlay.mp4",
     "/v1/jobs/{id}/artifacts/result.json",
     "/v1/jobs/{none}",
-    "/v1/uploads",
-    "/v1/uploads/{upload}",
     "/openapi.json",
     "/docs",
 ]
