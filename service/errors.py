@@ -156,6 +156,23 @@ class UploadInUse(RolloutError):
     status = HTTPStatus.CONFLICT
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """A job with this Idempotency-Key was made from another body."""
+
+    code = "idempotency_key_reused"
+    title = "The Idempotency-Key belongs to another request"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class IdempotencyInProgress(RolloutError):
+    """Another call with this Idempotency-Key is under way."""
+
+    code = "idempotency_in_progress"
+    title = "A request with this Idempotency-Key is under way"
+    status = HTTPStatus.CONFLICT
+    retry_after_seconds = 1
+
+
 class VideoUrlRefused(InvalidRequest):
     """The service does not fetch the video from this address."""
 

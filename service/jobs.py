@@ -14,7 +14,7 @@ from hashlib import sha256
 from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -25,14 +25,23 @@ from rollout_core.jobs.records import Ended, JobError, JobRecord, JobState, Subm
 from rollout_core.jobs.redis_records import redis_now
 from rollout_core.jobs.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel, WaitingFor
 from rollout_core.jobs.store import ArtifactStore
+from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import check_request
 from service.age import AgeClock
-from service.errors import JobNotFound, NotCounted, QueueFull, QuotaExceeded
+from service.answers import Answers, answer_key
+from service.errors import (
+    JobNotFound,
+    NotCounted,
+    QueueFull,
+    QuotaExceeded,
+)
 from service.faults import Faults
-from service.inventory import Inventory
+from service.idempotency import Idempotency
+from service.inventory import Inventory, StoredJob
+from service.job_filters import JobFilter
 from service.job_lists import CHUNK, OPEN, Place
 from service.ledger import Entry, Ledger
-from service.redis_jobs import RedisJobs
+from service.redis_jobs import Line, RedisJobs
 from service.reservations import EntryOf, Reservation, Reservations
 from service.stored_uploads import expired, not_found
 from service.upload_store import Received, UploadRecord, UploadStore
@@ -47,6 +56,9 @@ READY_SECONDS = 1.0
 
 SCAN_LIMIT = 2000
 """Jobs read for one page at most; a page whose filter matches few of them is short."""
+
+FILTERED_SIZE = 100
+"""Jobs read together, at least, if only those with a tag or a model are wanted."""
 
 NEVER_CLAIMED = JobRecord().to_json().encode()
 """Record of a job that no attempt has claimed, and that was not canceled: it has not ended."""
@@ -96,6 +108,8 @@ class Jobs:
         self._redis = redis
         self._store = store
         self.uploads = UploadStore(store)
+        self.idempotency = Idempotency(redis, store)
+        self._answers = Answers(store)
         self._result_time = timedelta(seconds=result_ttl)
         self._artifact_url = artifact_url
         self._inventory = inventory or Inventory(store)
@@ -118,9 +132,10 @@ class Jobs:
         *,
         owner: Owner | None = None,
         entry_of: EntryOf = Entry.of_upload,
+        job_id: str | None = None,
     ) -> AbstractAsyncContextManager[Reservation]:
         """Reserve bytes for an upload; see `Reservations.reserving`."""
-        return self._reservations.reserving(announced_bytes, owner, entry_of)
+        return self._reservations.reserving(announced_bytes, owner, entry_of, job_id=job_id)
 
     def renew_reservations(self) -> None:
         """Renew the leases of the uploads in flight."""
@@ -148,14 +163,19 @@ class Jobs:
         *,
         owner: Owner | None = None,
         reservation: Reservation | None = None,
+        body_sha256: str | None = None,
     ) -> Job:
         """Store a new job for a complete upload, and queue it for its model.
 
+        An equal job of the owner answers it at once, if the request allows that.
+
         Args:
             reservation: of the bytes, settled. Without one, the next count of the store has them.
+            body_sha256: of what the client asked for, if it sent an Idempotency-Key.
 
         Raises:
             UploadNotFound, UploadExpired: the upload was deleted, or has expired.
+            IdempotencyKeyReused: another body has just made the job with this key.
             UnknownModel, ModelUnavailable, CheckpointsDiffer: see `Workers.choose`.
             InvalidRequest: the request does not fit the model.
             QueueFull: the model's queue has reached its limit.
@@ -165,7 +185,6 @@ class Jobs:
             request.model, default=self._default_model, is_expected=self._has_open_jobs
         )
         check_request(request, spec)
-        self._require_place(spec.name)
         ticket = Ticket(
             id=reservation.id if reservation else uuid.uuid4().hex,
             request=request.explain_request.model_copy(update={"model": spec.name}),
@@ -179,29 +198,27 @@ class Jobs:
             filename=upload.filename,
             tag=request.tag,
             webhook=request.webhook,
+            answer_key=self._answer_key(ticket, spec, upload),
+            body_sha256=body_sha256,
         )
-        self._reserve(ticket, owner)
         try:
-            self._accept(ticket, upload.id, submission)
-            self._redis_jobs.add(ticket)
+            if not (request.reuse and self._answer(ticket, submission, spec)):
+                self._require_place(spec.name)
+                self._reserve(ticket, owner)
+                self._store_new(ticket, submission)
+                self._redis_jobs.add(ticket)
+        except FileExistsError:  # another call with the same Idempotency-Key was faster
+            self._detach(ticket, submission)
+            self.idempotency.require_same(ticket.id, body_sha256)
         except BaseException:
-            self._store.delete(ticket.id)
-            self.uploads.detach(upload.id, ticket.id)
-            with suppress(RedisError):  # then the reservation expires
-                self._quotas.release(ticket.id, owner)
+            self._undo(ticket, submission, owner)
             raise
+        else:
+            if submission.answer_key:
+                self._answers.add(submission.answer_key, ticket.id)
         if reservation:
             reservation.keep()
         return self.get(ticket.id, owner=ticket.owner)
-
-    def _accept(self, ticket: Ticket, upload_id: str, submission: Submission) -> None:
-        """Store a job for an upload; the upload knows of it before it exists."""
-        try:
-            self.uploads.attach(upload_id, ticket.id)
-            self._store.accept(ticket, self.uploads.path(upload_id), submission)
-        except FileNotFoundError as error:
-            is_old = self.uploads.has_expired(upload_id)
-            raise (expired if is_old else not_found)(upload_id) from error
 
     @contextmanager
     def adding_upload(
@@ -228,6 +245,79 @@ class Jobs:
         finally:
             if not self.uploads.jobs(record.id):
                 self.uploads.delete(record)
+
+    def _undo(self, ticket: Ticket, submission: Submission, owner: Owner | None) -> None:
+        """Keep nothing of a job that could not be stored or queued."""
+        stored = self._store.ticket(ticket.id)
+        if stored is not None and stored.created_at != ticket.created_at:
+            return  # another call with the same Idempotency-Key was faster: the job is that one's
+        self._store.delete(ticket.id)
+        self._detach(ticket, submission)
+        with suppress(RedisError):  # then the reservation expires
+            self._quotas.release(ticket.id, owner)
+
+    def _answer(self, ticket: Ticket, submission: Submission, spec: ModelSpec) -> bool:
+        """Store a job that has succeeded, with the result of an equal one; False: none can be used.
+
+        The job never enters a queue.
+        """
+        key = submission.answer_key
+        checkpoint = self._workers.checkpoint(spec.name)
+        found = key and self._answers.find(key, owner=ticket.owner, checkpoint_sha256=checkpoint)
+        if not found:
+            return False
+        try:
+            origin = self._store.submission(found).reused_from or found
+            answered = submission.model_copy(update={"reused_from": origin})
+            self._store_new(ticket, answered, answer=found)
+        except FileNotFoundError:  # the equal job has just been deleted, or has expired
+            return False
+        created = ticket.created_at
+        stored = StoredJob(0, 0, "succeeded", owner=ticket.owner, created_at=created)
+        with suppress(RedisError):  # then the `Reconciler` lists it
+            self._lists.put({ticket.id: stored})
+        return True
+
+    def _store_new(
+        self, ticket: Ticket, submission: Submission, *, answer: str | None = None
+    ) -> None:
+        """Store a new job for its upload.
+
+        Raises:
+            UploadNotFound, UploadExpired: the upload was deleted, or has expired.
+            FileNotFoundError: the answer has been deleted.
+            FileExistsError: there is a job with this id.
+        """
+        upload = cast(str, submission.upload)
+        try:
+            self.uploads.attach(upload, ticket.id)
+            self._store.accept(ticket, self.uploads.path(upload), submission, answer=answer)
+        except FileNotFoundError as error:
+            if self.uploads.path(upload).exists():
+                raise
+            is_old = self.uploads.has_expired(upload)
+            raise (expired if is_old else not_found)(upload) from error
+
+    def _detach(self, ticket: Ticket, submission: Submission) -> None:
+        """Note that an upload does not have a job, unless a job with this id was made from it."""
+        upload = cast(str, submission.upload)
+        if self._store.submission(ticket.id).upload != upload:
+            self.uploads.detach(upload, ticket.id)
+
+    def _answer_key(self, ticket: Ticket, spec: ModelSpec, upload: UploadRecord) -> str | None:
+        if upload.sha256 is None:
+            return None
+        return answer_key(ticket.request, spec, upload_sha256=upload.sha256, owner=ticket.owner)
+
+    def repeat(self, job_id: str, body_sha256: str | None, *, owner: str | None = None) -> Job:
+        """Return the job that an Idempotency-Key has made, as it is now.
+
+        Raises:
+            IdempotencyKeyReused: it was made from another body.
+            JobNotFound: it has just been deleted.
+        """
+        self.idempotency.require_same(job_id, body_sha256)
+        return self.get(job_id, owner=owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return a job as it is now. A job that has ended is read without Redis.
@@ -267,11 +357,16 @@ class Jobs:
         self,
         *,
         state: JobState | None = None,
+        tag: str | None = None,
+        model: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
         owner: str | None = None,
     ) -> JobPage:
-        """Return up to `limit` of the owner's jobs in `state`, newest first, from `cursor` on.
+        """Return up to `limit` of the owner's jobs, newest first, from `cursor` on.
+
+        Args:
+            state, tag, model: only jobs that have all of these.
 
         Raises:
             InvalidRequest: the cursor is not valid.
@@ -283,7 +378,10 @@ class Jobs:
             places, size = self._lists.newest_first(owner, last), CHUNK
         else:
             places, size = self._candidates(state, owner, last), limit
-        jobs, last, more = self._select(places, size, state, owner, limit)
+        wanted = JobFilter(state, tag, model)
+        if tag or model:  # they may be rare: few calls of Redis for `SCAN_LIMIT` jobs
+            size = max(size, FILTERED_SIZE)
+        jobs, last, more = self._select(places, size, wanted, owner, limit)
         return JobPage(jobs=jobs, next_cursor=str(last) if more else None)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -404,12 +502,15 @@ class Jobs:
             raise _quota_exceeded(self._workers.wait_seconds(ticket.model, 1))
 
     def _remove(self, ticket: Ticket) -> None:
-        upload = self._store.submission(ticket.id).upload
+        submission = self._store.submission(ticket.id)
+        upload = submission.upload
         uploads = [upload] if upload else []
         with self._inventory.giving_back(self._ledger, jobs=[ticket.id], uploads=uploads):
             self._store.delete(ticket.id)
             if upload:
                 self.uploads.detach(upload, ticket.id)
+        if submission.answer_key:
+            self._answers.remove(submission.answer_key, ticket.id)
         with suppress(RedisError):  # the `Reconciler` removes what is left in Redis
             self._redis_jobs.remove(ticket.id, ticket.owner)
             self._redis_jobs.dequeue(ticket.id, ticket.model)
@@ -444,11 +545,11 @@ class Jobs:
         self,
         places: Iterator[Place],
         size: int,
-        state: JobState | None,
+        wanted: JobFilter,
         owner: str | None,
         limit: int,
     ) -> tuple[tuple[Job, ...], Place | None, bool]:
-        """Return the first `limit` jobs in `state`, the last place read, and whether more follow.
+        """Return the first `limit` jobs wanted, the last place read, and whether more follow.
 
         Args:
             size: places whose jobs are read together.
@@ -460,7 +561,7 @@ class Jobs:
             found = self._describe_each(batch, owner, snapshot)
             for index, last in enumerate(batch, start=1):
                 job = found.get(last.job_id)
-                if job and state in (None, job.state):
+                if job and wanted.accepts(job):
                     jobs.append(job)
                 if len(jobs) == limit:
                     return tuple(jobs), last, index < len(batch) or any(True for _ in places)
@@ -533,12 +634,14 @@ class Jobs:
 
     def _succeeded(self, ticket: Ticket, result: ExplainResult) -> Job:
         """Return a job that has a result, from its files alone: Redis may have lost it."""
+        fixed = self._fixed(ticket)
+        is_own = fixed["reused_from"] is None
         return _describe(
-            self._fixed(ticket),
+            fixed,
             state="succeeded",
-            started_at=result.started_at,
-            ended_at=result.ended_at,
-            attempt=result.attempt,
+            started_at=result.started_at if is_own else None,
+            ended_at=result.ended_at if is_own else ticket.created_at,
+            attempt=result.attempt if is_own else 0,
             result=JobResult(
                 predictions=result.predictions,
                 clips=result.clips,
@@ -570,7 +673,7 @@ class _Snapshot:
         self._redis_jobs = redis_jobs
         self._workers = workers
         self._records: dict[str, bytes | None] = {}
-        self._positions: dict[str, dict[str, int]] = {}
+        self._lines: dict[str, Line] = {}
         self._now: datetime | None = None
 
     def read_records(self, job_ids: Iterable[str]) -> None:
@@ -599,13 +702,13 @@ class _Snapshot:
         """What queued jobs wait for, by model."""
         return self._workers.waits()
 
-    def position(self, ticket: Ticket | Job) -> int | None:
-        """Return a job's position in its queue, None if it is not there."""
+    def position(self, ticket: Ticket | Job) -> int:
+        """Return the position of a job that waits; see `Line.position`."""
         if len(self._records) == 1:
-            return self._redis_jobs.position(ticket.id, ticket.model)
-        if ticket.model not in self._positions:
-            self._positions[ticket.model] = self._redis_jobs.positions(ticket.model)
-        return self._positions[ticket.model].get(ticket.id)
+            return self._redis_jobs.place(ticket.id, ticket.model)
+        if ticket.model not in self._lines:
+            self._lines[ticket.model] = self._redis_jobs.line(ticket.model)
+        return self._lines[ticket.model].position(ticket.id)
 
 
 def _without_repeats(places: Iterable[Place]) -> Iterator[Place]:

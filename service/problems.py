@@ -26,6 +26,7 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.store import unavailable
 from service.errors import (
+    IdempotencyInProgress,
     MalformedUpload,
     QueueFull,
     RangeNotSatisfiable,
@@ -164,7 +165,7 @@ def _headers(error: RolloutError, status: int) -> dict[str, str]:
         return {"Accept-Encoding": "identity"}
     if isinstance(error, RangeNotSatisfiable):
         return {"Content-Range": f"bytes */{error.size_bytes}"}
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | IdempotencyInProgress):
         return {"Retry-After": str(error.retry_after_seconds)}
     passes = isinstance(error, StoreFull) and not isinstance(error, StorageQuotaExceeded)
     if passes or status == HTTPStatus.SERVICE_UNAVAILABLE:

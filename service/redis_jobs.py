@@ -9,7 +9,7 @@ Keys:
     rollout:probe             written to see whether Redis accepts writes; expires
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -29,6 +29,28 @@ PROBE_SECONDS = 60
 
 MAX_DELIVERIES = 1000
 """RQ's limit of retries. It is set high, because the worker itself limits the attempts."""
+
+
+class Line(NamedTuple):
+    """The jobs of one model that wait, as they were at one moment.
+
+    Attributes:
+        waiting: job id → position in the queue, 1 being next.
+        taken: jobs that a worker took from the queue; it is about to claim them.
+    """
+
+    waiting: dict[str, int]
+    taken: frozenset[str]
+
+    def position(self, job_id: str) -> int:
+        """Return the position of a job that waits, at least 1.
+
+        A job that was taken is next. One that is neither in the queue nor taken was lost; it will
+        be queued as the last one.
+        """
+        if job_id in self.taken:
+            return 1
+        return self.waiting.get(job_id, len(self.waiting) + 1)
 
 
 class RedisJobs:
@@ -104,10 +126,30 @@ class RedisJobs:
         index = cast("int | None", self._redis.lpos(self._queue(model).key, job_id))
         return None if index is None else index + 1
 
-    def positions(self, model: str) -> dict[str, int]:
-        """Return the position of every job in the queue of `model`."""
-        ids = self._queue(model).get_job_ids()
-        return {job_id: index for index, job_id in enumerate(ids, start=1)}
+    def place(self, job_id: str, model: str) -> int:
+        """Return `Line.position` of one job, without reading the whole line."""
+        queue = self._queue(model)
+        with self._redis.pipeline() as pipeline:  # at one moment: a job moves from one to the next
+            pipeline.lpos(queue.key, job_id)
+            pipeline.lpos(queue.intermediate_queue_key, job_id)
+            pipeline.zrange(queue.started_job_registry.key, 0, -1)
+            pipeline.llen(queue.key)
+            index, taken, started, waiting = pipeline.execute()
+        if index is not None:
+            return int(index) + 1
+        is_taken = taken is not None or job_id in _started(started)
+        return 1 if is_taken else int(waiting) + 1
+
+    def line(self, model: str) -> Line:
+        """Return the jobs that wait for `model`."""
+        queue = self._queue(model)
+        with self._redis.pipeline() as pipeline:
+            pipeline.lrange(queue.key, 0, -1)
+            pipeline.lrange(queue.intermediate_queue_key, 0, -1)
+            pipeline.zrange(queue.started_job_registry.key, 0, -1)
+            waiting, taken, started = cast("list[list[bytes]]", pipeline.execute())
+        positions = {job_id.decode(): index for index, job_id in enumerate(waiting, start=1)}
+        return Line(positions, _started(started) | {job_id.decode() for job_id in taken})
 
     def held(self, model: str) -> set[str]:
         """Return the jobs that wait for `model`, and those that a worker has started.
@@ -171,3 +213,8 @@ class RedisJobs:
         # second connection of a small pool while it holds the first.
         queue.get_redis_server_version()
         return queue
+
+
+def _started(members: list[bytes]) -> frozenset[str]:
+    """Return the jobs in RQ's registry, whose members are job id, colon, id of the execution."""
+    return frozenset(member.decode().partition(":")[0] for member in members)

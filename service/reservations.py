@@ -58,20 +58,26 @@ class Reservations:
 
     @asynccontextmanager
     async def reserving(
-        self, announced_bytes: int, owner: Owner | None, entry_of: EntryOf = Entry.of_upload
+        self,
+        announced_bytes: int,
+        owner: Owner | None,
+        entry_of: EntryOf = Entry.of_upload,
+        *,
+        job_id: str | None = None,
     ) -> AsyncIterator["Reservation"]:
         """Reserve bytes for an upload; give them back at the end unless `keep` was called.
 
         Args:
             announced_bytes: the length of the body, 0 if it is not known.
             entry_of: what is reserved; by default room for the upload and for the result of a job.
+            job_id: id of the job, if it is known already.
 
         Raises:
             NotCounted: what the store holds is not known yet.
             StoreFull: the store or the disk would be full.
             StorageQuotaExceeded: the owner would store more than allowed.
         """
-        reservation = Reservation(self, owner, entry_of)
+        reservation = Reservation(self, owner, entry_of, job_id=job_id)
         await reservation.grow(announced_bytes)
         self._active[reservation.id] = reservation
         try:
@@ -115,8 +121,10 @@ class Reservation:
         reservations: Reservations,
         owner: Owner | None,
         entry_of: EntryOf = Entry.of_upload,
+        *,
+        job_id: str | None = None,
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = job_id or uuid.uuid4().hex
         self.is_kept = False
         self._reservations = reservations
         self._owner = owner

@@ -28,6 +28,9 @@ from service.errors import CheckpointsDiffer, ModelUnavailable
 UNMEASURED_SECONDS_PER_JOB = 1.0
 """Assumed time of a job as long as no worker has finished one."""
 
+YOUNG_SECONDS = 15.0
+"""In a Redis that was started less than this ago, workers may not have announced themselves yet."""
+
 
 class Workers:
     """The models that workers serve, read from Redis at every call."""
@@ -80,7 +83,8 @@ class Workers:
 
         Raises:
             UnknownModel: the model is not known, or several are and none is named.
-            ModelUnavailable: no model is known yet, or this one was, or it is the default.
+            ModelUnavailable: no model is known yet, or this one was, or it is the default, or
+                Redis was started less than `YOUNG_SECONDS` ago.
             CheckpointsDiffer: live workers serve different checkpoints of it.
         """
         now, known = self._read()
@@ -94,6 +98,7 @@ class Workers:
         if chosen not in by_model:
             was_known = self._remembered_until.get(chosen, 0) > self._clock()
             is_passing = was_known or name is None or is_expected(chosen)
+            is_passing = is_passing or self._uptime_seconds() < YOUNG_SECONDS
             _raise_unknown(chosen, sorted(by_model), is_passing=is_passing)
         live = [item for item in by_model[chosen] if item.is_live(now)]
         if differ(live):
@@ -102,6 +107,11 @@ class Workers:
             )
         takes_jobs = [item for item in live if item.takes_jobs]
         return (takes_jobs or live or by_model[chosen])[-1].model
+
+    def checkpoint(self, model: str) -> str | None:
+        """Return the digest of the checkpoint that all live workers of a model serve, if one is."""
+        digests = {item.checkpoint_sha256 for item in self._live() if item.model.name == model}
+        return digests.pop() if len(digests) == 1 else None
 
     def wait_seconds(self, model: str, jobs: int) -> int:
         """Return the seconds that the model's live workers need for `jobs` jobs, at least 1."""
@@ -116,10 +126,10 @@ class Workers:
 
         A Redis that was started later may have lost what they announced.
         """
-        server = cast("dict[str, int]", self._redis.info("server"))
+        uptime = self._uptime_seconds()
         now, known = self._read()
         ages = [item.age_seconds(now) for item in known if item.model.name == model]
-        return min([server["uptime_in_seconds"], *ages]) >= seconds
+        return min([uptime, *ages]) >= seconds
 
     def forget_stale(self) -> None:
         """Remove the announcements that no longer make a model known.
@@ -139,6 +149,10 @@ class Workers:
             if item is None or (not item.is_live(now) and item != latest.get(item.model.name))
         ]
         self._announcements.remove(*stale)
+
+    def _uptime_seconds(self) -> float:
+        """Return for how long Redis has been running."""
+        return cast("dict[str, int]", self._redis.info("server"))["uptime_in_seconds"]
 
     def _live(self) -> list[Announcement]:
         now, known = self._read()

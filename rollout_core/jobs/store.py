@@ -146,20 +146,32 @@ class ArtifactStore:
         with self.temporary_folder() as folder:
             yield folder / UPLOAD_NAME
 
-    def accept(self, ticket: Ticket, upload: Path, submission: Submission | None = None) -> None:
+    def accept(
+        self,
+        ticket: Ticket,
+        upload: Path,
+        submission: Submission | None = None,
+        *,
+        answer: str | None = None,
+    ) -> None:
         """Store a new job for an upload. It survives a power cut.
 
         The job gets a hard link to the upload, and keeps it whatever becomes of the upload. Where
         the file system has no hard links, it gets a copy.
 
+        Args:
+            answer: a job that has succeeded. The new one succeeds at once, with links to its files.
+
         Raises:
-            FileNotFoundError: the upload is gone.
+            FileNotFoundError: the upload is gone, or a file of the answer.
             FileExistsError: there is a job with this id.
         """
         with self.temporary_folder() as folder:
             (folder / "upload").mkdir()
             link_or_copy(upload, folder / "upload" / UPLOAD_NAME)
             (folder / "attempts").mkdir()
+            if answer is not None:
+                self._link_result(answer, folder / "result")
             write_atomically(folder / "job.json", ticket.to_json())
             write_atomically(folder / SUBMISSION_NAME, (submission or Submission()).to_json())
             sync(folder / "upload" / UPLOAD_NAME, folder / "upload", folder)
@@ -385,6 +397,16 @@ class ArtifactStore:
                 self._watched[folder.name] = state, since
             else:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _link_result(self, job_id: str, folder: Path) -> None:
+        """Fill a new folder with links to the files of a job's result."""
+        result = self.result(job_id)
+        if result is None:
+            raise FileNotFoundError(errno.ENOENT, "the job has no result", job_id)
+        folder.mkdir()
+        for name in (RESULT_NAME, *(artifact.name for artifact in result.artifacts)):
+            link_or_copy(self._job(job_id) / "result" / name, folder / name)
+        fsync_folder(folder)
 
     def _job(self, job_id: str) -> Path:
         return self._jobs / job_id

@@ -3,9 +3,10 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from starlette.requests import Request
 
+from rollout_core.contract import JobTag, ModelName
 from rollout_core.errors import (
     InvalidRequest,
     JobEnded,
@@ -21,6 +22,8 @@ from service.auth import API_PREFIX, authenticate
 from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, Services, ServicesDep
 from service.errors import (
     CheckpointsDiffer,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
     InvalidForm,
     JobNotFound,
     MalformedUpload,
@@ -39,6 +42,7 @@ from service.errors import (
     UploadTooSlow,
     VideoUrlRefused,
 )
+from service.idempotency import Claim, body_digest
 from service.job_lists import CURSOR
 from service.pools import entered, in_pool
 from service.preferences import WaitDep
@@ -55,8 +59,8 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
     responses={
         200: {
             "model": Job,
-            "description": "The job has ended.",
-            "headers": openapi.headers("Location", "Preference-Applied"),
+            "description": "The job has ended, or the Idempotency-Key has made it before.",
+            "headers": openapi.headers("Location", "Retry-After", "Preference-Applied"),
         },
         202: {"headers": openapi.headers("Location", "Retry-After", "Preference-Applied")},
         **openapi.problems(
@@ -72,6 +76,8 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             UploadExpired,
             UploadIncomplete,
             VideoUrlRefused,
+            IdempotencyKeyReused,
+            IdempotencyInProgress,
             UnsupportedContainer,
             QueueFull,
             QuotaExceeded,
@@ -86,23 +92,39 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
     },
 )
 async def create_job(
-    request: Request, response: Response, services: ServicesDep, owner: OwnerDep, wait: WaitDep
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    owner: OwnerDep,
+    wait: WaitDep,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+            description="A text that no other request of yours has. For 24 hours, the same request "
+            "with the same key gives the same job.",
+        ),
+    ] = None,
 ) -> Job:
     """Queue a job for a video: one sent with it in a form, or an upload named in JSON.
 
-    `Location` is the path of the job.
+    An equal job of yours that has succeeded answers it at once.
     """
-    await services.pools.run("upload", services.jobs.require_place, owner)
-    if uploads.media_type(request) == "application/json":
-        job = await _create_from_upload(request, services, owner)
-    else:
-        job = await _create_from_form(request, services, owner)
+    is_json = uploads.media_type(request) == "application/json"
+    create = _create_from_upload if is_json else _create_from_form
+    name = owner.name if owner else None
+    async with services.jobs.idempotency.claiming(idempotency_key, name) as claim:
+        if not (claim and claim.exists):
+            await services.pools.run("upload", services.jobs.require_place, owner)
+        job = await create(request, services, owner, claim)
     location = router.url_path_for("get_job", job_id=job.id)
     response.headers["Location"] = request.scope["root_path"] + location
     job = await wait.for_end(job, services.watcher, request, response)
-    if job.ended_at is not None:
+    if job.ended_at is not None or (claim and claim.exists):
         response.status_code = 200
-    else:
+    if job.ended_at is None:
         seconds = await services.pools.run("upload", services.jobs.wait_seconds, job)
         response.headers["Retry-After"] = str(seconds)
     return job
@@ -114,13 +136,17 @@ def list_jobs(
     services: ServicesDep,
     owner: OwnerNameDep,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    tag: Annotated[JobTag | None, Query(description="Only jobs with this tag.")] = None,
+    model: Annotated[ModelName | None, Query(description="Only jobs for this model.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
         str | None, Query(pattern=CURSOR, description="`next_cursor` of the previous page.")
     ] = None,
 ) -> JobPage:
-    """List jobs, newest first. With `state`, a page may be short although more pages follow."""
-    return services.jobs.page(state=state, limit=limit, cursor=cursor, owner=owner)
+    """List jobs, newest first. With a filter, a page may be short although more pages follow."""
+    return services.jobs.page(
+        state=state, tag=tag, model=model, limit=limit, cursor=cursor, owner=owner
+    )
 
 
 @router.get(
@@ -162,13 +188,17 @@ def delete_job(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> 
     services.jobs.delete(job_id, owner=owner)
 
 
-async def _create_from_form(request: Request, services: Services, owner: Owner | None) -> Job:
+async def _create_from_form(
+    request: Request, services: Services, owner: Owner | None, claim: Claim | None
+) -> Job:
+    """Receive a form with a video and a request, and queue a job for it."""
     jobs, max_bytes = services.jobs, services.settings.max_upload_bytes
-    in_thread = services.pools.run
+    run = services.pools.run
     announced = uploads.announced_bytes(request, max_bytes)
+    job_id = claim.job_id if claim and not claim.exists else None
     # Reserved on the event loop, not in a thread, so that its cleanup cannot be cancelled.
     async with (
-        jobs.reserving(announced, owner=owner) as reservation,
+        jobs.reserving(announced, owner=owner, job_id=job_id) as reservation,
         entered(services.store.receiving) as path,
     ):
         form = await uploads.receive(
@@ -178,37 +208,40 @@ async def _create_from_form(request: Request, services: Services, owner: Owner |
             idle_seconds=services.settings.upload_idle_seconds,
             on_bytes=reservation.arrive,
         )
-        await reservation.settle(form.video.bytes)
         owner = await _authenticate_again(request, services)
-        adding = partial(
-            jobs.adding_upload,
-            path,
-            form.video,
-            owner=owner.name if owner else None,
-            filename=form.filename,
-        )
+        name = owner.name if owner else None
+        body = body_digest(form.options, form.video.sha256) if claim else None
+        if claim and claim.exists:
+            return await run("upload", jobs.repeat, claim.job_id, body, owner=name)
+        await reservation.settle(form.video.bytes)
+        adding = partial(jobs.adding_upload, path, form.video, owner=name, filename=form.filename)
         async with entered(adding) as upload:
-            return await in_thread(
-                "upload", jobs.submit, form.options, upload, owner=owner, reservation=reservation
-            )
+            submit = partial(jobs.submit, owner=owner, reservation=reservation, body_sha256=body)
+            return await run("upload", submit, form.options, upload)
 
 
-async def _create_from_upload(request: Request, services: Services, owner: Owner | None) -> Job:
-    in_thread = services.pools.run
+async def _create_from_upload(
+    request: Request, services: Services, owner: Owner | None, claim: Claim | None
+) -> Job:
+    """Queue a job for an upload that the JSON body names."""
+    jobs, run = services.jobs, services.pools.run
     idle_seconds = services.settings.upload_idle_seconds
     wanted = await uploads.receive_json(request, idle_seconds=idle_seconds)
     if wanted.upload is None:
         raise VideoUrlRefused("this service fetches no videos; send the video to /v1/uploads")
     owner = await _authenticate_again(request, services)
     name = owner.name if owner else None
-    upload = await in_thread("upload", services.uploads.usable, wanted.upload, owner=name)
+    body = body_digest(wanted) if claim else None
+    if claim and claim.exists:
+        return await run("upload", jobs.repeat, claim.job_id, body, owner=name)
+    upload = await run("upload", services.uploads.usable, wanted.upload, owner=name)
     size = upload.bytes or 0
-    reserving = services.jobs.reserving(size, owner=owner, entry_of=room_for_result)
+    job_id = claim.job_id if claim else None
+    reserving = jobs.reserving(size, owner=owner, entry_of=room_for_result, job_id=job_id)
     async with reserving as reservation:
         await reservation.settle(size)
-        return await in_thread(
-            "upload", services.jobs.submit, wanted, upload, owner=owner, reservation=reservation
-        )
+        submit = partial(jobs.submit, owner=owner, reservation=reservation, body_sha256=body)
+        return await run("upload", submit, wanted, upload)
 
 
 async def _authenticate_again(request: Request, services: Services) -> Owner | None:

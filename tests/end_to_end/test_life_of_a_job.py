@@ -123,8 +123,13 @@ def test_a_job_deleted_while_it_runs_leaves_nothing_behind(system, video, long_v
 
 
 def test_an_unknown_model_is_refused(system, video):
-    response = system.submit(video, "no-such-model")
-    assert (response.status_code, response.json()["code"]) == (422, "unknown_model")
+    def answer():
+        response = system.submit(video, "no-such-model")
+        return response.status_code, response.json()["code"]
+
+    # While Redis is young, a worker may not have announced the model yet.
+    wait_until(lambda: answer() != (503, "model_unavailable"))
+    assert answer() == (422, "unknown_model")
 
 
 def test_an_upload_in_no_video_container_is_refused(system):

@@ -97,8 +97,10 @@ class Client(FastHttpUser):
 
 
 def _form(film: bytes) -> bytes:
+    """Return a form for a job that is computed, however often the film is sent."""
     head = (
-        f"--{BOUNDARY}\r\nContent-Disposition: form-data; "
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="request"\r\n\r\n'
+        f'{{"reuse": false}}\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; '
         'name="video"; filename="video.mp4"\r\nContent-Type: video/mp4\r\n\r\n'
     )
     return head.encode() + film + f"\r\n--{BOUNDARY}--\r\n".encode()

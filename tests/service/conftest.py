@@ -26,6 +26,7 @@ from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress, Tick
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
+from service import workers
 from service.app import create_app
 from service.inventory import Inventory
 from service.jobs import Jobs
@@ -35,6 +36,12 @@ from service.settings import Settings
 from service.upload_store import Received
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
+
+
+@pytest.fixture(autouse=True)
+def _old_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests' Redis count as one that all workers have announced themselves to."""
+    monkeypatch.setattr(workers, "YOUNG_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -191,7 +198,7 @@ class Worker:
         self._store.end(job_id, ended)
         self._redis.delete(job_key(job_id))
 
-    def succeed(self, job_id: str) -> dict[str, bytes]:
+    def succeed(self, job_id: str, *, checkpoint_sha256: str | None = None) -> dict[str, bytes]:
         """Run the job from claim to publication; return its files."""
         self.claim(job_id)
         attempt = self.record(job_id).attempt
@@ -207,7 +214,7 @@ class Worker:
         now = datetime.now(UTC)
         result = ExplainResult(
             model="fake",
-            checkpoint_sha256=None,
+            checkpoint_sha256=checkpoint_sha256,
             request=self._store.ticket(job_id).request,
             predictions=(Prediction(label="left", index=0, probability=0.75),),
             clips=2,

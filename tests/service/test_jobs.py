@@ -165,7 +165,8 @@ class TestGet:
         job = jobs.get(job_id)
 
         assert (job.state, job.attempt) == ("queued", 1)
-        assert job.started_at is job.progress is job.queue_position is None
+        assert job.started_at is job.progress is None
+        assert job.queue_position == 1
 
     def test_a_failed_job_shows_its_error(self, jobs, worker, submit):
         job_id = submit()
@@ -236,7 +237,7 @@ class TestGet:
 
         job = jobs.get(job_id)
 
-        assert (job.state, job.queue_position, job.waiting_for) == ("queued", None, "worker")
+        assert (job.state, job.queue_position, job.waiting_for) == ("queued", 1, "worker")
 
     @pytest.mark.parametrize("live", [{"age_seconds": 60}, {"ready": False}])
     def test_a_job_without_a_ready_worker_waits_for_one(self, jobs, submit, announce, live):
@@ -463,6 +464,34 @@ class TestPage:
 
         assert [job.id for job in first.jobs] == [ids[1], ids[3]]
         assert [job.id for job in second.jobs] == [ids[5], ids[7]]
+        assert second.next_cursor is None
+
+    def test_a_page_shows_the_jobs_with_a_tag_a_model_and_a_state(self, jobs, submit, announce):
+        announce("other", worker="w2")
+        first = submit(model="fake", tag="night")
+        submit(model="fake", tag="day")
+        other = submit(model="other", tag="night")
+        jobs.cancel(first)
+
+        def found(**wanted):
+            return [job.id for job in jobs.page(**wanted).jobs]
+
+        assert found(tag="night") == [other, first]
+        assert found(tag="night", state="canceled") == [first]
+        assert found(model="other") == [other]
+        assert found(model="other", tag="day") == []
+
+    def test_a_rare_tag_is_looked_for_in_several_short_pages(self, jobs, submit, monkeypatch):
+        monkeypatch.setattr(jobs_module, "SCAN_LIMIT", 2)
+        wanted = submit(tag="rare")
+        for _ in range(3):
+            submit()
+
+        first = jobs.page(tag="rare")
+        second = jobs.page(tag="rare", cursor=first.next_cursor)
+
+        assert first.jobs == ()
+        assert [job.id for job in second.jobs] == [wanted]
         assert second.next_cursor is None
 
     def test_an_empty_list_has_one_empty_page(self, jobs):

@@ -158,7 +158,7 @@ class TestQuota:
         assert [submit("ann").status_code for _ in range(2)] == [202, 202]
 
     def test_a_job_that_could_not_be_stored_takes_no_place(self, submit, store, monkeypatch):
-        def fail(*_):
+        def fail(*_, **__):
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as broken:

@@ -165,9 +165,25 @@ class TestQueue:
         add(IDS[2], model="other")
 
         assert [jobs.position(one, "fake") for one in IDS] == [1, 2, None]
-        assert jobs.positions("fake") == {IDS[0]: 1, IDS[1]: 2}
+        assert jobs.line("fake").waiting == {IDS[0]: 1, IDS[1]: 2}
         assert jobs.position(IDS[2], "other") == 1
         assert (jobs.waiting("fake"), jobs.waiting("other")) == (2, 1)
+
+    @pytest.mark.parametrize("where", ["intermediate", "started", "lost"])
+    def test_a_job_outside_the_queue_has_a_position(self, jobs, add, redis, where):
+        add(IDS[0], IDS[1])
+        add(IDS[2])
+        queue = jobs._queue("fake")
+        queue.remove(IDS[0])
+        if where == "intermediate":
+            redis.lpush(queue.intermediate_queue_key, IDS[0])
+        elif where == "started":
+            redis.zadd(queue.started_job_registry.key, {f"{IDS[0]}:execution": 1e10})
+
+        expected = 3 if where == "lost" else 1
+        assert jobs.place(IDS[0], "fake") == expected
+        assert jobs.line("fake").position(IDS[0]) == expected
+        assert jobs.place(IDS[2], "fake") == jobs.line("fake").position(IDS[2]) == 2
 
     def test_a_waiting_job_can_be_dequeued(self, jobs, add, redis):
         add(*IDS)

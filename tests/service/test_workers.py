@@ -2,6 +2,7 @@ import pytest
 
 from rollout_core.errors import UnknownModel
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
+from service import workers as workers_module
 from service.errors import CheckpointsDiffer, ModelUnavailable
 from service.workers import Workers
 from tests.system.waiting import wait_until
@@ -258,3 +259,14 @@ class TestAbsence:
 
     def test_no_model_is_absent_for_longer_than_redis_runs(self, workers):
         assert not workers.are_absent("a", 100_000)
+
+
+def test_an_unknown_model_may_still_be_announced_to_a_young_redis(workers, announce, monkeypatch):
+    announce("known")
+    with pytest.raises(UnknownModel):
+        workers.choose("missing")
+    monkeypatch.setattr(workers_module, "YOUNG_SECONDS", 1e9)
+
+    with pytest.raises(ModelUnavailable, match="not again"):
+        workers.choose("missing")
+    assert workers.choose("known").name == "known"

@@ -246,7 +246,7 @@ def open_system() -> Iterator[System]:
 
 def upload(video: bytes, model: str, **request: Any) -> dict[str, tuple[str | None, bytes, str]]:
     """Return the parts of the form that submits a job."""
-    wanted = json.dumps({"model": model} | request).encode()
+    wanted = json.dumps({"model": model, "reuse": False} | request).encode()
     return {
         "video": ("video.mp4", video, "video/mp4"),
         "request": (None, wanted, "application/json"),
