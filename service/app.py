@@ -14,7 +14,7 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
-from service import openapi, problems
+from service import cors, openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.dependencies import Services, refuse_unknown_input
 from service.faults import Faults
@@ -120,7 +120,7 @@ def _open_services(settings: Settings) -> Services:
     service_jobs = Jobs(
         redis,
         store,
-        artifact_url=partial(artifacts.artifact_url, root_path=settings.root_path or ""),
+        artifact_url=artifacts.artifact_url,
         inventory=inventory,
         ledger=ledger,
         result_ttl=settings.result_ttl,
@@ -173,12 +173,19 @@ def _answer_head(app: FastAPI, router: APIRouter) -> None:
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Add the checks before the routes. A request passes the last one first."""
     proxies, has_keys = TrustedProxies(settings.trusted_proxies), bool(settings.api_keys_file)
-    hosts = AllowedHosts(settings.allowed_hosts, listens_on=settings.host, has_keys=has_keys)
+    hosts = AllowedHosts(
+        settings.allowed_hosts,
+        listens_on=settings.host,
+        has_keys=has_keys,
+        origins=settings.cors_origins,
+    )
     app.add_middleware(RequireKey)
     app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
     app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)
+    if settings.cors_origins:
+        cors.install(app, settings.cors_origins)  # before the checks: a preflight has no key
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(MountAt, root_path=settings.root_path or "")
+    app.add_middleware(MountAt, root_path=settings.root_path or "", proxies=proxies)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -8,6 +8,7 @@ too, and shows pages of others. Two checks keep those out: the page's own name m
 
 import re
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import cast
 from urllib.parse import unquote
 
@@ -15,15 +16,19 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rollout_core.errors import RolloutError
-from service.auth import is_api_path
+from service.auth import API_PREFIX, is_api_path
 from service.errors import CrossSite, HostNotAllowed
 from service.problems import problem_of
-from service.proxies import Caller, TrustedProxies, parse_address, split_list
+from service.proxies import Caller, TrustedProxies, parse_address, peer_address, split_list
 
 ANY = "*"
 ALWAYS_ALLOWED = "localhost"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+ROOT_PATH = r"(/[A-Za-z0-9_~-]+)+"
+
+_root_path: ContextVar[str] = ContextVar("root_path", default="")
+_ROOT_PATH = re.compile(ROOT_PATH)
 _HOST = re.compile(r"(\[[^\[\]@/\s]+\]|[^:@/\s\[\]]+)(?::(\d{0,5}))?")
 _ORIGIN = re.compile(r"(https?)://(.+)")
 _ABSOLUTE = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -32,13 +37,19 @@ _ABSOLUTE = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 class AllowedHosts:
     """The host names under which the service may be called."""
 
-    def __init__(self, names: str | None, *, listens_on: str, has_keys: bool) -> None:
+    def __init__(
+        self, names: str | None, *, listens_on: str, has_keys: bool, origins: str | None = None
+    ) -> None:
         """Read a comma-separated list of names; `*` allows every name.
 
         Names of this machine alone, and addresses, are allowed without being listed: no page can
         make them its own. Without a list and with keys, every name is allowed.
+
+        Args:
+            origins: comma-separated origins whose pages may call; `*` for every page.
         """
         self._listed = frozenset(_normalize(name) for name in split_list(names))
+        self._origins = frozenset(origin.lower() for origin in split_list(origins))
         self._any = ANY in self._listed or (not self._listed and has_keys)
         self._allowed = self._listed | {ALWAYS_ALLOWED, _normalize(listens_on)}
 
@@ -53,6 +64,8 @@ class AllowedHosts:
 
     def allow_origin(self, origin: str, caller: Caller) -> bool:
         """Return whether this value of an `Origin` header is the service itself, or is listed."""
+        if ANY in self._origins or origin.lower() in self._origins:
+            return True
         match = _ORIGIN.fullmatch(origin)
         named = _HOST.fullmatch(match[2]) if match else None
         if match is None or named is None:
@@ -118,18 +131,40 @@ class MountAt:
     in absolute form: its host replaces the `Host` (RFC 9112, 3.2.2).
     """
 
-    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, root_path: str, proxies: TrustedProxies | None = None
+    ) -> None:
         self._app = app
         self._root_path = root_path
+        self._proxies = proxies or TrustedProxies(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
-            scope, root = _origin_form(scope), self._root_path
+            scope, root = _origin_form(scope), self._root_of(scope)
             if not f"{scope['path']}/".startswith(f"{root}/"):
                 scope = {**scope, "path": root + scope["path"]}
             scope = {**scope, "root_path": root}
+            _root_path.set(root)
         await self._app(scope, receive, send)
+
+    def _root_of(self, scope: Scope) -> str:
+        """Return the prefix that a trusted proxy names, if it can be one, else the setting."""
+        if peer_address(scope) in self._proxies:
+            named = Headers(scope=scope).getlist("x-forwarded-prefix")
+            if len(named) == 1 and is_root_path(path := named[0].strip().removesuffix("/")):
+                return path
+        return self._root_path
+
+
+def present_root_path() -> str:
+    """Return the path below which the request that is handled now sees the service."""
+    return _root_path.get()
+
+
+def is_root_path(path: str) -> bool:
+    """Return whether the service can be mounted below a path."""
+    return bool(_ROOT_PATH.fullmatch(path)) and not f"{path}/".startswith(f"{API_PREFIX}/")
 
 
 def _opens(scope: Scope) -> bool:

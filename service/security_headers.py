@@ -33,7 +33,9 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Content-Security-Policy", policy)
-                headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+                shared = "access-control-allow-origin" in headers
+                resource_policy = "cross-origin" if shared else "same-origin"
+                headers.setdefault("Cross-Origin-Resource-Policy", resource_policy)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

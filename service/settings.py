@@ -10,6 +10,7 @@ from redis import ConnectionPool
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 from service.auth import API_PREFIX
+from service.cors import check_origins
 from service.proxies import TrustedProxies
 
 
@@ -46,6 +47,10 @@ class Settings(BaseSettings):
         None,
         description="Host names to answer to, besides localhost and addresses; * for all. "
         "Default: with keys all, else none.",
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="Origins whose pages may call, as https://a.example; * for all. Default: none.",
     )
     max_upload_bytes: int = Field(512 * 1024**2, ge=1, description="Largest body of an upload.")
     upload_idle_seconds: float = Field(
@@ -92,6 +97,12 @@ class Settings(BaseSettings):
         if f"{path}/".startswith(f"{API_PREFIX}/"):
             raise ValueError(f"{API_PREFIX} is the prefix of the API itself")
         return path
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, origins: str | None) -> str | None:
+        check_origins(origins)
+        return origins
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -21,6 +21,7 @@ from service.errors import (
     JobWithoutResult,
     RangeNotSatisfiable,
 )
+from service.hosts import present_root_path
 from service.pools import in_pool
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
@@ -87,9 +88,20 @@ def get_artifact(
     return response
 
 
-def artifact_url(job_id: str, name: str, *, root_path: str = "") -> str:
-    """Return the path at which this service answers with an artifact."""
-    return root_path + router.url_path_for("get_artifact", job_id=job_id, name=name)
+def artifact_url(job_id: str, name: str) -> str:
+    """Return the path at which this service answers the present request with an artifact."""
+    return present_root_path() + router.url_path_for("get_artifact", job_id=job_id, name=name)
+
+
+def with_present_urls(job: Job) -> Job:
+    """Return a job, which may have been read for other requests, with the URLs of this one."""
+    if job.result is None:
+        return job
+    artifacts = tuple(
+        file.model_copy(update={"url": artifact_url(job.id, file.name)})
+        for file in job.result.artifacts
+    )
+    return job.model_copy(update={"result": job.result.model_copy(update={"artifacts": artifacts})})
 
 
 def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:

@@ -13,6 +13,7 @@ from service.dependencies import JobIdDep, OwnerNameDep, ServicesDep
 from service.errors import JobNotFound
 from service.job_events import RETRY_MILLISECONDS, deleted, events_of, is_final
 from service.problems import NothingFollows
+from service.routes.artifacts import with_present_urls
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
 
@@ -62,7 +63,7 @@ async def follow_job(
             if latest is None:
                 yield deleted(job)
                 return
-            for event in events_of(latest, last_id):
+            for event in events_of(with_present_urls(latest), last_id):
                 last_id = event.id
                 yield event
 

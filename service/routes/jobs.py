@@ -47,6 +47,7 @@ from service.job_lists import CURSOR
 from service.pools import entered, in_pool
 from service.preferences import WaitDep
 from service.reservations import room_for_result
+from service.routes.artifacts import with_present_urls
 from service.usage import Owner
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
@@ -127,7 +128,7 @@ async def create_job(
     if job.ended_at is None:
         seconds = await services.pools.run("upload", services.jobs.wait_seconds, job)
         response.headers["Retry-After"] = str(seconds)
-    return job
+    return with_present_urls(job)
 
 
 @router.get("", responses=openapi.problems(InvalidRequest))
@@ -166,7 +167,7 @@ async def get_job(
 ) -> Job:
     """Return a job as it is now, or wait for its end."""
     job = await services.pools.run("lookup", services.jobs.get, job_id, owner=owner)
-    return await wait.for_end(job, services.watcher, request, response)
+    return with_present_urls(await wait.for_end(job, services.watcher, request, response))
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=openapi.problems(JobNotFound, JobEnded))

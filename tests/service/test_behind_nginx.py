@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from service import receiving
+from tests.service.event_stream import EventStream
 from tests.service.test_main import running
 from tests.service.test_uploads import END, TYPE, part
 from tests.system.nginx import running_nginx
@@ -186,3 +187,54 @@ def test_each_address_behind_the_proxy_has_a_limit_of_its_own(
     assert (refused.status_code, refused.json()["code"]) == (503, "too_many_connections")
     assert answered.status_code == 200
     assert receiving.STEP_BYTES  # the uploads above had time enough
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["kept", "stripped"])
+def test_a_trusted_proxy_names_the_prefix(start, folder, mp4, keeps, redis, store, worker):
+    prefix = "proxy_set_header X-Forwarded-Prefix /rollout;"
+    with start("--trusted-proxies", "127.0.0.1") as process:
+        target = url_of(process)
+        server = proxy(target + ("" if keeps else "/"), prefix, location="/rollout/")
+        with (
+            running_nginx(folder, server) as url,
+            httpx2.Client(base_url=url, timeout=30) as client,
+        ):
+            made = client.post(
+                "/rollout/v1/jobs",
+                files={"video": ("clip.mp4", mp4)},
+                headers={"Prefer": "wait=1"},
+            )
+            assert made.status_code == 202, made.text
+            assert made.headers["preference-applied"] == "wait=1"
+            job_id = made.json()["id"]
+            worker.succeed(job_id)
+            waited = client.get(made.headers["location"], params={"wait": 5}).json()
+            listed = client.get("/rollout/v1/jobs").json()["jobs"][0]
+            stream = client.get(f"/rollout/v1/jobs/{job_id}/events")
+            end = list(EventStream().events(stream.text.splitlines()))[-1]
+            artifacts = [client.get(item["url"]) for item in waited["result"]["artifacts"]]
+            document = client.get("/rollout/openapi.json").json()
+            docs = client.get("/rollout/docs")
+            direct = httpx2.get(f"{target}/v1/jobs/{job_id}").json()
+
+    assert made.headers["location"] == f"/rollout/v1/jobs/{job_id}"
+    assert {artifact.status_code for artifact in artifacts} == {200}
+    assert waited == listed == json.loads(end.data)
+    assert document["servers"] == [{"url": "/rollout"}]
+    assert "/rollout/openapi.json" in docs.text
+    assert direct["result"]["artifacts"][0]["url"].startswith("/v1/")
+
+
+def test_events_pass_through_nginx_at_once(start, folder, mp4, redis, worker):
+    with start("--trusted-proxies", "127.0.0.1") as process:
+        target = url_of(process)
+        with (
+            running_nginx(folder, proxy(target, "proxy_http_version 1.1;")) as url,
+            httpx2.Client(base_url=url, timeout=10) as client,
+        ):
+            job_id = client.post("/v1/jobs", files={"video": ("c.mp4", mp4)}).json()["id"]
+            with client.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+                events = EventStream().events(response.iter_lines())
+                assert next(events).type == "state"  # the job has not ended, the stream is open
+                worker.claim(job_id)
+                assert json.loads(next(events).data)["state"] == "running"

@@ -289,3 +289,41 @@ def absolute(client, target, **headers):
 )
 def test_the_host_of_an_absolute_target_counts(client, target, host, status):
     assert absolute(client, target, host=host) == status
+
+
+class TestForwardedPrefix:
+    """The address of the test client is none, so it counts as a proxy at a unix socket."""
+
+    @pytest.mark.parametrize(
+        ("proxies", "prefix", "servers"),
+        [
+            ("unix", "/rollout", [{"url": "/rollout"}]),
+            ("unix", "/a/b/", [{"url": "/a/b"}]),
+            (None, "/rollout", None),
+            ("10.0.0.1", "/rollout", None),
+            ("unix", "//evil.test", None),
+            ("unix", "https://evil.test", None),
+            ("unix", "/v1", None),
+            ("unix", "/a/../b", None),
+            ("unix", "", None),
+        ],
+    )
+    def test_only_a_path_of_a_trusted_proxy_counts(self, open_client, proxies, prefix, servers):
+        client = open_client(trusted_proxies=proxies)
+
+        response = client.get("/openapi.json", headers={"X-Forwarded-Prefix": prefix})
+        assert response.json().get("servers") == servers
+
+    def test_it_wins_over_the_setting_for_one_request(self, open_client):
+        client = open_client(trusted_proxies="unix", root_path="/set")
+
+        named = client.get("/openapi.json", headers={"X-Forwarded-Prefix": "/named"}).json()
+        plain = client.get("/openapi.json").json()
+        assert (named["servers"], plain["servers"]) == ([{"url": "/named"}], [{"url": "/set"}])
+
+    def test_no_prefix_avoids_the_key(self, keyed):
+        client = keyed(trusted_proxies="unix")
+
+        for prefix, path in (("/x", "/x/v1/jobs"), ("/x", "/v1/jobs"), ("/v1", "/v1/jobs")):
+            headers = {"X-Forwarded-Prefix": prefix, "Authorization": ""}
+            assert client.get(path, headers=headers).status_code == 401

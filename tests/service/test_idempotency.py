@@ -10,6 +10,7 @@ from service.errors import IdempotencyInProgress, IdempotencyKeyReused, QueueFul
 from service.idempotency import Idempotency, body_digest
 from service.jobs import Jobs
 from service.routes.artifacts import artifact_url
+from service.upload_store import Received
 
 BODY = body_digest(JobOptions(), "a" * 64)
 
