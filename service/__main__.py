@@ -20,6 +20,7 @@ with require_extra("rollout-service", "service"):
     from service.server import serve
     from service.settings import Settings
     from service.standalone import standalone
+    from service.webhook_secrets import WebhookSecrets
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         store.check_writable()
         if settings.api_keys_file:
             ApiKeys(settings.api_keys_file)
+        WebhookSecrets(None, settings.webhook_secret_file)
         with standalone(settings) if settings.standalone else nullcontext(settings) as settings:
             _check_store(settings, store)
             serve(settings)

@@ -16,9 +16,10 @@ from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
 from service import cors, openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
+from service.deliveries import Deliverer
 from service.dependencies import Services, refuse_unknown_input
 from service.faults import Faults
-from service.hosts import AllowedHosts, CheckHosts, MountAt
+from service.hosts import AllowedHosts, CheckHosts, MountAt, set_root_path
 from service.inventory import Inventory
 from service.job_watcher import JobWatcher
 from service.jobs import Jobs
@@ -30,14 +31,17 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
+from service.outbound import Hosts, Outbound
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
 from service.reservations import RENEW_SECONDS
-from service.routes import artifacts, events, jobs, status, tus, uploads
+from service.routes import artifacts, deliveries, events, jobs, status, tus, uploads
 from service.security_headers import SecurityHeaders
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.stored_uploads import StoredUploads
+from service.webhook_secrets import WebhookSecrets
+from service.webhooks import Webhooks
 
 REDIS_TIMEOUT_SECONDS = 5.0
 
@@ -68,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         services = _open_services(settings)
+        set_root_path(settings.root_path or "")
         shortest_ttl = min(settings.result_ttl, settings.upload_ttl)
         tasks = [
             (services.reconciler.reconcile, RECONCILE_SECONDS),
@@ -78,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
             tasks.append((services.keys.refresh, CHECK_SECONDS))
         app.state.shutdown.on_begin(services.watcher.close)
         try:
-            async with periodic_tasks(*tasks):
+            async with periodic_tasks(*tasks), services.deliverer.running():
                 yield {"services": services}
         finally:
             await services.watcher.stop()
@@ -97,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.shutdown = Shutdown()
-    for module in (tus, uploads, jobs, events, artifacts, status):
+    for module in (tus, uploads, jobs, events, deliveries, artifacts, status):
         app.include_router(module.router)
         _answer_head(app, module.router)
     _add_middleware(app, settings)
@@ -117,6 +122,8 @@ def _open_services(settings: Settings) -> Services:
     redis = Redis.from_pool(connections)
     store = ArtifactStore(settings.data_dir)
     inventory, ledger = Inventory(store), Ledger(redis)
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    webhooks = _open_webhooks(settings, keys)
     service_jobs = Jobs(
         redis,
         store,
@@ -127,6 +134,7 @@ def _open_services(settings: Settings) -> Services:
         max_bytes=settings.max_store_bytes,
         max_queued=settings.max_queued,
         default_model=settings.default_model,
+        check_webhook=webhooks.check,
     )
     reconciler = Reconciler(store, inventory, redis, ledger)
     stored_uploads = StoredUploads(
@@ -142,7 +150,6 @@ def _open_services(settings: Settings) -> Services:
     async def read_jobs(watched: Iterable[Job]) -> Mapping[str, Job | None]:
         return await pools.run("lookup", service_jobs.refresh, watched)
 
-    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     return Services(
         settings=settings,
         redis=redis,
@@ -153,6 +160,20 @@ def _open_services(settings: Settings) -> Services:
         keys=keys,
         pools=pools,
         watcher=JobWatcher(read_jobs),
+        deliverer=Deliverer(redis, store, service_jobs, webhooks),
+    )
+
+
+def _open_webhooks(settings: Settings, keys: ApiKeys | None) -> Webhooks:
+    private_hosts = Hosts(settings.private_hosts)
+    return Webhooks(
+        Outbound(private_hosts),
+        WebhookSecrets(keys, settings.webhook_secret_file),
+        hosts=Hosts(settings.webhook_hosts),
+        private_hosts=private_hosts,
+        secret_setting="webhook_secrets in the table of your key"
+        if keys
+        else "ROLLOUT_WEBHOOK_SECRET_FILE",
     )
 
 

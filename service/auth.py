@@ -7,6 +7,7 @@ two:
     sha256 = "…"                        # of the key; or a list
     max_queued_jobs = 20                # jobs that have not ended; default: no limit
     max_stored_bytes = 10_000_000_000   # uploads and results; default: no limit
+    webhook_secrets = ["whsec_…"]       # each of them signs; default: no webhooks
 
 `python -m service.keys NAME` makes a new key.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, cast
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from rollout_core.errors import RolloutError
 from service.errors import Unauthorized
 from service.problems import problem_of
 from service.usage import Limit, Owner, OwnerName
+from service.webhook_secrets import WebhookSecret
 
 API_PREFIX = "/v1"
 """Paths below this need a key. The others, health and documentation, show no jobs."""
@@ -51,6 +53,7 @@ class _Table(Frozen):
     sha256: Annotated[tuple[Digest, ...], Field(min_length=1)]
     max_queued_jobs: Limit = None
     max_stored_bytes: Limit = None
+    webhook_secrets: tuple[WebhookSecret, ...] = Field((), repr=False)
 
     @field_validator("sha256", mode="before")
     @classmethod
@@ -58,7 +61,7 @@ class _Table(Frozen):
         return (value,) if isinstance(value, str) else value
 
 
-_Tables = TypeAdapter(dict[OwnerName, _Table])
+_Tables = TypeAdapter(dict[OwnerName, _Table], config=ConfigDict(hide_input_in_errors=True))
 
 
 class ApiKeys:
@@ -73,7 +76,7 @@ class ApiKeys:
         self._path = path
         self._lock = Lock()
         self._version = _version(path)
-        self._owners = _read(path)
+        self._owners, self._webhook_secrets = _read(path)
 
     def owner(self, key: str) -> Owner | None:
         """Return the owner of a key, or None. Compares in constant time."""
@@ -83,6 +86,10 @@ class ApiKeys:
             if hmac.compare_digest(known, digest):
                 found = owner
         return found
+
+    def webhook_secrets(self, owner: str) -> tuple[str, ...]:
+        """Return the secrets that sign an owner's webhooks, newest first."""
+        return self._webhook_secrets.get(owner, ())
 
     def refresh(self) -> None:
         """Read the file again if it has changed. While it is not valid, keep the present keys.
@@ -95,7 +102,7 @@ class ApiKeys:
                 return
             self._version = version
             try:
-                self._owners = _read(self._path)
+                self._owners, self._webhook_secrets = _read(self._path)
             except KeysFileError as error:
                 message = "Cannot read the API keys again, the present ones stay valid: %s"
                 logger.error(message, error)
@@ -154,8 +161,8 @@ def _version(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _read(path: Path) -> tuple[tuple[str, Owner], ...]:
-    """Return each digest with its owner."""
+def _read(path: Path) -> tuple[tuple[tuple[str, Owner], ...], dict[str, tuple[str, ...]]]:
+    """Return each digest with its owner, and each owner's webhook secrets."""
     try:
         with path.open("rb") as file:
             tables = _Tables.validate_python(tomllib.load(file))
@@ -167,10 +174,10 @@ def _read(path: Path) -> tuple[tuple[str, Owner], ...]:
     owners = tuple(_owners(tables))
     if len({digest for digest, _ in owners}) < len(owners):
         raise KeysFileError(f"{path} contains the same key twice")
-    return owners
+    return owners, {name: table.webhook_secrets for name, table in tables.items()}
 
 
 def _owners(tables: dict[str, _Table]) -> Iterator[tuple[str, Owner]]:
     for name, table in tables.items():
-        owner = Owner(name=name, **table.model_dump(exclude={"sha256"}))
+        owner = Owner(name=name, **table.model_dump(exclude={"sha256", "webhook_secrets"}))
         yield from ((digest, owner) for digest in table.sha256)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
 from service.auth import ApiKeys, is_api_path
+from service.deliveries import Deliverer
 from service.errors import JobNotFound, UploadNotFound
 from service.inventory import JOB_ID
 from service.job_watcher import JobWatcher
@@ -41,6 +42,7 @@ class Services:
     keys: ApiKeys | None
     watcher: JobWatcher
     pools: Pools
+    deliverer: Deliverer
 
 
 async def _services(request: Request) -> Services:

@@ -319,3 +319,11 @@ class StorageQuotaExceeded(StoreFull):
     code = "storage_quota_exceeded"
     title = "Storage quota exceeded"
     status = HTTPStatus.INSUFFICIENT_STORAGE
+
+
+class WebhookRefused(RolloutError):
+    """The service does not call this webhook: its URL is not allowed, or nothing can sign."""
+
+    code = "webhook_refused"
+    title = "The webhook is refused"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY

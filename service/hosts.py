@@ -157,6 +157,11 @@ class MountAt:
         return self._root_path
 
 
+def set_root_path(path: str) -> None:
+    """Set the path for what the present task, and those that it starts, do without a request."""
+    _root_path.set(path)
+
+
 def present_root_path() -> str:
     """Return the path below which the request that is handled now sees the service."""
     return _root_path.get()

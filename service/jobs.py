@@ -19,21 +19,31 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.contract import RESULT_NAME, Artifact, ExplainResult, JobOptions
+from rollout_core.contract import RESULT_NAME, Artifact, ExplainResult, JobOptions, Webhook
 from rollout_core.errors import AttemptLost, JobEnded, NoWorker, UnknownFormat
 from rollout_core.jobs.records import Ended, JobError, JobRecord, JobState, Submission, Ticket
 from rollout_core.jobs.redis_records import redis_now
-from rollout_core.jobs.schemas import Job, JobArtifact, JobPage, JobResult, ServedModel, WaitingFor
+from rollout_core.jobs.schemas import (
+    Delivery,
+    Job,
+    JobArtifact,
+    JobPage,
+    JobResult,
+    ServedModel,
+    WaitingFor,
+)
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import check_request
 from service.age import AgeClock
 from service.answers import Answers, answer_key
+from service.delivery_store import DeliveryStore, webhook_id
 from service.errors import (
     JobNotFound,
     NotCounted,
     QueueFull,
     QuotaExceeded,
+    WebhookRefused,
 )
 from service.faults import Faults
 from service.idempotency import Idempotency
@@ -83,6 +93,14 @@ logger = logging.getLogger(__name__)
 ArtifactUrl = Callable[[str, str], str]
 """Returns the URL of an artifact, given the job id and the artifact's name."""
 
+CheckWebhook = Callable[[Webhook, Owner | None], None]
+"""Raises `WebhookRefused` if an owner may not use a webhook."""
+
+
+def refuse_webhooks(_webhook: Webhook, _owner: Owner | None) -> None:
+    """Refuse every webhook: nothing delivers them."""
+    raise WebhookRefused("webhooks are not delivered here")
+
 
 class Jobs:
     """The jobs of one store and one Redis.
@@ -103,6 +121,7 @@ class Jobs:
         max_bytes: int | None = None,
         max_queued: int = 1000,
         default_model: str | None = None,
+        check_webhook: CheckWebhook = refuse_webhooks,
     ) -> None:
         """Use `redis`, which must not decode its answers: RQ needs bytes."""
         self._redis = redis
@@ -111,6 +130,8 @@ class Jobs:
         self.idempotency = Idempotency(redis, store)
         self._answers = Answers(store)
         self._result_time = timedelta(seconds=result_ttl)
+        self._deliveries = DeliveryStore(store)
+        self._check_webhook = check_webhook
         self._artifact_url = artifact_url
         self._inventory = inventory or Inventory(store)
         self._ledger = ledger or Ledger(redis)
@@ -176,11 +197,14 @@ class Jobs:
         Raises:
             UploadNotFound, UploadExpired: the upload was deleted, or has expired.
             IdempotencyKeyReused: another body has just made the job with this key.
+            WebhookRefused: the request's webhook may not be used.
             UnknownModel, ModelUnavailable, CheckpointsDiffer: see `Workers.choose`.
             InvalidRequest: the request does not fit the model.
             QueueFull: the model's queue has reached its limit.
             QuotaExceeded: the owner has reached the limit of open jobs.
         """
+        if request.webhook:
+            self._check_webhook(request.webhook, owner)
         spec = self._workers.choose(
             request.model, default=self._default_model, is_expected=self._has_open_jobs
         )
@@ -252,6 +276,7 @@ class Jobs:
         if stored is not None and stored.created_at != ticket.created_at:
             return  # another call with the same Idempotency-Key was faster: the job is that one's
         self._store.delete(ticket.id)
+        self._deliveries.delete(ticket.id)
         self._detach(ticket, submission)
         with suppress(RedisError):  # then the reservation expires
             self._quotas.release(ticket.id, owner)
@@ -289,6 +314,8 @@ class Jobs:
             FileExistsError: there is a job with this id.
         """
         upload = cast(str, submission.upload)
+        if submission.webhook:  # before the job exists: a crash must not lose it
+            self._deliveries.expect(ticket.id, submission.webhook, ticket.owner)
         try:
             self.uploads.attach(upload, ticket.id)
             self._store.accept(ticket, self.uploads.path(upload), submission, answer=answer)
@@ -408,6 +435,33 @@ class Jobs:
         """
         self._remove(self._ticket(job_id, owner))
 
+    def deliveries(self, job_id: str, *, owner: str | None = None) -> tuple[Delivery, ...]:
+        """Return the events for a job's webhook; none if it has no webhook or has not ended.
+
+        Raises:
+            JobNotFound: there is no such job, or it has another owner.
+        """
+        job = self.get(job_id, owner=owner)
+        stored = self._deliveries.get(job_id)
+        event = f"job.{job.state}"
+        if stored is None or event not in stored.webhook.events:
+            return ()
+        delivery = Delivery.model_validate(
+            {
+                "webhook_id": webhook_id(job_id, event),
+                "event": event,
+                "url": stored.webhook.url,
+                "state": stored.state,
+                "attempts": stored.attempts,
+                "next_attempt_at": stored.next_attempt_at,
+            }
+        )
+        return (delivery,)
+
+    def remove_orphaned_deliveries(self) -> None:
+        """Remove what crashes have left of the webhooks of jobs that do not exist."""
+        self._deliveries.remove_orphans()
+
     def age_now(self) -> datetime:
         """Return the time by which jobs grow old; see `AgeClock`."""
         return self._age_clock.now()
@@ -507,6 +561,7 @@ class Jobs:
         uploads = [upload] if upload else []
         with self._inventory.giving_back(self._ledger, jobs=[ticket.id], uploads=uploads):
             self._store.delete(ticket.id)
+            self._deliveries.delete(ticket.id)
             if upload:
                 self.uploads.detach(upload, ticket.id)
         if submission.answer_key:

@@ -1,5 +1,7 @@
 """The command that makes an API key: `python -m service.keys NAME`.
 
+`python -m service.keys --webhook-secret` makes a secret that signs webhooks.
+
 It prints the key's table for the file of keys (see `service.auth`), and on standard error the key.
 A key is 32 random bytes, so its plain digest is as safe as a slow hash would be.
 """
@@ -9,22 +11,29 @@ import sys
 from hashlib import sha256
 
 from service.usage import Owner
+from service.webhook_secrets import make_secret
 
 KEY_BYTES = 32
+WEBHOOK_FLAG = "--webhook-secret"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Make a key for one name.
+    """Make a key for one name, or a webhook secret.
 
     Raises:
         SystemExit: there is not exactly one name, or it has a character that is not allowed.
     """
     names = sys.argv[1:] if arguments is None else arguments
+    if names == [WEBHOOK_FLAG]:
+        sys.stdout.write(f"{make_secret()}\n")
+        return
     try:
         (name,) = names
         owner = Owner(name=name)
     except ValueError:
-        sys.exit("usage: python -m service.keys NAME   (letters, digits, - and _)")
+        sys.exit(
+            "usage: python -m service.keys NAME|--webhook-secret   (NAME: letters, digits, - and _)"
+        )
     key = secrets.token_urlsafe(KEY_BYTES)
     sys.stdout.write(f'[{owner.name}]\nsha256 = "{sha256(key.encode()).hexdigest()}"\n')
     sys.stdout.flush()

@@ -157,6 +157,7 @@ def clean_up(
     if uploads:
         uploads.sweep()
     store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
+    jobs.remove_orphaned_deliveries()
     jobs.forget_stale_workers()
 
 

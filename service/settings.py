@@ -11,6 +11,7 @@ from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 from service.auth import API_PREFIX
 from service.cors import check_origins
+from service.outbound import Hosts
 from service.proxies import TrustedProxies
 
 
@@ -82,6 +83,17 @@ class Settings(BaseSettings):
     max_store_bytes: int | None = Field(
         None, ge=1, description="Most bytes that all jobs and uploads may take. Default: the disk."
     )
+    private_hosts: str | None = Field(
+        None,
+        description="Hosts in private networks that URLs of clients may name: name, .suffix, "
+        "either with :port. Default: none.",
+    )
+    webhook_hosts: str = Field(
+        "*", description="Hosts that webhooks may call, listed in the same way; * for all."
+    )
+    webhook_secret_file: Path | None = Field(
+        None, description="File of secrets that sign webhooks, if there is no file of API keys."
+    )
     standalone: bool = Field(
         False, description="Also start a private Valkey server and one worker."
     )
@@ -108,6 +120,12 @@ class Settings(BaseSettings):
     @classmethod
     def _check_trusted_proxies(cls, names: str | None) -> str | None:
         TrustedProxies(names)
+        return names
+
+    @field_validator("private_hosts", "webhook_hosts")
+    @classmethod
+    def _check_hosts(cls, names: str | None) -> str | None:
+        Hosts(names)
         return names
 
     @property

@@ -16,12 +16,14 @@ from rollout_core.contract import (
     SourceVideo,
     UploadId,
     VideoWarning,
+    WebhookEvent,
 )
 from rollout_core.jobs.records import JobError, JobId, JobState, Progress
 from rollout_core.model.specs import ModelSpec
 
 WaitingFor = Literal["turn", "worker", "store"]
 UploadState = Literal["receiving", "complete"]
+DeliveryState = Literal["pending", "delivered", "failed"]
 
 
 class JobArtifact(Artifact):
@@ -99,6 +101,42 @@ class JobPage(Frozen):
 
     jobs: tuple[Job, ...]
     next_cursor: str | None = Field(description="For the next page; null on the last one.")
+
+
+class JobEvent(Frozen):
+    """What a webhook receives at the end of a job."""
+
+    type: WebhookEvent
+    timestamp: datetime = Field(description="When the job ended.")
+    data: Job = Field(description="The job, as it was when this was sent.")
+
+
+class DeliveryAttempt(Frozen):
+    """One attempt to deliver an event."""
+
+    at: datetime
+    status: int | None = Field(description="Of the answer; null if there was none.")
+    error: str | None = Field(description="Why there was no answer.")
+    duration_seconds: float
+
+
+class Delivery(Frozen):
+    """An event for a webhook, and the attempts to deliver it."""
+
+    webhook_id: str = Field(description="Value of the header webhook-id, equal in all attempts.")
+    event: WebhookEvent
+    url: str
+    state: DeliveryState
+    attempts: tuple[DeliveryAttempt, ...] = Field(description="Oldest first.")
+    next_attempt_at: datetime | None = Field(
+        description="null before the first attempt and after the last."
+    )
+
+
+class DeliveryList(Frozen):
+    """The events for the webhook of a job; empty until it has ended."""
+
+    deliveries: tuple[Delivery, ...]
 
 
 class ServedModel(Frozen):

@@ -41,6 +41,7 @@ from service.errors import (
     UploadTooLarge,
     UploadTooSlow,
     VideoUrlRefused,
+    WebhookRefused,
 )
 from service.idempotency import Claim, body_digest
 from service.job_lists import CURSOR
@@ -69,6 +70,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             MalformedUpload,
             InvalidForm,
             InvalidRequest,
+            WebhookRefused,
             UnknownModel,
             UploadTooLarge,
             UploadTooSlow,

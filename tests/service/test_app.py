@@ -46,6 +46,7 @@ GETS = [
     "/v1/uploads",
     "/v1/uploads/{upload}",
     "/v1/jobs/{id}",
+    "/v1/jobs/{id}/deliveries",
     "/v1/jobs/{id}/artifacts/overlay.mp4",
     "/v1/jobs/{id}/artifacts/result.json",
     "/v1/jobs/{none}",

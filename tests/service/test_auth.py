@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import traceback
 from hashlib import sha256
 
 import pytest
@@ -14,6 +15,7 @@ from service.auth import ApiKeys, KeysFileError
 from service.keys import main
 from service.settings import Settings
 from service.usage import Owner
+from service.webhook_secrets import check_secret, make_secret
 from tests.service.test_uploads import call
 from tests.system.waiting import wait_until
 
@@ -299,3 +301,34 @@ def test_without_a_key_the_body_is_not_read(keyed, leftovers):
 def test_a_service_without_keys_needs_none(client):
     assert client.get("/v1/jobs").status_code == 200
     assert client.get("/v1/jobs", headers=bearer("any")).status_code == 200
+
+
+class TestWebhookSecrets:
+    def test_each_owner_has_their_own_in_the_order_of_the_file(self, path):
+        made = [make_secret() for _ in range(2)]
+        path.write_text(table("alice", "a", webhook_secrets=made) + table("bob", "b"))
+        keys = ApiKeys(path)
+
+        assert keys.webhook_secrets("alice") == tuple(made)
+        assert keys.webhook_secrets("bob") == keys.webhook_secrets("carol") == ()
+        assert keys.owner("a") == Owner(name="alice")
+
+    def test_a_changed_file_changes_them(self, api_keys, path):
+        secret = make_secret()
+        path.write_text(table("alice", "a", webhook_secrets=[secret]))
+        api_keys.refresh()
+
+        assert api_keys.webhook_secrets("alice") == (secret,)
+
+    def test_an_invalid_one_is_refused_but_not_repeated(self, path):
+        path.write_text(table("alice", "a", webhook_secrets=["whsec_hush"]))
+
+        with pytest.raises(KeysFileError, match=r"alice\.webhook_secrets\.0") as caught:
+            ApiKeys(path)
+
+        assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+    def test_the_command_makes_one(self, capsys):
+        main(["--webhook-secret"])
+
+        check_secret(capsys.readouterr().out.strip())

@@ -51,7 +51,13 @@ class TestOwnership:
 
     @pytest.mark.parametrize(
         ("method", "tail"),
-        [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/artifacts/sheet.png")],
+        [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("POST", "/cancel"),
+            ("GET", "/artifacts/sheet.png"),
+            ("GET", "/deliveries"),
+        ],
     )
     @pytest.mark.parametrize("state", ["queued", "running", "failed", "succeeded"])
     def test_other_owners_get_404(self, keyed, submit, worker, leftovers, method, tail, state):

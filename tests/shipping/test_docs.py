@@ -20,7 +20,16 @@ from worker.settings import Settings as WorkerSettings
 README_LINES = 180
 
 NAMED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
-PAGES = ("api", "design", "methods", "operations", "performance", "reliability", "security")
+PAGES = (
+    "api",
+    "design",
+    "methods",
+    "operations",
+    "performance",
+    "reliability",
+    "security",
+    "webhooks",
+)
 
 FRAMEWORK_CODES = {"not_found", "method_not_allowed"}
 """Made of HTTP statuses that Starlette answers with by itself."""

@@ -46,7 +46,7 @@ class TestCreate:
             "upload": job["upload"],
             "filename": "clip.mp4",
             "reused_from": None,
-            "expires_at": None,
+            "expires_at": job["expires_at"],
             "started_at": None,
             "ended_at": None,
             "attempt": 0,
