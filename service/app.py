@@ -19,6 +19,7 @@ from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
 from service.dependencies import Services, refuse_unknown_input
 from service.faults import Faults
+from service.fetch import VideoFetcher
 from service.hosts import AllowedHosts, CheckHosts, MountAt, set_root_path
 from service.inventory import Inventory
 from service.job_watcher import JobWatcher
@@ -161,6 +162,12 @@ def _open_services(settings: Settings) -> Services:
         pools=pools,
         watcher=JobWatcher(read_jobs),
         deliverer=Deliverer(redis, store, service_jobs, webhooks),
+        fetcher=VideoFetcher(
+            Hosts(settings.video_url_hosts),
+            Outbound(Hosts(settings.private_hosts)),
+            max_bytes=settings.max_upload_bytes,
+            idle_seconds=settings.upload_idle_seconds,
+        ),
     )
 
 

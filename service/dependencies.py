@@ -15,9 +15,10 @@ from redis import Redis
 from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
-from service.auth import ApiKeys, is_api_path
+from service.auth import ApiKeys, authenticate, is_api_path
 from service.deliveries import Deliverer
 from service.errors import JobNotFound, UploadNotFound
+from service.fetch import VideoFetcher
 from service.inventory import JOB_ID
 from service.job_watcher import JobWatcher
 from service.jobs import Jobs
@@ -43,6 +44,7 @@ class Services:
     watcher: JobWatcher
     pools: Pools
     deliverer: Deliverer
+    fetcher: VideoFetcher
 
 
 async def _services(request: Request) -> Services:
@@ -102,6 +104,17 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
     yield from (field.alias for field in dependant.query_params)
     for below in dependant.dependencies:
         yield from _query_names(below)
+
+
+async def authenticate_again(request: Request, services: Services) -> Owner | None:
+    """Return the owner of the key, which may have been revoked while the body arrived.
+
+    Raises:
+        Unauthorized: it was.
+    """
+    if services.keys:
+        await services.pools.run("upload", services.keys.refresh)
+    return authenticate(request.scope)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

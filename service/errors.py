@@ -253,6 +253,14 @@ class ChecksumMismatch(RolloutError):
     status = 460  # of the tus protocol
 
 
+class VideoUrlFailed(RolloutError):
+    """The video could not be fetched from its URL."""
+
+    code = "video_url_failed"
+    title = "The video could not be fetched"
+    status = HTTPStatus.BAD_GATEWAY
+
+
 class RedisUnavailable(RolloutError):
     """Redis does not answer, or refuses to write."""
 

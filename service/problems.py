@@ -36,6 +36,7 @@ from service.errors import (
     UploadEncoded,
     UploadLocked,
     UploadTooSlow,
+    VideoUrlFailed,
 )
 
 CORE_STATUS: Mapping[type[RolloutError], HTTPStatus] = {
@@ -135,7 +136,8 @@ def status_of(error: type[RolloutError]) -> int:
 def problem_of(error: RolloutError) -> ProblemResponse:
     """Return the answer to a request that failed with `error`."""
     status = status_of(type(error))
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, StorageQuotaExceeded):
+    is_callers = isinstance(error, StorageQuotaExceeded | VideoUrlFailed)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_callers:
         logger.error("%s: %s: %s", error.code, error, error.__cause__)
     detail = BUG if status == HTTPStatus.INTERNAL_SERVER_ERROR else str(error)
     return ProblemResponse(status, error.code, error.title, detail, headers=_headers(error, status))

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     upload_idle_seconds: float = Field(
         30, gt=0, le=60, description="Time for each 128 KiB of an upload, and for its end."
     )
+    video_url_hosts: str | None = Field(
+        None,
+        description="Hosts of videos that are fetched by URL: media.example.org, .example.org for "
+        "all below it, host:8443. Default: none.",
+    )
     max_connections: int = Field(
         1000, ge=1, description="Connections at a time. Further ones get 503."
     )
@@ -122,7 +127,7 @@ class Settings(BaseSettings):
         TrustedProxies(names)
         return names
 
-    @field_validator("private_hosts", "webhook_hosts")
+    @field_validator("video_url_hosts", "private_hosts", "webhook_hosts")
     @classmethod
     def _check_hosts(cls, names: str | None) -> str | None:
         Hosts(names)

@@ -92,6 +92,29 @@ class StoredUploads:
         """
         return self.describe(self._living(upload_id, owner))
 
+    def begin(
+        self, upload_id: str, size: int, *, owner: str | None = None, filename: str | None = None
+    ) -> UploadRecord:
+        """Store an empty upload whose bytes will arrive in parts."""
+        record = UploadRecord(
+            id=upload_id, created_at=self._now(), owner=owner, bytes=size, filename=filename
+        )
+        self._uploads.begin(record)
+        self.look(upload_id)
+        return record
+
+    def look(self, upload_id: str) -> None:
+        """Look at an upload again that has just been completed, or removed."""
+        self._inventory.uploads.look([upload_id])
+
+    def find(self, upload_id: str, *, owner: str | None = None) -> UploadRecord:
+        """Return the record of an upload.
+
+        Raises:
+            UploadNotFound, UploadExpired: see `get`.
+        """
+        return self._living(upload_id, owner)
+
     def usable(self, upload_id: str, *, owner: str | None = None) -> UploadRecord:
         """Return an upload from which a job can be made.
 

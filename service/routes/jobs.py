@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from starlette.requests import Request
 
-from rollout_core.contract import JobTag, ModelName
+from rollout_core.contract import JobOptions, JobTag, ModelName
 from rollout_core.errors import (
     InvalidRequest,
     JobEnded,
@@ -18,8 +18,15 @@ from rollout_core.errors import (
 from rollout_core.jobs.records import JobState
 from rollout_core.jobs.schemas import Job, JobPage
 from service import openapi, uploads
-from service.auth import API_PREFIX, authenticate
-from service.dependencies import JobIdDep, OwnerDep, OwnerNameDep, Services, ServicesDep
+from service.auth import API_PREFIX
+from service.dependencies import (
+    JobIdDep,
+    OwnerDep,
+    OwnerNameDep,
+    Services,
+    ServicesDep,
+    authenticate_again,
+)
 from service.errors import (
     CheckpointsDiffer,
     IdempotencyInProgress,
@@ -40,9 +47,11 @@ from service.errors import (
     UploadNotFound,
     UploadTooLarge,
     UploadTooSlow,
+    VideoUrlFailed,
     VideoUrlRefused,
     WebhookRefused,
 )
+from service.fetch import filename_of
 from service.idempotency import Claim, body_digest
 from service.job_lists import CURSOR
 from service.pools import entered, in_pool
@@ -79,6 +88,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             UploadExpired,
             UploadIncomplete,
             VideoUrlRefused,
+            VideoUrlFailed,
             IdempotencyKeyReused,
             IdempotencyInProgress,
             UnsupportedContainer,
@@ -116,7 +126,7 @@ async def create_job(
     An equal job of yours that has succeeded answers it at once.
     """
     is_json = uploads.media_type(request) == "application/json"
-    create = _create_from_upload if is_json else _create_from_form
+    create = _create_from_json if is_json else _create_from_form
     name = owner.name if owner else None
     async with services.jobs.idempotency.claiming(idempotency_key, name) as claim:
         if not (claim and claim.exists):
@@ -211,7 +221,7 @@ async def _create_from_form(
             idle_seconds=services.settings.upload_idle_seconds,
             on_bytes=reservation.arrive,
         )
-        owner = await _authenticate_again(request, services)
+        owner = await authenticate_again(request, services)
         name = owner.name if owner else None
         body = body_digest(form.options, form.video.sha256) if claim else None
         if claim and claim.exists:
@@ -223,20 +233,21 @@ async def _create_from_form(
             return await run("upload", submit, form.options, upload)
 
 
-async def _create_from_upload(
+async def _create_from_json(
     request: Request, services: Services, owner: Owner | None, claim: Claim | None
 ) -> Job:
-    """Queue a job for an upload that the JSON body names."""
+    """Queue a job for the upload, or for the video at the URL, that the JSON body names."""
     jobs, run = services.jobs, services.pools.run
     idle_seconds = services.settings.upload_idle_seconds
     wanted = await uploads.receive_json(request, idle_seconds=idle_seconds)
-    if wanted.upload is None:
-        raise VideoUrlRefused("this service fetches no videos; send the video to /v1/uploads")
-    owner = await _authenticate_again(request, services)
+    owner = await authenticate_again(request, services)
     name = owner.name if owner else None
     body = body_digest(wanted) if claim else None
     if claim and claim.exists:
         return await run("upload", jobs.repeat, claim.job_id, body, owner=name)
+    if wanted.video_url is not None:
+        return await _create_from_url(wanted, wanted.video_url, request, services, owner, claim)
+    assert wanted.upload is not None  # the contract demands one of the two
     upload = await run("upload", services.uploads.usable, wanted.upload, owner=name)
     size = upload.bytes or 0
     job_id = claim.job_id if claim else None
@@ -247,12 +258,27 @@ async def _create_from_upload(
         return await run("upload", submit, wanted, upload)
 
 
-async def _authenticate_again(request: Request, services: Services) -> Owner | None:
-    """Return the owner of the key, which may have been revoked while the body arrived.
-
-    Raises:
-        Unauthorized: it was.
-    """
-    if services.keys:
-        await services.pools.run("upload", services.keys.refresh)
-    return authenticate(request.scope)
+async def _create_from_url(
+    wanted: JobOptions,
+    url: str,
+    request: Request,
+    services: Services,
+    owner: Owner | None,
+    claim: Claim | None,
+) -> Job:
+    """Fetch a video, and queue a job for it."""
+    jobs = services.jobs
+    services.fetcher.check(url)
+    async with (
+        jobs.reserving(0, owner=owner, job_id=claim.job_id if claim else None) as reservation,
+        entered(services.store.receiving) as path,
+    ):
+        video = await services.fetcher.fetch(url, path, reservation.arrive)
+        await reservation.settle(video.bytes)
+        owner = await authenticate_again(request, services)
+        name = owner.name if owner else None
+        adding = partial(jobs.adding_upload, path, video, owner=name, filename=filename_of(url))
+        body = body_digest(wanted) if claim else None
+        async with entered(adding) as upload:
+            submit = partial(jobs.submit, owner=owner, reservation=reservation, body_sha256=body)
+            return await services.pools.run("upload", submit, wanted, upload)

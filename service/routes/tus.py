@@ -4,8 +4,9 @@ Its calls are told from the plain ones by the header `Tus-Resumable`. They are n
 document: the protocol has a specification of its own, and clients in many languages.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -16,16 +17,21 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from rollout_core.errors import RolloutError
-from rollout_core.jobs.redis_records import redis_now
 from service import tus
-from service.auth import API_PREFIX, authenticate
-from service.dependencies import OwnerDep, OwnerNameDep, Services, ServicesDep
+from service.auth import API_PREFIX
+from service.dependencies import (
+    OwnerDep,
+    OwnerNameDep,
+    Services,
+    ServicesDep,
+    UploadIdDep,
+    authenticate_again,
+)
 from service.errors import TusVersionUnsupported, UploadExpired, UploadTooLarge
-from service.inventory import JOB_ID
 from service.ledger import Entry
 from service.pools import in_pool
 from service.problems import problem_of
-from service.resumable import gone, resuming
+from service.resumable import ResumableUpload, resuming
 from service.upload_store import UploadRecord
 
 TAKES_BODY: dict[str, Any] = {"requestBody": {}}
@@ -88,43 +94,39 @@ async def create_resumable_upload(
     creation = tus.read_creation(request.headers, services.settings.max_upload_bytes)
     if has_body := tus.has_body(request.headers):
         tus.require_body_type(request.headers)
-    in_thread, store = services.pools.run, services.jobs.uploads
-    async with services.jobs.reserving(
-        creation.bytes, owner=owner, entry_of=Entry.of_video
-    ) as reservation:
-        record = UploadRecord(
-            id=reservation.id,
-            created_at=await in_thread("upload", redis_now, services.redis),
-            owner=owner.name if owner else None,
-            bytes=creation.bytes,
-            filename=creation.filename,
-        )
+    run, uploads = services.pools.run, services.uploads
+    reserving = services.jobs.reserving(creation.bytes, owner=owner, entry_of=Entry.of_video)
+    async with reserving as reservation:
         await reservation.promise()
-        await in_thread("upload", store.begin, record)
+        name = owner.name if owner else None
+        begin = partial(uploads.begin, owner=name, filename=creation.filename)
+        record = await run("upload", begin, reservation.id, creation.bytes)
+        offset = 0
+        if has_body:
+            try:
+                offset = await _receive(request, services, record, offset=0)
+            except BaseException:  # its id is not known to the client
+                await asyncio.shield(run("upload", _remove, services, record))
+                raise
         reservation.keep()
-    offset = 0
-    if has_body:
-        try:
-            offset = await _receive(request, services, record, offset=0)
-        except BaseException:  # its id is not known to the client
-            await in_thread("upload", store.delete, record)
-            raise
-    headers = _describe(services, record, offset)
+    headers = await _describe(services, record, offset)
     path = router.url_path_for("append_to_upload", upload_id=record.id)
     headers["Location"] = request.scope["root_path"] + path
     return Response(status_code=201, headers=headers)
 
 
 @router.head("/{upload_id}")
-async def get_upload_offset(upload_id: str, services: ServicesDep, owner: OwnerNameDep) -> Response:
+async def get_upload_offset(
+    upload_id: UploadIdDep, services: ServicesDep, owner: OwnerNameDep
+) -> Response:
     """Tell at which offset the upload continues. A call that writes to it is ended."""
-    record = await services.pools.run("upload", _find, services, upload_id, owner)
+    record = await services.pools.run("lookup", _find, services, upload_id, owner)
     if record.is_complete:
         offset = record.bytes or 0
     else:
         async with resuming(services.jobs.uploads, record) as upload:
-            offset = await upload.offset()
-    headers = _describe(services, record, offset)
+            offset = await _offset(services, upload)
+    headers = await _describe(services, record, offset)
     headers["Upload-Length"] = str(record.bytes)
     headers["Cache-Control"] = "no-store"
     return Response(status_code=200, headers=headers)
@@ -132,21 +134,23 @@ async def get_upload_offset(upload_id: str, services: ServicesDep, owner: OwnerN
 
 @router.patch("/{upload_id}", openapi_extra=TAKES_BODY)
 async def append_to_upload(
-    upload_id: str, request: Request, services: ServicesDep, owner: OwnerNameDep
+    upload_id: UploadIdDep, request: Request, services: ServicesDep, owner: OwnerNameDep
 ) -> Response:
     """Append the body to the upload."""
     tus.require_body_type(request.headers)
     offset = tus.read_number(request.headers, "Upload-Offset")
-    record = await services.pools.run("upload", _find, services, upload_id, owner)
+    record = await services.pools.run("lookup", _find, services, upload_id, owner)
     offset = await _receive(request, services, record, offset=offset)
-    return Response(status_code=204, headers=_describe(services, record, offset))
+    return Response(status_code=204, headers=await _describe(services, record, offset))
 
 
 @router.delete("/{upload_id}")
-@in_pool("upload")
-def delete_resumable_upload(upload_id: str, services: ServicesDep, owner: OwnerNameDep) -> Response:
+@in_pool("lookup")
+def delete_resumable_upload(
+    upload_id: UploadIdDep, services: ServicesDep, owner: OwnerNameDep
+) -> Response:
     """Remove the upload; a call that writes to it is ended."""
-    services.uploads.delete(_find(services, upload_id, owner).id, owner=owner)
+    services.uploads.delete(upload_id, owner=owner)
     return Response(status_code=204)
 
 
@@ -165,10 +169,21 @@ async def _receive(
             idle_seconds=services.settings.upload_idle_seconds,
             checksum=checksum,
         )
-        if services.keys:
-            await services.pools.run("upload", services.keys.refresh)
-        authenticate(request.scope)  # the key may have been revoked meanwhile
-        return await upload.offset()
+        await authenticate_again(request, services)
+        return await _offset(services, upload)
+
+
+async def _offset(services: Services, upload: ResumableUpload) -> int:
+    """Return the offset; complete the upload if all bytes have arrived."""
+    offset = await upload.offset()
+    if offset == upload.size:
+        await services.pools.run("upload", services.uploads.look, upload.record.id)
+    return offset
+
+
+def _remove(services: Services, record: UploadRecord) -> None:
+    services.jobs.uploads.delete(record)
+    services.uploads.look(record.id)
 
 
 def _find(services: Services, upload_id: str, owner: str | None) -> UploadRecord:
@@ -178,20 +193,12 @@ def _find(services: Services, upload_id: str, owner: str | None) -> UploadRecord
         UploadNotFound: there is none.
         UploadExpired: its bytes were removed, or will be soon.
     """
-    store = services.jobs.uploads
-    record = store.record(upload_id) if JOB_ID.fullmatch(upload_id) else None
-    if record is None or record.owner != owner:
-        raise gone(upload_id[:32])
-    is_old = _expires_at(services, record) < redis_now(services.redis)
-    if store.has_expired(upload_id) or (is_old and not record.is_complete):
+    record = services.uploads.find(upload_id, owner=owner)
+    if not record.is_complete and services.uploads.expires_at(record) < services.jobs.age_now():
         raise UploadExpired("the upload was not completed in time")
     return record
 
 
-def _describe(services: Services, record: UploadRecord, offset: int) -> dict[str, str]:
-    expires_at = tus.http_date(_expires_at(services, record))
-    return {"Upload-Offset": str(offset), "Upload-Expires": expires_at}
-
-
-def _expires_at(services: Services, record: UploadRecord) -> datetime:
-    return record.created_at + timedelta(seconds=services.settings.upload_ttl)
+async def _describe(services: Services, record: UploadRecord, offset: int) -> dict[str, str]:
+    expires_at = await services.pools.run("lookup", services.uploads.expires_at, record)
+    return {"Upload-Offset": str(offset), "Upload-Expires": tus.http_date(expires_at)}

@@ -17,6 +17,7 @@ from rollout_core.errors import StoreFull
 from service import reservations as module
 from service.errors import NotCounted, StorageQuotaExceeded
 from service.ledger import (
+    ACCEPTED_SECONDS,
     ENTRIES_KEY,
     LEASE_SECONDS,
     LEASES_KEY,
@@ -367,6 +368,20 @@ class TestReservation:
         asyncio.run(run())
 
         assert entry() == list(Entry.of_upload(None, 900, 900)[:3])
+
+    def test_a_promised_reservation_is_held_until_a_count_sees_the_upload(
+        self, reservations, entry, redis
+    ):
+        async def run():
+            async with reservations.reserving(1000, None, has_result=False) as reservation:
+                await reservation.promise()
+                reservation.keep()
+
+        asyncio.run(run())
+
+        assert entry() == [1000, 1000, 1000]
+        ((_, until),) = redis.zrange(LEASES_KEY, 0, -1, withscores=True)
+        assert until - redis.time()[0] > ACCEPTED_SECONDS - 5
 
     def test_what_a_process_reserves_expires_when_it_dies(self, reservations, redis):
         async def run():

@@ -58,6 +58,8 @@ def test_settings_do_not_change():
     ("name", "value"),
     [
         ("PORT", "70000"),
+        ("VIDEO_URL_HOSTS", "https://a.example"),
+        ("PRIVATE_HOSTS", "a.example/x"),
         ("MAX_UPLOAD_BYTES", "0"),
         ("RESULT_TTL", "-1"),
         ("DEFAULT_MODEL", "A/b"),

@@ -13,6 +13,7 @@ BASH_SCRIPTS = (
     "scripts/environment",
     "scripts/fuzz",
     "scripts/load",
+    "scripts/node-packages",
     "scripts/settings-table",
     "scripts/test",
     ".ci/run",

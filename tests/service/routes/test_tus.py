@@ -8,7 +8,9 @@ import pytest
 
 from rollout_core.video.signatures import HEAD_BYTES
 from service import tus
-from service.ledger import ENTRIES_KEY
+from service.inventory import Inventory
+from service.ledger import ENTRIES_KEY, LEASES_KEY
+from service.maintenance import Reconciler
 from service.upload_store import UploadStore
 from tests.service.conftest import MP4
 
@@ -281,6 +283,64 @@ class TestEnd:
         assert patch(client, f"/v1/uploads/{name}", b"x").status_code == 404
 
 
+class TestAccounting:
+    @pytest.fixture
+    def entry(self, redis, settings, store):
+        """Return the ledger's entry of the only upload, after the leases and a count."""
+
+        def read():
+            redis.delete(LEASES_KEY)
+            Reconciler(store, Inventory(store), redis).reconcile()
+            ((_, text),) = redis.hgetall(ENTRIES_KEY).items()
+            own, shared, pending, *_ = map(int, text.split())
+            return own, shared, pending
+
+        return read
+
+    def test_all_bytes_count_although_nothing_writes(self, client, url, entry):
+        assert entry() == (SIZE, SIZE, SIZE)
+
+        patch(client, url, VIDEO[:3000])
+
+        assert entry() == (SIZE, SIZE, SIZE - 3000)
+
+    def test_a_complete_upload_counts_once(self, client, url, entry):
+        patch(client, url, VIDEO)
+
+        assert entry() == (SIZE, SIZE, 0)
+
+    def test_bytes_are_given_back_when_creation_fails(self, client, redis):
+        client.post(
+            "/v1/uploads",
+            content=bytes(3000),
+            headers={**SPEAKS, "Upload-Length": "4000", "Content-Type": tus.BODY_TYPE},
+        )
+
+        assert client.get("/v1/uploads").json()["uploads"] == []
+        assert redis.hlen(ENTRIES_KEY) == 0
+
+
+class TestOtherCalls:
+    def test_a_job_can_be_made_from_it(self, client, url, announce, uploads):
+        announce()
+        upload_id = url.removeprefix("/v1/uploads/")
+        assert client.get(url).json()["state"] == "receiving"
+        early = client.post("/v1/jobs", json={"upload": upload_id})
+        patch(client, url, VIDEO)
+
+        job = client.post("/v1/jobs", json={"upload": upload_id})
+
+        assert (early.status_code, early.json()["code"]) == (409, "upload_incomplete")
+        assert (job.status_code, job.json()["upload"]) == (202, upload_id)
+        assert client.get(url).json()["received_bytes"] == SIZE
+        check(client.delete(url, headers=SPEAKS), 409, "upload_in_use")
+        assert client.get("/v1/uploads").json()["uploads"][0]["state"] == "complete"
+
+    def test_the_plain_calls_answer_without_the_header(self, client, url):
+        assert client.head(url).headers["content-type"] == "application/json"
+        assert client.post("/v1/uploads", content=VIDEO).status_code == 201
+
+
 class TestOwner:
     @pytest.fixture
     def keyed(self, open_client, tmp_path):
@@ -298,6 +358,20 @@ class TestOwner:
         assert keyed.head(url, headers={**SPEAKS, **b}).status_code == 404
         assert keyed.delete(url, headers={**SPEAKS, **b}).status_code == 404
         assert patch(keyed, url, VIDEO, **a).status_code == 204
+
+    def test_a_key_that_is_revoked_meanwhile_completes_no_upload(self, keyed, uploads, tmp_path):
+        url = create(keyed, Authorization="Bearer a").headers["location"]
+
+        def body():
+            yield VIDEO[:3000]
+            (tmp_path / "keys.toml").write_text(f'[b]\nsha256 = "{"0" * 64}"\n')
+            yield VIDEO[3000:]
+
+        response = patch(keyed, url, body(), Authorization="Bearer a")
+
+        check(response, 401, "unauthorized")
+        (name,) = uploads.names()
+        assert not uploads.record(name).is_complete
 
     def test_no_byte_is_stored_without_a_key(self, keyed, uploads):
         assert create(keyed).status_code == 401
