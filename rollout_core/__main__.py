@@ -1,11 +1,10 @@
 """`rollout-explain VIDEO`: explains one video without a server."""
 
-import re
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from rollout_core.command import read_settings, require_extra, settings_config
 from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Queries, Stage
@@ -20,9 +19,6 @@ with require_extra("rollout-explain", "worker"):
     from rollout_core.model.checkpoints import load_named
     from rollout_core.model.devices import open_device
     from rollout_core.pipeline import compare_methods, explain_video
-
-PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\d+)")
-POINT = re.compile(r"(?P<x>[\d.]+):(?P<y>[\d.]+)@(?P<seconds>[\d.]+)")
 
 
 class Command(InputFlags, ExplainRequest, BaseSettings):
@@ -48,11 +44,6 @@ class Command(InputFlags, ExplainRequest, BaseSettings):
         description="Folder for the results.",
     )
     device: str = Field("auto", description="auto uses the GPU if there is one.")
-
-    @field_validator("query", mode="before")
-    @classmethod
-    def _read_queries(cls, value: Any) -> Any:
-        return list(map(_read_query, value)) if isinstance(value, list) else _read_query(value)
 
     @model_validator(mode="after")
     def _check_comparison(self) -> Self:
@@ -97,16 +88,6 @@ def explain(command: Command) -> None:
         print(f"{prediction.probability:7.2%}  {prediction.label}")
     for name in names:
         print(command.output / name)
-
-
-def _read_query(value: Any) -> Any:
-    """Return the fields of a query given in short form."""
-    if not isinstance(value, str) or value == "cls":
-        return value
-    match = PATCH.fullmatch(value) or POINT.fullmatch(value)
-    if match is None:
-        raise ValueError(f"{value!r} is not cls, [CLIP:]FRAME:ROW:COLUMN or X:Y@SECONDS")
-    return {name: text for name, text in match.groupdict().items() if text is not None}
 
 
 class _ProgressBar(tqdm):  # type: ignore[type-arg]

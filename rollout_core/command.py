@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+from rollout_core.error_texts import explain_errors
 
 if TYPE_CHECKING:
     from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,14 +57,16 @@ def read_settings(settings: type[S], arguments: Sequence[str] | None = None) -> 
     try:
         return CliApp.run(settings, cli_args=list(sys.argv[1:] if arguments is None else arguments))
     except ValidationError as error:
-        sys.exit(f"{settings.model_config.get('cli_prog_name')}: {describe_errors(error)}")
+        sys.exit(
+            f"{settings.model_config.get('cli_prog_name')}: {describe_errors(error, settings)}"
+        )
 
 
-def describe_errors(error: ValidationError) -> str:
+def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """Return in one line which values are invalid, and why."""
     return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"])))
-        for item in error.errors()
+        ": ".join(filter(None, (".".join(map(str, fault.path)), fault.message)))
+        for fault in explain_errors(error, model)
     )
 
 

@@ -12,15 +12,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     StrictInt,
     Tag,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from rollout_core.model.specs import Sampling
+from rollout_core.query_text import JSON_PATTERN, read_query
 
 RESULT_NAME = "result.json"
 ARCHIVE_NAME = "rollout.npz"
@@ -125,11 +130,26 @@ def _query_count(query: object) -> str:
     return "several" if isinstance(query, (list, tuple)) else "one"
 
 
+class _ShortForms:
+    """Adds the short forms of a query to the JSON schema of requests; answers never have them."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        described = handler(schema)
+        if handler.mode == "validation":
+            text = {"type": "string", "pattern": JSON_PATTERN, "examples": ["3:4:5", "320:180@2.5"]}
+            described["oneOf"].append(text)
+        return described
+
+
 Query = Annotated[
     Annotated[Literal["cls"], Tag("cls")]
     | Annotated[PatchQuery, Tag("patch")]
     | Annotated[PointQuery, Tag("point")],
     Discriminator(_query_kind),
+    BeforeValidator(read_query),
+    _ShortForms(),
 ]
 Queries = Annotated[
     Annotated[Query, Tag("one")]

@@ -164,7 +164,7 @@ def _parse(request: dict[str, Any]) -> ExplainRequest:
     try:
         return ExplainRequest(**request)
     except ValidationError as error:
-        raise InvalidRequest(describe_errors(error)) from error
+        raise InvalidRequest(describe_errors(error, ExplainRequest)) from error
 
 
 def _load(model: Any, device: str, settings: InputSettings | None) -> LoadedModel:

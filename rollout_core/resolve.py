@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from rollout_core.colormaps import is_colormap, suggest_colormap
 from rollout_core.contract import (
     MAX_FULL_ROLLOUT_TOKENS,
     OPTIONS_BY_METHOD,
@@ -98,7 +99,7 @@ def check_request(request: ExplainRequest, spec: ModelSpec) -> None:
 
     Raises:
         InvalidRequest: the model has no such layer, class or patch, a point is outside the span,
-            or a clip has too many tokens for `full_rollout`.
+            a clip has too many tokens for `full_rollout`, or no colormap has this name.
     """
     check_layer("start_layer", request.start_layer, spec.depth)
     if request.layer is not None:
@@ -113,6 +114,8 @@ def check_request(request: ExplainRequest, spec: ModelSpec) -> None:
             _check_time(query, *span)
     if request.full_rollout:
         check_tokens(spec.grid)
+    if request.overlay is not None:
+        _check_colormap(request.overlay.colormap)
 
 
 def check_layer(name: str, layer: int, depth: int) -> None:
@@ -141,6 +144,14 @@ def check_tokens(grid: tuple[int, int, int]) -> None:
     if tokens > MAX_FULL_ROLLOUT_TOKENS:
         raise InvalidRequest(
             f"full_rollout is for clips of up to {MAX_FULL_ROLLOUT_TOKENS} tokens, not of {tokens}"
+        )
+
+
+def _check_colormap(name: str) -> None:
+    """Raise InvalidRequest if no colormap has this name."""
+    if not is_colormap(name):
+        raise InvalidRequest(
+            f"overlay.colormap: no colormap is named {name!r}; {suggest_colormap(name)}"
         )
 
 

@@ -14,7 +14,7 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
-from service import cors, openapi, problems
+from service import cors, docs, openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
 from service.dependencies import Services, refuse_unknown_input
@@ -95,11 +95,10 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Space-time attention rollout of a TimeSformer, for a video that you upload.",
         version=version("timesformer-rollout"),
         openapi_tags=TAGS,
-        redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
         dependencies=[Depends(refuse_unknown_input)],
         lifespan=lifespan,
-        separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
     app.state.shutdown = Shutdown()
@@ -109,6 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_middleware(app, settings)
     problems.install(app)
     openapi.install(app)
+    docs.install(app)
     return app
 
 

@@ -3,7 +3,7 @@
 The dependencies are coroutines that do not wait: FastAPI would run plain functions in threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -15,6 +15,7 @@ from redis import Redis
 from starlette.requests import Request
 
 from rollout_core.jobs.store import ArtifactStore
+from rollout_core.suggestions import suggest_or_list
 from service.auth import ApiKeys, authenticate, is_api_path
 from service.deliveries import Deliverer
 from service.errors import JobNotFound, UploadNotFound
@@ -60,7 +61,10 @@ async def _owner_name(owner: Annotated[Owner | None, Depends(_owner)]) -> str | 
 
 
 async def _job_id(
-    job_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})],
+    job_id: Annotated[
+        str,
+        Path(description="`id` of a job.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}),
+    ],
 ) -> str:
     """Return the id; answer 404 to a malformed one, before it is used in a path."""
     if not JOB_ID.fullmatch(job_id):
@@ -69,7 +73,12 @@ async def _job_id(
 
 
 async def _upload_id(
-    upload_id: Annotated[str, Path(json_schema_extra={"pattern": f"^{UPLOAD_ID.pattern}$"})],
+    upload_id: Annotated[
+        str,
+        Path(
+            description="`id` of an upload.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"}
+        ),
+    ],
 ) -> str:
     """Return the id; answer 404 to a malformed one, before it is used in a path."""
     if not UPLOAD_ID.fullmatch(upload_id):
@@ -88,7 +97,7 @@ async def refuse_unknown_input(request: Request) -> None:
     route = cast(APIRoute, request.scope["route"])
     known = set(_query_names(route.dependant))
     names = [name for name, _ in request.query_params.multi_items()]
-    found = [(name, "unknown parameter") for name in names if name not in known]
+    found = [(name, _unknown(name, known)) for name in names if name not in known]
     found += [(name, "given more than once") for name in known if names.count(name) > 1]
     if found:
         raise RequestValidationError(
@@ -104,6 +113,14 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
     yield from (field.alias for field in dependant.query_params)
     for below in dependant.dependencies:
         yield from _query_names(below)
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    """Return why a query parameter is refused, and which ones there are."""
+    names = sorted(known)
+    if not names:
+        return "this call has no parameters"
+    return f"no such parameter; {suggest_or_list(name, names, what='the parameters are')}"
 
 
 async def authenticate_again(request: Request, services: Services) -> Owner | None:

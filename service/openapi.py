@@ -5,15 +5,21 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from rollout_core.contract import JobOptions, JobRequest
 from rollout_core.errors import RolloutError
-from service import auth
+from service import auth, openapi_rules
 from service.errors import Unauthorized
-from service.problems import MEDIA_TYPE, Problem, status_of
+from service.openapi_examples import (
+    add_examples,
+    plain_problem_example,
+    problem_example,
+)
+from service.openapi_rules import SCHEMAS
+from service.problems import MEDIA_TYPE, Problem, all_codes, status_of
 from service.uploads import REQUEST_PART, VIDEO_PART
-
-_SCHEMAS = "#/components/schemas/"
 
 VIDEO_TYPES = (
     "video/mp4",
@@ -27,32 +33,46 @@ VIDEO_TYPES = (
 
 UPLOAD_FORM: dict[str, Any] = {
     "required": True,
+    "description": "A form with the video, or JSON that names a video which the service has.",
     "content": {
         "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [VIDEO_PART],
-                "additionalProperties": False,
-                "properties": {
-                    VIDEO_PART: {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "MP4, MOV, Matroska, WebM, AVI or MPEG-TS.",
-                    },
-                    REQUEST_PART: {"$ref": f"{_SCHEMAS}JobOptions"},
-                },
-            },
+            "schema": {"$ref": f"{SCHEMAS}JobForm"},
             "encoding": {
                 VIDEO_PART: {"contentType": ", ".join(VIDEO_TYPES)},
                 REQUEST_PART: {"contentType": "application/json"},
             },
         },
-        "application/json": {"schema": {"$ref": f"{_SCHEMAS}JobRequest"}},
+        "application/json": {"schema": {"$ref": f"{SCHEMAS}JobRequest"}},
     },
 }
-"""The body of the call that creates a job; the route reads it from the raw stream."""
+"""The bodies of the call that creates a job; the route reads them from the raw stream."""
 
-_VIDEO_SCHEMA = UPLOAD_FORM["content"]["multipart/form-data"]["schema"]["properties"][VIDEO_PART]
+REQUEST_MODELS: tuple[type[BaseModel], ...] = (JobOptions, JobRequest)
+"""Models of the bodies that routes read themselves. FastAPI does not see them."""
+
+JOB_FORM: dict[str, Any] = {
+    "type": "object",
+    "description": "A video, and what to explain of it.",
+    "required": [VIDEO_PART],
+    "additionalProperties": False,
+    "properties": {
+        VIDEO_PART: {
+            "type": "string",
+            "format": "binary",
+            "description": "MP4, MOV, Matroska, WebM, AVI or MPEG-TS.",
+        },
+        REQUEST_PART: {"$ref": f"{SCHEMAS}JobOptions"},
+    },
+}
+
+INFO = {
+    "description": "Upload a video, follow its job until it ends, and fetch the files of its "
+    "result: heat maps, a contact sheet, an overlay video and arrays. Errors are problem documents "
+    "(RFC 9457) whose `code` is stable. Answers may get more fields in later versions; a request "
+    "with a field that does not exist is refused.",
+    "contact": {"name": "The TimeSformer rollout authors"},
+    "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+}
 
 JOB_EVENTS: dict[str, Any] = {
     "description": "A stream of events, each with an id: `state` and `end`, whose data is the Job; "
@@ -64,15 +84,8 @@ JOB_EVENTS: dict[str, Any] = {
 VIDEO_BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/octet-stream": {"schema": _VIDEO_SCHEMA},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [VIDEO_PART],
-                "additionalProperties": False,
-                "properties": {VIDEO_PART: _VIDEO_SCHEMA},
-            },
-            "encoding": {VIDEO_PART: {"contentType": ", ".join(VIDEO_TYPES)}},
+        "application/octet-stream": {
+            "schema": JOB_FORM["properties"][VIDEO_PART],
         },
     },
 }
@@ -109,14 +122,13 @@ def headers(*names: str) -> dict[str, Any]:
 
 def problems(*errors: type[RolloutError]) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of a route's error answers, for its `responses`."""
-    titles: dict[int, list[str]] = {}
+    by_status: dict[int, list[type[RolloutError]]] = {}
     for error in errors:
-        titles.setdefault(status_of(error), []).append(f"`{error.code}`: {error.title}")
+        by_status.setdefault(status_of(error), []).append(error)
     described: dict[int | str, dict[str, Any]] = {
-        str(status): _problem(". ".join(titles[status]), *_HEADERS_OF_PROBLEMS.get(status, ()))
-        for status in sorted(titles)
+        str(status): _problem(status, by_status[status]) for status in sorted(by_status)
     }
-    return {**described, "default": _problem("Any other error")}
+    return {**described, "default": _problem(500, [RolloutError], "Any other error")}
 
 
 def install(app: FastAPI) -> None:
@@ -142,14 +154,23 @@ def _build(app: FastAPI) -> dict[str, Any]:
         summary=app.summary,
         routes=app.routes,
         tags=app.openapi_tags,
-        separate_input_output_schemas=app.separate_input_output_schemas,
+        servers=[{"url": "/", "description": "The service that sent this document"}],
+        separate_input_output_schemas=True,
     )
-    for model in (Problem, JobOptions, JobRequest):
-        schema = model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
-        definitions = schema.pop("$defs")
-        document["components"]["schemas"].update({**definitions, model.__name__: schema})
-    _strip_item_schemas(document)
+    document["info"].update(INFO)
+    answers = {**document["components"]["schemas"], **_schemas_of(Problem, mode="serialization")}
+    answers["Problem"]["properties"]["code"]["enum"] = sorted(all_codes())
+    requests = {**_schemas_of(*REQUEST_MODELS, mode="validation"), "JobForm": JOB_FORM}
+    document["components"]["schemas"] = openapi_rules.join(
+        openapi_rules.answer_schemas(answers, partial=frozenset({"Problem"})), requests
+    )
     _require_keys(document)
+    _strip_item_schemas(document)
+    openapi_rules.simplify(document)
+    openapi_rules.forbid_null_parameters(document)
+    openapi_rules.add_optional_parameters(document)
+    openapi_rules.describe_operations(document)
+    add_examples(document)
     return document
 
 
@@ -162,18 +183,40 @@ def _strip_item_schemas(document: dict[str, Any]) -> None:
                     content.pop("itemSchema", None)
 
 
+def _schemas_of(*models: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
+    """Return the schemas of models, and of all models in them, by name."""
+    _, found = models_json_schema(
+        [(model, mode) for model in models], ref_template=f"{SCHEMAS}{{model}}"
+    )
+    definitions: dict[str, Any] = found["$defs"]
+    return definitions
+
+
 def _require_keys(document: dict[str, Any]) -> None:
-    """Describe that the calls below `API_PREFIX` need a key."""
+    """Describe that the calls below `API_PREFIX` need a key, and that others need none."""
     document["components"]["securitySchemes"] = {"key": KEY_SCHEME}
     refused = problems(Unauthorized)["401"]
-    for path, operations in document["paths"].items():
+    bad_request = _problem(400, [], "The request is not valid HTTP")
+    example = plain_problem_example(400, "bad_request", "Bad Request", "invalid HTTP request")
+    bad_request["content"][MEDIA_TYPE]["examples"] = {"bad_request": example}
+    for path, _, operation in openapi_rules.operations(document):
         if path.startswith(auth.API_PREFIX):
-            for operation in operations.values():
-                operation["security"] = [{"key": []}]
-                operation["responses"]["401"] = refused
+            operation["security"] = [{"key": []}]
+            operation["responses"]["401"] = refused
+        else:
+            operation["security"] = []
+            operation["responses"]["400"] = bad_request
 
 
-def _problem(description: str, *names: str) -> dict[str, Any]:
-    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}
-    described = {"headers": headers(*names)} if names else {}
-    return {"description": description, "content": content, **described}
+def _problem(
+    status: int, errors: list[type[RolloutError]], description: str | None = None
+) -> dict[str, Any]:
+    examples = {error.code: problem_example(error, status) for error in errors}
+    schema = {"$ref": f"{SCHEMAS}Problem"}
+    names = () if description else _HEADERS_OF_PROBLEMS.get(status, ())
+    titles = ". ".join(f"`{error.code}`: {error.title}" for error in errors)
+    described: dict[str, Any] = {
+        "description": description or titles,
+        "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+    }
+    return {**described, "headers": headers(*names)} if names else described

@@ -14,7 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from rollout_core import errors as core_errors
 from rollout_core.contract import Frozen
+from rollout_core.error_texts import explain
 from rollout_core.errors import (
     InvalidRequest,
     JobEnded,
@@ -25,6 +27,7 @@ from rollout_core.errors import (
     UnsupportedContainer,
 )
 from rollout_core.jobs.store import unavailable
+from service import errors as service_errors
 from service.errors import (
     IdempotencyInProgress,
     MalformedUpload,
@@ -56,8 +59,16 @@ MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
 MAX_FIELD_LENGTH = 100
 BUG = "internal error of the service"
-PREFACE = "Value error, "
-"""Pydantic puts this before the messages of our own validators."""
+
+PLAIN_CODES = (
+    "bad_request",
+    "method_not_allowed",
+    "not_found",
+    "request_timeout",
+    "shutting_down",
+    "too_many_connections",
+)
+"""Codes of problems that have no class: HTTP itself, and the server below the routes."""
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +144,13 @@ def status_of(error: type[RolloutError]) -> int:
     return next(CORE_STATUS[ancestor] for ancestor in error.__mro__ if ancestor in CORE_STATUS)
 
 
+def all_codes() -> set[str]:
+    """Return the code of every problem that an answer can have."""
+    found = (item for module in (core_errors, service_errors) for item in vars(module).values())
+    classes = (item for item in found if isinstance(item, type) and issubclass(item, RolloutError))
+    return {*PLAIN_CODES, *(error.code for error in classes)}
+
+
 def problem_of(error: RolloutError) -> ProblemResponse:
     """Return the answer to a request that failed with `error`."""
     status = status_of(type(error))
@@ -186,7 +204,7 @@ def _on_invalid(_: Request, error: RequestValidationError) -> Response:
 def _field_errors(errors: Iterable[Any]) -> Iterator[FieldError]:
     for error in errors:
         field = ".".join(str(step)[:MAX_FIELD_LENGTH] for step in error["loc"])
-        yield FieldError(field=field, message=error["msg"].removeprefix(PREFACE))
+        yield FieldError(field=field, message=explain(error) if "type" in error else error["msg"])
 
 
 def _on_http_exception(request: Request, error: HTTPException) -> Response:

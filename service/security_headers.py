@@ -11,8 +11,12 @@ NO_SCRIPTS = (
 )
 """Policy of every call of the API. A picture or a video opened in a tab needs the middle three."""
 
-NO_FRAMES = "frame-ancestors 'none'"
-"""Policy of the documentation, which loads its scripts from elsewhere."""
+OWN_SCRIPTS = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Policy of the documentation: scripts of this service only, and none within a page."""
 
 
 class SecurityHeaders:
@@ -26,7 +30,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        policy = NO_SCRIPTS if is_api_path(scope) else NO_FRAMES
+        policy = NO_SCRIPTS if is_api_path(scope) else OWN_SCRIPTS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

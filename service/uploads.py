@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from rollout_core.contract import Frozen, JobOptions, JobRequest
+from rollout_core.error_texts import explain_errors
 from rollout_core.jobs.store import unavailable
 from service.errors import (
     EmptyUpload,
@@ -33,6 +34,7 @@ from service.upload_store import Received
 VIDEO_PART = "video"
 REQUEST_PART = "request"
 PARTS = frozenset({VIDEO_PART, REQUEST_PART})
+EXPECTED = f"its parts are {VIDEO_PART!r} (the file) and {REQUEST_PART!r} (JSON)"
 CHARSET_PART = "_charset_"
 """Name of a field that browsers fill with the form's encoding. It is ignored."""
 
@@ -187,7 +189,7 @@ class _Form:
         if not self._complete:
             raise MalformedUpload("the form ends before its last boundary")
         if VIDEO_PART not in self._seen:
-            raise InvalidForm(f"the form has no part named {VIDEO_PART!r}")
+            raise InvalidForm(f"the form has no part named {VIDEO_PART!r}; {EXPECTED}")
 
     def _on_part_begin(self) -> None:
         self._disposition = b""
@@ -222,14 +224,18 @@ class _Form:
         elif (
             self._part != CHARSET_PART and end > start
         ):  # an empty part, as a button's, has no data
-            raise InvalidForm(f"the form has an unexpected part {self._part[:64]!r}")
+            raise InvalidForm(
+                f"the form has an unexpected part {self._part[:48]!r}; {_expect(self._part)}"
+            )
 
     def _on_part_end(self) -> None:
         if self._part == VIDEO_PART:
             try:
                 self.video.finish()
             except EmptyUpload as error:
-                raise InvalidForm(f"the part {VIDEO_PART!r} is empty") from error
+                raise InvalidForm(
+                    f"the part {VIDEO_PART!r} is empty; it must have the file"
+                ) from error
 
     def _on_end(self) -> None:
         self._complete = True
@@ -240,11 +246,20 @@ class _Form:
             raise InvalidForm(f"the part {REQUEST_PART!r} has over {MAX_REQUEST_BYTES} bytes")
 
 
+def _expect(part: str) -> str:
+    """Return which parts a form has, for a part that it does not have."""
+    if part in JobOptions.model_fields:
+        return f"put this field into the JSON of the part {REQUEST_PART!r}"
+    return EXPECTED
+
+
 def _boundary(request: Request) -> bytes:
     require_not_encoded(request)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
-        raise NotMultipart("the body must be multipart/form-data")
+        raise NotMultipart(
+            f"the body must be multipart/form-data, with the file in the part {VIDEO_PART!r}"
+        )
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise MalformedUpload("the Content-Type names no boundary")
@@ -270,8 +285,10 @@ def _parse(model: type[Model], text: bytes | None, *place: str) -> Model:
         repeated = {"loc": (*place, str(error)), "msg": "given more than once"}
         raise RequestValidationError([repeated]) from error
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        located = [{**item, "loc": (*place, *item["loc"]) or ("body",)} for item in details]
+        faults = explain_errors(error, model)
+        located = [
+            {"loc": (*place, *item.path) or ("body",), "msg": item.message} for item in faults
+        ]
         raise RequestValidationError(located) from error
 
 

@@ -23,6 +23,7 @@ from rollout_core.jobs.redis_records import (
 )
 from rollout_core.jobs.schemas import ServedModel, WaitingFor
 from rollout_core.model.specs import ModelSpec
+from rollout_core.suggestions import suggest
 from service.errors import CheckpointsDiffer, ModelUnavailable
 
 UNMEASURED_SECONDS_PER_JOB = 1.0
@@ -197,7 +198,8 @@ def _only(announcements: Iterable[Announcement]) -> str | None:
 
 
 def _raise_unknown(model: str, known: list[str], *, is_passing: bool) -> NoReturn:
-    detail = f"{model!r} is not known; known: {', '.join(known)}"
+    hint = suggest(model, known)
+    detail = f"{model!r} is not known; known: {', '.join(known)}" + (f"; {hint}" if hint else "")
     if is_passing:
         raise ModelUnavailable(f"{detail}; no worker has announced it yet, or not again")
     raise UnknownModel(detail)

@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rollout_core.errors import InvalidRequest, UnknownModel
+from rollout_core.suggestions import suggest_or_list
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 SAMPLING_RATE_HZ = 30.0
@@ -104,8 +105,17 @@ class ModelSpec(BaseModel):
             )
         index = target if isinstance(target, int) else self._indices.get(target, -1)
         if not 0 <= index < self.classes:
-            raise InvalidRequest(f"{self.name} has no class {target!r}; it has {self.classes}")
+            hint = self._suggest_class(target)
+            raise InvalidRequest(
+                f"{self.name} has no class {target!r}; it has {self.classes}"
+                + (f"; {hint}" if hint else "")
+            )
         return index
+
+    def _suggest_class(self, target: int | str) -> str:
+        if isinstance(target, int) or target.isdecimal():
+            return f"the indices are 0 to {self.classes - 1}"
+        return suggest_or_list(target, self._names, what="the labels are")
 
     @property
     def _indices(self) -> dict[str, int]:

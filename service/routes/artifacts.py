@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Header
+from fastapi import Path as Parameter
 from starlette.responses import FileResponse, MalformedRangeHeader, Response
 from starlette.responses import RangeNotSatisfiable as StarletteRangeNotSatisfiable
 
@@ -72,10 +73,12 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 @in_pool("artifact")
 def get_artifact(
     job_id: JobIdDep,
-    name: str,
+    name: Annotated[str, Parameter(description="`name` of an artifact.", examples=["sheet.png"])],
     services: ServicesDep,
     owner: OwnerNameDep,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="An ETag that you have; if it is current, 304.")
+    ] = None,
 ) -> Response:
     """Fetch `result.json`, `rollout.npz`, `sheet.png`, `overlay.mp4` or `faithfulness.png`.
 
@@ -120,7 +123,8 @@ def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
     for artifact in job.result.artifacts:
         if artifact.name == name and (path := store.artifact_path(job.id, name)):
             return path, artifact
-    raise ArtifactNotFound("the job has no artifact of this name")
+    names = ", ".join(artifact.name for artifact in job.result.artifacts)
+    raise ArtifactNotFound(f"the job has no artifact of this name; it has {names}")
 
 
 def not_modified(if_none_match: str, etag: str) -> bool:

@@ -151,7 +151,7 @@ def list_jobs(
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     tag: Annotated[JobTag | None, Query(description="Only jobs with this tag.")] = None,
     model: Annotated[ModelName | None, Query(description="Only jobs for this model.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most jobs on the page.")] = 50,
     cursor: Annotated[
         str | None, Query(pattern=CURSOR, description="`next_cursor` of the previous page.")
     ] = None,

@@ -91,7 +91,7 @@ async def create_upload(
 def list_uploads(
     services: ServicesDep,
     owner: OwnerNameDep,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most uploads on the page.")] = 50,
     cursor: Annotated[
         str | None, Query(pattern=CURSOR, description="`next_cursor` of the previous page.")
     ] = None,

@@ -141,7 +141,7 @@ def test_schemathesis_finds_nothing(service, video, tmp_path):
         env={**os.environ, **hooks, **files},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
     assert done.returncode == 0, done.stdout[-20_000:]

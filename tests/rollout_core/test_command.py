@@ -34,8 +34,8 @@ def test_every_invalid_setting_is_named_in_one_line():
     with pytest.raises(SystemExit) as caught:
         read_settings(Settings, ["--max-clips", "0", "--min-frames", "none"])
     line = str(caught.value)
-    assert line.startswith("rollout-example: max_clips: Input should be greater")
-    assert "; min_frames: Input should be a valid integer" in line
+    assert line.startswith("rollout-example: max_clips: must be greater")
+    assert "; min_frames: must be a whole number" in line
     assert "\n" not in line
 
 

@@ -205,7 +205,7 @@ def test_query_is_one_token_or_several(query: Any, queries: tuple[Query, ...]):
     [
         ({"frame": 1, "row": 2}, "query.one.patch.column"),
         (["cls", {"x": 1, "y": 2}], "query.several.1.point.seconds"),
-        ("patch", "query.one.cls"),
+        ("patch", "query.one"),
     ],
 )
 def test_query_error_names_only_the_intended_kind(query: Any, place: str):

@@ -145,11 +145,11 @@ def test_command_draws_a_comparison_of_methods(tmp_path: Path):
     [
         (("notes.txt",), "mov, mp4"),
         (("missing.mp4",), "missing.mp4"),
-        ((str(SAMPLE_PATH), "--discard-ratio", "2"), "discard_ratio: Input should be less than 1"),
+        ((str(SAMPLE_PATH), "--discard-ratio", "2"), "discard_ratio: must be less than 1"),
         ((str(SAMPLE_PATH), "--model", "timesformer-k400"), "needs a checkpoint"),
         ((str(SAMPLE_PATH), "--start-layer", "4"), "the model has 4 layers"),
         ((str(SAMPLE_PATH), "--overlay.colormap", "none-such"), "none-such"),
-        ((str(SAMPLE_PATH), "--query", "1:2"), "query: Value error, '1:2' is not cls,"),
+        ((str(SAMPLE_PATH), "--query", "1:2"), "query.0: this is not a query: write 'cls',"),
         ((str(SAMPLE_PATH), "--query", "8:0:0"), "frame is 8, but the last one is 7"),
         ((str(SAMPLE_PATH), "--target", "left"), "target is for gradient_rollout"),
         ((str(SAMPLE_PATH), "--compare", "rollout"), "compare is for methods other than rollout"),

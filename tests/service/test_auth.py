@@ -12,6 +12,7 @@ import pytest
 from service import auth as auth_module
 from service.app import create_app
 from service.auth import ApiKeys, KeysFileError
+from service.docs import DOCUMENT_PATH, FILES, PAGE_PATH
 from service.keys import main
 from service.settings import Settings
 from service.usage import Owner
@@ -206,7 +207,7 @@ class TestCommand:
         assert capsys.readouterr().out == ""
 
 
-OPEN = {"/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+OPEN = {"/livez", "/readyz", DOCUMENT_PATH, *(PAGE_PATH + path for path in FILES)}
 """Paths that need no key."""
 
 

@@ -122,12 +122,14 @@ def test_urls_begin_with_the_root_path(start, folder, mp4, keeps, redis, store, 
             artifacts = [client.get(item["url"]) for item in job["result"]["artifacts"]]
             document = client.get("/explain/openapi.json").json()
             docs = client.get("/explain/docs")
+            script = client.get("/explain/docs/start.js")
 
     assert made.headers["location"] == f"/explain/v1/jobs/{job['id']}"
     assert {artifact.status_code for artifact in artifacts} == {200}
     assert len(artifacts) == 5
-    assert document["servers"] == [{"url": "/explain"}]
-    assert "/explain/openapi.json" in docs.text
+    assert [server["url"] for server in document["servers"]] == ["/explain"]
+    assert 'src="docs/start.js"' in docs.text  # relative, so it is below the root path too
+    assert 'url: "openapi.json"' in script.text
 
 
 def test_nginx_reaches_a_unix_socket(start, folder, tmp_path):

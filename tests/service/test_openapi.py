@@ -1,12 +1,19 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from rollout_core import errors as core_errors
+from rollout_core.contract import JobOptions
+from rollout_core.errors import RolloutError
+from service import errors as service_errors
 from service.app import create_app
 from service.openapi import render
+from service.openapi_rules import SCHEMAS, walk
 from service.settings import Settings
 
 COMMITTED = Path(__file__).parents[2] / "openapi" / "openapi.json"
@@ -21,6 +28,22 @@ def operations(document):
     for path, item in document["paths"].items():
         for method, operation in item.items():
             yield f"{method.upper()} {path}", operation
+
+
+def schemas(document, *, of):
+    """Return the names of all schemas that requests or answers lead to."""
+    part = "requestBody" if of == "requests" else "responses"
+    found, new = set(), references([item.get(part) for _, item in operations(document)])
+    while new:
+        found |= new
+        inner = [document["components"]["schemas"][name] for name in new]
+        new = references(inner) - found
+    return found
+
+
+def references(node):
+    found = (item.get("$ref") for item in walk(node))
+    return {ref.removeprefix(SCHEMAS) for ref in found if isinstance(ref, str)}
 
 
 def test_the_committed_document_is_the_apps(document):
@@ -70,9 +93,9 @@ def test_every_error_is_a_problem_document(document):
         errors = {status for status in operation["responses"] if status[0] not in "123"}
         assert "default" in errors, name
         for status in errors:
-            assert operation["responses"][status]["content"] == {
-                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-            }, name
+            (kind, content), *others = operation["responses"][status]["content"].items()
+            assert (kind, others) == ("application/problem+json", []), name
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, name
 
 
 def test_only_calls_below_the_prefix_need_a_key(document):
@@ -80,7 +103,7 @@ def test_only_calls_below_the_prefix_need_a_key(document):
     assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
     for call, operation in operations(document):
         guarded = " /v1/" in call
-        assert operation.get("security") == ([{name: []}] if guarded else None), call
+        assert operation["security"] == ([{name: []}] if guarded else []), call
         assert ("401" in operation["responses"]) == guarded, call
 
 
@@ -114,9 +137,10 @@ def test_the_upload_is_a_form_of_a_file_and_json(document):
     content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]
 
-    assert form["schema"]["required"] == ["video"]
-    assert form["schema"]["properties"]["video"]["format"] == "binary"
-    assert form["schema"]["properties"]["request"]["$ref"].endswith("/JobOptions")
+    schema = document["components"]["schemas"][form["schema"]["$ref"].removeprefix(SCHEMAS)]
+    assert schema["required"] == ["video"]
+    assert schema["properties"]["video"]["format"] == "binary"
+    assert schema["properties"]["request"]["$ref"].endswith("/JobOptions")
     assert form["encoding"]["request"] == {"contentType": "application/json"}
     assert form["encoding"]["video"]["contentType"].startswith("video/mp4, ")
 
@@ -133,3 +157,154 @@ def test_every_reference_leads_somewhere(document):
 def test_it_is_served(client, document):
     assert client.get("/openapi.json").json() == document
     assert client.get("/docs").status_code == 200
+
+
+def test_every_error_code_is_in_the_enum(document):
+    codes = set(document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+
+    for module in (core_errors, service_errors):
+        for item in vars(module).values():
+            if isinstance(item, type) and issubclass(item, RolloutError):
+                assert item.code in codes, item
+    assert {"not_found", "method_not_allowed", "bad_request", "shutting_down"} <= codes
+
+
+def test_codes_of_answers_without_a_class_are_in_the_enum(document):
+    """Such codes are written as texts in the calls of `ProblemResponse`."""
+    codes = set(document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    sources = Path(create_app.__code__.co_filename).parent.rglob("*.py")
+    call = re.compile(r'(?:ProblemResponse|_refuse)\(\s*\d{3},\s*"(\w+)"')
+    written = {code for path in sources for code in call.findall(path.read_text(encoding="utf-8"))}
+
+    assert {"shutting_down", "too_many_connections", "bad_request"} <= written <= codes
+
+
+def test_a_request_refuses_unknown_fields_and_may_leave_out_defaults(document):
+    for name in schemas(document, of="requests"):
+        schema = document["components"]["schemas"][name]
+        if schema.get("type") == "object":
+            assert schema["additionalProperties"] is False, name
+    assert "required" not in document["components"]["schemas"]["JobOptions"]
+
+
+def test_an_answer_has_all_its_fields_and_may_grow(document):
+    names = schemas(document, of="answers")
+    for name in names:
+        schema = document["components"]["schemas"][name]
+        for node in walk(schema):
+            assert node.get("additionalProperties") is not False, name
+        if schema.get("type") == "object" and name != "Problem":
+            assert schema["required"] == list(schema["properties"]), name
+    assert not {"JobOptions", "OverlayInput"} & names
+
+
+def test_nothing_is_written_that_a_generator_drops(document):
+    for node in walk([document["components"]["schemas"], document["paths"]]):
+        assert not isinstance(node.get("const"), str)
+        assert not isinstance(node.get("prefixItems"), list)
+
+
+def test_an_operation_with_several_bodies_has_an_optional_parameter(document):
+    for name, operation in operations(document):
+        if len(operation.get("requestBody", {}).get("content", ())) > 1:
+            assert not all(item["required"] for item in operation["parameters"]), name
+
+
+def test_defaults_are_in_the_descriptions(document):
+    for node in walk(document["components"]["schemas"]):
+        assert not (node.keys() & {"type", "anyOf", "oneOf", "$ref"} and "default" in node)
+    fields = document["components"]["schemas"]["JobOptions"]["properties"]
+    assert fields["discard_ratio"]["description"].endswith(" Default: `0.0`.")
+    overlay = document["components"]["schemas"]["JobOptions"]["properties"]["overlay"]
+
+    assert 'Default: `{"colormap": "turbo"' in overlay["description"]
+
+
+def test_every_schema_has_examples_that_are_valid(document):
+    for name, schema in document["components"]["schemas"].items():
+        assert schema.get("examples"), f"add an example of {name} to service/examples.json"
+        for example in schema["examples"]:
+            validate(document, {"$ref": f"{SCHEMAS}{name}"}, example)
+
+
+def test_every_operation_has_examples_that_are_valid(document):
+    for name, operation in operations(document):
+        bodies = operation.get("requestBody", {}).get("content", {})
+        answers = [answer.get("content", {}) for answer in operation["responses"].values()]
+        for kind, content in [pair for part in (bodies, *answers) for pair in part.items()]:
+            examples = [item["value"] for item in content.get("examples", {}).values()]
+            examples += [content["example"]] if "example" in content else []
+            assert examples or not kind.endswith("json"), (name, kind)
+            for example in examples:
+                validate(document, content["schema"], example)
+
+
+def validate(document, schema, value):
+    whole = {"components": document["components"], **schema}
+    faults = Draft202012Validator(whole).iter_errors(value)
+    assert [f"{'.'.join(map(str, fault.path))}: {fault.message}" for fault in faults] == []
+
+
+def test_the_examples_of_a_request_are_accepted(client, announce, mp4, document):
+    announce("moving-shapes", labels=("left", "right", "up"))
+    form = document["components"]["schemas"]["JobForm"]["examples"]
+    options = document["components"]["schemas"]["JobOptions"]["examples"]
+
+    for example in [*(item["request"] for item in form), *options]:
+        files = {"video": mp4, "request": (None, json.dumps(example), "application/json")}
+        assert client.post("/v1/jobs", files=files).status_code == 202, example
+
+
+def test_every_request_field_is_described(document):
+    for name in ("JobOptions", "JobRequest"):
+        fields = document["components"]["schemas"][name]["properties"]
+        assert fields.keys() >= JobOptions.model_fields.keys()
+        assert [
+            field for field, described in fields.items() if not described.get("description")
+        ] == []
+
+
+def test_a_summary_says_what_happens(document):
+    for name, operation in operations(document):
+        summary = operation["summary"]
+        assert len(summary.split()) >= 3, name
+        assert len(summary) < 120, name
+        assert not re.search(r"[.`](\s|$)", summary), name
+        assert operation["description"].replace("`", "").startswith(summary), name
+
+
+def test_every_parameter_is_described_and_never_null(document):
+    for name, operation in operations(document):
+        for parameter in operation.get("parameters", ()):
+            assert parameter["description"], (name, parameter["name"])
+            assert "anyOf" not in parameter["schema"], (name, parameter["name"])
+
+
+def test_operations_are_named_like_functions(document):
+    names = [operation["operationId"] for _, operation in operations(document)]
+
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)+", name)
+
+
+def test_answers_are_described(document):
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            assert response["description"] not in ("", "Successful Response"), (name, status)
+
+
+def test_bytes_come_before_json_where_both_are_possible(document):
+    """A generator that reads only one of several media types takes the first."""
+    artifact = document["paths"]["/v1/jobs/{job_id}/artifacts/{name}"]["get"]["responses"]["200"]
+
+    assert next(iter(artifact["content"])) == "application/octet-stream"
+    assert "application/json" in artifact["content"]
+
+
+def test_who_made_it_and_where_it_runs_is_told(document):
+    assert document["openapi"] == "3.1.0"
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+    assert document["info"]["contact"]["name"]
+    assert document["info"]["description"]
+    assert [server["url"] for server in document["servers"]] == ["/"]

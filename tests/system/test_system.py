@@ -39,7 +39,7 @@ def test_a_shifting_worker_serves_another_model_after_each_start(system):
 
 
 def test_an_api_that_cannot_start_shows_why(system):
-    with pytest.raises(AssertionError, match="port: Input should be less than"):
+    with pytest.raises(AssertionError, match="port: must be less than"):
         system.api("--port", "70000")
     system.processes.pop().take_down()
 

@@ -215,7 +215,7 @@ def test_worker_can_be_stopped_while_its_engine_loads(start, redis):
     [
         (["--engine", "fake", "--model", "none"], "no fake is called 'none'", UNUSABLE_STATUS),
         (["--model", "x=/no/such/file.pyth"], "/no/such/file.pyth", UNUSABLE_STATUS),
-        (["--engine", "guess"], "engine: Input should be 'torch' or 'fake'", 1),
+        (["--engine", "guess"], "engine: must be torch or fake", 1),
     ],
 )
 def test_worker_that_cannot_start_prints_one_line(start, redis, log, flags, text, status):
