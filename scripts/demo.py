@@ -1,27 +1,25 @@
 """The client behind scripts/demo: one video through a service of its own, results in demo-output/.
 
-Start it through scripts/demo, which makes the environment first. It reaches the service over
-HTTP alone, so it is also an example of a client.
+Start it through scripts/demo, which makes the environment first. It reaches the service through
+`RolloutClient` alone, so it is also an example of its use.
 """
 # ruff: noqa: T201 (a program for people prints)
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from hashlib import sha256
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from typing import Any
 
 from tqdm import tqdm
+
+from rollout_core.client import ClientError, NoResult, RolloutApiError, RolloutClient
+from rollout_core.jobs.schemas import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "rollout_core" / "demo" / "sample.mp4"
@@ -31,64 +29,11 @@ NAMES = ("result.json", "rollout.npz", "overlay.mp4", "sheet.png")
 START_SECONDS = 180
 STOP_SECONDS = 60
 POLL_SECONDS = 0.2
-TIMEOUT_SECONDS = 60
-CHUNK_BYTES = 1 << 20
 BAR = "  {desc:<8}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} [{elapsed}]"
 
 
 class DemoError(Exception):
     """What stops the demo; the message is all that is shown."""
-
-
-class Client:
-    """The calls of the HTTP contract that the demo needs."""
-
-    def __init__(self, url: str) -> None:
-        self._host = urlsplit(url).netloc
-
-    def get(self, path: str) -> dict[str, Any]:
-        """Return the JSON that `path` answers."""
-        with self._call("GET", path) as response:
-            answer: dict[str, Any] = json.load(response)
-        return answer
-
-    def create_job(self, video: Path) -> dict[str, Any]:
-        """Upload a video, streamed, and return its new job."""
-        boundary = uuid.uuid4().hex
-        head = (
-            f"--{boundary}\r\nContent-Disposition: form-data; "
-            'name="video"; filename="video"\r\nContent-Type: application/octet-stream\r\n\r\n'
-        ).encode()
-        tail = f"\r\n--{boundary}--\r\n".encode()
-        headers = {
-            "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(len(head) + video.stat().st_size + len(tail)),
-        }
-        with video.open("rb") as file:
-            parts = _parts(head, file, tail)
-            with self._call("POST", "/v1/jobs", body=parts, headers=headers) as response:
-                job: dict[str, Any] = json.load(response)
-        return job
-
-    def download(self, path: str, target: Path) -> str:
-        """Write what `path` answers to `target`, and return its SHA-256."""
-        digest = sha256()
-        with self._call("GET", path) as response, target.open("wb") as file:
-            while chunk := response.read(CHUNK_BYTES):
-                digest.update(chunk)
-                file.write(chunk)
-        return digest.hexdigest()
-
-    @contextmanager
-    def _call(self, method: str, path: str, **kwargs: Any) -> Iterator[HTTPResponse]:
-        with closing(HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)) as connection:
-            # A refused upload is answered, and cut off, before all of it is sent.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, path, **kwargs)
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise DemoError(f"{method} {path}: {_problem(response)}")
-            yield response
 
 
 class StageBars:
@@ -136,48 +81,40 @@ def standalone_service(folder: Path) -> Iterator[str]:
         _stop(process)
 
 
-def follow(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+def follow(client: RolloutClient, job: Job) -> Job:
     """Show the progress of a job, a bar for each stage; return the job when it has ended."""
     bars = StageBars()
     try:
-        while job["state"] in ("queued", "running"):
-            time.sleep(POLL_SECONDS)
-            job = client.get(f"/v1/jobs/{job['id']}")
-            if job["state"] == "running" and job["progress"]:
-                bars.show(**job["progress"])
+        for event in client.events(job):
+            job = event.job or job
+            if event.progress is not None:
+                bars.show(**event.progress.model_dump())
     finally:
-        bars.close(full=job["state"] == "succeeded")
-    if job["state"] != "succeeded":
-        error = job["error"] or {"title": "no reason was given", "detail": ""}
-        raise DemoError(f"the job has {job['state']}: {error['title']}. {error['detail']}".rstrip())
+        bars.close(full=job.state == "succeeded")
+    if job.state != "succeeded":
+        reason = f"{job.error.title}. {job.error.detail}" if job.error else "no reason was given"
+        raise DemoError(f"the job has {job.state}: {reason}".rstrip())
     return job
 
 
-def fetch(client: Client, job: dict[str, Any]) -> None:
-    """Download the result's files into the output folder, and check each digest."""
-    artifacts = {artifact["name"]: artifact for artifact in job["result"]["artifacts"]}
-    for name in NAMES:
-        if name not in artifacts:
-            raise DemoError(f"the result has no {name}")
-        if client.download(artifacts[name]["url"], OUTPUT / name) != artifacts[name]["sha256"]:
-            (OUTPUT / name).unlink()
-            raise DemoError(f"{name} did not arrive as the job describes it: its SHA-256 differs")
-
-
-def report(job: dict[str, Any]) -> None:
+def report(job: Job) -> None:
     """Print the predictions and where the files are."""
+    if job.result is None:
+        raise NoResult(job)
     print("\nTop predictions")
-    for prediction in job["result"]["predictions"]:
-        print(f"  {prediction['probability']:7.2%}  {prediction['label']}")
+    for prediction in job.result.predictions:
+        print(f"  {prediction.probability:7.2%}  {prediction.label}")
     print("\nFiles")
     for name in NAMES:
         print(f"  {OUTPUT / name}  ({(OUTPUT / name).stat().st_size:,} bytes)")
 
 
-def check_sample(job: dict[str, Any]) -> None:
+def check_sample(job: Job) -> None:
     """Refuse a result for the sample clip whose first prediction is not the clip's class."""
     expected = SAMPLE.with_suffix(".label").read_text(encoding="utf-8").strip()
-    found = job["result"]["predictions"][0]["label"]
+    if job.result is None:
+        raise NoResult(job)
+    found = job.result.predictions[0].label
     if found != expected:
         raise DemoError(f"the sample clip shows {expected!r}, but the model predicts {found!r}")
 
@@ -192,11 +129,11 @@ def run(video: Path) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="rollout-demo-") as folder,
         standalone_service(Path(folder)) as url,
+        RolloutClient(url, cache=Path(folder) / "cache") as client,
     ):
-        client = Client(url)
         print(f"Explaining {video}", flush=True)
-        job = follow(client, client.create_job(video))
-        fetch(client, job)
+        job = follow(client, client.submit(video))
+        client.download(job, OUTPUT, NAMES)
     report(job)
     if video == SAMPLE:
         check_sample(job)
@@ -210,11 +147,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(Path(sys.argv[1]) if len(sys.argv) == 2 else SAMPLE)
-    except (DemoError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+    except RolloutApiError as error:
+        print(f"demo: the service refused: {error}", file=sys.stderr)
         return 1
-    except HTTPException as error:
-        print(f"demo: the service broke off: {error!r}", file=sys.stderr)
+    except (DemoError, ClientError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("demo: interrupted", file=sys.stderr)
@@ -231,11 +168,16 @@ def _wait_until_ready(process: subprocess.Popen[bytes], output: Path, log: Path)
             if process.poll() is not None:
                 raise DemoError(f"the service did not start: {_last_line(log)}")
             url = url or _url(output)
-            if url and any(Client(url).get("/readyz")["workers"].values()):
+            if url and _has_ready_worker(url):
                 return url
             time.sleep(POLL_SECONDS)
             clock.update()
     raise DemoError(f"no worker was ready in {START_SECONDS} s: {_last_line(log)}")
+
+
+def _has_ready_worker(url: str) -> bool:
+    with RolloutClient(url) as client:
+        return any(model.ready for model in client.models())
 
 
 def _url(output: Path) -> str | None:
@@ -261,22 +203,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _parts(head: bytes, file: BinaryIO, tail: bytes) -> Iterator[bytes]:
-    yield head
-    while chunk := file.read(CHUNK_BYTES):
-        yield chunk
-    yield tail
-
-
-def _problem(response: HTTPResponse) -> str:
-    """Return what an RFC 9457 problem says, in one line."""
-    try:
-        problem = json.load(response)
-        return f"{problem['title']}. {problem.get('detail') or ''}".rstrip()
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status} {response.reason}"
 
 
 def _interrupt(*_: object) -> None:

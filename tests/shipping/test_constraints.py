@@ -53,9 +53,15 @@ MODEL = {"torch", "torchvision", "timm", "einops", "safetensors", "huggingface-h
 
 
 def test_base_installation_is_what_a_caller_needs():
-    direct = {"numpy", "pydantic"}
+    direct = {"anyio", "httpx2", "numpy", "pydantic", "shtab"}
     assert direct <= needed()
-    assert needed().isdisjoint({"fastapi", "redis", "rq", "av", "pydantic-settings"} | MODEL)
+    assert needed().isdisjoint({"fastapi", "redis", "rq", "av", "pydantic-settings", "mcp"} | MODEL)
+
+
+def test_base_installation_is_small_beside_numpy():
+    packages = {name: installed_bytes(name) for name in needed()}
+    assert packages["numpy"] > 0
+    assert sum(packages.values()) - packages["numpy"] < 25_000_000
 
 
 def test_service_alone_has_no_torch_timm_or_av():

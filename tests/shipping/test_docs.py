@@ -22,6 +22,7 @@ README_LINES = 180
 NAMED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = (
     "api",
+    "clients",
     "design",
     "methods",
     "operations",

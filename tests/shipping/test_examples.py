@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from rollout_core.client import RolloutClient
+from tests.system.waiting import wait_until
+
 MAX_NOTEBOOK_BYTES = 1_500_000
 RESULTS = {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
 
@@ -102,3 +105,44 @@ def test_notebook_holds_no_absolute_path(root, notebook, code_cells):
 
 def test_notebook_is_small(root):
     assert (root / "examples" / "explore_rollout.ipynb").stat().st_size < MAX_NOTEBOOK_BYTES
+
+
+class TestByService:
+    """The script that asks a service, with a real one."""
+
+    @pytest.fixture
+    def service(self, root, tmp_path):
+        command = [sys.executable, "-m", "service", "--standalone", "--engine", "fake"]
+        command += ["--model", "fake", "--port", "0", "--data-dir", str(tmp_path / "data")]
+        with (
+            (tmp_path / "log").open("w") as log,
+            subprocess.Popen(
+                command,
+                cwd=root,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                text=True,
+            ) as process,
+        ):
+            try:
+                url = next(line.split()[-1] for line in process.stdout if "http://" in line)
+                with RolloutClient(url) as client:
+                    wait_until(lambda: any(model.ready for model in client.models()), 60)
+                yield url
+            finally:
+                process.terminate()
+
+    def test_script_explains_the_sample_clip(self, root, tmp_path, service):
+        script = root / "examples" / "explain_by_service.py"
+        done = run(script, cwd=tmp_path, ROLLOUT_URL=service)
+        assert done.returncode == 0, done.stderr
+        assert "most relevant patch: row " in done.stdout
+        assert {path.name for path in (tmp_path / "rollout-output").iterdir()} == RESULTS
+
+    def test_a_service_that_is_away_is_one_line(self, root, tmp_path):
+        script = root / "examples" / "explain_by_service.py"
+        done = run(script, cwd=tmp_path, ROLLOUT_URL="http://127.0.0.1:9")
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("explain_by_service: cannot connect to http://127.0.0.1:9")

@@ -19,6 +19,15 @@ BREACHES = {
         ("rollout_core/pipeline.py", "import worker.messages"),
         ("rollout_core/contract.py", "import fastapi"),
     ],
+    "only rollout_core.client speaks HTTP as a client": [
+        ("rollout_core/command.py", "import httpx2"),
+        ("rollout_core/pipeline.py", "import rollout_core.client"),
+        ("worker/task.py", "import httpx2"),
+    ],
+    "the client needs the base installation only": [
+        ("rollout_core/client/calls.py", "import av"),
+        ("rollout_core/client/clients.py", "import rollout_core.pipeline"),
+    ],
     "rollout_core outside jobs never imports jobs": [
         ("rollout_core/__main__.py", "import rollout_core.jobs.store"),
         ("rollout_core/resolve.py", "import rollout_core.jobs.records"),
@@ -119,6 +128,7 @@ def test_a_breach_is_reported(copy, contract, path, line):
         ("worker.__main__", MODEL | DECODERS | HTTP | {"service"}),
         ("worker.media", MODEL | HTTP | {"service", "redis", "rq"}),
         ("rollout_core.command", MODEL | DECODERS | HTTP | {"pydantic_settings", "redis", "rq"}),
+        ("rollout_core.client", MODEL | DECODERS | HTTP | {"mcp", "numpy", "redis", "rq"}),
         ("rollout_core.contract", MODEL | DECODERS | HTTP | {"redis", "rq"}),
         ("rollout_core.jobs.redis_records", MODEL | DECODERS | HTTP | {"rq"}),
     ],
