@@ -36,7 +36,7 @@ FROM dependencies AS dependencies-api
 RUN pip --python /opt/rollout install --constraint constraints.txt '.[service]'
 
 FROM dependencies AS dependencies-worker-fake
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[fake]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[media]'
 
 FROM dependencies AS dependencies-worker
 RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker]'

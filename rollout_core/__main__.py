@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -44,6 +44,7 @@ class Command(InputFlags, ExplainRequest, BaseSettings):
         description="Folder for the results.",
     )
     device: str = Field("auto", description="auto uses the GPU if there is one.")
+    fake: ClassVar[None] = None  # type: ignore[misc]  # no flag: there is no fake engine here
 
     @model_validator(mode="after")
     def _check_comparison(self) -> Self:

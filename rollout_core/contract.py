@@ -56,6 +56,26 @@ Fill = Literal["blur", "mean", "still"]
 Layout = Literal["overlay", "side_by_side"]
 Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
 
+FailureCode = Literal[
+    "deadline_exceeded",
+    "invalid_request",
+    "no_worker",
+    "out_of_memory",
+    "store_full",
+    "store_unavailable",
+    "too_much_work",
+    "video_container_unsupported",
+    "video_encrypted",
+    "video_incomplete",
+    "video_no_stream",
+    "video_span_empty",
+    "video_too_long",
+    "video_too_many_pixels",
+    "video_undecodable",
+    "worker_crashed",
+]
+"""The codes with which a job can fail."""
+
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -247,6 +267,25 @@ class ClipRequest(MethodOptions, _Subject):
         return self
 
 
+class FakeScript(Frozen):
+    """What the fake engine does with a job. A service with a real engine refuses it.
+
+    The first `crash_attempts` attempts crash, and the next `hang_attempts` hang. Each other attempt
+    takes `seconds`, and then fails or succeeds.
+    """
+
+    fail: FailureCode | None = Field(
+        None, description="The job fails with this code. Default: it succeeds."
+    )
+    seconds: float = Field(0, ge=0, le=600, description="Added to the time that an attempt takes.")
+    crash_attempts: int = Field(
+        0, ge=0, le=100, description="Number of attempts in which the engine crashes."
+    )
+    hang_attempts: int = Field(
+        0, ge=0, le=100, description="Number of attempts in which the engine hangs."
+    )
+
+
 class ExplainRequest(ClipRequest):
     """What to explain of a video, and how. Every field has a default."""
 
@@ -270,6 +309,9 @@ class ExplainRequest(ClipRequest):
         False, description="Also explain a video of which a part is missing or damaged."
     )
     overlay: Overlay | None = Field(Overlay(), description="null makes no overlay video.")
+    fake: FakeScript | None = Field(
+        None, description="Only for a service that runs the fake engine: how the job goes."
+    )
 
     @model_validator(mode="after")
     def _check_span(self) -> Self:

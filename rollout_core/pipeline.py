@@ -35,7 +35,13 @@ from rollout_core.pictures.render import render, render_comparison
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.relevance.faithfulness import STEPS, Floats, Order, measure
 from rollout_core.relevance.perturbation import perturbed_probabilities
-from rollout_core.resolve import ResolvedRun, check_request, explained_class, with_method
+from rollout_core.resolve import (
+    ResolvedRun,
+    check_request,
+    explained_class,
+    refuse_script,
+    with_method,
+)
 from rollout_core.result import ResultArrays, describe_result, target_to_follow
 from rollout_core.video.clips import OpenedVideo, open_clips, read_clips
 from rollout_core.video.coverage import Tally
@@ -88,6 +94,7 @@ def compute(
     Raises:
         RolloutError: the video or the request cannot be used.
     """
+    refuse_script(request)
     started_at, timings = datetime.now(UTC), _Timings()
     job = _Job.open(path, request, loaded, limits)
     tally = Tally(job.run.start_seconds, job.run.end_seconds)

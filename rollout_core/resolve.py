@@ -118,6 +118,12 @@ def check_request(request: ExplainRequest, spec: ModelSpec) -> None:
         _check_colormap(request.overlay.colormap)
 
 
+def refuse_script(request: ExplainRequest) -> None:
+    """Raise InvalidRequest if the request says what the fake engine should do."""
+    if request.fake is not None:
+        raise InvalidRequest("fake is for a service that runs the fake engine; this one is real")
+
+
 def check_layer(name: str, layer: int, depth: int) -> None:
     """Raise InvalidRequest if a model of this depth does not have the layer."""
     if not 0 <= layer < depth:

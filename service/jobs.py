@@ -34,7 +34,7 @@ from rollout_core.jobs.schemas import (
 )
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
-from rollout_core.resolve import check_request
+from rollout_core.resolve import check_request, refuse_script
 from service.age import AgeClock
 from service.answers import Answers, answer_key
 from service.delivery_store import DeliveryStore, webhook_id
@@ -209,6 +209,8 @@ class Jobs:
             request.model, default=self._default_model, is_expected=self._has_open_jobs
         )
         check_request(request, spec)
+        if request.fake is not None and not self._workers.runs_fake(spec.name):
+            refuse_script(request)
         ticket = Ticket(
             id=reservation.id if reservation else uuid.uuid4().hex,
             request=request.explain_request.model_copy(update={"model": spec.name}),
@@ -226,7 +228,8 @@ class Jobs:
             body_sha256=body_sha256,
         )
         try:
-            if not (request.reuse and self._answer(ticket, submission, spec)):
+            may_reuse = request.reuse and request.fake is None
+            if not (may_reuse and self._answer(ticket, submission, spec)):
                 self._require_place(spec.name)
                 self._reserve(ticket, owner)
                 self._store_new(ticket, submission)

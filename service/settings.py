@@ -105,7 +105,10 @@ class Settings(BaseSettings):
     engine: Literal["torch", "fake"] = Field(
         "torch", description="Engine of the standalone worker."
     )
-    model: str | None = Field(None, description="NAME or NAME=CHECKPOINT of the standalone worker.")
+    model: str | None = Field(
+        None,
+        description="NAME or NAME=CHECKPOINT of the standalone worker. Default: the worker's.",
+    )
     device: str = Field("auto", description="Device of the standalone worker: auto, cpu, cuda ….")
 
     @field_validator("root_path")

@@ -65,10 +65,14 @@ def standalone(settings: Settings) -> Iterator[Settings]:
         StandaloneError: one of them cannot be started.
     """
     if find_spec("av") is None:
-        raise StandaloneError("the worker is not installed; install timesformer-rollout[worker]")
+        raise StandaloneError(
+            "the worker is not installed; install timesformer-rollout[worker], or [fake] for the "
+            "fake engine"
+        )
     with ExitStack() as stack:
         redis_url = stack.enter_context(private_valkey(settings.data_dir.resolve() / "valkey"))
-        settings = settings.model_copy(update={"redis_url": redis_url})
+        changes = {"redis_url": redis_url, "default_model": default_model(settings)}
+        settings = settings.model_copy(update=changes)
         worker = RestartingProcess("worker", worker_command(settings), give_up=_end_service)
         stack.enter_context(worker)
         try:
@@ -110,6 +114,15 @@ def worker_command(settings: Settings) -> list[str]:
     command += ["--engine", settings.engine, "--device", settings.device]
     command += ["--drain-seconds", str(WORKER_DRAIN_SECONDS)]
     return command + (["--model", settings.model] if settings.model else [])
+
+
+def default_model(settings: Settings) -> str | None:
+    """Return the model of requests that name none: of the scripted ones of the fake, the plain one.
+
+    Without `--model`, the worker serves all of them.
+    """
+    serves_all = settings.engine == "fake" and settings.model is None
+    return settings.default_model or ("fake" if serves_all else None)
 
 
 class RestartingProcess:

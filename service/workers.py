@@ -114,6 +114,10 @@ class Workers:
         digests = {item.checkpoint_sha256 for item in self._live() if item.model.name == model}
         return digests.pop() if len(digests) == 1 else None
 
+    def runs_fake(self, model: str) -> bool:
+        """Return whether every worker of a known model has the fake engine."""
+        return all(item.engine == "fake" for item in self._read()[1] if item.model.name == model)
+
     def wait_seconds(self, model: str, jobs: int) -> int:
         """Return the seconds that the model's live workers need for `jobs` jobs, at least 1."""
         for served in self.served():

@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -19,13 +21,16 @@ with require_extra("rollout-worker", "worker"):
     from rollout_core.errors import OtherStore
     from rollout_core.jobs.redis_records import require_store
     from rollout_core.jobs.store import ArtifactStore
+    from worker import fake_engine
     from worker.children import Children
+    from worker.fake_workers import FakeWorkers
     from worker.heartbeat import Shutdown
+    from worker.lazy_children import LazyChildren
     from worker.messages import Confinement, EngineOptions, MediaOptions
     from worker.redis_jobs import UNREACHABLE, RetryingRecords, connect
     from worker.runner import Exhausted
     from worker.sandbox import probe
-    from worker.settings import Settings
+    from worker.settings import DEFAULT_MODELS, Settings
     from worker.supervisor import EngineUnusable, NameTaken, Supervisor
 
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -53,8 +58,23 @@ def main() -> None:
     if settings.engine == "torch":
         with require_extra("rollout-worker", "worker"):
             require_modules("torch", "timm", "einops", "safetensors", "huggingface_hub")
+    confinement = _confinement(settings)
+    if settings.engine == "fake" and settings.model is None:
+        sys.exit(FakeWorkers(partial(_run_fake, settings, confinement)).serve())
+    _run(settings, partial(_children, settings, confinement))
+
+
+def _run_fake(settings: Settings, confinement: Confinement, model: str) -> None:
+    """Run the worker of one of the fake models; all but the default one sleep until needed."""
+    settings = settings.model_copy(update={"model": model})
+    is_lazy = model != DEFAULT_MODELS["fake"]
+    _run(settings, partial(_children, settings, confinement, is_lazy=is_lazy))
+
+
+def _run(settings: Settings, start_children: Callable[[], Children]) -> None:
+    """Serve jobs of one model until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, _leave)
-    children = _children(settings, _confinement(settings))
+    children = start_children()
     try:
         _serve(settings, children)
     except EngineUnusable as error:
@@ -105,26 +125,29 @@ def _confinement(settings: Settings) -> Confinement:
     return found
 
 
-def _children(settings: Settings, confinement: Confinement) -> Children:
-    return Children(
-        settings.engine,
-        EngineOptions(
-            model=settings.model_name,
-            checkpoint=settings.checkpoint,
-            settings=settings.input_settings,
-            checkpoint_sha256=settings.checkpoint_sha256,
-            batch_clips=settings.batch_clips,
-            device=settings.device,
-            dtype=settings.dtype,
-        ),
-        MediaOptions(
-            confinement=confinement,
-            cpu_seconds=int(settings.job_deadline_seconds) * (os.cpu_count() or 1),
-            max_video_seconds=settings.max_video_seconds,
-            max_video_pixels=settings.max_video_pixels,
-        ),
-        load_seconds=settings.engine_load_seconds,
+def _children(settings: Settings, confinement: Confinement, *, is_lazy: bool = False) -> Children:
+    options = EngineOptions(
+        model=settings.model_name,
+        checkpoint=settings.checkpoint,
+        settings=settings.input_settings,
+        checkpoint_sha256=settings.checkpoint_sha256,
+        batch_clips=settings.batch_clips,
+        device=settings.device,
+        dtype=settings.dtype,
     )
+    media_options = MediaOptions(
+        confinement=confinement,
+        cpu_seconds=int(settings.job_deadline_seconds) * (os.cpu_count() or 1),
+        max_video_seconds=settings.max_video_seconds,
+        max_video_pixels=settings.max_video_pixels,
+    )
+    load_seconds = settings.engine_load_seconds
+    if is_lazy:
+        model = fake_engine.expected(settings.model_name, settings.batch_clips)
+        return LazyChildren(
+            settings.engine, options, media_options, load_seconds=load_seconds, model=model
+        )
+    return Children(settings.engine, options, media_options, load_seconds=load_seconds)
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

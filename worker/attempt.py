@@ -18,14 +18,23 @@ from numpy.typing import NDArray
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.contract import ARCHIVE_NAME, ExplainRequest, ExplainResult, Faithfulness, Fill
+from rollout_core.contract import (
+    ARCHIVE_NAME,
+    ExplainRequest,
+    ExplainResult,
+    Faithfulness,
+    FakeScript,
+    Fill,
+)
 from rollout_core.jobs.store import fsync_folder, is_plain
 from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
 from rollout_core.resolve import ResolvedRun, check_request, explained_class
 from rollout_core.result import ResultArrays, artifact_names, describe_result, target_to_follow
+from worker import fake_script
 from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan, is_source
 from worker.children import Child, ChildFailure, Children, Media, next_message
+from worker.fake_script import NO_SCRIPT
 from worker.heartbeat import Heartbeat
 from worker.messages import (
     AnyMessage,
@@ -66,6 +75,7 @@ class AttemptInput:
         engine_timeout_seconds: timeout of the engine for each clip in a batch; None: a multiple
             of what a clip took at its warm-up.
         media_timeout_seconds: longest time between two messages of the media process.
+        script: what the fake engine does; empty for a real one.
     """
 
     id: str
@@ -77,6 +87,7 @@ class AttemptInput:
     deadline_seconds: float
     engine_timeout_seconds: float | None
     media_timeout_seconds: float
+    script: FakeScript = NO_SCRIPT
 
 
 class Attempt:
@@ -88,6 +99,8 @@ class Attempt:
         self._children = children
         self._heartbeat = heartbeat
         self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
+        self._misbehaviour = fake_script.misbehaviour(job.script, job.attempt)
+        self._script = NO_SCRIPT if self._misbehaviour else job.script
 
     def run(self) -> ExplainResult:
         """Write every file of the result into the attempt's folder, and return the result.
@@ -102,9 +115,12 @@ class Attempt:
         """
         model = self._await_engine()
         check_request(self._job.request, model.spec)
+        fake_script.take_time(self._script, self._heartbeat)
+        fake_script.fail_for_video(self._script)
         media = self._children.take_media()
         try:
             run, clips = self._open(media, model)
+            fake_script.fail_for_engine(self._script)
             findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
             found = self._heartbeat.during(partial(findings.archive, run))
             measured = self._measure(frames, found, run) if run.request.faithfulness else None
@@ -212,6 +228,7 @@ class Attempt:
             target=explained_class(run.request, run.spec),
             queries=run.queries,
             first_clip=first_clip,
+            fake=self._misbehaviour,
         )
         self._ask_engine(question, len(frames), frames=frames)
 

@@ -387,6 +387,9 @@ class Children:
         media, self.spare_media = self.spare_media, self._start_media(self._media_options)
         return media
 
+    def wake(self) -> None:
+        """Prepare for a job; the children are awake. See `worker.lazy_children`."""
+
     def restart_dead_engine(self) -> None:
         """Start a new engine if the present one is dead."""
         if not self.engine.alive:

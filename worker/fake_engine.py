@@ -8,6 +8,8 @@ fake-slow   answers after `SLOW_SECONDS` per clip
 fake-fail   answers every request with `out_of_memory`
 fake-crash  exits
 fake-hang   never answers
+
+A request can order the same of `fake`; see `worker.fake_script`.
 """
 
 import os
@@ -80,6 +82,17 @@ SPECS: dict[str, ModelSpec] = {
 }
 
 
+def expected(model: str, batch_clips: int | None) -> Ready:
+    """Return what the engine of a fake model will say once it has loaded, but for its speed."""
+    return Ready(
+        spec=SPECS[model],
+        checkpoint_sha256=None,
+        device="none",
+        batch_clips=batch_clips or 1,
+        clip_seconds=0,
+    )
+
+
 class FakeEngine:
     """A `LoadedEngine` that behaves as its model's name says."""
 
@@ -97,7 +110,7 @@ class FakeEngine:
         """Return the arrays of `Explained` for frames `b t H W c`, or fail as the name says."""
         check_layer("start_layer", request.options.start_layer, self._spec.depth)
         check_layer("layer", request.options.layer or 0, self._spec.depth)
-        self._misbehave(clips=len(frames))
+        self._misbehave(clips=len(frames), ordered=request.fake)
         return self._explain(frames, request)
 
     def perturb(
@@ -110,15 +123,15 @@ class FakeEngine:
     def _explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
         return explain(frames, request, self._spec)
 
-    def _misbehave(self, clips: int = 1) -> None:
-        match self._spec.name:
+    def _misbehave(self, clips: int = 1, ordered: str | None = None) -> None:
+        match ordered or self._spec.name:
             case "fake-slow":
                 time.sleep(clips * SLOW_SECONDS)
             case "fake-fail":
                 raise OutOfMemory("fake-fail always runs out of memory")
-            case "fake-crash":
+            case "fake-crash" | "crash":
                 os._exit(CRASH_STATUS)
-            case "fake-hang":
+            case "fake-hang" | "hang":
                 _hang()
 
 

@@ -125,6 +125,7 @@ class Explain(AnyMessage):
         target: index of the class to explain. Default: the class predicted for each clip.
         queries: tokens to explain; `PatchQuery.clip` counts from the start of the video.
         first_clip: index in the video of the first of these clips.
+        fake: what the fake engine does instead of answering.
     """
 
     kind: Literal["explain"] = "explain"
@@ -132,6 +133,7 @@ class Explain(AnyMessage):
     target: int | None = None
     queries: tuple[TokenQuery, ...] = Field(("cls",), min_length=1, max_length=MAX_QUERIES)
     first_clip: int = 0
+    fake: Literal["crash", "hang"] | None = None
 
 
 class Explained(AnyMessage):

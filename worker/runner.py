@@ -38,6 +38,7 @@ from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord,
 from rollout_core.jobs.store import FULL, ILL, ArtifactStore
 from worker.attempt import Attempt, AttemptInput
 from worker.children import EXHAUSTED, ChildFailure, ChildLost, Children
+from worker.fake_script import script_of
 from worker.heartbeat import Canceled, Heartbeat, Pulse, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 from worker.settings import Settings
@@ -170,6 +171,7 @@ class Runner:
             began = time.monotonic()
             try:
                 with self._blaming_the_store(self._pulse(job_id, record).during):
+                    self.children.wake()
                     self.children.restart_dead_engine()
                     self._try(ticket, record)
             except AttemptLost as lost:
@@ -432,6 +434,7 @@ class Runner:
             deadline_seconds=self._settings.job_deadline_seconds,
             engine_timeout_seconds=self._settings.engine_timeout_seconds,
             media_timeout_seconds=self._settings.media_timeout_seconds,
+            script=script_of(ticket.request, self._settings.engine),
         )
 
 

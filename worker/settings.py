@@ -24,7 +24,7 @@ class Settings(InputFlags, BaseSettings):
     model: str | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(=.+)?$",
-        description="NAME or NAME=CHECKPOINT. Default: moving-shapes; for the fake engine: fake.",
+        description="NAME or NAME=CHECKPOINT. Default: moving-shapes; of the fake engine: all.",
     )
     checkpoint_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."

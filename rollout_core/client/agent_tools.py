@@ -185,6 +185,6 @@ async def _plain_errors() -> AsyncIterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise ToolError(describe_errors(error)) from error
+        raise ToolError(describe_errors(error, JobOptions)) from error
     except (ClientError, OSError, ValueError) as error:
         raise ToolError(explain_failure(error)) from error

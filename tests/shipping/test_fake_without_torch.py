@@ -92,6 +92,13 @@ def test_fake_worker_serves_a_job(hidden, monkeypatch, tmp_path):
         assert "Traceback" not in worker.log.read_text()
 
 
+def test_the_fixture_and_the_suite_run(run):
+    suite = ("--pyargs", "rollout_core.testing.contract", "-k", "test_models or test_arrays")
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *suite)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
 @pytest.mark.parametrize(
     "module", ["worker.__main__", "worker.media", "worker.fake_engine", "worker.engine_server"]
 )

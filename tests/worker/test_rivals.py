@@ -28,7 +28,7 @@ def start(settings) -> Iterator[Start]:
 
     def start() -> subprocess.Popen[str]:
         flags = ["--redis-url", settings.redis_url, "--data-dir", str(settings.data_dir)]
-        command = [sys.executable, "-m", "worker", *flags, "--engine", "fake"]
+        command = [sys.executable, "-m", "worker", *flags, "--engine", "fake", "--model", "fake"]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         return started[-1]
 

@@ -53,7 +53,8 @@ def start(settings, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     ) -> subprocess.Popen[str]:
         places = ["--redis-url", redis_url, "--data-dir", str(settings.data_dir)]
         program = ["-m", *under, "worker"]
-        command = [sys.executable, *program, *places, *flags]
+        one_model = ["--model", "fake"] if "fake" in flags and "--model" not in flags else []
+        command = [sys.executable, *program, *places, *flags, *one_model]
         with (tmp_path / f"log{len(started)}").open("w") as log:
             started.append(subprocess.Popen(command, stderr=log, text=True))
         return started[-1]
