@@ -22,6 +22,7 @@ from service.errors import (
     UploadEncoded,
     UploadTooLarge,
 )
+from service.filenames import clean
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -35,7 +36,6 @@ RESUMABLE = "Tus-Resumable"
 METHOD_OVERRIDE = "X-HTTP-Method-Override"
 
 MAX_NUMBER_DIGITS = 18
-MAX_NAME_LENGTH = 255
 
 
 class Creation(NamedTuple):
@@ -101,7 +101,7 @@ def read_creation(headers: Headers, max_bytes: int) -> Creation:
         raise InvalidTusHeader("Upload-Length is 0: the file is empty")
     metadata = read_metadata(headers.get("upload-metadata", ""))
     filename = metadata.get("filename") or metadata.get("name")
-    return Creation(length, filename[:MAX_NAME_LENGTH] if filename else None)
+    return Creation(length, clean(filename) if filename else None)
 
 
 def read_metadata(header: str) -> Mapping[str, str]:

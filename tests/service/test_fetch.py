@@ -11,8 +11,8 @@ from threading import Event, Thread
 import pytest
 
 from service import fetch
+from service.receiving import STEP_BYTES
 from service.upload_store import UploadStore
-from service.uploads import STEP_BYTES
 from tests.service.conftest import MP4
 
 VIDEO = MP4 + bytes(STEP_BYTES * 2)

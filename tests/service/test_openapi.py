@@ -69,6 +69,7 @@ def test_every_call_of_the_contract_is_there(document):
         "DELETE /v1/jobs/{job_id}": "delete_job",
         "GET /v1/jobs/{job_id}/artifacts/{name}": "get_artifact",
         "GET /v1/jobs/{job_id}/events": "follow_job",
+        "GET /v1/jobs/{job_id}/deliveries": "list_deliveries",
         "POST /v1/uploads": "create_upload",
         "GET /v1/uploads": "list_uploads",
         "GET /v1/uploads/{upload_id}": "get_upload",

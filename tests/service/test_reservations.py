@@ -373,7 +373,7 @@ class TestReservation:
         self, reservations, entry, redis
     ):
         async def run():
-            async with reservations.reserving(1000, None, has_result=False) as reservation:
+            async with reservations.reserving(1000, None, Entry.of_video) as reservation:
                 await reservation.promise()
                 reservation.keep()
 

@@ -12,7 +12,7 @@ import pytest
 
 import service.app  # noqa: F401 (brings every class of errors that the service has)
 import worker.__main__  # noqa: F401 (and those of the worker)
-from rollout_core.contract import ExplainRequest, FailureCode, Overlay
+from rollout_core.contract import JobOptions, FailureCode, Overlay
 from rollout_core.errors import RolloutError
 from service.problems import status_of
 from service.settings import Settings as ServiceSettings
@@ -266,6 +266,6 @@ def test_a_script_can_ask_for_every_code_with_which_a_job_fails(error_table):
 
 def test_request_fields_are_those_of_the_contract(api):
     named = [row[0].strip("`") for row in rows(section(api, "Request fields"))]
-    fields = {*ExplainRequest.model_fields, *(f"overlay.{name}" for name in Overlay.model_fields)}
+    fields = {*JobOptions.model_fields, *(f"overlay.{name}" for name in Overlay.model_fields)}
     assert fields <= set(named)
     assert {name for name in named if re.fullmatch(r"[a-z_.]+", name)} == fields
