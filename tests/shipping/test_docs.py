@@ -12,7 +12,7 @@ import pytest
 
 import service.app  # noqa: F401 (brings every class of errors that the service has)
 import worker.__main__  # noqa: F401 (and those of the worker)
-from rollout_core.contract import JobOptions, FailureCode, Overlay
+from rollout_core.contract import FailureCode, JobOptions, Overlay
 from rollout_core.errors import RolloutError
 from service.problems import status_of
 from service.settings import Settings as ServiceSettings
