@@ -109,7 +109,7 @@ class TestSubmit:
         ("arguments", "text"),
         [
             (("--layer", "3"), "layer is for attention"),
-            (("--discard-ratio", "2"), "discard_ratio: Input should be less than 1"),
+            (("--discard-ratio", "2"), "discard_ratio: "),
             (("--query", "nonsense"), "query: 'nonsense' is not cls"),
             (("--no-overlay", "--overlay.opacity", "1"), "--no-overlay does not go with"),
         ],

@@ -46,8 +46,9 @@ def test_waiting_with_a_timeout_uses_the_services_own_waiting(client, film, syst
     assert client.wait(job, timeout_seconds=30).state == "succeeded"
 
 
-def test_an_equal_question_is_answered_at_once(client, film):
+def test_an_equal_question_is_answered_at_once(client, film, kind):
+    question = {"model": "fake", "discard_ratio": {"blocking": 0.25, "async": 0.5}[kind]}
     upload = client.upload(film)
-    first = client.explain(upload, model="fake", discard_ratio=0.25)
-    again = client.submit(upload, model="fake", discard_ratio=0.25)
+    first = client.explain(upload, **question)
+    again = client.submit(upload, **question)
     assert (again.state, again.reused_from) == ("succeeded", first.id)
