@@ -44,9 +44,13 @@ class Wait:
 
 
 async def _wait(
-    prefer: Annotated[
-        list[str] | None,
-        Header(description="`wait=N`: answer once the job has ended, after N seconds at most."),
+    request: Request,
+    _: Annotated[
+        str | None,
+        Header(
+            alias="Prefer",
+            description="`wait=N`: answer once the job has ended, after N seconds at most.",
+        ),
     ] = None,
     wait: Annotated[
         int | None,
@@ -60,7 +64,7 @@ async def _wait(
     """Read both; the parameter counts more. A header that is not understood is ignored."""
     if wait is not None:
         return Wait(wait, is_preferred=False)
-    for preference in ",".join(prefer or ()).split(","):
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
         if match := _WAIT.fullmatch(preference):
             seconds = min(int(match[1] or match[2]), MAX_WAIT_SECONDS)
             return Wait(seconds, is_preferred=True)

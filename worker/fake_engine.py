@@ -86,11 +86,16 @@ def expected(model: str, batch_clips: int | None) -> Ready:
     """Return what the engine of a fake model will say once it has loaded, but for its speed."""
     return Ready(
         spec=SPECS[model],
-        checkpoint_sha256=None,
+        checkpoint_sha256=_digest(model),
         device="none",
         batch_clips=batch_clips or 1,
         clip_seconds=0,
     )
+
+
+def _digest(name: str) -> str:
+    """Return what stands for the digest of a checkpoint: equal jobs have equal results."""
+    return sha256(f"{name} {VERSION}".encode()).hexdigest()
 
 
 class FakeEngine:
@@ -100,7 +105,7 @@ class FakeEngine:
         self._spec = spec
         self.ready = Ready(
             spec=spec,
-            checkpoint_sha256=sha256(f"{spec.name} {VERSION}".encode()).hexdigest(),
+            checkpoint_sha256=_digest(spec.name),
             device="none",
             batch_clips=batch_clips,
             clip_seconds=warm_up(self._explain, spec),

@@ -9,7 +9,7 @@ from tests.service.test_uploads import END, TYPE, part
 FIELDS = (
     "the fields are: method, weighting, head_fusion, discard_ratio, start_layer, layer, target, "
     "query, per_layer, full_rollout, faithfulness, model, sampling, clips, start_seconds, "
-    "end_seconds, stream, allow_incomplete, overlay, tag, webhook, reuse"
+    "end_seconds, stream, allow_incomplete, overlay, fake, tag, webhook, reuse"
 )
 QUERY = (
     "this is not a query: write 'cls', a patch [CLIP:]FRAME:ROW:COLUMN such as '3:4:5', or a "

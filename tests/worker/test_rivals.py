@@ -83,7 +83,9 @@ def rival(redis) -> Iterator[Rival]:
 
 def own(redis: Redis) -> list[Announcement]:
     """Return what workers other than the rival announce."""
-    return [item for item in Announcements(redis).read().values() if not item.checkpoint_sha256]
+    return [
+        item for item in Announcements(redis).read().values() if item.checkpoint_sha256 != "1" * 64
+    ]
 
 
 def is_ready(redis: Redis) -> Callable[[], bool]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -125,7 +126,7 @@ def test_result_contains_the_resolved_defaults(runner, store, submit):
     assert set(result.timings_seconds) == {"decode", "explain", "render", "total"}
     assert sum(prediction.probability for prediction in result.predictions) == pytest.approx(1)
     stored = json.loads(store.artifact_path(job_id, "result.json").read_text())
-    assert stored["checkpoint_sha256"] is None
+    assert re.fullmatch(r"[0-9a-f]{64}", stored["checkpoint_sha256"])
 
 
 def test_archive_holds_the_answer_of_the_engine(runner, store, submit):

@@ -72,6 +72,7 @@ class TestCreate:
                 "end_seconds": None,
                 "stream": None,
                 "allow_incomplete": False,
+                "fake": None,
                 "overlay": {
                     "colormap": "turbo",
                     "opacity": 0.6,
