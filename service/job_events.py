@@ -27,7 +27,8 @@ def events_of(job: Job, last_id: str | None) -> Iterator[ServerSentEvent]:
     if job.ended_at is not None:
         yield ServerSentEvent(event="end", id=END, data=job)
         return
-    state_id = f"{job.attempt}-{job.state}-{job.queue_position or 0}"
+    waits = f"{job.queue_position or 0}-{job.waiting_for or 'none'}"
+    state_id = f"{job.attempt}-{job.state}-{waits}"
     if last_id is None or not f"{last_id}-".startswith(f"{state_id}-"):
         yield ServerSentEvent(event="state", id=state_id, data=job)
     if job.progress is not None:
