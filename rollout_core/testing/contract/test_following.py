@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from rollout_core.testing.contract.caller import Caller, Json, require_problem
-from rollout_core.testing.contract.features import needs
 
 NO_JOB = "0" * 32
 
@@ -32,7 +31,6 @@ def events(caller: Caller, job_id: str, **headers: str) -> Iterator[tuple[str, s
                 fields = {}
 
 
-@needs("events")
 class TestEvents:
     def test_they_end_with_the_job(self, caller: Caller) -> None:
         job = caller.create(clips="tile")
@@ -60,7 +58,6 @@ class TestEvents:
         require_problem(caller.api.get(f"/v1/jobs/{NO_JOB}/events"), 404, "job_not_found")
 
 
-@needs("wait")
 class TestWaiting:
     def test_the_answer_to_an_upload_can_wait_for_the_end(self, caller: Caller) -> None:
         asked = json.dumps(caller.request()).encode()

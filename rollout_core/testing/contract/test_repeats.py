@@ -6,7 +6,6 @@ import secrets
 import pytest
 
 from rollout_core.testing.contract.caller import Caller, require_problem
-from rollout_core.testing.contract.features import needs
 from rollout_core.testing.http import Answer
 
 
@@ -16,7 +15,6 @@ def submit(caller: Caller, key: str, **fields: object) -> Answer:
     return caller.noting(caller.api.post_form("/v1/jobs", parts, Idempotency_Key=key))
 
 
-@needs("idempotency")
 class TestIdempotency:
     def test_the_same_key_and_body_give_the_same_job(self, caller: Caller) -> None:
         key = secrets.token_hex(8)
@@ -32,7 +30,6 @@ class TestIdempotency:
         require_problem(answer, 422, "idempotency_key_reused")
 
 
-@needs("reuse")
 class TestReuse:
     def test_a_known_answer_comes_at_once(self, caller: Caller) -> None:
         options = {"start_layer": 1, "discard_ratio": 0.25}
@@ -56,7 +53,6 @@ class TestReuse:
         assert caller.submit(fake={"seconds": 0.5}, reuse=True).status == 202
 
 
-@needs("filters")
 class TestFilters:
     def test_a_job_is_found_by_its_tag(self, caller: Caller) -> None:
         tag = f"contract-{secrets.token_hex(4)}"

@@ -4,10 +4,7 @@ from base64 import b64encode
 from hashlib import sha1, sha256
 
 from rollout_core.testing.contract.caller import Caller
-from rollout_core.testing.contract.features import needs
 from rollout_core.testing.http import Answer
-
-pytestmark = needs("tus")
 
 TUS = {"Tus-Resumable": "1.0.0"}
 EXTENSIONS = {"creation", "creation-with-upload", "expiration", "termination", "checksum"}

@@ -5,10 +5,7 @@ from hashlib import sha256
 import pytest
 
 from rollout_core.testing.contract.caller import VIDEO_TYPE, Caller, require_problem
-from rollout_core.testing.contract.features import needs
 from rollout_core.testing.http import Api
-
-pytestmark = needs("uploads")
 
 NO_UPLOAD = "0" * 32
 

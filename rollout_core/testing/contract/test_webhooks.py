@@ -3,9 +3,6 @@
 import pytest
 
 from rollout_core.testing.contract.caller import Caller, Json, require_problem
-from rollout_core.testing.contract.features import needs
-
-pytestmark = needs("webhooks")
 
 
 def test_a_job_without_a_webhook_has_no_deliveries(caller: Caller, done: Json) -> None:
