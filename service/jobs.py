@@ -317,7 +317,9 @@ class Jobs:
             FileExistsError: there is a job with this id.
         """
         upload = cast(str, submission.upload)
-        if submission.webhook:  # before the job exists: a crash must not lose it
+        if submission.webhook and not self._store.exists(ticket.id):
+            # Before the job exists, so that a crash does not lose it. A job that exists was made by
+            # another call with the same Idempotency-Key, and keeps its own webhook.
             self._deliveries.expect(ticket.id, submission.webhook, ticket.owner)
         try:
             self.uploads.attach(upload, ticket.id)

@@ -150,12 +150,12 @@ def test_the_key_of_a_killed_process_is_free_after_its_lease(keys, redis, store,
 
 
 def test_a_long_call_keeps_its_key(keys, monkeypatch):
-    monkeypatch.setattr("service.idempotency.LEASE_SECONDS", 0.4)
-    monkeypatch.setattr("service.idempotency.RENEW_SECONDS", 0.1)
+    monkeypatch.setattr("service.idempotency.LEASE_SECONDS", 2.0)
+    monkeypatch.setattr("service.idempotency.RENEW_SECONDS", 0.3)
 
     async def long():
         async with keys.claiming("k", None):
-            await asyncio.sleep(0.9)
+            await asyncio.sleep(3)
             with pytest.raises(IdempotencyInProgress):
                 await _claim(keys)
 
