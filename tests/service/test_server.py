@@ -67,7 +67,15 @@ class ServerUnderTest:
         self._server = server
         self._store = store
         self._loop = server.servers[0].get_loop()
-        self._before = self._held()
+        self._before = self._settled()
+
+    def _settled(self):
+        """Return what it holds once the work of its start is over: that has files open, too."""
+        last = None
+        while (held := self._held()) != last:
+            last = held
+            time.sleep(0.05)
+        return held
 
     def _held(self):
         """Return its connections, tasks, sockets, open files, and the uploads being received."""
