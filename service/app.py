@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _open_services(settings: Settings) -> Services:
+def _open_redis(settings: Settings) -> Redis:
     connections = BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=REDIS_CONNECTIONS,
@@ -120,11 +120,16 @@ def _open_services(settings: Settings) -> Services:
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )
-    redis = Redis.from_pool(connections)
+    return Redis.from_pool(connections)
+
+
+def _open_services(settings: Settings) -> Services:
+    redis = _open_redis(settings)
     store = ArtifactStore(settings.data_dir)
     inventory, ledger = Inventory(store), Ledger(redis)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
-    webhooks = _open_webhooks(settings, keys)
+    outbound = Outbound(Hosts(settings.private_hosts))
+    webhooks = _open_webhooks(settings, keys, outbound)
     service_jobs = Jobs(
         redis,
         store,
@@ -164,20 +169,19 @@ def _open_services(settings: Settings) -> Services:
         deliverer=Deliverer(redis, store, service_jobs, webhooks),
         fetcher=VideoFetcher(
             Hosts(settings.video_url_hosts),
-            Outbound(Hosts(settings.private_hosts)),
+            outbound,
             max_bytes=settings.max_upload_bytes,
             idle_seconds=settings.upload_idle_seconds,
         ),
     )
 
 
-def _open_webhooks(settings: Settings, keys: ApiKeys | None) -> Webhooks:
-    private_hosts = Hosts(settings.private_hosts)
+def _open_webhooks(settings: Settings, keys: ApiKeys | None, outbound: Outbound) -> Webhooks:
     return Webhooks(
-        Outbound(private_hosts),
+        outbound,
         WebhookSecrets(keys, settings.webhook_secret_file),
         hosts=Hosts(settings.webhook_hosts),
-        private_hosts=private_hosts,
+        private_hosts=Hosts(settings.private_hosts),
         secret_setting="webhook_secrets in the table of your key"
         if keys
         else "ROLLOUT_WEBHOOK_SECRET_FILE",

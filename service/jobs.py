@@ -75,19 +75,6 @@ NEVER_CLAIMED = JobRecord().to_json().encode()
 
 Ending = ExplainResult | Ended
 
-_FIXED = (
-    "id",
-    "model",
-    "created_at",
-    "request",
-    "tag",
-    "filename",
-    "reused_from",
-    "upload",
-    "expires_at",
-)
-"""Fields of a job that do not depend on its state."""
-
 logger = logging.getLogger(__name__)
 
 ArtifactUrl = Callable[[str, str], str]
@@ -377,8 +364,7 @@ class Jobs:
             with self._faults.isolated(job_id, "cannot be followed"), suppress(UnknownFormat):
                 record = snapshot.record(job_id)
                 if record is not None:
-                    fixed = {name: getattr(job, name) for name in _FIXED}
-                    after[job_id] = _open(job, fixed, record, snapshot)
+                    after[job_id] = job.model_copy(update=_changing(job, record, snapshot))
                     continue
                 ticket = self._store.ticket(job_id)
                 ending = self._store.ending(job_id)
@@ -663,7 +649,8 @@ class Jobs:
             return self._succeeded(ticket, ending)
         if ending is not None:
             return _describe(self._fixed(ticket), **ending.model_dump(exclude={"version"}))
-        return _open(ticket, self._fixed(ticket), record or JobRecord(), snapshot)
+        changing = _changing(ticket, record or JobRecord(), snapshot)
+        return _describe(self._fixed(ticket), **changing)
 
     def _snapshot(self) -> "_Snapshot":
         return _Snapshot(self._redis, self._redis_jobs, self._workers)
@@ -780,25 +767,17 @@ def _batches(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
         yield batch
 
 
-def _open(
-    ticket: Ticket | Job, fixed: dict[str, Any], record: JobRecord, snapshot: _Snapshot
-) -> Job:
-    """Return a job that has not ended."""
-    if record.lease_until is not None and record.is_alive(snapshot.now):
-        return _describe(
-            fixed,
-            state="running",
-            started_at=record.started_at,
-            attempt=record.attempt,
-            progress=record.progress,
-        )
-    return _describe(
-        fixed,
-        state="queued",
-        attempt=record.attempt,
-        queue_position=snapshot.position(ticket),
-        waiting_for=snapshot.waits.get(ticket.model, "worker"),
-    )
+def _changing(job: Ticket | Job, record: JobRecord, snapshot: _Snapshot) -> dict[str, Any]:
+    """Return all fields that change about a job before its end."""
+    is_running = record.lease_until is not None and record.is_alive(snapshot.now)
+    return {
+        "state": "running" if is_running else "queued",
+        "attempt": record.attempt,
+        "started_at": record.started_at if is_running else None,
+        "progress": record.progress if is_running else None,
+        "queue_position": None if is_running else snapshot.position(job),
+        "waiting_for": None if is_running else snapshot.waits.get(job.model, "worker"),
+    }
 
 
 def _quota_exceeded(retry_after_seconds: int) -> QuotaExceeded:

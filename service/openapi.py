@@ -168,7 +168,6 @@ def _build(app: FastAPI) -> dict[str, Any]:
     _strip_item_schemas(document)
     openapi_rules.simplify(document)
     openapi_rules.forbid_null_parameters(document)
-    openapi_rules.add_optional_parameters(document)
     openapi_rules.describe_operations(document)
     add_examples(document)
     return document

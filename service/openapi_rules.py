@@ -23,14 +23,6 @@ SCHEMAS = "#/components/schemas/"
 REQUEST_SUFFIX = "Input"
 """Ends the name of a request's schema if the schema of answers with the same name differs."""
 
-PREFER: Schema = {
-    "name": "Prefer",
-    "in": "header",
-    "required": False,
-    "description": "Preferences of the client (RFC 7240). Unknown ones are ignored.",
-    "schema": {"type": "string"},
-}
-
 JSON_MEDIA_TYPES = ("application/json", "application/problem+json")
 
 
@@ -98,20 +90,6 @@ def forbid_null_parameters(document: Schema) -> None:
                 parameter["schema"] = {**schema, **members[0]}
             for name in ("title", "description"):
                 parameter["schema"].pop(name, None)
-
-
-def add_optional_parameters(document: Schema) -> None:
-    """Give each operation with several bodies an optional parameter, if it has none yet.
-
-    A service may ignore every preference (RFC 7240), so this one is true of each operation.
-    """
-    for _, _, operation in operations(document):
-        parameters = operation.setdefault("parameters", [])
-        several = len(operation.get("requestBody", {}).get("content", ())) > 1
-        if several and all(parameter.get("required") for parameter in parameters):
-            parameters.append(PREFER)
-        if not parameters:
-            del operation["parameters"]
 
 
 def describe_operations(document: Schema) -> None:

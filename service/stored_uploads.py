@@ -80,7 +80,7 @@ class StoredUploads:
             sha256=video.sha256,
         )
         self._uploads.add(record, path)
-        self._inventory.uploads.look([upload_id])
+        self.look(upload_id)
         return self.describe(record)
 
     def get(self, upload_id: str, *, owner: str | None = None) -> Upload:
@@ -90,7 +90,7 @@ class StoredUploads:
             UploadNotFound: there is no such upload, or it has another owner.
             UploadExpired: its bytes were removed because of their age.
         """
-        return self.describe(self._living(upload_id, owner))
+        return self.describe(self.find(upload_id, owner=owner))
 
     def begin(
         self, upload_id: str, size: int, *, owner: str | None = None, filename: str | None = None
@@ -113,7 +113,10 @@ class StoredUploads:
         Raises:
             UploadNotFound, UploadExpired: see `get`.
         """
-        return self._living(upload_id, owner)
+        record = self._record(upload_id, owner)
+        if self._uploads.has_expired(upload_id):
+            raise expired(upload_id)
+        return record
 
     def usable(self, upload_id: str, *, owner: str | None = None) -> UploadRecord:
         """Return an upload from which a job can be made.
@@ -122,7 +125,7 @@ class StoredUploads:
             UploadNotFound, UploadExpired: see `get`.
             UploadIncomplete: not all bytes have arrived.
         """
-        record = self._living(upload_id, owner)
+        record = self.find(upload_id, owner=owner)
         if not record.is_complete:
             have = self._uploads.received_bytes(upload_id)
             raise UploadIncomplete(f"{have} bytes of the upload have arrived; send the others")
@@ -243,12 +246,6 @@ class StoredUploads:
             if ticket is not None:
                 ends.append(ticket.created_at + self._result_ttl)
         return ends
-
-    def _living(self, upload_id: str, owner: str | None) -> UploadRecord:
-        record = self._record(upload_id, owner)
-        if self._uploads.has_expired(upload_id):
-            raise expired(upload_id)
-        return record
 
     def _record(self, upload_id: str, owner: str | None) -> UploadRecord:
         record = self._uploads.record(upload_id)

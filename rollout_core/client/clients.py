@@ -60,7 +60,7 @@ class RolloutClient:
             transport: how HTTP is spoken, for tests.
 
         Raises:
-            RolloutConnectionError: the URL is none.
+            RolloutConnectionError: the URL is not valid.
         """
         self._driver = BlockingDriver(_server(url, api_key, timeout_seconds), transport)
         self._calls = Calls(self._driver, retries, cache)

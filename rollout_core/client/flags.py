@@ -1,16 +1,13 @@
 """The fields of a request as flags of the command, and back."""
 
 import argparse
-import re
 from types import NoneType
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from rollout_core import query_text
 from rollout_core.contract import JobOptions, Overlay, Webhook
-
-PATCH = re.compile(r"(?:(?P<clip>\d+):)?(?P<frame>\d+):(?P<row>\d+):(?P<column>\d+)")
-POINT = re.compile(r"(?P<x>[\d.]+):(?P<y>[\d.]+)@(?P<seconds>[\d.]+)")
 
 SPECIAL = ("query", "overlay", "webhook")
 OVERLAY = "overlay."
@@ -73,12 +70,12 @@ def read_query(text: str) -> Any:
     Raises:
         ValueError: it is none.
     """
-    if text == "cls":
-        return text
-    match = PATCH.fullmatch(text) or POINT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"query: {text!r} is not cls, [CLIP:]FRAME:ROW:COLUMN or X:Y@SECONDS")
-    return {name: value for name, value in match.groupdict().items() if value is not None}
+    try:
+        return query_text.read_query(text)
+    except ValueError as error:
+        raise ValueError(
+            f"query: {text!r} is not cls, [CLIP:]FRAME:ROW:COLUMN or X:Y@SECONDS"
+        ) from error
 
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:

@@ -34,6 +34,7 @@ from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
 from service.settings import Settings
 from service.upload_store import Received
+from tests.service.owners import write_keys
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
 
@@ -113,6 +114,23 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         return announcement
 
     return beat
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    """The keys of ann and ben; see `owners`."""
+    path = tmp_path / "keys.toml"
+    write_keys(path)
+    return path
+
+
+@pytest.fixture
+def keyed(
+    open_client: Callable[..., TestClient], announce: Callable[..., Announcement], keys_file: Path
+) -> TestClient:
+    """A client of a service with these keys."""
+    announce()
+    return open_client(api_keys_file=keys_file)
 
 
 @pytest.fixture

@@ -5,28 +5,7 @@ from hashlib import sha256
 import pytest
 
 from rollout_core.jobs.records import JobError
-
-
-def headers(name):
-    return {"Authorization": f"Bearer key-of-{name}"}
-
-
-@pytest.fixture
-def keys_file(tmp_path):
-    path = tmp_path / "keys.toml"
-    tables = [
-        f'[{name}]\nsha256 = "{sha256(f"key-of-{name}".encode()).hexdigest()}"\n'
-        for name in ("ann", "ben")
-    ]
-    limits = "max_queued_jobs = 2\nmax_stored_bytes = 100_000\n"
-    path.write_text(tables[0] + limits + tables[1])
-    return path
-
-
-@pytest.fixture
-def keyed(open_client, announce, keys_file):
-    announce()
-    return open_client(api_keys_file=keys_file)
+from tests.service.owners import headers
 
 
 @pytest.fixture

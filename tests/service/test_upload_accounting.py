@@ -1,35 +1,14 @@
 """Every byte of the store counts once, for its owner's quota and for the limit of the store."""
 
 from datetime import timedelta
-from hashlib import sha256
 
 import pytest
 
 from service.ledger import SUMS_KEY, result_bytes
 from service.upload_store import UploadRecord, UploadStore
+from tests.service.owners import headers
 
 VIDEO_BYTES = 60_000
-
-
-def headers(name):
-    return {"Authorization": f"Bearer key-of-{name}"}
-
-
-@pytest.fixture
-def keys_file(tmp_path):
-    path = tmp_path / "keys.toml"
-    tables = [
-        f'[{name}]\nsha256 = "{sha256(f"key-of-{name}".encode()).hexdigest()}"\n'
-        for name in ("ann", "ben")
-    ]
-    path.write_text(f"{tables[0]}max_queued_jobs = 2\nmax_stored_bytes = 100_000\n{tables[1]}")
-    return path
-
-
-@pytest.fixture
-def keyed(open_client, announce, keys_file):
-    announce()
-    return open_client(api_keys_file=keys_file)
 
 
 @pytest.fixture
