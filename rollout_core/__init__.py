@@ -1,8 +1,8 @@
 """Space-time attention rollout for TimeSformer: the model, the method, video in, pictures out.
 
-`explain_file` explains a video in this process, `load_result` reads a result from its folder. Both
-need the extra `worker`, and are imported when they are first used: other parts of this package work
-without torch.
+`explain_file` explains a video in this process, and needs the extra `worker`. `load_result` reads a
+result from its folder, and needs the base installation only; its `plot` needs the extra `media`.
+They are imported when they are first used: the rest of this package works without torch and numpy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,3 +21,7 @@ def __getattr__(name: str) -> Any:
     from rollout_core import explained
 
     return getattr(explained, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

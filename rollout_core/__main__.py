@@ -6,19 +6,21 @@ from typing import ClassVar, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from rollout_core.command import read_settings, require_extra, settings_config
-from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Queries, Stage
-from rollout_core.errors import RolloutError
+from rollout_core.command import (
+    read_settings,
+    require_extra,
+    require_modules,
+    settings_config,
+)
+from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Overlay, Queries, Stage
+from rollout_core.errors import InvalidRequest, RolloutError
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.resolve import check_colormap, with_method
 
 with require_extra("rollout-explain", "worker"):
-    from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+    from pydantic_settings import BaseSettings, CliPositionalArg, CliToggleFlag, SettingsConfigDict
     from tqdm import tqdm
-
-    from rollout_core.model.checkpoints import load_named
-    from rollout_core.model.devices import open_device
-    from rollout_core.pipeline import compare_methods, explain_video
 
 
 class Command(InputFlags, ExplainRequest, BaseSettings):
@@ -34,6 +36,7 @@ class Command(InputFlags, ExplainRequest, BaseSettings):
         description="Token to explain: cls, a patch [CLIP:]FRAME:ROW:COLUMN counted from 0, or "
         "the patch at a point X:Y@SECONDS of the video. May be repeated; the first one is drawn.",
     )
+    no_overlay: CliToggleFlag[bool] = Field(False, description="Make no overlay video.")
     compare: tuple[Method, ...] = Field(
         (), description="Also draw the maps of this method, into comparison.png; may be repeated."
     )
@@ -47,22 +50,38 @@ class Command(InputFlags, ExplainRequest, BaseSettings):
     fake: ClassVar[None] = None  # type: ignore[misc]  # no flag: there is no fake engine here
 
     @model_validator(mode="after")
+    def _check_overlay(self) -> Self:
+        if self.no_overlay and self.overlay not in (None, Overlay()):
+            raise ValueError("no_overlay does not go with settings of the overlay")
+        if self.overlay is not None:
+            check_colormap(self.overlay.colormap)
+        return self
+
+    @model_validator(mode="after")
     def _check_comparison(self) -> Self:
         if self.method in self.compare:
             raise ValueError(f"compare is for methods other than {self.method}")
+        for method in self.compare:
+            try:
+                with_method(self.request, method)
+            except InvalidRequest as error:
+                raise ValueError(f"compare: {error}") from error
         return self
 
     @property
     def request(self) -> ExplainRequest:
         """The request that a client would send to the service."""
         names = ExplainRequest.model_fields.keys() - {"model"}
-        return ExplainRequest(**{name: getattr(self, name) for name in names})
+        given = {name: getattr(self, name) for name in names}
+        if len(self.targets) == 1:
+            given["target"] = self.targets[0]  # a flag that may be repeated gives a list
+        return ExplainRequest(**given | ({"overlay": None} if self.no_overlay else {}))
 
 
 def main() -> None:
     """Read the command line and explain one video."""
-    command = read_settings(Command)
     try:
+        command = read_settings(Command)
         explain(command)
     except OSError as error:
         name = str(error.filename or "").removeprefix("file:")
@@ -75,7 +94,14 @@ def main() -> None:
 
 def explain(command: Command) -> None:
     """Explain a video; print the predictions and the paths of the result files."""
-    command.video.stat()  # a wrong path is told before a model is loaded
+    command.video.stat()  # a wrong path is told before torch is imported
+    with require_extra("rollout-explain", "worker"):
+        require_modules("torch", "timm", "einops", "safetensors", "huggingface_hub")
+
+        from rollout_core.model.checkpoints import load_named
+        from rollout_core.model.devices import open_device
+        from rollout_core.pipeline import compare_methods, explain_video
+
     loaded = load_named(command.model, open_device(command.device), command.input_settings)
     arguments = command.video, command.output, command.request, loaded
     with _ProgressBar(leave=False, disable=None) as bar:

@@ -28,6 +28,15 @@ DISCARD = (
 )
 """What `discard_ratio` means here. In other programs it is a quantile after the residual."""
 
+SIGNED = {
+    "contribution_rollout": "none, with signs: what a clip's patches add to the logit of the "
+    "target, relative to the mean of all logits or to that of `against`; the rest stays with the "
+    "classification token",
+    "difference": "none, with signs: a clip sums to the target's logit minus that of its "
+    "reference; above the first layer with the classification token's part",
+}
+"""Scale of the maps of classes, by method."""
+
 SUMS_TO_ONE = "none: with the classification token's own share, {} sums to 1"
 UNBOUNDED = "none: sums are not fixed"
 
@@ -38,8 +47,8 @@ class ArraySpec:
 
     Attributes:
         dtype: the type in the file.
-        axes: names of the axes: `clip`, `query`, `t` frame, `h w` patch, `l` layer, `k` class,
-            `n` token (the classification token, then the patches in the order `t h w`).
+        axes: names of the axes: `clip`, `query`, `target`, `t` frame, `h w` patch, `l` layer,
+            `k` class, `n` token (the classification token, then the patches in the order `t h w`).
         meaning: what a value is.
         axes_text: the entry under `axes` in the metadata. Default: `axes`.
         optional: whether the file may lack the array.
@@ -56,18 +65,21 @@ ARRAYS: dict[str, ArraySpec] = {
     "relevance": ArraySpec(
         dtype=np.float32,
         axes="clip t h w",
-        meaning="relevance of each patch for the first query",
+        meaning="relevance of each patch for the first query or target; with signs for "
+        "contribution_rollout with a target and for difference",
     ),
     "frame_relevance": ArraySpec(
         dtype=np.float32,
         axes="clip t",
-        meaning="share of each frame in the clip's relevance",
+        meaning="share of each frame in the clip's relevance; negative values count as 0",
     ),
     "temporal_rollout": ArraySpec(
         dtype=np.float32,
         axes="clip t t",
-        meaning="relevance of each frame for a query spread over all patches of a frame",
+        meaning="relevance of each frame for a query spread over all patches of a frame; not for "
+        "difference, nor for contribution_rollout with a target",
         axes_text="clip t t: the row is the frame asked about, the column where it looked",
+        optional=True,
     ),
     "pts_seconds": ArraySpec(
         dtype=np.float64,
@@ -89,7 +101,8 @@ ARRAYS: dict[str, ArraySpec] = {
     "targets": ArraySpec(
         dtype=np.int64,
         axes="clip",
-        meaning="index of the class explained, for methods that explain a class",
+        meaning="index of the class explained, the first one if there are several, for methods "
+        "that explain a class",
         axes_text="clip, index of the class",
         optional=True,
     ),
@@ -99,12 +112,25 @@ ARRAYS: dict[str, ArraySpec] = {
         meaning="relevance of each patch for each query, if there are several",
         optional=True,
     ),
+    "target_relevance": ArraySpec(
+        dtype=np.float32,
+        axes="target clip t h w",
+        meaning="relevance of each patch for each target, with signs, if there are several",
+        optional=True,
+    ),
+    "target_classes": ArraySpec(
+        dtype=np.int64,
+        axes="target clip",
+        meaning="index of the class of each target, if there are several",
+        optional=True,
+    ),
     "layer_relevance": ArraySpec(
         dtype=np.float32,
         axes="clip l t h w",
-        meaning="relevance at each layer for the first query, if `per_layer` was requested",
-        axes_text="clip l t h w: of the first query, from it down to the input of layer l; of "
-        "attention, that of layer l alone",
+        meaning="relevance at each layer for the first query or target, if `per_layer` was "
+        "requested",
+        axes_text="clip l t h w: of the first query or target, from it down to the input of layer "
+        "l; of attention, that of layer l alone",
         optional=True,
     ),
     "full_rollout": ArraySpec(
@@ -131,14 +157,16 @@ class Archive:
 
     relevance: NDArray[np.float32]
     frame_relevance: NDArray[np.float32]
-    temporal_rollout: NDArray[np.float32]
     pts_seconds: NDArray[np.float64]
     frame_index: NDArray[np.int64]
     crop_xywh: NDArray[np.int64]
     logits: NDArray[np.float32]
     meta: dict[str, Any]
+    temporal_rollout: NDArray[np.float32] | None = None
     targets: NDArray[np.int64] | None = None
     query_relevance: NDArray[np.float32] | None = None
+    target_relevance: NDArray[np.float32] | None = None
+    target_classes: NDArray[np.int64] | None = None
     layer_relevance: NDArray[np.float32] | None = None
     full_rollout: NDArray[np.float16] | None = None
 
@@ -221,10 +249,15 @@ def _describe_normalisation(request: ExplainRequest, arrays: Collection[str]) ->
         request.method == "attention" and request.head_fusion == "mean"
     )
     scales = {
-        name: SUMS_TO_ONE.format(whole) if sums_to_one else UNBOUNDED
+        name: SIGNED[request.method]
+        if request.explains_classes
+        else SUMS_TO_ONE.format(whole)
+        if sums_to_one
+        else UNBOUNDED
         for name, whole in (
             ("relevance", "a clip that the query is of"),
             ("query_relevance", "the query's clip"),
+            ("target_relevance", "a clip"),
             ("layer_relevance", "a clip at a layer"),
             ("temporal_rollout", "a row"),
             ("full_rollout", "a row"),
@@ -232,10 +265,10 @@ def _describe_normalisation(request: ExplainRequest, arrays: Collection[str]) ->
         if name in arrays
     }
     return scales | {
-        "frame_relevance": "a clip sums to 1, or to 0 where its relevance is 0 everywhere",
+        "frame_relevance": "a clip sums to 1, or to 0 where none of its relevance is positive",
         "pictures": (
-            "the means of frames sampled more than once, scaled to 0..1 by the minimum and "
-            "maximum over the whole video"
+            "the means of frames sampled more than once, of which negative values count as 0, "
+            "scaled to 0..1 by the minimum and maximum over the whole video"
         ),
     }
 

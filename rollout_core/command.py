@@ -4,26 +4,31 @@ Imports nothing outside the base installation, so that a command can say which e
 """
 
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rollout_core.error_texts import explain_errors
+from rollout_core.variables import ENV_PREFIX, unknown_variables
 
 if TYPE_CHECKING:
     from pydantic_settings import BaseSettings, SettingsConfigDict
-
-ENV_PREFIX = "ROLLOUT_"
-"""Prefix of the environment variables; each one sets the same value as its flag."""
 
 UNUSABLE_STATUS = 78
 """Exit status of a command that cannot run with its settings, however often it is started again."""
 
 PACKAGES = ("rollout_core", "service", "worker")
+
+_REPEATED = re.compile(r"tuple\[(.*),\.\.\.\]")
+_WORD_OR_CHOICES = re.compile(r"\w+|\{[\w,]+\}")
+_NO_DEFAULT = re.compile(r" ?\(default: (?:None|null|\(\))\)$")
+"""Parts of the help that pydantic-settings writes."""
 
 S = TypeVar("S", bound="BaseSettings")
 
@@ -46,20 +51,52 @@ def settings_config(command: str) -> "SettingsConfigDict":
 def read_settings(settings: type[S], arguments: Sequence[str] | None = None) -> S:
     """Return the settings that the flags and the environment give.
 
+    Tells unknown variables, see `tell_unknown_variables`.
+
     Args:
         arguments: the flags; default: the process' own.
 
     Raises:
         SystemExit: a setting is invalid. The message is one line that names each invalid setting.
     """
-    from pydantic_settings import CliApp
+    from pydantic_settings import CliApp, CliSettingsSource
 
+    source = CliSettingsSource[Any](settings)
+    _tidy_help(source.root_parser)
+    command = settings.model_config.get("cli_prog_name")
     try:
-        return CliApp.run(settings, cli_args=list(sys.argv[1:] if arguments is None else arguments))
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        found = CliApp.run(settings, cli_args=given, cli_settings_source=source)
     except ValidationError as error:
-        sys.exit(
-            f"{settings.model_config.get('cli_prog_name')}: {describe_errors(error, settings)}"
-        )
+        sys.exit(f"{command}: {describe_errors(error, settings)}")
+    tell_unknown_variables(str(command), settings.model_fields)
+    return found
+
+
+def tell_unknown_variables(command: str, settings: Iterable[str]) -> None:
+    """Write a line to standard error for each variable with our prefix that no command knows.
+
+    Args:
+        settings: names of the settings of `command`, without the prefix.
+    """
+    for text in unknown_variables(os.environ, settings):
+        print(f"{command}: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _tidy_help(parser: ArgumentParser) -> None:
+    """Write in `--help` the names of values instead of Python types, and no empty defaults."""
+    for action in parser._actions:
+        if isinstance(action.metavar, str):
+            action.metavar = _metavar(action.metavar, action.dest)
+        if action.help is not None:
+            action.help = _NO_DEFAULT.sub("", action.help)
+
+
+def _metavar(text: str, dest: str) -> str:
+    """Return a word or the choices that stand for a value; else the name of the setting."""
+    text = _REPEATED.sub(r"\1", text)
+    is_plain = _WORD_OR_CHOICES.fullmatch(text) and text != "{int,str}"
+    return text if is_plain else dest.rpartition(".")[2].upper()
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
@@ -75,6 +112,30 @@ def make_files_private() -> None:
     os.umask(0o077)
 
 
+class MissingExtra(ModuleNotFoundError):
+    """A package is not installed. The message names the extra that has it."""
+
+
+@contextmanager
+def name_extra(user: str, extra: str) -> Iterator[None]:
+    """Say that `user` needs `extra` if an import in the block fails.
+
+    Raises:
+        MissingExtra: a module of another distribution is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in PACKAGES or isinstance(error, MissingExtra):
+            raise
+        raise MissingExtra(
+            f"{user} needs the extra '{extra}': pip install 'timesformer-rollout[{extra}]' "
+            f"(no module named '{module}')",
+            name=error.name,
+        ) from error
+
+
 @contextmanager
 def require_extra(command: str, extra: str) -> Iterator[None]:
     """End the process with one line that names `extra` if an import in the block fails.
@@ -83,15 +144,10 @@ def require_extra(command: str, extra: str) -> Iterator[None]:
         SystemExit: a module of another distribution is not installed.
     """
     try:
-        yield
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module in PACKAGES:
-            raise
-        sys.exit(
-            f"{command} needs the extra '{extra}': pip install 'timesformer-rollout[{extra}]' "
-            f"(no module named '{module}')"
-        )
+        with name_extra(command, extra):
+            yield
+    except MissingExtra as error:
+        sys.exit(str(error))
 
 
 def require_modules(*modules: str) -> None:

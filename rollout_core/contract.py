@@ -25,16 +25,29 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from rollout_core.model.specs import Sampling
+from rollout_core.patterns import HTTP_URL, ID, MODEL_NAME, ONE_LINE
 from rollout_core.query_text import JSON_PATTERN, read_query
 
 RESULT_NAME = "result.json"
 ARCHIVE_NAME = "rollout.npz"
 OVERLAY_NAME = "overlay.mp4"
 SHEET_NAME = "sheet.png"
+PREVIEW_NAME = "preview.mp4"
+THUMBNAILS_NAME = "thumbnails.jpg"
 FAITHFULNESS_NAME = "faithfulness.png"
+ARTIFACT_NAMES = (
+    *(RESULT_NAME, ARCHIVE_NAME, SHEET_NAME, OVERLAY_NAME),
+    *(PREVIEW_NAME, THUMBNAILS_NAME, FAITHFULNESS_NAME),
+)
+"""All files that a result may have."""
 
 MAX_QUERIES = 64
+MAX_TARGETS = 8
 
+PREDICTED: Literal["predicted"] = "predicted"
+"""Names the class that is predicted for a clip."""
+
+MAX_CAPTION_CHARACTERS = 1000
 MAX_VIDEO_SECONDS = 600.0
 MAX_VIDEO_PIXELS = 4096 * 2304
 """Default limits of a video: its length, and the pixels of one frame."""
@@ -46,12 +59,20 @@ DEFAULT_OVERLAY_LINES = 1080
 COMPLETE_SHARE = 0.95
 """A span of which less can be decoded than this share is incomplete."""
 
+TIMINGS_DESCRIPTION = (
+    "Seconds of the attempt by stage. Each moment counts for one stage, so that they add up to "
+    "`total`: `wait` (until the model and a decoder are ready, and what is in no other stage), "
+    "`open` (reading all packets, planning the clips), `decode` (waiting for frames, even if the "
+    "model runs meanwhile), `explain` (waiting for the model), `faithfulness`, `render` (drawing "
+    "the pictures), `save` (writing the files, and their digests)."
+)
+
 MAX_FULL_ROLLOUT_TOKENS = 4096
 """Most tokens of a clip for which a full rollout is computed: 32 MiB in half precision."""
 
-Method = Literal["rollout", "attention", "gradient_rollout", "contribution_rollout"]
+Method = Literal["rollout", "attention", "gradient_rollout", "contribution_rollout", "difference"]
 HeadFusion = Literal["mean", "max", "min"]
-Weighting = Literal["projection", "deviation", "alti", "l2"]
+Weighting = Literal["projection", "deviation"]
 Fill = Literal["blur", "mean", "still"]
 Layout = Literal["overlay", "side_by_side"]
 Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
@@ -76,23 +97,37 @@ FailureCode = Literal[
 ]
 """The codes with which a job can fail."""
 
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0, lt=1 << 31)]
 ClassIndex = Annotated[StrictInt, Field(ge=0, lt=1 << 31)]
 ClassLabel = Annotated[str, Field(min_length=1, max_length=256)]
 
-JobTag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
-UploadId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+ClassName = ClassIndex | ClassLabel
+ClassChoice = int | Literal["predicted"]
+"""A class of a model by its index, or the one that is predicted for a clip."""
+
+JobTag = Annotated[str, Field(min_length=1, max_length=64, pattern=ONE_LINE)]
+UploadId = Annotated[str, Field(pattern=ID)]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
 
 OPTIONS_BY_METHOD: dict[Method, tuple[str, ...]] = {
     "rollout": ("head_fusion", "discard_ratio", "start_layer", "full_rollout"),
     "attention": ("head_fusion", "layer"),
     "gradient_rollout": ("start_layer", "target", "full_rollout"),
-    "contribution_rollout": ("weighting", "start_layer", "full_rollout"),
+    "contribution_rollout": ("weighting", "start_layer", "target", "against", "full_rollout"),
+    "difference": ("target", "reference"),
 }
 """The options that each method uses. An option that no method names is for all of them."""
+
+FORMER_DEFAULTS = {"weighting": "projection"}
+"""Defaults of the version before, which its records name for every method.
+
+For methods that do not use the option they mean nothing.
+"""
+
+SEVERAL_TARGETS: tuple[Method, ...] = ("contribution_rollout", "difference")
+"""The methods that explain several classes in one forward."""
 
 
 class Frozen(BaseModel):
@@ -146,8 +181,8 @@ def _query_kind(query: object) -> str:
     return "point" if named.keys() & PointQuery.model_fields.keys() else "patch"
 
 
-def _query_count(query: object) -> str:
-    return "several" if isinstance(query, (list, tuple)) else "one"
+def _count(value: object) -> str:
+    return "several" if isinstance(value, (list, tuple)) else "one"
 
 
 class _ShortForms:
@@ -174,7 +209,12 @@ Query = Annotated[
 Queries = Annotated[
     Annotated[Query, Tag("one")]
     | Annotated[tuple[Query, ...], Field(min_length=1, max_length=MAX_QUERIES), Tag("several")],
-    Discriminator(_query_count),
+    Discriminator(_count),
+]
+Targets = Annotated[
+    Annotated[ClassName, Tag("one")]
+    | Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=MAX_TARGETS), Tag("several")],
+    Discriminator(_count),
 ]
 
 
@@ -182,8 +222,10 @@ class _LayerOptions(Frozen):
     """How the attention of each layer becomes relevance."""
 
     method: Method = Field("rollout", description="How relevance is computed.")
-    weighting: Weighting = Field(
-        "projection", description="How contribution_rollout measures a token's contribution."
+    weighting: Weighting | None = Field(
+        None,
+        description="How contribution_rollout measures a token's contribution. Default: projection "
+        "with a target, else deviation.",
     )
     head_fusion: HeadFusion = Field(
         "mean", description="How rollout and attention combine the heads of a layer."
@@ -198,6 +240,11 @@ class _LayerOptions(Frozen):
     layer: Index | None = Field(
         None, description="Layer that attention shows. Default: the last layer."
     )
+    reference: Fill = Field(
+        "still",
+        description="What difference compares a clip with: its mean frame at all times (still), "
+        "its blurred frames, or its mean colour.",
+    )
 
 
 class _Subject(_LayerOptions):
@@ -206,10 +253,17 @@ class _Subject(_LayerOptions):
     Inherits `_LayerOptions` for one reason: `ClipRequest` then keeps the public order of fields.
     """
 
-    target: ClassIndex | ClassLabel | None = Field(
+    target: Targets | None = Field(
         None,
-        description="Class, by index or label, for gradient_rollout and faithfulness. "
-        "Default: the class predicted for the clip.",
+        description="Class, by index or label, that gradient_rollout, contribution_rollout, "
+        "difference and faithfulness explain; predicted is the class predicted for the clip. "
+        "contribution_rollout and difference take several; the first one is drawn. Default: the "
+        "predicted class; of contribution_rollout: no class.",
+    )
+    against: ClassName | None = Field(
+        None,
+        description="contribution_rollout explains why the target and not this class. Default: "
+        "the mean of all classes.",
     )
     query: Queries = Field(
         "cls", description="Token to explain, or several; the first one is drawn."
@@ -226,6 +280,21 @@ class MethodOptions(_LayerOptions):
 
     per_layer: bool = Field(False, description="Also return the relevance at every layer.")
     full_rollout: bool = Field(False, description="Also return the rollout of every token.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_former_defaults(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        method = given.get("method", "rollout")
+        known = method if isinstance(method, str) else ""
+        used = OPTIONS_BY_METHOD.get(known, tuple(FORMER_DEFAULTS))  # type: ignore[call-overload]
+        unused = FORMER_DEFAULTS.keys() - set(used)
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in unused or value != FORMER_DEFAULTS[name]
+        }
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -250,6 +319,25 @@ class ClipRequest(MethodOptions, _Subject):
         return self.query if isinstance(self.query, tuple) else (self.query,)
 
     @property
+    def targets(self) -> tuple[int | str, ...]:
+        """The classes that are asked for; the first one is drawn."""
+        if self.target is None:
+            return ()
+        return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the maps depend on a class."""
+        return self.method == "gradient_rollout" or self.explains_classes
+
+    @property
+    def explains_classes(self) -> bool:
+        """Whether the maps are those of classes, with signs, instead of tokens."""
+        return self.method == "difference" or (
+            self.method == "contribution_rollout" and self.target is not None
+        )
+
+    @property
     def method_options(self) -> MethodOptions:
         """The method and its options, without the other fields."""
         return MethodOptions(**{name: getattr(self, name) for name in MethodOptions.model_fields})
@@ -258,6 +346,23 @@ class ClipRequest(MethodOptions, _Subject):
     def _check_target(self) -> Self:
         if self.target is not None and not self.faithfulness:
             check_option(self.method, "target")
+        if len(self.targets) > 1 and self.method not in SEVERAL_TARGETS:
+            users = ", ".join(SEVERAL_TARGETS)
+            raise ValueError(f"several targets are for {users}, not for {self.method}")
+        if self.against is not None:
+            check_option(self.method, "against")
+            if self.target is None:
+                raise ValueError("against needs a target")
+        return self
+
+    @model_validator(mode="after")
+    def _check_explained_classes(self) -> Self:
+        if self.explains_classes:
+            what = "difference" if self.method == "difference" else f"{self.method} with a target"
+            if self.query != "cls":
+                raise ValueError(f"{what} is for the query 'cls'")
+            if self.full_rollout:
+                raise ValueError(f"full_rollout is not for {what}")
         return self
 
     @model_validator(mode="after")
@@ -309,6 +414,11 @@ class ExplainRequest(ClipRequest):
         False, description="Also explain a video of which a part is missing or damaged."
     )
     overlay: Overlay | None = Field(Overlay(), description="null makes no overlay video.")
+    preview: bool = Field(
+        False,
+        description="Also make a copy of the video for browsers and a picture of the sampled "
+        "frames, both without heat.",
+    )
     fake: FakeScript | None = Field(
         None, description="Only for a service that runs the fake engine: how the job goes."
     )
@@ -331,9 +441,7 @@ class ExplainRequest(ClipRequest):
 class Webhook(Frozen):
     """Where to report the end of a job."""
 
-    url: str = Field(
-        max_length=2048, pattern=r"^https?://[^\s]+$", description="It gets a POST request."
-    )
+    url: str = Field(max_length=2048, pattern=HTTP_URL, description="It gets a POST request.")
     events: tuple[WebhookEvent, ...] = Field(
         ("job.succeeded", "job.failed", "job.canceled"), min_length=1
     )
@@ -362,7 +470,7 @@ class JobRequest(JobOptions):
     video_url: str | None = Field(
         None,
         max_length=2048,
-        pattern=r"^https?://[^\s]+$",
+        pattern=HTTP_URL,
         description="Address from which the service fetches the video, if it allows the host.",
     )
 
@@ -475,6 +583,24 @@ class SourceVideo(Frozen):
     frames_decoded: int = Field(description="Frames of the span that could be decoded.")
 
 
+class Caption(Frozen):
+    """What stands above the pictures of a result."""
+
+    title: str = Field("", max_length=MAX_CAPTION_CHARACTERS)
+    detail: str = Field("", max_length=MAX_CAPTION_CHARACTERS)
+
+
+class ThumbnailSheet(Frozen):
+    """Where each sampled frame is in `thumbnails.jpg`: tiles row by row, without gaps."""
+
+    tile_width: int = Field(ge=2, description="Pixels.")
+    tile_height: int = Field(ge=2, description="Pixels.")
+    columns: int = Field(ge=1, description="Tiles in a row.")
+    frame_index: tuple[int, ...] = Field(
+        min_length=1, description="For each tile: index of its frame among those of the video."
+    )
+
+
 class ExplainResult(Frozen):
     """The result of a job: the content of `result.json`."""
 
@@ -485,24 +611,41 @@ class ExplainResult(Frozen):
     clips: int
     frames: int = Field(description="Number of sampled frames in all clips.")
     targets: tuple[Target, ...] | None = Field(
-        None, description="Class explained in each clip; null for methods without a class."
+        None,
+        description="Class explained in each clip, the first one if there are several; null for "
+        "methods without a class.",
+    )
+    target_classes: tuple[tuple[Target, ...], ...] | None = Field(
+        None,
+        description="For each of several targets, the class explained in each clip: the order of "
+        "target_relevance in rollout.npz.",
     )
     queries: tuple[TokenQuery, ...] = Field(
         ("cls",), description="The tokens explained, with points resolved to patches."
     )
     frame_relevance: tuple[tuple[float, ...], ...] = Field(
-        (), description="For each clip and sampled frame: its share of the clip's relevance."
+        (),
+        description="For each clip and sampled frame: its share of the clip's relevance, of which "
+        "negative values count as 0.",
     )
     faithfulness: Faithfulness | None = None
     source: SourceVideo | None = Field(
         None, description="The video, as decoded. null in results of older versions."
     )
+    thumbnails: ThumbnailSheet | None = Field(
+        None, description="The tiles of thumbnails.jpg; null unless a preview was asked for."
+    )
     warnings: tuple[VideoWarning, ...] = ()
     artifacts: tuple[Artifact, ...] = Field(description="All other files of the result.")
-    timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
+    timings_seconds: dict[str, float] = Field(description=TIMINGS_DESCRIPTION)
     attempt: int
     started_at: datetime
     ended_at: datetime
+
+
+def default_weighting(*, has_target: bool) -> Weighting:
+    """Return the weighting of contribution_rollout."""
+    return "projection" if has_target else "deviation"
 
 
 def check_option(method: Method, name: str) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from rollout_core.patterns import WORDS
 from rollout_core.suggestions import enumerate_choices, suggest, suggest_or_list
 
 Path = tuple[str | int, ...]
@@ -64,10 +66,11 @@ _AT = re.compile(r"(?:Invalid JSON: )?(.*) at line (\d+) column (\d+)", re.DOTAL
 
 @dataclass(frozen=True)
 class Fault:
-    """One reason why a request is invalid: the path of the field, and a text."""
+    """One reason why a request is invalid: the path of the field, a text, and what was given."""
 
     path: Path
     message: str
+    given: Any = None
 
 
 def explain_errors(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
@@ -91,6 +94,19 @@ def explain_errors(error: ValidationError, model: type[BaseModel]) -> list[Fault
     ]
 
 
+def in_plain_words(error: ValidationError, model: type[BaseModel]) -> ValidationError:
+    """Return the error with the texts and paths of `explain_errors`."""
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError("invalid_field", "{text}", {"text": fault.message}),
+            loc=fault.path,
+            input=fault.given,
+        )
+        for fault in explain_errors(error, model)
+    ]
+    return ValidationError.from_exception_data(error.title, lines)
+
+
 def explain(error: Mapping[str, Any], fields: Iterable[str] = ()) -> str:
     """Return one error of pydantic in plain words.
 
@@ -110,6 +126,8 @@ def explain(error: Mapping[str, Any], fields: Iterable[str] = ()) -> str:
     if kind in _COUNTS:
         least = context.get("min_length", context.get("max_length"))
         return _COUNTS[kind].format(unit="item" if least == 1 else "items", **context)
+    if kind == "string_pattern_mismatch":
+        return WORDS.get(context["pattern"], "has not the form that is expected here")
     return _plain(str(error["msg"]))
 
 
@@ -148,13 +166,14 @@ def _merge(path: Path, reasons: list[tuple[Any, str]], paths: list[Path]) -> Ite
     """
     below = any(len(other) > len(path) and other[: len(path)] == path for other in paths)
     reasons = [pair for pair in reasons if not (below and pair[0]["type"] == "too_short")]
+    given = reasons[0][0].get("input") if reasons else None
     telling = [text for item, text in reasons if item["type"] not in _KINDS]
     if telling:
         for text in dict.fromkeys(telling):
-            yield Fault(path, text)
+            yield Fault(path, text, given)
     elif reasons:
         kinds = dict.fromkeys(_KINDS[item["type"]] for item, _ in reasons)
-        yield Fault(path, f"must be {enumerate_choices(kinds)}")
+        yield Fault(path, f"must be {enumerate_choices(kinds)}", given)
 
 
 def _resolve(location: Path, root: Schema, *, unknown: bool) -> tuple[Path, list[Schema]]:

@@ -7,6 +7,11 @@ jobs. The message is the detail for people, and may change.
 from typing import ClassVar
 
 
+def describe_failure(title: str, detail: str) -> str:
+    """Return title and detail of a failure as one line."""
+    return f"{title}: {detail}" if detail else title
+
+
 class RolloutError(Exception):
     """Base of every deliberate failure. `code` is public; the wording is not."""
 
@@ -15,10 +20,23 @@ class RolloutError(Exception):
 
 
 class InvalidRequest(RolloutError):
-    """The request cannot be carried out as it is."""
+    """The request cannot be carried out as it is.
+
+    Attributes:
+        field: path of the field that is wrong, if it is one, as the caller wrote it.
+        reason: what is wrong, without the field.
+    """
 
     code = "invalid_request"
     title = "The request is not valid"
+
+    def __init__(self, reason: str, *, field: str | None = None) -> None:
+        super().__init__(reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}" if self.field else self.reason
 
 
 class UnknownModel(InvalidRequest):

@@ -1,7 +1,7 @@
 """Explains a video from Python, with the result in memory: `explain_file` and `load_result`."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rollout_core import archive
 from rollout_core.archive import Archive
-from rollout_core.command import describe_errors
+from rollout_core.command import MissingExtra, describe_errors, name_extra
 from rollout_core.contract import (
     ARCHIVE_NAME,
     RESULT_NAME,
@@ -21,24 +21,18 @@ from rollout_core.contract import (
     Prediction,
 )
 from rollout_core.errors import InvalidRequest
-from rollout_core.model.checkpoints import (
-    LoadedModel,
-    adopt_model,
-    load_named,
-    model_name,
-    open_model,
-)
-from rollout_core.model.devices import open_device
 from rollout_core.model.input_settings import InputSettings
 from rollout_core.model.specs import MOVING_SHAPES
-from rollout_core.pictures.heat import check_colormap
-from rollout_core.pipeline import Computed, ProgressCallback, compute
+from rollout_core.resolve import check_colormap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from rollout_core.model.checkpoints import LoadedModel
+    from rollout_core.pipeline import Computed, ProgressCallback
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ExplainedVideo:
     """An explained video: predictions, arrays, frames and pictures.
 
@@ -50,9 +44,9 @@ class ExplainedVideo:
 
     result: ExplainResult
     arrays: Archive
-    frames: NDArray[np.uint8] | None = field(default=None, repr=False)
-    _computed: Computed | None = field(default=None, repr=False)
-    _folder: Path | None = field(default=None, repr=False)
+    frames: NDArray[np.uint8] | None = None
+    _computed: "Computed | None" = None
+    _folder: Path | None = None
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
@@ -76,9 +70,10 @@ class ExplainedVideo:
 
         Raises:
             IndexError: there is no such clip.
+            ModuleNotFoundError: the extra `media` is not installed.
         """
-        # Imports matplotlib, which takes about a second.
-        from rollout_core.pictures.clip_plot import plot_clip
+        with name_extra("plot", "media"):  # matplotlib takes about a second
+            from rollout_core.pictures.clip_plot import plot_clip
 
         return plot_clip(self.result, self.arrays, self.frames, clip)
 
@@ -96,15 +91,27 @@ class ExplainedVideo:
             return self._computed.write(target)
         assert self._folder is not None
         target.mkdir(parents=True, exist_ok=True)
+        if target.resolve() == self._folder.resolve():
+            return self.result
         for name in (RESULT_NAME, *(artifact.name for artifact in self.result.artifacts)):
-            if (self._folder / name).is_file() and not (target / name).exists():
+            if (self._folder / name).is_file():
                 shutil.copyfile(self._folder / name, target / name)
         return self.result
 
-    def _repr_png_(self) -> bytes:
-        """Return the picture that a notebook shows."""
+    def __repr__(self) -> str:
+        clips, frames = self.arrays.pts_seconds.shape
+        best = ", ".join(f"{each.label} {each.probability:.0%}" for each in self.predictions[:1])
+        length = f"{clips} {'clip' if clips == 1 else 'clips'} of {frames} frames"
+        return f"<ExplainedVideo: {best}; {self.result.model}, {length}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook shows; None, for the text, if none can be drawn."""
+        try:
+            figure = self.plot()
+        except MissingExtra:
+            return None
         picture = BytesIO()
-        self.plot().savefig(picture, format="png")
+        figure.savefig(picture, format="png")
         return picture.getvalue()
 
 
@@ -114,7 +121,7 @@ def explain_file(
     *,
     device: str = "auto",
     settings: InputSettings | None = None,
-    progress: ProgressCallback = lambda *_: None,
+    progress: "ProgressCallback" = lambda *_: None,
     **request: Any,
 ) -> ExplainedVideo:
     """Explain a video, without a server and without writing files.
@@ -134,13 +141,17 @@ def explain_file(
         InvalidRequest: a field of the request is not known or not valid, or does not fit the model.
         CheckpointError: the model cannot be loaded.
         RolloutError: the video cannot be used.
+        ModuleNotFoundError: the extra `worker` is not installed.
     """
     path = Path(video).expanduser()
     path.stat()
     parsed = _parse(request)
     if parsed.overlay is not None:
         check_colormap(parsed.overlay.colormap)
-    loaded = _load(model, device, settings)
+    with name_extra("explain_file", "worker"):
+        from rollout_core.pipeline import compute
+
+        loaded = _load(model, device, settings)
     computed = compute(path, parsed, loaded, keeps_frames=True, progress=progress)
     return ExplainedVideo(computed.describe(), computed.arrays, computed.frames, _computed=computed)
 
@@ -155,6 +166,9 @@ def load_result(folder: str | Path) -> ExplainedVideo:
     path = Path(folder).expanduser()
     text = (path / RESULT_NAME).read_bytes()
     result = ExplainResult.model_validate_json(text, extra="ignore")
+    for artifact in result.artifacts:
+        if Path(artifact.name).name != artifact.name or artifact.name == "..":
+            raise ValueError(f"{artifact.name!r} in {RESULT_NAME} is not the name of a file")
     return ExplainedVideo(result, archive.load(path / ARCHIVE_NAME), _folder=path)
 
 
@@ -167,13 +181,22 @@ def _parse(request: dict[str, Any]) -> ExplainRequest:
         raise InvalidRequest(describe_errors(error, ExplainRequest)) from error
 
 
-def _load(model: Any, device: str, settings: InputSettings | None) -> LoadedModel:
+def _load(model: Any, device: str, settings: InputSettings | None) -> "LoadedModel":
     """Return the model that the user means.
 
     Raises:
         CheckpointError: it cannot be loaded.
         TypeError: it is none of the kinds that `explain_file` names.
     """
+    from rollout_core.model.checkpoints import (
+        LoadedModel,
+        adopt_model,
+        load_named,
+        model_name,
+        open_model,
+    )
+    from rollout_core.model.devices import open_device
+
     if isinstance(model, LoadedModel):
         return model
     if isinstance(model, str):

@@ -1,9 +1,7 @@
 """Explains a whole video in this process, without a server."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,9 @@ from rollout_core.contract import (
     VideoWarning,
 )
 from rollout_core.model.checkpoints import LoadedModel
+from rollout_core.model.specs import ModelSpec
 from rollout_core.pictures.heat import check_colormap
+from rollout_core.pictures.kept import KeptThumbnails
 from rollout_core.pictures.render import render, render_comparison
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.relevance.faithfulness import STEPS, Floats, Order, measure
@@ -38,12 +38,20 @@ from rollout_core.relevance.perturbation import perturbed_probabilities
 from rollout_core.resolve import (
     ResolvedRun,
     check_request,
-    explained_class,
+    class_against,
+    explained_classes,
     refuse_script,
     with_method,
 )
-from rollout_core.result import ResultArrays, describe_result, target_to_follow
-from rollout_core.video.clips import OpenedVideo, open_clips, read_clips
+from rollout_core.result import (
+    ResultArrays,
+    caption_of,
+    describe_result,
+    target_to_follow,
+    thumbnail_sheet,
+)
+from rollout_core.timings import Timings
+from rollout_core.video.clips import Clip, Keep, OpenedVideo, open_clips, read_clips
 from rollout_core.video.coverage import Tally
 from rollout_core.video.decoder import Limits
 from rollout_core.video.source import describe_source
@@ -95,21 +103,25 @@ def compute(
         RolloutError: the video or the request cannot be used.
     """
     refuse_script(request)
-    started_at, timings = datetime.now(UTC), _Timings()
-    job = _Job.open(path, request, loaded, limits)
+    started_at, timings = datetime.now(UTC), Timings()
+    with timings.stage("open"):
+        job = _Job.open(path, request, loaded, limits)
+    kept = KeptThumbnails(job.video.crop, job.video.plan.times_seconds.size)
     tally = Tally(job.run.start_seconds, job.run.end_seconds)
     frames: list[Frames] | None = [] if keeps_frames else None
-    with timings.measure("explain"):
-        found, clip = _explain(job, loaded, progress, tally, frames)
+    with timings.stage("explain"):
+        clips = timings.each("decode", job.clips(loaded.spec, tally, kept.add))
+        found, clip = _explain(job, loaded, clips, progress, frames)
     source, warnings = describe_source(path, job.video.info, request, tally)
     faithfulness = None
     if request.faithfulness:
-        with timings.measure("faithfulness"):
+        with timings.stage("faithfulness"):
             faithfulness = _measure(job.run, found, clip, loaded, progress)
     return Computed(
         job=job,
         arrays=found,
         frames=np.stack(frames) if frames else None,
+        kept=kept,
         source=source,
         warnings=warnings,
         faithfulness=faithfulness,
@@ -141,7 +153,8 @@ def compare_methods(
     for method in methods:
         if method not in maps:
             run = replace(job.run, request=with_method(request, method))
-            maps[method] = _explain(replace(job, run=run), loaded, progress)[0].relevance
+            clips = job.clips(loaded.spec)
+            maps[method] = _explain(replace(job, run=run), loaded, clips, progress)[0].relevance
     render_comparison(
         path,
         pts_seconds=found.pts_seconds,
@@ -149,6 +162,7 @@ def compare_methods(
         relevance=maps,
         crop=job.video.crop,
         overlay=request.overlay or Overlay(),
+        caption=caption_of(job.run, found, job.video.info.display.size, has_method=False),
         path=folder / COMPARISON_NAME,
         limits=limits,
         stream=job.video.info.stream,
@@ -186,6 +200,23 @@ class _Job:
         )
         return cls(path, limits, video, run)
 
+    def clips(
+        self, spec: ModelSpec, tally: Tally | None = None, keep: Keep = lambda *_: None
+    ) -> Iterator[Clip]:
+        """Read the clips; see `read_clips`."""
+        return read_clips(
+            self.path,
+            self.video.plan,
+            self.video.crop,
+            height=spec.height,
+            width=spec.width,
+            limits=self.limits,
+            stream=self.video.info.stream,
+            tally=tally,
+            resample=spec.resample,
+            keep=keep,
+        )
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -193,15 +224,18 @@ class Computed:
 
     Attributes:
         frames: uint8 `clip t H W c`, RGB, in the model's input size; None if they were not kept.
+        kept: thumbnails of the contact sheet.
+        timings: of the stages so far.
     """
 
     job: _Job
     arrays: Archive
     frames: Frames | None
+    kept: KeptThumbnails
     source: SourceVideo
     warnings: tuple[VideoWarning, ...]
     faithfulness: Faithfulness | None
-    timings: "_Timings"
+    timings: Timings
     started_at: datetime
 
     def describe(self, folder: Path | None = None) -> ExplainResult:
@@ -217,45 +251,54 @@ class Computed:
             source=self.source,
             warnings=self.warnings,
             faithfulness=self.faithfulness,
-            timings_seconds=self.timings.seconds,
+            timings=self.timings,
             attempt=1,
             started_at=self.started_at,
         )
 
     def write(self, folder: Path, progress: ProgressCallback = lambda *_: None) -> ExplainResult:
         """Draw the pictures, which reads the video again, and write all files of the result."""
+        timings = Timings(dict(self.timings.seconds))
         folder.mkdir(parents=True, exist_ok=True)
-        archive.save(folder / ARCHIVE_NAME, self.arrays)
-        with self.timings.measure("render"):
-            _render(self.job, self.arrays, folder, progress)
+        with timings.stage("save"):
+            archive.save(folder / ARCHIVE_NAME, self.arrays)
+        with timings.stage("render"):
+            self._render(folder, progress)
             if self.faithfulness is not None:
                 # Imports matplotlib, which takes about a second.
                 from rollout_core.pictures.plot import plot_faithfulness
 
                 plot_faithfulness(self.faithfulness, folder / FAITHFULNESS_NAME)
-        result = self.describe(folder)
+        with timings.stage("save"):
+            result = replace(self, timings=timings).describe(folder)
         (folder / RESULT_NAME).write_text(result.model_dump_json(indent=2), encoding="utf-8")
         return result
 
-
-@dataclass
-class _Timings:
-    """Seconds spent in each stage, by name."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - began
+    def _render(self, folder: Path, progress: ProgressCallback) -> None:
+        job, found = self.job, self.arrays
+        render(
+            job.path,
+            pts_seconds=found.pts_seconds,
+            frame_index=found.frame_index,
+            relevance=found.relevance,
+            crop=job.video.crop,
+            overlay=job.run.request.overlay,
+            preview=thumbnail_sheet(job.run.request, found, self.source),
+            kept=self.kept.pixels,
+            caption=caption_of(job.run, found, (self.source.width, self.source.height)),
+            folder=folder,
+            limits=job.limits,
+            frames=job.video.info.frames,
+            stream=job.video.info.stream,
+            progress=lambda done, total: progress("render", done, total),
+        )
 
 
 def _explain(
     job: _Job,
     loaded: LoadedModel,
+    clips: Iterator[Clip],
     progress: ProgressCallback,
-    tally: Tally | None = None,
     frames: list[Frames] | None = None,
 ) -> tuple[Archive, Tensor]:
     """Explain each clip. Return the archive and the last clip, `1 c t H W`, as the model saw it.
@@ -266,17 +309,6 @@ def _explain(
     spec, total = loaded.spec, len(job.video.plan.times_seconds)
     parameter = next(loaded.model.parameters())
     arrays = ResultArrays()
-    clips = read_clips(
-        job.path,
-        job.video.plan,
-        job.video.crop,
-        height=spec.height,
-        width=spec.width,
-        limits=job.limits,
-        stream=job.video.info.stream,
-        tally=tally,
-        resample=spec.resample,
-    )
     progress("explain", 0, total)
     for index, clip in enumerate(clips):
         inputs = prepare_clips(
@@ -296,11 +328,13 @@ def _explain(
 
 def _explain_clip(clip: Tensor, index: int, run: ResolvedRun, loaded: LoadedModel) -> Explanation:
     """Explain one clip, `1 c t H W`."""
+    targets = explained_classes(run.request, run.spec)
     return explain_clips(
         loaded.model,
         clip,
         run.request.method_options,
-        target=explained_class(run.request, run.spec),
+        target=[targets] if targets else None,
+        against=class_against(run.request, run.spec),
         queries=run.queries,
         first_clip=index,
     )
@@ -323,19 +357,3 @@ def _measure(
         ).numpy()
 
     return measure(found.relevance[0], target, follow, progress=partial(progress, "faithfulness"))
-
-
-def _render(job: _Job, found: Archive, folder: Path, progress: ProgressCallback) -> None:
-    render(
-        job.path,
-        pts_seconds=found.pts_seconds,
-        frame_index=found.frame_index,
-        relevance=found.relevance,
-        crop=job.video.crop,
-        overlay=job.run.request.overlay,
-        folder=folder,
-        limits=job.limits,
-        frames=job.video.info.frames,
-        stream=job.video.info.stream,
-        progress=lambda done, total: progress("render", done, total),
-    )

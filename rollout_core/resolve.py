@@ -4,20 +4,27 @@ The service checks requests when they are submitted, so this module needs no num
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from pydantic import ValidationError
+
 from rollout_core.colormaps import is_colormap, suggest_colormap
+from rollout_core.command import describe_errors
 from rollout_core.contract import (
     MAX_FULL_ROLLOUT_TOKENS,
     OPTIONS_BY_METHOD,
+    PREDICTED,
+    SEVERAL_TARGETS,
+    ClassChoice,
     ExplainRequest,
     Method,
     PatchQuery,
     PointQuery,
     Query,
     TokenQuery,
+    default_weighting,
 )
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.specs import ModelSpec, Sampling
@@ -91,6 +98,9 @@ class ResolvedRun:
         }
         if self.request.method == "attention" and self.request.layer is None:
             resolved["layer"] = self.spec.depth - 1
+        if self.request.method == "contribution_rollout" and self.request.weighting is None:
+            has_target = self.request.target is not None
+            resolved["weighting"] = default_weighting(has_target=has_target)
         return self.request.model_copy(update=resolved)
 
 
@@ -104,44 +114,53 @@ def check_request(request: ExplainRequest, spec: ModelSpec) -> None:
     check_layer("start_layer", request.start_layer, spec.depth)
     if request.layer is not None:
         check_layer("layer", request.layer, spec.depth)
-    if request.target is not None:
-        spec.class_index(request.target)
+    targets = [class_choice(name, spec, field) for field, name in _targets_by_field(request)]
+    if request.against is not None:
+        check_against(class_choice(request.against, spec, "against"), targets)
     span = request.start_seconds or 0.0, request.end_seconds or math.inf
-    for query in request.queries:
+    for field, query in _queries_by_field(request):
         if isinstance(query, PatchQuery):
-            check_patch(query, spec.grid, clips=1 if request.clips == "one" else None)
+            clips = 1 if request.clips == "one" else None
+            check_patch(query, spec.grid, clips=clips, field=field)
         elif isinstance(query, PointQuery):
-            _check_time(query, *span)
+            _check_time(query, *span, field=field)
     if request.full_rollout:
         check_tokens(spec.grid)
     if request.overlay is not None:
-        _check_colormap(request.overlay.colormap)
+        check_colormap(request.overlay.colormap)
 
 
 def refuse_script(request: ExplainRequest) -> None:
     """Raise InvalidRequest if the request says what the fake engine should do."""
     if request.fake is not None:
-        raise InvalidRequest("fake is for a service that runs the fake engine; this one is real")
+        raise InvalidRequest("this is for the fake engine; the model is real", field="fake")
 
 
 def check_layer(name: str, layer: int, depth: int) -> None:
     """Raise InvalidRequest if a model of this depth does not have the layer."""
     if not 0 <= layer < depth:
-        raise InvalidRequest(f"{name} is {layer}, but the model has {depth} layers")
+        raise InvalidRequest(f"there is no layer {layer}; the model has {depth} layers", field=name)
 
 
-def check_patch(query: PatchQuery, grid: tuple[int, int, int], *, clips: int | None = None) -> None:
+def check_patch(
+    query: PatchQuery,
+    grid: tuple[int, int, int],
+    *,
+    clips: int | None = None,
+    field: str = "query",
+) -> None:
     """Raise InvalidRequest if the grid, `(t, h, w)`, does not have the patch.
 
     Args:
         clips: number of clips, or None if it is not known yet.
+        field: path of the query in the request.
     """
     t, h, w = grid
     limits = {"clip": clips, "frame": t, "row": h, "column": w}
     for name, limit in limits.items():
         index = getattr(query, name)
         if limit is not None and index >= limit:
-            raise InvalidRequest(f"query: {name} is {index}, but the last one is {limit - 1}")
+            raise InvalidRequest(f"{name} is {index}, but the last one is {limit - 1}", field=field)
 
 
 def check_tokens(grid: tuple[int, int, int]) -> None:
@@ -149,31 +168,64 @@ def check_tokens(grid: tuple[int, int, int]) -> None:
     tokens = 1 + math.prod(grid)
     if tokens > MAX_FULL_ROLLOUT_TOKENS:
         raise InvalidRequest(
-            f"full_rollout is for clips of up to {MAX_FULL_ROLLOUT_TOKENS} tokens, not of {tokens}"
+            f"the clip has {tokens} tokens, more than {MAX_FULL_ROLLOUT_TOKENS}",
+            field="full_rollout",
         )
 
 
-def _check_colormap(name: str) -> None:
+def check_colormap(name: str) -> None:
     """Raise InvalidRequest if no colormap has this name."""
     if not is_colormap(name):
         raise InvalidRequest(
-            f"overlay.colormap: no colormap is named {name!r}; {suggest_colormap(name)}"
+            f"no colormap is named {name!r}; {suggest_colormap(name)}", field="overlay.colormap"
         )
 
 
-def explained_class(request: ExplainRequest, spec: ModelSpec) -> int | None:
-    """Return the class to explain. None if it is the predicted one, or the method uses no class."""
-    if request.target is None or "target" not in OPTIONS_BY_METHOD[request.method]:
-        return None
-    return spec.class_index(request.target)
+def check_against(against: ClassChoice, targets: Sequence[ClassChoice]) -> None:
+    """Raise InvalidRequest if a target is explained against itself."""
+    if against in targets:
+        raise InvalidRequest("this class is a target itself", field="against")
+
+
+def class_choice(name: int | str, spec: ModelSpec, field: str = "target") -> ClassChoice:
+    """Return the class that a request means.
+
+    Raises:
+        InvalidRequest: the model has no such class, or several of this name.
+    """
+    return PREDICTED if name == PREDICTED else spec.class_index(name, field=field)
+
+
+def explained_classes(request: ExplainRequest, spec: ModelSpec) -> tuple[ClassChoice, ...]:
+    """Return the classes to explain; none if the request has no target or the method no class."""
+    if "target" not in OPTIONS_BY_METHOD[request.method]:
+        return ()
+    return tuple(class_choice(name, spec, field) for field, name in _targets_by_field(request))
+
+
+def class_against(request: ExplainRequest, spec: ModelSpec) -> ClassChoice | None:
+    """Return the class against which the targets are explained; None for the mean of all."""
+    return None if request.against is None else class_choice(request.against, spec, "against")
 
 
 def with_method(request: ExplainRequest, method: Method) -> ExplainRequest:
-    """Return the request for another method, which keeps the options that this method uses."""
+    """Return the request for another method, which keeps the options that this method uses.
+
+    A method that explains one class gets the first target.
+
+    Raises:
+        InvalidRequest: the method does not explain the tokens that the request asks about.
+    """
     extras = {"per_layer", "full_rollout", "faithfulness"}
     options = {name for options in OPTIONS_BY_METHOD.values() for name in options}
     dropped = {"method"} | extras | (options - set(OPTIONS_BY_METHOD[method]))
-    return ExplainRequest(method=method, **request.model_dump(exclude=dropped))
+    kept = request.model_dump(exclude=dropped)
+    if method not in SEVERAL_TARGETS and len(request.targets) > 1 and "target" in kept:
+        kept["target"] = request.targets[0]
+    try:
+        return ExplainRequest(method=method, **kept)
+    except ValidationError as error:
+        raise InvalidRequest(describe_errors(error, ExplainRequest)) from error
 
 
 def resolve_queries(
@@ -197,24 +249,38 @@ def resolve_queries(
         InvalidRequest: a point is outside the crop or the span, or a patch does not exist.
     """
 
-    def resolve(query: Query) -> TokenQuery:
+    def resolve(field: str, query: Query) -> TokenQuery:
         if isinstance(query, PointQuery):
-            _check_time(query, start_seconds, end_seconds)
+            _check_time(query, start_seconds, end_seconds, field=field)
             clip, frame = _nearest(query.seconds, times_seconds)
-            row, column = _patch_at(query, crop, spec)
+            row, column = _patch_at(query, crop, spec, field=field)
             return PatchQuery(clip=clip, frame=frame, row=row, column=column)
         if isinstance(query, PatchQuery):
-            check_patch(query, spec.grid, clips=len(times_seconds))
+            check_patch(query, spec.grid, clips=len(times_seconds), field=field)
         return query
 
-    return tuple(resolve(query) for query in request.queries)
+    return tuple(resolve(field, query) for field, query in _queries_by_field(request))
 
 
-def _check_time(query: PointQuery, start_seconds: float, end_seconds: float) -> None:
+def _targets_by_field(request: ExplainRequest) -> Iterator[tuple[str, int | str]]:
+    """Yield each target with its path in the request."""
+    are_listed = isinstance(request.target, tuple)
+    for index, name in enumerate(request.targets):
+        yield (f"target.{index}" if are_listed else "target"), name
+
+
+def _queries_by_field(request: ExplainRequest) -> Iterator[tuple[str, Query]]:
+    """Yield each query with its path in the request."""
+    are_listed = isinstance(request.query, tuple)
+    for index, query in enumerate(request.queries):
+        yield (f"query.{index}" if are_listed else "query"), query
+
+
+def _check_time(query: PointQuery, start_seconds: float, end_seconds: float, *, field: str) -> None:
     if not start_seconds <= query.seconds < end_seconds:
         raise InvalidRequest(
-            f"query: {query.seconds:g} s is outside the span, "
-            f"{start_seconds:g} s to {end_seconds:g} s"
+            f"{query.seconds:g} s is outside the span, {start_seconds:g} s to {end_seconds:g} s",
+            field=field,
         )
 
 
@@ -230,15 +296,16 @@ def _nearest(seconds: float, times_seconds: Sequence[Sequence[float]]) -> tuple[
 
 
 def _patch_at(
-    query: PointQuery, crop: tuple[int, int, int, int], spec: ModelSpec
+    query: PointQuery, crop: tuple[int, int, int, int], spec: ModelSpec, *, field: str
 ) -> tuple[int, int]:
     """Return row and column of the patch that contains a point of the source."""
     x, y, width, height = crop
     right, down = (query.x - x) / width, (query.y - y) / height
     if not (0 <= right < 1 and 0 <= down < 1):
         raise InvalidRequest(
-            f"query: ({query.x:g}, {query.y:g}) is outside what the model sees, "
-            f"{width}×{height} pixels from ({x}, {y})"
+            f"({query.x:g}, {query.y:g}) is outside what the model sees, "
+            f"{width}×{height} pixels from ({x}, {y})",
+            field=field,
         )
     _, h, w = spec.grid
     return int(down * h), int(right * w)

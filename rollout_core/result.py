@@ -1,7 +1,6 @@
 """Builds a result: from the arrays of each clip to the archive and to `result.json`."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,13 @@ from rollout_core.archive import Archive, describe_run
 from rollout_core.contract import (
     ARCHIVE_NAME,
     FAITHFULNESS_NAME,
+    MAX_CAPTION_CHARACTERS,
     OVERLAY_NAME,
+    PREDICTED,
+    PREVIEW_NAME,
     SHEET_NAME,
+    THUMBNAILS_NAME,
+    Caption,
     ClipRequest,
     ExplainRequest,
     ExplainResult,
@@ -22,16 +26,22 @@ from rollout_core.contract import (
     Prediction,
     SourceVideo,
     Target,
+    ThumbnailSheet,
     VideoWarning,
     describe,
 )
 from rollout_core.model.specs import ModelSpec
-from rollout_core.resolve import ResolvedRun
+from rollout_core.query_text import CLS
+from rollout_core.resolve import ResolvedRun, class_choice
+from rollout_core.timings import Timings
 
 DECIMALS = 4
 """Decimals of numbers in `result.json`. The archive has the full precision."""
 
 TOP_PREDICTIONS = 5
+
+TILE_HEIGHT, MAX_TILE_WIDTH = 90, 200
+TILE_COLUMNS, MAX_TILES = 16, 256
 
 
 class ResultArrays:
@@ -62,6 +72,10 @@ class ResultArrays:
         }
         if len(query_relevance) > 1:
             arrays["query_relevance"] = query_relevance
+        for name in ("target_relevance", "target_classes"):
+            of_targets = arrays.pop(name, np.empty((0, 1))).swapaxes(0, 1)  # target clip ...
+            if len(of_targets) > 1:
+                arrays[name] = of_targets
         return Archive(**arrays, meta=describe_run(run, arrays))
 
 
@@ -73,7 +87,7 @@ def describe_result(
     source: SourceVideo,
     warnings: tuple[VideoWarning, ...] = (),
     faithfulness: Faithfulness | None = None,
-    timings_seconds: Mapping[str, float],
+    timings: Timings,
     attempt: int,
     started_at: datetime,
     ended_at: datetime | None = None,
@@ -82,6 +96,7 @@ def describe_result(
 
     Args:
         folder: contains all other files of the result, complete. None: there are no files.
+        timings: of all stages; the present one is counted until the files are read.
         ended_at: default: now.
     """
     shares = found.frame_relevance.astype(np.float64).round(DECIMALS)
@@ -92,16 +107,20 @@ def describe_result(
         predictions=top_predictions(found.logits, run.spec),
         clips=len(found.logits),
         frames=found.pts_seconds.size,
-        targets=_targets(found, run.spec),
+        targets=None if found.targets is None else _classes(found.targets, run.spec),
+        target_classes=None
+        if found.target_classes is None
+        else tuple(_classes(indices, run.spec) for indices in found.target_classes),
         queries=run.queries,
         frame_relevance=tuple(map(tuple, shares.tolist())),
         faithfulness=faithfulness,
         source=source,
+        thumbnails=thumbnail_sheet(run.request, found, source),
         warnings=warnings,
         artifacts=tuple(
             describe(folder / name) for name in artifact_names(run.request) if folder is not None
         ),
-        timings_seconds={n: round(seconds, DECIMALS) for n, seconds in timings_seconds.items()},
+        timings_seconds={n: round(each, DECIMALS) for n, each in timings.with_total().items()},
         attempt=attempt,
         started_at=started_at,
         ended_at=ended_at or datetime.now(UTC),
@@ -114,9 +133,59 @@ def artifact_names(request: ExplainRequest) -> list[str]:
         ARCHIVE_NAME: True,
         OVERLAY_NAME: request.overlay is not None,
         SHEET_NAME: True,
+        PREVIEW_NAME: request.preview,
+        THUMBNAILS_NAME: request.preview,
         FAITHFULNESS_NAME: request.faithfulness,
     }
     return [name for name, is_made in made.items() if is_made]
+
+
+def thumbnail_sheet(
+    request: ExplainRequest, found: Archive, source: SourceVideo
+) -> ThumbnailSheet | None:
+    """Return the tiles of the thumbnails, one for each distinct sampled frame, in time order.
+
+    Of more than `MAX_TILES` frames, evenly spaced ones are chosen. None without a preview.
+    """
+    if not request.preview:
+        return None
+    indices = np.unique(found.frame_index)
+    count = min(len(indices), MAX_TILES)
+    chosen = indices[np.rint(np.linspace(0, len(indices) - 1, count)).astype(int)]
+    width = 2 * round(TILE_HEIGHT * source.width / source.height / 2)
+    return ThumbnailSheet(
+        tile_width=min(max(2, width), MAX_TILE_WIDTH),
+        tile_height=TILE_HEIGHT,
+        columns=min(TILE_COLUMNS, count),
+        frame_index=tuple(chosen.tolist()),
+    )
+
+
+def caption_of(
+    run: ResolvedRun, found: Archive, frame_size: tuple[int, int], *, has_method: bool = True
+) -> Caption:
+    """Return what stands above the pictures: the prediction, and how it is explained.
+
+    Args:
+        frame_size: width and height of the displayed frame.
+        has_method: whether the pictures show one method.
+    """
+    best = top_predictions(found.logits, run.spec)[0]
+    parts = [run.spec.name]
+    if has_method:
+        explained = () if found.targets is None else _classes(found.targets, run.spec)
+        classes = dict.fromkeys(target.label for target in explained)
+        of_classes = f" of {', '.join(classes)}" if classes else ""
+        parts.append(run.request.method + of_classes)
+    if run.queries[0] != CLS:
+        parts.append("for one patch")
+    seen = run.crop[2:]
+    if seen != frame_size:
+        parts.append("the model sees {} by {} of {} by {} pixels".format(*seen, *frame_size))
+    return Caption(
+        title=f"{best.label}, {100 * best.probability:.0f} %",
+        detail=" · ".join(parts)[:MAX_CAPTION_CHARACTERS],
+    )
 
 
 def target_of(target: int | str, spec: ModelSpec) -> Target:
@@ -130,9 +199,13 @@ def target_of(target: int | str, spec: ModelSpec) -> Target:
 
 
 def target_to_follow(request: ClipRequest, logits: np.ndarray, spec: ModelSpec) -> Target:
-    """Return the requested class, or by default the class predicted from `logits`, `clip k`."""
-    asked = request.target
-    return target_of(top_predictions(logits, spec)[0].index if asked is None else asked, spec)
+    """Return the first requested class, or by default that predicted from `logits`, `clip k`.
+
+    Raises:
+        InvalidRequest: the model has no such class.
+    """
+    asked = class_choice(request.targets[0], spec) if request.targets else PREDICTED
+    return target_of(top_predictions(logits, spec)[0].index if asked == PREDICTED else asked, spec)
 
 
 def top_predictions(
@@ -155,14 +228,12 @@ def top_predictions(
 def frame_shares(relevance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return each frame's share of its clip's relevance, `clip t`, from `clip t h w`.
 
-    A clip without relevance gets shares of 0.
+    Negative relevance counts as 0. A clip without relevance gets shares of 0.
     """
-    frames = relevance.sum(axis=(2, 3), dtype=np.float64)
+    frames = relevance.clip(min=0).sum(axis=(2, 3), dtype=np.float64)
     totals = frames.sum(axis=1, keepdims=True)
     return np.asarray(frames / np.where(totals > 0, totals, 1), np.float32)
 
 
-def _targets(found: Archive, spec: ModelSpec) -> tuple[Target, ...] | None:
-    if found.targets is None:
-        return None
-    return tuple(target_of(int(index), spec) for index in found.targets)
+def _classes(indices: NDArray[np.int64], spec: ModelSpec) -> tuple[Target, ...]:
+    return tuple(target_of(int(index), spec) for index in indices)

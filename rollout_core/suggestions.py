@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
 MAX_SUGGESTED = 3
-MAX_LISTED = 24
+MAX_LISTED = 32
 MAX_COMPARED = 64
 """Characters of a name that are compared: the time grows with their square."""
 

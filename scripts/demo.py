@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rollout_core.client import ClientError, NoResult, RolloutApiError, RolloutClient
+from rollout_core.errors import describe_failure
 from rollout_core.jobs.schemas import Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ NAMES = ("result.json", "rollout.npz", "overlay.mp4", "sheet.png")
 START_SECONDS = 180
 STOP_SECONDS = 60
 POLL_SECONDS = 0.2
+# Nothing of this is drawn where standard error is no terminal.
 BAR = "  {desc:<8}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} [{elapsed}]"
 
 
@@ -48,7 +50,7 @@ class StageBars:
         if stage != self._stage:
             self.close(full=True)
             self._stage = stage
-            self._bar = tqdm(desc=stage, total=total, bar_format=BAR)
+            self._bar = tqdm(desc=stage, total=total, bar_format=BAR, disable=None)
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
@@ -92,7 +94,11 @@ def follow(client: RolloutClient, job: Job) -> Job:
     finally:
         bars.close(full=job.state == "succeeded")
     if job.state != "succeeded":
-        reason = f"{job.error.title}. {job.error.detail}" if job.error else "no reason was given"
+        reason = (
+            describe_failure(job.error.title, job.error.detail)
+            if job.error
+            else "no reason was given"
+        )
         raise DemoError(f"the job has {job.state}: {reason}".rstrip())
     return job
 
@@ -163,7 +169,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], output: Path, log: Path)
     """Return the service's URL when it listens and a worker is ready."""
     begun = time.monotonic()
     url = None
-    with tqdm(bar_format="{desc} [{elapsed}]", desc="Starting the service and a worker") as clock:
+    text = "Starting the service and a worker"
+    with tqdm(bar_format="{desc} [{elapsed}]", desc=text, disable=None) as clock:
         while time.monotonic() - begun < START_SECONDS:
             if process.poll() is not None:
                 raise DemoError(f"the service did not start: {_last_line(log)}")

@@ -22,6 +22,7 @@ from service.faults import Faults
 from service.fetch import VideoFetcher
 from service.hosts import AllowedHosts, CheckHosts, MountAt, set_root_path
 from service.inventory import Inventory
+from service.job_news import listening
 from service.job_watcher import JobWatcher
 from service.jobs import Jobs
 from service.ledger import Ledger
@@ -33,14 +34,17 @@ from service.maintenance import (
     periodic_tasks,
 )
 from service.outbound import Hosts, Outbound
+from service.page import files as page
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
 from service.reservations import RENEW_SECONDS
-from service.routes import artifacts, deliveries, events, jobs, status, tus, uploads
+from service.routes import artifacts, deliveries, events, jobs, session, status, tus, uploads
 from service.security_headers import SecurityHeaders
+from service.sessions import Sessions, read_secret
 from service.settings import Settings
 from service.shutdown import Shutdown
 from service.stored_uploads import StoredUploads
+from service.submissions import Rules
 from service.webhook_secrets import WebhookSecrets
 from service.webhooks import Webhooks
 
@@ -53,6 +57,7 @@ TAGS = [
     {"name": "jobs", "description": "Upload a video, follow the job, cancel or delete it."},
     {"name": "uploads", "description": "Send a video once, and make many jobs from it."},
     {"name": "artifacts", "description": "Download the files of a job's result."},
+    {"name": "session", "description": "Use a cookie instead of an API key, in a browser."},
     {"name": "models", "description": "List the models that can be used."},
     {"name": "health", "description": "For the operator of the service."},
 ]
@@ -84,7 +89,11 @@ def create_app(settings: Settings) -> FastAPI:
             tasks.append((services.keys.refresh, CHECK_SECONDS))
         app.state.shutdown.on_begin(services.watcher.close)
         try:
-            async with periodic_tasks(*tasks), services.deliverer.running():
+            async with (
+                periodic_tasks(*tasks),
+                services.deliverer.running(),
+                listening(settings.redis_url, services.watcher.hear),
+            ):
                 yield {"services": services}
         finally:
             await services.watcher.stop()
@@ -102,13 +111,17 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.shutdown = Shutdown()
-    for module in (tus, uploads, jobs, events, deliveries, artifacts, status):
+    for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status):
         app.include_router(module.router)
         _answer_head(app, module.router)
     _add_middleware(app, settings)
     problems.install(app)
     openapi.install(app)
     docs.install(app)
+    if settings.page:
+        page.install(app)
+    else:
+        page.install_without_page(app)
     return app
 
 
@@ -128,6 +141,8 @@ def _open_services(settings: Settings) -> Services:
     store = ArtifactStore(settings.data_dir)
     inventory, ledger = Inventory(store), Ledger(redis)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    ttl = settings.session_ttl
+    sessions = Sessions(keys, read_secret(store), ttl_seconds=ttl) if keys else None
     outbound = Outbound(Hosts(settings.private_hosts))
     webhooks = _open_webhooks(settings, keys, outbound)
     service_jobs = Jobs(
@@ -138,9 +153,11 @@ def _open_services(settings: Settings) -> Services:
         ledger=ledger,
         result_ttl=settings.result_ttl,
         max_bytes=settings.max_store_bytes,
-        max_queued=settings.max_queued,
-        default_model=settings.default_model,
-        check_webhook=webhooks.check,
+        rules=Rules(
+            max_queued=settings.max_queued,
+            default_model=settings.default_model,
+            check_webhook=webhooks.check,
+        ),
     )
     reconciler = Reconciler(store, inventory, redis, ledger)
     stored_uploads = StoredUploads(
@@ -164,6 +181,7 @@ def _open_services(settings: Settings) -> Services:
         uploads=stored_uploads,
         reconciler=reconciler,
         keys=keys,
+        sessions=sessions,
         pools=pools,
         watcher=JobWatcher(read_jobs),
         deliverer=Deliverer(redis, store, service_jobs, webhooks),

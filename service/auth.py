@@ -1,5 +1,7 @@
 """API keys and the limits of their owners, and the check of the key before every API call.
 
+A browser may send the cookie of a session instead, which stands for a key: see `service.sessions`.
+
 The keys are in a TOML file with one table per owner. During a change of keys, an owner may have
 two:
 
@@ -27,13 +29,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rollout_core.contract import Frozen
 from rollout_core.errors import RolloutError
-from service.errors import Unauthorized
+from service.errors import SessionEnded, SessionOriginRefused, Unauthorized
+from service.origins import SAFE_METHODS, is_own_page
 from service.problems import problem_of
+from service.sessions import OpenSession, Sessions, set_cookie, tokens_of
 from service.usage import Limit, Owner, OwnerName
 from service.webhook_secrets import WebhookSecret
 
 API_PREFIX = "/v1"
 """Paths below this need a key. The others, health and documentation, show no jobs."""
+
+SESSION_PATH = f"{API_PREFIX}/session"
+
+OPEN_CALLS = frozenset({("DELETE", SESSION_PATH)})
+"""Calls below the prefix that need no key: a session that has ended can still be left."""
 
 CHECK_SECONDS = 1.0
 """Time between two checks whether the file has changed."""
@@ -80,12 +89,16 @@ class ApiKeys:
 
     def owner(self, key: str) -> Owner | None:
         """Return the owner of a key, or None. Compares in constant time."""
-        digest = sha256(key.encode()).hexdigest()
+        digest = digest_of(key)
         found = None
         for known, owner in self._owners:
             if hmac.compare_digest(known, digest):
                 found = owner
         return found
+
+    def named(self, name: str) -> Iterator[tuple[str, Owner]]:
+        """Yield the digest of each key of this owner, with the owner."""
+        return ((digest, owner) for digest, owner in self._owners if owner.name == name)
 
     def webhook_secrets(self, owner: str) -> tuple[str, ...]:
         """Return the secrets that sign an owner's webhooks, newest first."""
@@ -120,36 +133,102 @@ class RequireKey:
         """Handle one request."""
         app = self._app
         if scope["type"] == "http" and is_api_path(scope):
+            is_open = (scope["method"], path_of(scope)) in OPEN_CALLS
             try:
-                scope["state"]["owner"] = authenticate(scope)
-            except Unauthorized as error:
+                scope["state"]["owner"] = None if is_open else authenticate(scope)
+            except RolloutError as error:
                 app = problem_of(error)
         await app(scope, receive, send)
 
 
+def digest_of(key: str) -> str:
+    """Return the digest by which the file knows a key."""
+    return sha256(key.encode()).hexdigest()
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path of a request below the root path."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
 def is_api_path(scope: Scope) -> bool:
     """Return whether a request is for a path that shows or changes jobs."""
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
-    return f"{path}/".startswith(f"{API_PREFIX}/")
+    return f"{path_of(scope)}/".startswith(f"{API_PREFIX}/")
 
 
 def authenticate(scope: Scope) -> Owner | None:
-    """Return the owner of the request's key, or None if the service has no keys.
+    """Return the owner of the request's key or session, or None if the service has no keys.
+
+    A key counts more than a session.
 
     Raises:
         Unauthorized: the request has no key, several, or one that is not known.
+        SessionEnded: it has a session instead, which does not count any more.
+        SessionOriginRefused: it has a session, and may be of another page.
     """
     keys = cast(ApiKeys | None, scope["state"]["services"].keys)
     if keys is None:
         return None
+    if key := key_of(scope):
+        owner = keys.owner(key)
+        if owner is None:
+            raise Unauthorized("the API key is not known")
+        return owner
+    session = session_of(scope)
+    if session is None:
+        raise Unauthorized("send an API key: Authorization: Bearer KEY")
+    return session.owner
+
+
+def key_of(scope: Scope) -> str | None:
+    """Return the API key of a request, or None if it has none.
+
+    Raises:
+        Unauthorized: it has several, or none that can be one.
+    """
     given = Headers(scope=scope).getlist("authorization")
     if not given:
-        raise Unauthorized("send an API key: Authorization: Bearer KEY")
-    scheme, _, key = given[0].partition(" ")
-    owner = keys.owner(key.strip()) if scheme.lower() == "bearer" and len(given) == 1 else None
-    if owner is None:
+        return None
+    scheme, _, text = given[0].partition(" ")
+    key = text.strip()
+    if scheme.lower() != "bearer" or len(given) > 1 or not key:
         raise Unauthorized("the API key is not known")
-    return owner
+    return key
+
+
+def session_of(scope: Scope) -> OpenSession | None:
+    """Return the session of a request, or None if it has no cookie of one.
+
+    Raises:
+        SessionEnded: it has a cookie that does not count any more.
+        SessionOriginRefused: the call may be of another page.
+    """
+    sessions = cast(Sessions, scope["state"]["services"].sessions)
+    tokens = list(tokens_of(Headers(scope=scope)))
+    if not tokens:
+        return None
+    require_own_page(scope, surely=scope["method"] not in SAFE_METHODS)
+    session = sessions.find(tokens)
+    if session is None:
+        removal = set_cookie(scope, "", 0)
+        raise SessionEnded("send the API key again, to begin another session", removal=removal)
+    return session
+
+
+def require_own_page(scope: Scope, *, surely: bool) -> None:
+    """Check that no page of others makes a browser send this request.
+
+    Args:
+        surely: also refuse if the browser does not say which page it is.
+
+    Raises:
+        SessionOriginRefused: it may be of another page.
+    """
+    own = is_own_page(scope)
+    if own is False:
+        raise SessionOriginRefused("a page of another origin may not use this session")
+    if own is None and surely:
+        raise SessionOriginRefused("send the Origin of the service, or an API key")
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

@@ -21,6 +21,7 @@ REQUEST_HEADERS = (
     "Idempotency-Key",
     "Last-Event-ID",
     "Tus-Resumable",
+    "X-HTTP-Method-Override",
     "Upload-Checksum",
     *UPLOAD_HEADERS,
     "Range",

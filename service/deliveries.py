@@ -155,9 +155,20 @@ class Deliverer:
             self._items.pop(job_id, None)
         for job_id in names - self._items.keys():
             with self._faults.isolated(job_id, "has a webhook that cannot be read"):
-                delivery = self._deliveries.pending(job_id)
-                if delivery:
-                    self._items[job_id] = _remember(delivery)
+                self._remember(job_id)
+
+    def _remember(self, job_id: str) -> None:
+        """Remember a delivery, if its job has been accepted."""
+        delivery, ticket = self._deliveries.pending(job_id), self._store.ticket(job_id)
+        if delivery and ticket:
+            webhook = self._store.submission(job_id).webhook
+            self._items[job_id] = _Item(
+                job_id,
+                host=_host(webhook.url) if webhook else "",
+                owner=ticket.owner,
+                is_retry=bool(delivery.attempts),
+                due_at=_due_at(delivery),
+            )
 
     def _start(self, due: Iterable[_Item]) -> None:
         """Start to send what is due, within the limits. The rest waits for the next look."""
@@ -206,10 +217,10 @@ class Deliverer:
             return
         at, began = datetime.now(UTC), time.monotonic()
         try:
-            event = await self._in_thread(self._make_event, delivery)
-            if event is None:
+            request = await self._in_thread(self._make_request, item)
+            if request is None:
                 return
-            answer = await self._send(delivery.webhook.url, event)
+            answer = await self._send(*request)
         except WebhookRefused as error:
             answer = _Answer(error=str(error))
         attempt = DeliveryAttempt(
@@ -221,7 +232,7 @@ class Deliverer:
         noted = after(delivery, attempt, answer.retry_after_seconds)
         await self._in_thread(self._deliveries.update, noted)
         if noted.state == "pending":
-            item.due_at, item.is_retry = _remember(noted).due_at, True
+            item.due_at, item.is_retry = _due_at(noted), True
             return
         self._items.pop(item.job_id, None)
         if noted.state == "failed":
@@ -234,28 +245,27 @@ class Deliverer:
         if delivery is None:
             self._items.pop(item.job_id, None)
             return None
-        due_at = _remember(delivery).due_at
+        due_at = _due_at(delivery)
         if due_at and due_at > time.time():
             item.due_at, item.is_retry = due_at, True
             return None
         return delivery
 
-    def _make_event(self, delivery: StoredDelivery) -> SignedEvent | None:
-        """Return the event to send; None, and forget the webhook, if the client wants none.
+    def _make_request(self, item: _Item) -> tuple[str, SignedEvent] | None:
+        """Return a URL and the event for it; None, and forget it, if the client wants none.
 
         Raises:
             WebhookRefused: it must not be sent at present.
         """
-        try:
-            job = self._jobs.get(delivery.job, owner=delivery.owner)
-        except JobNotFound:
-            self._deliveries.delete(delivery.job)
-            return None
-        if f"job.{job.state}" not in delivery.webhook.events:
-            self._deliveries.delete(delivery.job)
-            return None
-        self._webhooks.check_url(delivery.webhook.url)
-        return self._webhooks.sign(job, delivery.owner)
+        job_id = item.job_id
+        with suppress(JobNotFound):
+            job = self._jobs.get(job_id, owner=item.owner)
+            webhook = self._store.submission(job_id).webhook
+            if webhook and f"job.{job.state}" in webhook.events:
+                self._webhooks.check_url(webhook.url)
+                return webhook.url, self._webhooks.sign(job, item.owner)
+        self._deliveries.delete(job_id)
+        return None
 
     async def _send(self, url: str, event: SignedEvent) -> _Answer:
         try:
@@ -304,15 +314,10 @@ def after(
     return delivery.model_copy(update={**made, "next_attempt_at": next_at})
 
 
-def _remember(delivery: StoredDelivery) -> _Item:
+def _due_at(delivery: StoredDelivery) -> float | None:
+    """Return when the next attempt is due, in Unix seconds; None if that is not known."""
     next_at = delivery.next_attempt_at
-    return _Item(
-        job_id=delivery.job,
-        host=_host(delivery.webhook.url),
-        owner=delivery.owner,
-        is_retry=bool(delivery.attempts),
-        due_at=next_at.timestamp() if next_at else None,
-    )
+    return next_at.timestamp() if next_at else None
 
 
 def _host(url: str) -> str:

@@ -5,7 +5,7 @@ The dependencies are coroutines that do not wait: FastAPI would run plain functi
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import Depends, Path
 from fastapi.dependencies.models import Dependant
@@ -25,10 +25,16 @@ from service.job_watcher import JobWatcher
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.pools import Pools
+from service.sessions import Sessions
 from service.settings import Settings
 from service.stored_uploads import StoredUploads
 from service.upload_store import UPLOAD_ID
 from service.usage import Owner
+
+REPEATED = "given more than once"
+
+LIST_HEADERS = frozenset({"prefer", "if-none-match"})
+"""Headers whose value is a list. One that is given twice is a longer list."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Services:
     uploads: StoredUploads
     reconciler: Reconciler
     keys: ApiKeys | None
+    sessions: Sessions | None
     watcher: JobWatcher
     pools: Pools
     deliverer: Deliverer
@@ -87,7 +94,7 @@ async def _upload_id(
 
 
 async def refuse_unknown_input(request: Request) -> None:
-    """Refuse what a call of the API would ignore: unknown or repeated parameters, and a body.
+    """Refuse what a call of the API would ignore: unknown or repeated inputs, and a body.
 
     Raises:
         RequestValidationError: the request has such an input.
@@ -95,24 +102,27 @@ async def refuse_unknown_input(request: Request) -> None:
     if not is_api_path(request.scope):
         return
     route = cast(APIRoute, request.scope["route"])
-    known = set(_query_names(route.dependant))
+    known = set(_names(route.dependant, "query_params"))
     names = [name for name, _ in request.query_params.multi_items()]
-    found = [(name, _unknown(name, known)) for name in names if name not in known]
-    found += [(name, "given more than once") for name in known if names.count(name) > 1]
+    found = [("query", name, _unknown(name, known)) for name in names if name not in known]
+    found += [("query", name, REPEATED) for name in known if names.count(name) > 1]
+    for name in sorted(set(_names(route.dependant, "header_params"))):
+        if name.lower() not in LIST_HEADERS and len(request.headers.getlist(name)) > 1:
+            found.append(("header", name, REPEATED))
     if found:
         raise RequestValidationError(
-            [{"loc": ("query", name), "msg": message} for name, message in found]
+            [{"loc": (kind, name), "msg": message} for kind, name, message in found]
         )
     takes_body = "requestBody" in (route.openapi_extra or {})
     if request.headers.get("content-length", "0") != "0" and not takes_body:
         raise RequestValidationError([{"loc": ("body",), "msg": "this call takes no body"}])
 
 
-def _query_names(dependant: Dependant) -> Iterator[str]:
-    """Yield the names of the query parameters of a route and of its dependencies."""
-    yield from (field.alias for field in dependant.query_params)
+def _names(dependant: Dependant, kind: Literal["query_params", "header_params"]) -> Iterator[str]:
+    """Yield the names of the parameters of a route and of its dependencies."""
+    yield from (field.alias for field in getattr(dependant, kind))
     for below in dependant.dependencies:
-        yield from _query_names(below)
+        yield from _names(below, kind)
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -124,10 +134,10 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 async def authenticate_again(request: Request, services: Services) -> Owner | None:
-    """Return the owner of the key, which may have been revoked while the body arrived.
+    """Return the owner of the key or session, which may have ended while the body arrived.
 
     Raises:
-        Unauthorized: it was.
+        Unauthorized: it has.
     """
     if services.keys:
         await services.pools.run("upload", services.keys.refresh)

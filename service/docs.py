@@ -4,12 +4,13 @@ All files of the page come from this service, so it works without a network, and
 another site ever runs on it. They are those of swagger-ui-dist; `scripts/swagger-ui` renews them.
 """
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
+
+from service import static_files
 
 STATIC = Path(__file__).with_name("static")
 DOCUMENT_PATH = "/openapi.json"
@@ -23,9 +24,6 @@ FILES = {
 }
 """Each file by its path below `PAGE_PATH`. The page names the others relative to itself."""
 
-CACHE_CONTROL = "no-cache"
-"""A browser may keep the files, but asks whether they have changed: an update takes effect."""
-
 
 def install(app: FastAPI) -> None:
     """Add the routes of the document and of the page to `app`."""
@@ -36,12 +34,4 @@ def install(app: FastAPI) -> None:
         return JSONResponse({**app.openapi(), "servers": servers})
 
     app.add_route(DOCUMENT_PATH, document, include_in_schema=False)
-    for path, file in FILES.items():
-        app.add_route(PAGE_PATH + path, _answer_with(file), include_in_schema=False)
-
-
-def _answer_with(file: Path) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(_: Request) -> Response:
-        return FileResponse(file, headers={"Cache-Control": CACHE_CONTROL})
-
-    return answer
+    static_files.install(app, {PAGE_PATH + path: file for path, file in FILES.items()})

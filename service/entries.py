@@ -7,6 +7,7 @@ entry of its own, as long as one of them has a link to it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
 
 from rollout_core.jobs.survey import File
 from service.ledger import Entry
@@ -28,7 +29,7 @@ class Entries:
         self._entries: dict[str, Entry] = {}
         self._files: dict[str, File] = {}
         self._shared: dict[int, _Shared] = {}
-        self._copy: Mapping[str, Entry] | None = None
+        self._changed: set[str] = set()
         self._lock = Lock()
 
     def put(self, holder: str, entry: Entry | None, file: File | None = None) -> None:
@@ -36,7 +37,7 @@ class Entries:
         with self._lock:
             if (self._entries.get(holder), self._files.get(holder)) == (entry, file):
                 return
-            self._copy = None
+            self._changed |= self._keys_of(holder)
             self._release(holder)
             if entry is None:
                 self._entries.pop(holder, None)
@@ -44,24 +45,31 @@ class Entries:
             self._entries[holder] = entry
             if file is not None:
                 self._hold(holder, file, entry.owner)
+                self._changed.add(file_key(file))
 
     def all(self) -> Mapping[str, Entry]:
-        """Return all entries: the same object as the last call if nothing has changed."""
+        """Return a view of all entries. It changes with them, so copy it to iterate over it."""
+        return MappingProxyType(self._entries)
+
+    def take_changed(self) -> set[str]:
+        """Return the keys of the entries that are new, differ or are gone since the last call."""
         with self._lock:
-            if self._copy is None:
-                self._copy = dict(self._entries)
-            return self._copy
+            changed, self._changed = self._changed, set()
+        return changed
 
     def keys_of(self, holder: str) -> set[str]:
         """Return the keys of the entries that count what a job or an upload holds."""
         with self._lock:
-            file = self._files.get(holder)
-            return {holder} if file is None else {holder, file_key(file)}
+            return self._keys_of(holder)
 
     def missing(self, keys: set[str]) -> set[str]:
         """Return those of `keys` that have no entry."""
         with self._lock:
             return keys - self._entries.keys()
+
+    def _keys_of(self, holder: str) -> set[str]:
+        file = self._files.get(holder)
+        return {holder} if file is None else {holder, file_key(file)}
 
     def _hold(self, holder: str, file: File, owner: str | None) -> None:
         shared = self._shared.setdefault(file.inode, _Shared(file.bytes, owner))

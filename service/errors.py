@@ -16,6 +16,26 @@ class Unauthorized(RolloutError):
     status = HTTPStatus.UNAUTHORIZED
 
 
+class SessionEnded(Unauthorized):
+    """The cookie of a session has expired, its key was removed, or it is not the service's."""
+
+    code = "session_ended"
+    title = "The session has ended"
+
+    def __init__(self, detail: str, *, removal: str) -> None:
+        """Take the value of a `Set-Cookie` that removes the cookie."""
+        super().__init__(detail)
+        self.removal = removal
+
+
+class SessionOriginRefused(RolloutError):
+    """A session counts for the service's own page only, and this call may be of another one."""
+
+    code = "session_origin_refused"
+    title = "A session counts for the service's own page only"
+    status = HTTPStatus.FORBIDDEN
+
+
 class HostNotAllowed(RolloutError):
     """The request is for a host name that is not the service's."""
 
@@ -85,10 +105,10 @@ class RangeNotSatisfiable(RolloutError):
 
 
 class NotMultipart(RolloutError):
-    """The body is not a multipart form."""
+    """The body is neither a multipart form nor JSON."""
 
     code = "media_type_unsupported"
-    title = "The body must be multipart/form-data"
+    title = "The body must be a form or JSON"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 

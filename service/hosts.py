@@ -3,7 +3,8 @@
 A service without keys trusts everyone who can reach it. The browser of such a person can reach it
 too, and shows pages of others. Two checks keep those out: the page's own name must not lead here
 (DNS rebinding: the `Host` is checked), and a page of another site must not send requests here (the
-`Origin` and `Sec-Fetch-Site` are checked). With keys neither is needed: a page has no key.
+`Origin` and `Sec-Fetch-Site` are checked). With keys neither is needed: a page of another site has
+no key, and a session counts for the service's own page only (see `service.auth`).
 """
 
 import re
@@ -18,19 +19,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rollout_core.errors import RolloutError
 from service.auth import API_PREFIX, is_api_path
 from service.errors import CrossSite, HostNotAllowed
+from service.origins import DEFAULT_PORTS, HOST, ORIGIN, authority, normalize, opens_tab
+from service.page.files import is_page_path
 from service.problems import problem_of
 from service.proxies import Caller, TrustedProxies, parse_address, peer_address, split_list
 
 ANY = "*"
 ALWAYS_ALLOWED = "localhost"
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 ROOT_PATH = r"(/[A-Za-z0-9_~-]+)+"
 
 _root_path: ContextVar[str] = ContextVar("root_path", default="")
 _ROOT_PATH = re.compile(ROOT_PATH)
-_HOST = re.compile(r"(\[[^\[\]@/\s]+\]|[^:@/\s\[\]]+)(?::(\d{0,5}))?")
-_ORIGIN = re.compile(r"(https?)://(.+)")
 _ABSOLUTE = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -48,38 +48,39 @@ class AllowedHosts:
         Args:
             origins: comma-separated origins whose pages may call; `*` for every page.
         """
-        self._listed = frozenset(_normalize(name) for name in split_list(names))
+        self._listed = frozenset(normalize(name) for name in split_list(names))
         self._origins = frozenset(origin.lower() for origin in split_list(origins))
         self._any = ANY in self._listed or (not self._listed and has_keys)
-        self._allowed = self._listed | {ALWAYS_ALLOWED, _normalize(listens_on)}
+        self._allowed = self._listed | {ALWAYS_ALLOWED, normalize(listens_on)}
 
     def allow(self, host: str) -> bool:
         """Return whether this value of a `Host` header is allowed."""
         if self._any:
             return True
-        match = _HOST.fullmatch(host)
+        match = HOST.fullmatch(host)
         return match is not None and (
-            _normalize(match[1]) in self._allowed or parse_address(match[1]) is not None
+            normalize(match[1]) in self._allowed or parse_address(match[1]) is not None
         )
 
     def allow_origin(self, origin: str, caller: Caller) -> bool:
         """Return whether this value of an `Origin` header is the service itself, or is listed."""
         if ANY in self._origins or origin.lower() in self._origins:
             return True
-        match = _ORIGIN.fullmatch(origin)
-        named = _HOST.fullmatch(match[2]) if match else None
+        match = ORIGIN.fullmatch(origin)
+        named = HOST.fullmatch(match[2]) if match else None
         if match is None or named is None:
             return False
-        if _normalize(named[1]) in self._listed or ANY in self._listed:
+        if normalize(named[1]) in self._listed or ANY in self._listed:
             return True
         port = DEFAULT_PORTS[match[1]]
-        return _authority(match[2], port) in {_authority(host, port) for host in caller.hosts[-1:]}
+        return authority(match[2], port) in {authority(host, port) for host in caller.hosts[-1:]}
 
 
 class CheckHosts:
     """Middleware: refuses calls of the API under another host's name or from another site's page.
 
-    It also puts into the scope what trusted proxies say of the caller.
+    The page is refused under another host's name, too. It also puts into the scope what trusted
+    proxies say of the caller.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class CheckHosts:
             if caller.proxied:
                 client = (str(caller.address), 0) if caller.address else None
                 scope = {**scope, "scheme": caller.scheme, "client": client}
-            if is_api_path(scope):
+            scope["state"]["caller"] = caller
+            if is_api_path(scope) or is_page_path(scope):
                 try:
                     self._check(scope, caller)
                 except RolloutError as error:
@@ -112,15 +114,19 @@ class CheckHosts:
             HostNotAllowed: one of the hosts is not allowed.
             CrossSite: the page is of another site.
         """
-        if not all(self._hosts.allow(host) for host in caller.hosts):
-            raise HostNotAllowed("the service is not to be called by this host name")
-        if self._has_keys:
+        for host in caller.hosts:
+            if not self._hosts.allow(host):
+                raise HostNotAllowed(
+                    f"{host!r} is not a name of this service: use its address, or let the operator "
+                    "set ROLLOUT_ALLOWED_HOSTS"
+                )
+        if self._has_keys or not is_api_path(scope):
             return
         headers = Headers(scope=scope)
         origins = headers.getlist("origin")
         if not all(self._hosts.allow_origin(origin, caller) for origin in origins):
             raise CrossSite("a page of another origin may not call this service")
-        if headers.get("sec-fetch-site") == "cross-site" and not origins and not _opens(scope):
+        if headers.get("sec-fetch-site") == "cross-site" and not origins and not opens_tab(scope):
             raise CrossSite("a page of another site may not call this service")
 
 
@@ -172,16 +178,6 @@ def is_root_path(path: str) -> bool:
     return bool(_ROOT_PATH.fullmatch(path)) and not f"{path}/".startswith(f"{API_PREFIX}/")
 
 
-def _opens(scope: Scope) -> bool:
-    """Return whether the browser opens the answer in a tab: no page can read it there."""
-    headers = Headers(scope=scope)
-    return (
-        scope["method"] in ("GET", "HEAD")
-        and headers.get("sec-fetch-mode") == "navigate"
-        and headers.get("sec-fetch-dest") == "document"
-    )
-
-
 def _origin_form(scope: Scope) -> Scope:
     """Return the scope of a request whose target is a path, not a URL."""
     match = _ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
@@ -199,14 +195,3 @@ def _origin_form(scope: Scope) -> Scope:
 
 def _headers(scope: Scope) -> Iterable[tuple[bytes, bytes]]:
     return cast(Iterable[tuple[bytes, bytes]], scope["headers"])
-
-
-def _normalize(name: str) -> str:
-    """Return a name as it is compared: without case, brackets, and the dot of the root."""
-    return name.lower().strip("[]").removesuffix(".")
-
-
-def _authority(host: str, port: int) -> tuple[str, int] | None:
-    """Return the name and the port; `port` if the host names none."""
-    match = _HOST.fullmatch(host)
-    return (_normalize(match[1]), int(match[2] or port)) if match else None

@@ -28,15 +28,9 @@ from rollout_core.jobs.survey import File, Survey
 from service.entries import Entries
 from service.faults import Faults
 from service.ledger import Entry, Ledger
+from service.names import Names
 from service.upload_inventory import UploadInventory
 from service.upload_store import UploadStore
-
-LIST_SECONDS = 60.0
-"""The names of all jobs are read at least this often, even if their folder has not changed."""
-
-SETTLED_SECONDS = 2.0
-"""A folder that changed less than this before it was read may have changed again since: the times
-of some file systems are this coarse."""
 
 TURN_SECONDS = 0.01
 """Processor time of each pass for looking at known jobs."""
@@ -113,8 +107,7 @@ class Inventory:
         self._changes = Changes()
         self._lock = Lock()
         self._turns: Iterator[str] = iter(())
-        self._names_changed: int | None = None
-        self._list_again_at = 0.0
+        self._names = Names(store)
 
     @property
     def open(self) -> dict[str, Ticket]:
@@ -135,8 +128,12 @@ class Inventory:
         return set(self._owners)
 
     def entries(self) -> Mapping[str, Entry]:
-        """Return the entries of all jobs, uploads and shared files for the ledger of bytes."""
+        """Return a view of the entries of all jobs, uploads and shared files."""
         return self._entries.all()
+
+    def take_changed_entries(self) -> set[str]:
+        """Return the keys of the entries that have changed since the last call."""
+        return self._entries.take_changed()
 
     @contextmanager
     def giving_back(
@@ -179,18 +176,14 @@ class Inventory:
 
     def _compare_names(self) -> list[str]:
         """Forget the jobs that are gone; return the new ones. Skipped if nothing can be new."""
-        now, changed = time.monotonic(), self._store.names_changed()
-        if changed == self._names_changed and now < self._list_again_at:
-            return []
         known = set(self._jobs)
-        names = self._store.names()
-        is_settled = time.time() - changed / 1e9 > SETTLED_SECONDS
-        self._names_changed = changed if is_settled else None
-        self._list_again_at = now + LIST_SECONDS
-        for job_id in known.difference(names):
+        names = self._names.read(sparingly=True)
+        if names is None:
+            return []
+        for job_id in known - names:
             if self._store.changed(job_id) is None:  # a listing may miss a name
                 self._put(job_id, None)
-        return [name for name in names if name not in known and self._is_id(name)]
+        return [name for name in names - known if self._is_id(name)]
 
     def _is_id(self, name: str) -> bool:
         if JOB_ID.fullmatch(name):

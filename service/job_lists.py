@@ -23,6 +23,7 @@ from redis.client import Pipeline
 
 from rollout_core.errors import InvalidRequest
 from rollout_core.jobs.redis_records import SCAN_COUNT
+from rollout_core.patterns import CURSOR
 from service.inventory import StoredJob
 
 JOBS_KEY = "rollout:jobs"
@@ -31,9 +32,6 @@ COMPLETE_KEY = "rollout:lists"
 
 OPEN = "open"
 STATES = (OPEN, "succeeded", "failed", "canceled")
-
-CURSOR = r"^[0-9]{1,10}\.[0-9]{6}-[0-9a-f]{32}$"
-"""Form of a page cursor: creation time in seconds, to the microsecond, and job id."""
 
 CHUNK = 1000
 """Places read per command. Must exceed the number of jobs created in the same microsecond."""
@@ -57,7 +55,7 @@ class Place(NamedTuple):
             InvalidRequest: the text is not a cursor.
         """
         if not re.fullmatch(CURSOR.strip("^$"), text):
-            raise InvalidRequest("the cursor is not valid; use the next_cursor of a page")
+            raise InvalidRequest("use the next_cursor of a page", field="query.cursor")
         created, _, job_id = text.partition("-")
         return cls(float(created), job_id)
 

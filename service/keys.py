@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         (name,) = names
+        if name.startswith("-"):
+            raise ValueError("a flag")
         owner = Owner(name=name)
     except ValueError:
         sys.exit(

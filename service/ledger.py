@@ -17,7 +17,7 @@ Keys:
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from threading import Event, Lock
 from typing import Literal, NamedTuple, Self, cast
 
@@ -143,8 +143,7 @@ class Ledger:
         self._clock = clock
         self._reserve = redis.register_script(RESERVE)
         self._write = redis.register_script(WRITE)
-        self._sent: Mapping[str, Entry] | None = None
-        self._removed: set[str] = set()
+        self._unsure: set[str] = set()  # keys that Redis may have wrongly
         self._lock = Lock()
         self._compared_at = 0.0
         self._counted = Event()
@@ -157,7 +156,7 @@ class Ledger:
         Returns:
             None if it was written.
         """
-        if self._sent is None:
+        if not self._counted.is_set():
             self._redis.ping()
             return Refusal("counted", 0)
         known = ("" if limit is None else limit for limit in limits)
@@ -172,45 +171,45 @@ class Ledger:
     def remove(self, *job_ids: str) -> None:
         """Remove entries. The next `update` writes those again that are still in the store."""
         with self._lock:
-            self._removed.update(job_ids)
-        self._send((job_id, "", "", "", "", "") for job_id in job_ids)
+            self._unsure.update(job_ids)
+        self._remove(job_ids)
 
-    def update(self, entries: Mapping[str, Entry]) -> None:
+    def update(self, entries: Mapping[str, Entry], changed: Collection[str] | None = None) -> None:
         """Bring the ledger in line with a count of the store.
 
         Args:
             entries: those of all jobs. Entries of other jobs are removed unless they have a lease.
+            changed: keys of entries that are new, differ or are gone since the last call. Default:
+                each entry may differ.
         """
         with self._lock:
-            removed, self._removed = self._removed, set()
+            unsure, self._unsure = self._unsure | set(changed or ()), set()
         try:
-            self._update(entries, removed)
+            self._update(entries, None if changed is None else unsure)
         except BaseException:
             with self._lock:
-                self._removed |= removed
+                self._unsure |= unsure
             raise
-        self._sent = entries
         self._counted.set()
 
     def wait_for_count(self, seconds: float) -> bool:
         """Wait until this process has counted the store once; return whether it has."""
         return self._counted.wait(seconds)
 
-    def _update(self, entries: Mapping[str, Entry], removed: set[str]) -> None:
+    def _update(self, entries: Mapping[str, Entry], keys: set[str] | None) -> None:
         run_id = cast("dict[str, str]", self._redis.info("server"))["run_id"]
         is_complete = self._redis.get(COUNTED_KEY) == run_id.encode()
-        if self._sent is None or not is_complete or self._is_comparison_due():
-            changed, gone = self._compare(entries)
-            self._compared_at = self._clock()
-        elif entries is self._sent:
-            changed, gone = {name: entries[name] for name in removed & entries.keys()}, set()
+        has_counted = self._counted.is_set() and is_complete
+        if keys is None or not has_counted or self._is_comparison_due():
+            compared_at = self._clock()
+            changed, gone = self._compare(dict(entries))
         else:
-            sent = self._sent
-            changed = {name: one for name, one in entries.items() if sent.get(name) != one}
-            changed |= {name: entries[name] for name in removed & entries.keys()}
-            gone = sent.keys() - entries.keys()
+            compared_at = self._compared_at
+            changed = {key: entry for key in keys if (entry := entries.get(key))}
+            gone = keys - changed.keys()
         self._send((job_id, *entry.fields(), "") for job_id, entry in changed.items())
-        self.remove(*gone)
+        self._remove(gone)
+        self._compared_at = compared_at
         if not is_complete:
             self._redis.set(COUNTED_KEY, run_id)
 
@@ -228,6 +227,9 @@ class Ledger:
         }
         gone = {job_id.decode() for job_id in stored.keys() - leased} - entries.keys()
         return changed, gone
+
+    def _remove(self, job_ids: Iterable[str]) -> None:
+        self._send((job_id, "", "", "", "", "") for job_id in job_ids)
 
     def _send(self, rows: Iterable[tuple[str | int, ...]]) -> None:
         waiting = list(rows)

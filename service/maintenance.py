@@ -69,8 +69,9 @@ class Reconciler:
         announce_store(self._redis, self._identity)
         self._inventory.refresh()
         recorded = set(self._redis_jobs.records.ids())
-        self._inventory.look(self._inventory.open.keys() - recorded)  # they may have ended
-        self._ledger.update(self._inventory.entries())
+        known = self._inventory.open.keys()
+        self._inventory.look(known ^ recorded)  # they may have ended, or are new
+        self._ledger.update(self._inventory.entries(), self._inventory.take_changed_entries())
         self._keeper.correct(self._inventory.take_changes())
         open_jobs = self._inventory.open
         self._queue_again(open_jobs, recorded)
@@ -157,7 +158,7 @@ def clean_up(
     if uploads:
         uploads.sweep()
     store.remove_stale_uploads(STALE_UPLOAD_SECONDS)
-    jobs.remove_orphaned_deliveries()
+    jobs.deliveries.remove_orphans()
     jobs.forget_stale_workers()
 
 

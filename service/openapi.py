@@ -1,6 +1,7 @@
 """The OpenAPI document, with parts FastAPI cannot derive: problem documents, the upload form."""
 
 import json
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,15 +11,18 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from rollout_core.contract import JobOptions, JobRequest
 from rollout_core.errors import RolloutError
+from rollout_core.jobs.schemas import JobEvent
 from service import auth, openapi_rules
-from service.errors import Unauthorized
+from service.errors import SessionEnded, Unauthorized
 from service.openapi_examples import (
     add_examples,
     plain_problem_example,
     problem_example,
 )
 from service.openapi_rules import SCHEMAS
+from service.openapi_webhooks import WEBHOOKS
 from service.problems import MEDIA_TYPE, Problem, all_codes, status_of
+from service.sessions import COOKIE
 from service.uploads import REQUEST_PART, VIDEO_PART
 
 VIDEO_TYPES = (
@@ -97,11 +101,25 @@ KEY_SCHEME = {
     "description": "An API key. Not needed if the service was started without a file of keys.",
 }
 
+SESSION_SCHEME = {
+    "type": "apiKey",
+    "in": "cookie",
+    "name": COOKIE,
+    "description": "The cookie that `POST /v1/session` sets, for pages of the service itself. A "
+    "call that changes something also needs the `Origin` of the service.",
+}
+
+BY_KEY: dict[str, Any] = {"security": [{"key": []}]}
+"""Marks a call that needs the key itself."""
+
+WITHOUT_KEY: dict[str, Any] = {"security": []}
+
 HEADERS = {
     "Location": "Path of what was created.",
     "Preference-Applied": "The preference that was honoured: wait=N.",
     "Retry-After": "Seconds to wait before the next request.",
     "ETag": "The SHA-256 of the file; a strong validator.",
+    "Set-Cookie": "The cookie of the session; or an empty one, which ends it.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
     "Content-Range": "The bytes sent and the file size; each part of several ranges has its own.",
 }
@@ -158,7 +176,11 @@ def _build(app: FastAPI) -> dict[str, Any]:
         separate_input_output_schemas=True,
     )
     document["info"].update(INFO)
-    answers = {**document["components"]["schemas"], **_schemas_of(Problem, mode="serialization")}
+    document["webhooks"] = deepcopy(WEBHOOKS)
+    answers = {
+        **document["components"]["schemas"],
+        **_schemas_of(Problem, JobEvent, mode="serialization"),
+    }
     answers["Problem"]["properties"]["code"]["enum"] = sorted(all_codes())
     requests = {**_schemas_of(*REQUEST_MODELS, mode="validation"), "JobForm": JOB_FORM}
     document["components"]["schemas"] = openapi_rules.join(
@@ -192,18 +214,18 @@ def _schemas_of(*models: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any
 
 
 def _require_keys(document: dict[str, Any]) -> None:
-    """Describe that the calls below `API_PREFIX` need a key, and that others need none."""
-    document["components"]["securitySchemes"] = {"key": KEY_SCHEME}
-    refused = problems(Unauthorized)["401"]
+    """Describe that the calls below `API_PREFIX` need a key or a session, and others do not."""
+    document["components"]["securitySchemes"] = {"key": KEY_SCHEME, "session": SESSION_SCHEME}
+    refused = problems(Unauthorized, SessionEnded)["401"]
     bad_request = _problem(400, [], "The request is not valid HTTP")
     example = plain_problem_example(400, "bad_request", "Bad Request", "invalid HTTP request")
     bad_request["content"][MEDIA_TYPE]["examples"] = {"bad_request": example}
     for path, _, operation in openapi_rules.operations(document):
-        if path.startswith(auth.API_PREFIX):
-            operation["security"] = [{"key": []}]
+        is_api = path.startswith(auth.API_PREFIX)
+        operation.setdefault("security", [{"key": []}, {"session": []}] if is_api else [])
+        if operation["security"]:
             operation["responses"]["401"] = refused
-        else:
-            operation["security"] = []
+        if not is_api:
             operation["responses"]["400"] = bad_request
 
 

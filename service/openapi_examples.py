@@ -65,7 +65,7 @@ def add_examples(document: Schema) -> None:
             _harvest(schemas[name], value, schemas, found)
     for name, values in found.items():
         schemas[name]["examples"] = values
-    for _, _, operation in operations(document):
+    for _, _, operation in (*operations(document), *operations(document, "webhooks")):
         for part in (operation.get("requestBody", {}), *operation["responses"].values()):
             for media_type in part.get("content", {}).values():
                 _add_to_content(media_type, found)

@@ -37,9 +37,13 @@ def walk(node: Any) -> Iterator[Schema]:
             yield from walk(value)
 
 
-def operations(document: Schema) -> Iterator[tuple[str, str, Schema]]:
-    """Yield each operation with its path and its method."""
-    for path, item in document["paths"].items():
+def operations(document: Schema, section: str = "paths") -> Iterator[tuple[str, str, Schema]]:
+    """Yield each operation with its path and its method.
+
+    Args:
+        section: `paths`, or `webhooks`, whose calls have names instead of paths.
+    """
+    for path, item in document[section].items():
         for method, operation in item.items():
             if isinstance(operation, dict) and "responses" in operation:
                 yield path, method, operation

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rollout_core.jobs.schemas import Job
+from service.errors import JobNotFound
 from service.job_watcher import JobWatcher
 
 MAX_WAIT_SECONDS = 60
@@ -27,7 +28,11 @@ class Wait:
     async def for_end(
         self, job: Job, watcher: JobWatcher, request: Request, response: Response
     ) -> Job:
-        """Return the job once it has ended, the time is over, or the client is gone."""
+        """Return the job once it has ended, the time is over, or the client is gone.
+
+        Raises:
+            JobNotFound: it was deleted meanwhile.
+        """
         if self._is_preferred:
             response.headers["Preference-Applied"] = f"wait={self.seconds}"
         if self.seconds == 0 or job.ended_at is not None:
@@ -36,7 +41,10 @@ class Wait:
         leaving = asyncio.ensure_future(_until_disconnected(request))
         try:
             await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            return waiting.result() if waiting.done() else job
+            latest = waiting.result() if waiting.done() else job
+            if latest is None:
+                raise JobNotFound(f"the job {job.id} was deleted meanwhile")
+            return latest
         finally:
             for task in (waiting, leaving):
                 task.cancel()

@@ -27,6 +27,7 @@ from rollout_core.errors import (
     UnsupportedContainer,
 )
 from rollout_core.jobs.store import unavailable
+from rollout_core.suggestions import suggest
 from service import errors as service_errors
 from service.errors import (
     IdempotencyInProgress,
@@ -34,6 +35,7 @@ from service.errors import (
     QueueFull,
     RangeNotSatisfiable,
     RedisUnavailable,
+    SessionEnded,
     StorageQuotaExceeded,
     Unauthorized,
     UploadEncoded,
@@ -158,7 +160,11 @@ def problem_of(error: RolloutError) -> ProblemResponse:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_callers:
         logger.error("%s: %s: %s", error.code, error, error.__cause__)
     detail = BUG if status == HTTPStatus.INTERNAL_SERVER_ERROR else str(error)
-    return ProblemResponse(status, error.code, error.title, detail, headers=_headers(error, status))
+    fields = None
+    if isinstance(error, InvalidRequest) and error.field:
+        fields = (FieldError(field=error.field, message=error.reason),)
+    headers = _headers(error, status)
+    return ProblemResponse(status, error.code, error.title, detail, errors=fields, headers=headers)
 
 
 def too_many_connections(whose: str) -> ProblemResponse:
@@ -177,6 +183,8 @@ def _on_rollout_error(_: Request, error: RolloutError) -> Response:
 
 
 def _headers(error: RolloutError, status: int) -> dict[str, str]:
+    if isinstance(error, SessionEnded):
+        return {"WWW-Authenticate": "Bearer", "Set-Cookie": error.removal}
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, UploadTooSlow | UploadLocked):
@@ -212,9 +220,20 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return ProblemResponse(
-        status, status.name.lower(), status.phrase, error.detail, headers=headers
-    )
+    detail = _describe(request, error, headers) if error.detail == status.phrase else error.detail
+    return ProblemResponse(status, status.name.lower(), status.phrase, detail, headers=headers)
+
+
+def _describe(request: Request, error: HTTPException, headers: Mapping[str, str]) -> str:
+    """Return the detail of an error of the router, which says no more than the title."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))[:MAX_FIELD_LENGTH]
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        known = (getattr(route, "path", "") for route in request.app.routes)
+        hint = suggest(path, filter(None, known))
+        return f"there is no path {path}; {hint or 'the paths are listed at /docs'}"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{path} takes {headers['Allow']}, not {request.method[:MAX_FIELD_LENGTH]}"
+    return str(error.detail)
 
 
 def _allowed_methods(request: Request) -> Iterator[str]:

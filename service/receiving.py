@@ -1,13 +1,14 @@
-"""Writes a video to a file while it arrives: paced, limited, checked, reserved and hashed.
+"""Writes a video while it arrives: paced, limited, checked, reserved and hashed.
 
-This is shared by every way in which a video can arrive. Memory holds about `FLUSH_BYTES` at most.
+`write_stream` is the one loop for every way in which a video can arrive: as the body, in a form, in
+parts, or from a URL. Memory holds about `FLUSH_BYTES` at most.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -15,11 +16,14 @@ from starlette.requests import ClientDisconnect
 from rollout_core.errors import UnsupportedContainer
 from rollout_core.jobs.store import unavailable
 from rollout_core.video.signatures import HEAD_BYTES, is_video_container
-from service.errors import EmptyUpload, UploadTooLarge, UploadTooSlow
+from service.errors import EmptyUpload, UploadLocked, UploadTooLarge, UploadTooSlow
 from service.pools import entered
 from service.upload_store import Received
 
 FLUSH_BYTES = 1024**2
+
+FLUSH_SECONDS = 1.0
+"""Bytes of a slow client are written after this time, so that a killed process loses few."""
 
 STEP_BYTES = 128 * 1024
 """Bytes that must arrive in each period of `idle_seconds`, unless the body ends before.
@@ -32,25 +36,57 @@ OnBytes = Callable[[int], Awaitable[None]]
 """Called before bytes are written, with the number that has arrived. It may raise."""
 
 
-class VideoWriter:
-    """Collects the bytes of a video, checks how they begin, and writes them to a file."""
+class Sink(Protocol):
+    """Takes the chunks of a stream, and writes what is pending when it is told to."""
 
-    def __init__(self, file: BinaryIO, *, head: bytes = b"") -> None:
-        """Write to `file`.
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that are not written yet."""
 
-        Args:
-            head: how the file begins, if it is continued: its first `HEAD_BYTES`, or all of it.
-        """
-        self.pending = bytearray()
-        self.bytes = 0
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+    async def flush(self) -> None:
+        """Write what is pending."""
+
+
+class HashedFile:
+    """Writes to a file; knows the size and the digest of what it has written."""
+
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._head = bytearray(head[:HEAD_BYTES])
+        self._bytes = 0
         self._digest = sha256()
 
     @property
     def received(self) -> Received:
-        """What this object has written."""
-        return Received(self.bytes, self._digest.hexdigest())
+        """What was written."""
+        return Received(self._bytes, self._digest.hexdigest())
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        self._file.write(data)
+        self._digest.update(data)
+        self._bytes += len(data)
+
+
+class VideoWriter:
+    """A `Sink` for the bytes of a video: checks how they begin, and collects them."""
+
+    def __init__(self, write: Callable[[bytes], None], *, head: bytes = b"") -> None:
+        """Write by `write`, which is called in a thread.
+
+        Args:
+            head: how the file begins, if it is continued: its first `HEAD_BYTES`, or all of it.
+        """
+        self._write = write
+        self._head = bytearray(head[:HEAD_BYTES])
+        self._pending = bytearray()
+
+    @property
+    def pending_bytes(self) -> int:
+        """See `Sink`."""
+        return len(self._pending)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes.
@@ -58,12 +94,12 @@ class VideoWriter:
         Raises:
             UnsupportedContainer: the file does not begin like a supported container.
         """
-        self.pending += data
+        self._pending += data
         missing = HEAD_BYTES - len(self._head)
         if missing > 0 and data:
             self._head += data[:missing]
             if len(self._head) == HEAD_BYTES:
-                self._check_container()
+                require_container(bytes(self._head))
 
     def finish(self) -> None:
         """Check a file that ends here.
@@ -75,21 +111,25 @@ class VideoWriter:
         if not self._head:
             raise EmptyUpload("the video is empty")
         if len(self._head) < HEAD_BYTES:
-            self._check_container()
+            require_container(bytes(self._head))
 
     async def flush(self) -> None:
-        """Write and hash what is pending, in a thread."""
-        await run_in_threadpool(self._write, bytes(self.pending))
-        self.pending.clear()
+        """See `Sink`."""
+        await run_in_threadpool(self._write, bytes(self._pending))
+        self._pending.clear()
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.bytes += len(data)
 
-    def _check_container(self) -> None:
-        if not is_video_container(bytes(self._head)):
-            raise UnsupportedContainer("the file is not MP4, MOV, Matroska, WebM, AVI or MPEG-TS")
+def require_container(head: bytes) -> None:
+    """Check how a file begins.
+
+    Args:
+        head: its first `HEAD_BYTES`, or all of it.
+
+    Raises:
+        UnsupportedContainer: it does not begin like a supported container.
+    """
+    if not is_video_container(head):
+        raise UnsupportedContainer("the file is not MP4, MOV, Matroska, WebM, AVI or MPEG-TS")
 
 
 async def write_video(
@@ -99,50 +139,64 @@ async def write_video(
     max_bytes: int,
     idle_seconds: float,
     on_bytes: OnBytes,
-    head: bytes = b"",
-    is_end: bool = True,
 ) -> Received:
-    """Append a stream of bytes to a file, which is created if it is missing.
+    """Write a stream of bytes to a new file; return its size and its digest.
 
-    If the client disconnects or is too slow, what has arrived stays in the file.
+    Raises:
+        UploadTooLarge, UploadTooSlow, ClientDisconnect: see `write_stream`.
+        EmptyUpload, UnsupportedContainer: see `VideoWriter`.
+        StoreUnavailable: `path` cannot be written.
+    """
+    try:
+        async with entered(lambda: path.open("wb")) as opened:
+            file = HashedFile(opened)
+            video = VideoWriter(file.write)
+            await write_stream(
+                stream, video, max_bytes=max_bytes, idle_seconds=idle_seconds, on_bytes=on_bytes
+            )
+            video.finish()
+            return file.received
+    except OSError as error:
+        raise unavailable(error, "the upload cannot be written") from error
+
+
+async def write_stream(
+    stream: AsyncIterator[bytes],
+    sink: Sink,
+    *,
+    max_bytes: int,
+    idle_seconds: float,
+    on_bytes: OnBytes | None = None,
+) -> None:
+    """Feed a stream to a sink as it arrives. If it breaks off, what has arrived is written.
 
     Args:
         max_bytes: the most that the stream may have.
-        head: how the file begins, if it is continued; see `VideoWriter`.
-        is_end: whether the file is complete with this stream.
-
-    Returns:
-        The size and the digest of the stream.
 
     Raises:
         UploadTooLarge, UploadTooSlow: see `limited`.
-        EmptyUpload, UnsupportedContainer: see `VideoWriter`.
-        StoreUnavailable: `path` cannot be written.
         ClientDisconnect: the client disconnected.
+        UploadLocked: another call has taken the upload over.
     """
-    try:
-        async with entered(lambda: path.open("ab")) as file:
-            writer = VideoWriter(file, head=head)
-            received = 0
-            interruption = None
-            try:
-                async for chunk in limited(stream, max_bytes, idle_seconds):
-                    received += len(chunk)
-                    writer.feed(chunk)
-                    if len(writer.pending) >= FLUSH_BYTES:
-                        await on_bytes(received)
-                        await writer.flush()
-            except (ClientDisconnect, UploadTooSlow) as error:
-                interruption = error
-            if is_end and interruption is None:
-                writer.finish()
+    clock = asyncio.get_running_loop().time
+    received, flushed_at = 0, clock()
+
+    async def flush() -> None:
+        if on_bytes is not None:
             await on_bytes(received)
-            await writer.flush()
-            if interruption is not None:
-                raise interruption
-            return writer.received
-    except OSError as error:
-        raise unavailable(error, "the upload cannot be written") from error
+        await sink.flush()
+
+    try:
+        async for chunk in limited(stream, max_bytes, idle_seconds):
+            received += len(chunk)
+            sink.feed(chunk)
+            if sink.pending_bytes >= FLUSH_BYTES or clock() - flushed_at > FLUSH_SECONDS:
+                await flush()
+                flushed_at = clock()
+    except (ClientDisconnect, UploadTooSlow, UploadLocked):
+        await flush()
+        raise
+    await flush()
 
 
 async def limited(

@@ -9,6 +9,7 @@ Keys:
     rollout:probe             written to see whether Redis accepts writes; expires
 """
 
+from datetime import datetime
 from typing import NamedTuple, cast
 
 from redis import Redis
@@ -19,7 +20,14 @@ from rq.serializers import JSONSerializer
 
 from rollout_core.errors import AttemptLost
 from rollout_core.jobs.records import JobRecord, Ticket
-from rollout_core.jobs.redis_records import TASK, JobRecords, job_key, queue_name, token_key
+from rollout_core.jobs.redis_records import (
+    TASK,
+    JobRecords,
+    job_key,
+    queue_name,
+    redis_now,
+    token_key,
+)
 from service import job_lists
 from service.job_lists import JobLists
 
@@ -61,6 +69,10 @@ class RedisJobs:
         self.lists = JobLists(redis)
         self._redis = redis
 
+    def now(self) -> datetime:
+        """Return the time by the clock of Redis, which all processes share."""
+        return redis_now(self._redis)
+
     def add(self, ticket: Ticket, attempt: int = 0) -> bool:
         """Write a job's record, queue it, and list it, in one transaction.
 
@@ -99,6 +111,7 @@ class RedisJobs:
             if owner is not None:
                 pipeline.zrem(OPEN_KEY + owner, job_id)
             pipeline.execute()
+        self.records.tell_ended(job_id)
 
     def dequeue(self, job_id: str, model: str) -> None:
         """Remove a waiting job from its queue; do nothing if a worker has taken it already."""

@@ -10,26 +10,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from rollout_core.errors import UnsupportedContainer
 from rollout_core.jobs.store import unavailable
-from rollout_core.video.signatures import HEAD_BYTES, is_video_container
 from service.errors import (
     ChecksumMismatch,
     OffsetMismatch,
-    UploadLocked,
     UploadNotFound,
-    UploadTooLarge,
-    UploadTooSlow,
 )
-from service.receiving import FLUSH_BYTES, paced
+from service.receiving import VideoWriter, require_container, write_stream
 from service.tus import Checksum
 from service.upload_store import UploadRecord, UploadStore
 from service.upload_writer import UploadWriter, writing
-
-FLUSH_SECONDS = 1.0
-"""Bytes of a slow client are written after this time, so that a killed process loses few."""
 
 
 class ResumableUpload:
@@ -40,7 +32,6 @@ class ResumableUpload:
         self._store = store
         self._writer = writer
         self.record = record
-        self._has_head = False
 
     @property
     def size(self) -> int:
@@ -113,42 +104,26 @@ class ResumableUpload:
             raise
 
     async def _append(self, stream: AsyncIterator[bytes], idle_seconds: float) -> None:
-        clock = asyncio.get_running_loop().time
-        pending, flushed_at = bytearray(), clock()
-        left = self.size - await run_in_threadpool(lambda: self._writer.size)
+        writer = self._writer
+        left = self.size - await run_in_threadpool(lambda: writer.size)
+        video = VideoWriter(writer.append, head=await run_in_threadpool(writer.read_head))
         try:
-            async for chunk in paced(self._writer.follow(stream), idle_seconds):
-                left -= len(chunk)
-                if left < 0:
-                    raise UploadTooLarge(f"the file has more than the {self.size} bytes announced")
-                pending += chunk
-                if len(pending) >= FLUSH_BYTES or clock() - flushed_at > FLUSH_SECONDS:
-                    await self._flush(pending)
-                    flushed_at = clock()
-        except (ClientDisconnect, UploadTooSlow, UploadLocked):
-            await self._flush(pending)
+            await write_stream(
+                writer.follow(stream), video, max_bytes=left, idle_seconds=idle_seconds
+            )
+        except UnsupportedContainer:
+            await self._remove()
             raise
-        await self._flush(pending)
 
-    async def _flush(self, pending: bytearray) -> None:
-        had_head = self._has_head
-        await run_in_threadpool(self._writer.append, bytes(pending))
-        pending.clear()
-        if not had_head:
-            await self._check_container()
-
-    async def _check_container(self, *, is_whole: bool = False) -> None:
-        """Check the container once its mark has arrived; remove the upload if it is no video."""
-        head = await run_in_threadpool(self._writer.read_head)
-        if len(head) < HEAD_BYTES and not is_whole:
-            return
-        self._has_head = True
-        if not is_video_container(head):
-            await run_in_threadpool(self._store.delete, self.record)
-            raise UnsupportedContainer("the file is not MP4, MOV, Matroska, WebM, AVI or MPEG-TS")
+    async def _remove(self) -> None:
+        await run_in_threadpool(self._store.delete, self.record)
 
     async def _complete(self) -> None:
-        await self._check_container(is_whole=True)
+        try:
+            require_container(await run_in_threadpool(self._writer.read_head))
+        except UnsupportedContainer:  # a file that is shorter than a head
+            await self._remove()
+            raise
         digest = await run_in_threadpool(self._writer.sha256)
         self.record = self.record.model_copy(update={"sha256": digest})
         await run_in_threadpool(self._store.complete, self.record)

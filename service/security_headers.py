@@ -1,9 +1,12 @@
 """Headers that tell browsers to take an answer for no more than it is."""
 
+from collections.abc import Callable
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import is_api_path
+from service.page.files import is_page_path
 
 NO_SCRIPTS = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
@@ -18,6 +21,20 @@ OWN_SCRIPTS = (
 )
 """Policy of the documentation: scripts of this service only, and none within a page."""
 
+OWN_PAGE = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Policy of the web page: its own files, and videos and pictures that it has made."""
+
+POLICIES: tuple[tuple[Callable[[Scope], bool], str], ...] = (
+    (is_api_path, NO_SCRIPTS),
+    (is_page_path, OWN_PAGE),
+    (lambda _: True, OWN_SCRIPTS),
+)
+"""The first of them that fits a request is the policy of its answer."""
+
 
 class SecurityHeaders:
     """Middleware: adds the headers that an answer does not have yet."""
@@ -30,13 +47,14 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        policy = NO_SCRIPTS if is_api_path(scope) else OWN_SCRIPTS
+        policy = next(policy for fits, policy in POLICIES if fits(scope))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Content-Security-Policy", policy)
+                headers.setdefault("Referrer-Policy", "no-referrer")
                 shared = "access-control-allow-origin" in headers
                 resource_policy = "cross-origin" if shared else "same-origin"
                 headers.setdefault("Cross-Origin-Resource-Policy", resource_policy)

@@ -9,6 +9,7 @@ from redis import ConnectionPool
 
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
+from rollout_core.patterns import URL_PATH
 from service.auth import API_PREFIX
 from service.cors import check_origins
 from service.outbound import Hosts
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     )
     root_path: str | None = Field(
         None,
-        pattern=r"^(/[A-Za-z0-9_~-]+)+$",
+        pattern=URL_PATH,
         description="Path below which a proxy serves it, as /explain.",
     )
     trusted_proxies: str | None = Field(
@@ -73,6 +74,12 @@ class Settings(BaseSettings):
         None,
         description="TOML file of API keys. Default: no key is needed.",
     )
+    session_ttl: float = Field(
+        7 * 24 * 3600,
+        ge=60,
+        description="Seconds until a browser must send its API key again.",
+    )
+    page: bool = Field(True, description="Serve the web page at the root path.")
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
     default_model: ModelName | None = Field(
         None, description="Model for requests that name none. Default: the only one."

@@ -16,13 +16,8 @@ from rollout_core.jobs.survey import UploadSurvey
 from service.entries import Entries
 from service.faults import Faults
 from service.ledger import Entry
+from service.names import Names
 from service.upload_store import UPLOAD_ID, UploadRecord, UploadStore
-
-LIST_SECONDS = 60.0
-"""The names of all uploads are read at least this often, even if their folder is unchanged."""
-
-SETTLED_SECONDS = 2.0
-"""A folder that changed less than this before it was read may have changed again since."""
 
 TURN_SECONDS = 0.005
 """Processor time of each pass for looking at known uploads."""
@@ -71,13 +66,12 @@ class UploadInventory:
         self._uploads: dict[str, StoredUpload] = {}
         self._growing: set[str] = set()
         self._turns: Iterator[str] = iter(())
-        self._names_changed: int | None = None
-        self._list_again_at = 0.0
+        self._names = Names(uploads)
         self._lock = Lock()
 
     def refresh(self) -> None:
         """Look at new uploads and those that grow; forget those that are gone; and some others."""
-        self.find()
+        self.find(sparingly=True)
         self.look(set(self._growing))
         end = time.thread_time() + TURN_SECONDS
         for upload_id in self._turns:
@@ -88,17 +82,12 @@ class UploadInventory:
                 return
         self._turns = iter(list(self._uploads))
 
-    def find(self) -> None:
-        """Look at new uploads, and forget those that are gone, if their folder has changed."""
-        now, changed = time.monotonic(), self._store.names_changed()
+    def find(self, *, sparingly: bool = False) -> None:
+        """Look at new uploads, and forget those that are gone; see `Names.read`."""
         with self._lock:
-            if changed == self._names_changed and now < self._list_again_at:
-                return
-            known, names = set(self._uploads), set(self._store.names())
-            is_settled = time.time() - changed / 1e9 > SETTLED_SECONDS
-            self._names_changed = changed if is_settled else None
-            self._list_again_at = now + LIST_SECONDS
-        self.look({*filter(UPLOAD_ID.fullmatch, names - known), *(known - names)})
+            known, names = set(self._uploads), self._names.read(sparingly=sparingly)
+        if names is not None:
+            self.look({*filter(UPLOAD_ID.fullmatch, names - known), *(known - names)})
 
     def look(self, upload_ids: Collection[str]) -> None:
         """Look at some uploads again."""

@@ -35,6 +35,7 @@ from rollout_core.jobs.store import (
     write_atomically,
 )
 from rollout_core.jobs.survey import UploadSurvey, changed_at, survey_upload
+from rollout_core.patterns import SHA256
 
 RECORD_NAME = "upload.json"
 
@@ -70,7 +71,7 @@ class UploadRecord(StoredRecord):
     owner: str | None = None
     bytes: int | None = None
     filename: str | None = None
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(None, pattern=SHA256)
     with_job: bool = False
 
     @property

@@ -89,7 +89,7 @@ class UploadWriter:
         self._drop_unverified()
         return True
 
-    def append(self, data: bytes | bytearray) -> None:
+    def append(self, data: bytes) -> None:
         """Write bytes at the end of the file."""
         left = memoryview(data)
         with self._closing:

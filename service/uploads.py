@@ -1,13 +1,15 @@
 """Receives an upload: a multipart form whose video is written to disk while it arrives.
 
 Starlette's own form parser would write the file twice and has no size limit, so the stream is
-passed to python-multipart's parser here. Memory holds about `FLUSH_BYTES` at most.
+passed to python-multipart's parser here.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -17,6 +19,7 @@ from starlette.requests import Request
 
 from rollout_core.contract import Frozen, JobOptions, JobRequest
 from rollout_core.error_texts import explain_errors
+from rollout_core.errors import InvalidRequest
 from rollout_core.jobs.store import unavailable
 from service.errors import (
     EmptyUpload,
@@ -28,7 +31,7 @@ from service.errors import (
 )
 from service.filenames import filename_of, parse_disposition
 from service.pools import entered
-from service.receiving import FLUSH_BYTES, OnBytes, VideoWriter, limited
+from service.receiving import HashedFile, OnBytes, VideoWriter, limited, write_stream
 from service.upload_store import Received
 
 VIDEO_PART = "video"
@@ -75,30 +78,28 @@ async def receive(
     Raises:
         NotMultipart, MalformedUpload, InvalidForm: the body is not the expected form.
         UploadEncoded: the body is compressed.
-        UploadTooLarge, UploadTooSlow: see `receiving.limited`.
+        UploadTooLarge, UploadTooSlow, ClientDisconnect: see `receiving.write_stream`.
         UnsupportedContainer: the file does not begin like a supported container.
         RequestValidationError: the request part is not a valid `JobOptions`.
         StoreUnavailable: `path` cannot be written.
-        ClientDisconnect: the client disconnected.
     """
     boundary = _boundary(request)
     try:
-        async with entered(lambda: path.open("wb")) as file:
+        async with entered(lambda: path.open("wb")) as opened:
+            file = HashedFile(opened)
             form = _Form(boundary, file, parts)
-            received = 0
-            async for chunk in limited(request.stream(), max_bytes, idle_seconds):
-                received += len(chunk)
-                form.feed(chunk)
-                if len(form.video.pending) >= FLUSH_BYTES:
-                    await on_bytes(received)
-                    await form.video.flush()
+            await write_stream(
+                request.stream(),
+                form,
+                max_bytes=max_bytes,
+                idle_seconds=idle_seconds,
+                on_bytes=on_bytes,
+            )
             form.finish()
-            await on_bytes(received)
-            await form.video.flush()
     except OSError as error:
         raise unavailable(error, "the upload cannot be written") from error
     options = _parse(JobOptions, form.request, REQUEST_PART)
-    return Form(options, form.filename, form.video.received)
+    return Form(options, form.filename, file.received)
 
 
 async def receive_json(request: Request, *, idle_seconds: float) -> JobRequest:
@@ -149,10 +150,10 @@ def announced_bytes(request: Request, max_bytes: int) -> int:
 class _Form:
     """The callbacks of the parser, and the data they have collected."""
 
-    def __init__(self, boundary: bytes, file: BinaryIO, parts: frozenset[str]) -> None:
+    def __init__(self, boundary: bytes, file: HashedFile, parts: frozenset[str]) -> None:
         self.request: bytes | None = None
         self.filename: str | None = None
-        self.video = VideoWriter(file)
+        self._video = VideoWriter(file.write)
         self._parts = parts
         self._seen: set[str] = set()
         self._part = ""
@@ -177,10 +178,19 @@ class _Form:
         except FormParserError as error:
             raise MalformedUpload("the boundary of the form is not valid") from error
 
-    def feed(self, chunk: bytes) -> None:
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the video that are not written yet."""
+        return self._video.pending_bytes
+
+    async def flush(self) -> None:
+        """Write the bytes of the video that are pending."""
+        await self._video.flush()
+
+    def feed(self, data: bytes) -> None:
         """Parse the next bytes of the body."""
         try:
-            self._parser.write(chunk)
+            self._parser.write(data)
         except FormParserError as error:
             raise MalformedUpload("the form cannot be parsed") from error
 
@@ -220,7 +230,7 @@ class _Form:
         if self._part == REQUEST_PART and REQUEST_PART in self._parts:
             self._append_to_request(data[start:end])
         elif self._part == VIDEO_PART:
-            self.video.feed(data[start:end])
+            self._video.feed(data[start:end])
         elif (
             self._part != CHARSET_PART and end > start
         ):  # an empty part, as a button's, has no data
@@ -231,7 +241,7 @@ class _Form:
     def _on_part_end(self) -> None:
         if self._part == VIDEO_PART:
             try:
-                self.video.finish()
+                self._video.finish()
             except EmptyUpload as error:
                 raise InvalidForm(
                     f"the part {VIDEO_PART!r} is empty; it must have the file"
@@ -258,7 +268,8 @@ def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise NotMultipart(
-            f"the body must be multipart/form-data, with the file in the part {VIDEO_PART!r}"
+            f"the body must be multipart/form-data, with the file in the part {VIDEO_PART!r}, or "
+            "JSON that names an upload or a video_url, with Content-Type: application/json"
         )
     boundary = options.get(b"boundary", b"")
     if not boundary:
@@ -290,6 +301,17 @@ def _parse(model: type[Model], text: bytes | None, *place: str) -> Model:
             {"loc": (*place, *item.path) or ("body",), "msg": item.message} for item in faults
         ]
         raise RequestValidationError(located) from error
+
+
+@contextmanager
+def naming_part(is_json: bool) -> Iterator[None]:
+    """Add the part of the form to the field that an InvalidRequest names. JSON has no parts."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field and not is_json:
+            error.field = f"{REQUEST_PART}.{error.field}"
+        raise
 
 
 class _RepeatedField(Exception):

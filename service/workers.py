@@ -95,7 +95,9 @@ class Workers:
         chosen = name or default or _only(item for item in known if item.is_live(now))
         chosen = chosen or _only(known)
         if chosen is None:
-            raise UnknownModel(f"name one of these models: {', '.join(sorted(by_model))}")
+            raise UnknownModel(
+                f"name one of these models: {', '.join(sorted(by_model))}", field="model"
+            )
         if chosen not in by_model:
             was_known = self._remembered_until.get(chosen, 0) > self._clock()
             is_passing = was_known or name is None or is_expected(chosen)
@@ -206,7 +208,7 @@ def _raise_unknown(model: str, known: list[str], *, is_passing: bool) -> NoRetur
     detail = f"{model!r} is not known; known: {', '.join(known)}" + (f"; {hint}" if hint else "")
     if is_passing:
         raise ModelUnavailable(f"{detail}; no worker has announced it yet, or not again")
-    raise UnknownModel(detail)
+    raise UnknownModel(detail, field="model")
 
 
 def _describe(announcements: list[Announcement]) -> ServedModel:

@@ -2,15 +2,45 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from tests.system.valkey import running_valkey, url_of
 
-# Two test files run at a time, and most of them start processes. With a thread for each core,
+# Several test files run at a time, and most of them start processes. With a thread for each core,
 # these processes would slow each other down. torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# For each pytest that a test starts; see addopts in pyproject.toml.
+os.environ["PYTEST_ADDOPTS"] = "-p no:hypothesispytest -p no:locust -p no:schemathesis"
+
+LONGEST = (
+    "chaos/test_crash_table.py",
+    "end_to_end/test_contract.py",
+    "chaos/test_storm.py",
+    "end_to_end/test_demo_model.py",
+    "end_to_end/test_life_of_a_job.py",
+    "end_to_end/test_webhooks.py",
+    "worker/test_supervisor.py",
+    "worker/test_attempt.py",
+    "worker/test_ill_store.py",
+    "end_to_end/test_repeated_calls.py",
+    "hostile/test_corpus.py",
+    "hostile/test_fuzz.py",
+    "chaos/test_upload_crashes.py",
+    "service/test_main.py",
+    "service/test_server.py",
+    "shipping/test_examples.py",
+)
+"""The files that take longest. They run first, so that none runs alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others keep their order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,11 @@ from rollout_core.video import sampling
 from worker.messages import MAX_DETAIL_CHARACTERS, Decoded, Opened
 from worker.wire import Arrays
 
-ENGINE_AXES = {"query_relevance": "clip query t h w"}
+ENGINE_AXES = {
+    "query_relevance": "clip query t h w",
+    "target_relevance": "clip target t h w",
+    "target_classes": "clip target",
+}
 """Axes that the engine sends in another order than `ARRAYS`: it answers clip by clip."""
 
 MAX_NUMBER = 1 << 53
@@ -73,6 +77,7 @@ def is_explanation(arrays: Arrays, run: ResolvedRun, clips: int) -> bool:
     sizes = {
         "clip": clips,
         "query": len(run.queries),
+        "target": len(request.targets) or 1,
         **{"t": t, "h": h, "w": w, "n": 1 + prod(spec.grid)},
         "k": spec.classes,
         "l": spec.depth,
@@ -80,8 +85,10 @@ def is_explanation(arrays: Arrays, run: ResolvedRun, clips: int) -> bool:
     wanted = {
         "logits": True,
         "query_relevance": True,
-        "temporal_rollout": True,
-        "targets": request.method == "gradient_rollout",
+        "temporal_rollout": not request.explains_classes,
+        "targets": request.has_targets,
+        "target_relevance": request.explains_classes,
+        "target_classes": request.explains_classes,
         "layer_relevance": request.per_layer,
         "full_rollout": request.full_rollout,
     }

@@ -26,14 +26,23 @@ from rollout_core.contract import (
     FakeScript,
     Fill,
 )
-from rollout_core.jobs.store import fsync_folder, is_plain
+from rollout_core.jobs.store import fsync_files, is_plain
 from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
-from rollout_core.resolve import ResolvedRun, check_request, explained_class
-from rollout_core.result import ResultArrays, artifact_names, describe_result, target_to_follow
+from rollout_core.resolve import ResolvedRun, check_request, class_against, explained_classes
+from rollout_core.result import (
+    ResultArrays,
+    artifact_names,
+    caption_of,
+    describe_result,
+    target_to_follow,
+    thumbnail_sheet,
+)
+from rollout_core.timings import Timings
 from worker import fake_script
 from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan, is_source
-from worker.children import Child, ChildFailure, Children, Media, next_message
+from worker.child import Child, ChildFailure, next_message
+from worker.children import Children, Media
 from worker.fake_script import NO_SCRIPT
 from worker.heartbeat import Heartbeat
 from worker.messages import (
@@ -90,6 +99,16 @@ class AttemptInput:
     script: FakeScript = NO_SCRIPT
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What an attempt has found: the run, its arrays, the facts of the video, and its curves."""
+
+    run: ResolvedRun
+    arrays: Archive
+    decoded: Decoded
+    measured: Faithfulness | None
+
+
 class Attempt:
     """One attempt at a job."""
 
@@ -98,7 +117,7 @@ class Attempt:
         self._job = job
         self._children = children
         self._heartbeat = heartbeat
-        self._timings = dict.fromkeys(("decode", "explain", "render"), 0.0)
+        self._timings = Timings()
         self._misbehaviour = fake_script.misbehaviour(job.script, job.attempt)
         self._script = NO_SCRIPT if self._misbehaviour else job.script
 
@@ -113,25 +132,33 @@ class Attempt:
             ChildLost: a child died, hung or sent something invalid; the next attempt may succeed.
             OSError: the result cannot be written.
         """
-        model = self._await_engine()
-        check_request(self._job.request, model.spec)
-        fake_script.take_time(self._script, self._heartbeat)
-        fake_script.fail_for_video(self._script)
-        media = self._children.take_media()
-        try:
-            run, clips = self._open(media, model)
-            fake_script.fail_for_engine(self._script)
-            findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
-            found = self._heartbeat.during(partial(findings.archive, run))
-            measured = self._measure(frames, found, run) if run.request.faithfulness else None
-            self._render(media, found, measured)
-        finally:
-            media.kill()
-        self._heartbeat.during(self._tidy)
-        self._heartbeat.during(partial(self._save, found))
-        self._heartbeat.advance("publish", 0, 1)
-        self._timings["total"] = self._heartbeat.seconds
-        return self._heartbeat.during(partial(self._describe, run, found, decoded, measured))
+        with self._timings.stage("wait"):
+            model = self._await_engine()
+            check_request(self._job.request, model.spec)
+            fake_script.take_time(self._script, self._heartbeat)
+            fake_script.fail_for_video(self._script)
+            media = self._children.take_media()
+            try:
+                found = self._compute(media, model)
+            finally:
+                media.kill()
+            with self._timings.stage("save"):
+                self._heartbeat.during(self._tidy)
+                self._heartbeat.during(partial(self._save, found.arrays))
+                self._heartbeat.advance("publish", 0, 1)
+                return self._heartbeat.during(partial(self._describe, found))
+
+    def _compute(self, media: Media, model: Ready) -> _Found:
+        """Let both children do their parts, from opening the video to drawing the pictures."""
+        run, clips = self._open(media, model)
+        fake_script.fail_for_engine(self._script)
+        findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
+        arrays = self._heartbeat.during(partial(findings.archive, run))
+        measured = self._measure(frames, arrays, run) if run.request.faithfulness else None
+        found = _Found(run, arrays, decoded, measured)
+        with self._timings.stage("render"):
+            self._render(media, found)
+        return found
 
     def _await_engine(self) -> Ready:
         """Wait until the engine has loaded its model, and has answered an earlier job's order."""
@@ -155,12 +182,12 @@ class Attempt:
         media.send(order)
         media.expect(MEDIA_START_SECONDS)
         next_message(media, Working, self._heartbeat)
-        opened, arrays = self._next_from_media(media, Opened)
+        with self._timings.stage("open"):
+            opened, arrays = self._next_from_media(media, Opened)
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
             raise media.kill_as_lost("sent an invalid plan")
         check_work(request, model, opened, seconds_left=left)
-        self._timings["decode"] += opened.seconds
         run = ResolvedRun.resolve(
             request,
             spec,
@@ -199,7 +226,8 @@ class Attempt:
 
     def _take_source(self, media: Media) -> Decoded:
         """Receive what media says of the video, while the engine explains the last clips."""
-        decoded, _ = self._next_from_media(media, Decoded, others=[self._children.engine])
+        with self._timings.stage("decode"):
+            decoded, _ = self._next_from_media(media, Decoded, others=[self._children.engine])
         upload_bytes = self._heartbeat.during(self._job.upload.stat).st_size
         if not is_source(decoded, upload_bytes):
             raise media.kill_as_lost("sent an invalid description of the video")
@@ -209,14 +237,14 @@ class Attempt:
         self, media: Media, clips: int, spec: ModelSpec, findings: ResultArrays
     ) -> NDArray[Any]:
         """Receive clips, add their times to `findings`, and return their frames, `b t H W c`."""
-        return np.stack([self._next_clip(media, spec, findings) for _ in range(clips)])
+        with self._timings.stage("decode"):
+            return np.stack([self._next_clip(media, spec, findings) for _ in range(clips)])
 
     def _next_clip(self, media: Media, spec: ModelSpec, findings: ResultArrays) -> NDArray[Any]:
         """Receive a clip, add its times to `findings`, and return its frames, `t H W c`."""
-        clip, arrays = self._next_from_media(media, Clip, others=[self._children.engine])
+        _, arrays = self._next_from_media(media, Clip, others=[self._children.engine])
         if not is_clip(arrays, spec):
             raise media.kill_as_lost("sent an invalid clip")
-        self._timings["decode"] += clip.seconds
         frames = arrays.pop("frames")
         findings.add(**{name: array[np.newaxis] for name, array in arrays.items()})
         return frames
@@ -225,7 +253,8 @@ class Attempt:
         """Order the engine to explain clips, given their frames `b t H W c`."""
         question = Explain(
             options=run.request.method_options,
-            target=explained_class(run.request, run.spec),
+            targets=explained_classes(run.request, run.spec),
+            against=class_against(run.request, run.spec),
             queries=run.queries,
             first_clip=first_clip,
             fake=self._misbehaviour,
@@ -234,10 +263,10 @@ class Attempt:
 
     def _take_explanation(self, run: ResolvedRun, clips: int, findings: ResultArrays) -> None:
         """Receive the explanation of a batch, and add its arrays to `findings`."""
-        explained, arrays = next_message(self._children.engine, Explained, self._heartbeat)
+        with self._timings.stage("explain"):
+            _, arrays = next_message(self._children.engine, Explained, self._heartbeat)
         if not is_explanation(arrays, run, clips):
             raise self._children.engine.kill_as_lost("sent an invalid explanation")
-        self._timings["explain"] += explained.seconds
         findings.add(**arrays)
 
     def _measure(self, frames: NDArray[Any], found: Archive, run: ResolvedRun) -> Faithfulness:
@@ -249,15 +278,14 @@ class Attempt:
             self._heartbeat()
             question = Perturb(fill=fill, target=target.index, steps=steps)
             self._ask_engine(question, steps + 1, frames=frames, order=order)
-            perturbed, arrays = next_message(self._children.engine, Perturbed, self._heartbeat)
+            _, arrays = next_message(self._children.engine, Perturbed, self._heartbeat)
             if not is_curve(arrays, steps):
                 raise self._children.engine.kill_as_lost("sent an invalid curve")
-            self._timings["faithfulness"] += perturbed.seconds
             return arrays["probabilities"]
 
-        self._timings["faithfulness"] = 0.0
         progress = partial(self._heartbeat.advance, "faithfulness")
-        return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
+        with self._timings.stage("faithfulness"):
+            return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
 
     def _ask_engine(self, question: Explain | Perturb, clips: int, **arrays: NDArray[Any]) -> None:
         """Send an order for which the engine runs the model on `clips` clips."""
@@ -275,21 +303,27 @@ class Attempt:
         media.expect(self._job.media_timeout_seconds)
         return next_message(media, kind, heartbeat, others)
 
-    def _render(self, media: Media, found: Archive, measured: Faithfulness | None) -> None:
+    def _render(self, media: Media, found: _Found) -> None:
         """Let media draw the pictures into the attempt's folder."""
-        order = Render(overlay=self._job.request.overlay, faithfulness=measured)
+        request, arrays, source = self._job.request, found.arrays, found.decoded.source
+        order = Render(
+            overlay=request.overlay,
+            caption=caption_of(found.run, arrays, (source.width, source.height)),
+            preview=thumbnail_sheet(request, arrays, source),
+            faithfulness=found.measured,
+        )
         media.send(
             order,
-            relevance=found.relevance,
-            pts_seconds=found.pts_seconds,
-            frame_index=found.frame_index,
+            relevance=arrays.relevance,
+            pts_seconds=arrays.pts_seconds,
+            frame_index=arrays.frame_index,
         )
         self._heartbeat.advance("render", 0, 1)
         finished = False
         while not finished:
             rendered, _ = self._next_from_media(media, Rendered)
             self._heartbeat.advance("render", rendered.done, rendered.total)
-            self._timings["render"], finished = rendered.seconds, rendered.finished
+            finished = rendered.finished
 
     def _tidy(self) -> None:
         """Remove every file but the requested pictures; a link does not count as a picture."""
@@ -301,20 +335,18 @@ class Attempt:
     def _save(self, found: Archive) -> None:
         """Write the archive, and flush all files to the disk."""
         archive.save(self._job.folder / ARCHIVE_NAME, found)
-        fsync_folder(self._job.folder)
+        fsync_files(self._job.folder)
 
-    def _describe(
-        self, run: ResolvedRun, found: Archive, decoded: Decoded, measured: Faithfulness | None
-    ) -> ExplainResult:
+    def _describe(self, found: _Found) -> ExplainResult:
         """Return the result: read every file for its digest. Its times are by Redis' clock."""
         result = describe_result(
-            run,
-            found,
+            found.run,
+            found.arrays,
             self._job.folder,
-            source=decoded.source,
-            warnings=decoded.warnings,
-            faithfulness=measured,
-            timings_seconds=self._timings,
+            source=found.decoded.source,
+            warnings=found.decoded.warnings,
+            faithfulness=found.measured,
+            timings=self._timings,
             attempt=self._job.attempt,
             started_at=self._job.started_at,
         )

@@ -1,19 +1,17 @@
-"""Entry point of a child process: `python -m worker.child_main KIND FD OPTIONS`.
+"""Entry point of an engine: `python -m worker.child_main KIND FD OPTIONS`.
 
-KIND is media, torch or fake; FD is the child's end of a socket pair; OPTIONS is JSON.
+KIND is torch or fake; FD is the child's end of a socket pair; OPTIONS is JSON.
 """
 
-import ctypes
 import os
 import signal
 import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from worker.messages import EngineOptions, MediaOptions
-
-PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
+from worker import engine_server
+from worker.messages import EngineOptions
+from worker.parent_death import die_with
 
 
 def main() -> None:
@@ -27,31 +25,19 @@ def main() -> None:
         serve(kind, connection, options)
 
 
-def die_with(parent_pid: int) -> None:
-    """Let the kernel kill this process when its parent ends; exit if it has ended already."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit("the supervisor has ended")
-
-
 def serve(kind: str, connection: Connection, options: str) -> None:
-    """Run a media process or an engine; import only what that kind needs."""
-    if kind == "media":
-        from worker import media
+    """Run an engine; import only what that kind needs."""
+    engine_options = EngineOptions.model_validate_json(options)
+    if kind == "fake":
+        from worker import fake_engine
 
-        media.serve(connection, MediaOptions.model_validate_json(options))
-    elif kind == "fake":
-        from worker import engine_server, fake_engine
-
-        engine_options = EngineOptions.model_validate_json(options)
         engine_server.serve(connection, lambda: fake_engine.load(engine_options))
     elif kind == "torch":
-        from worker import engine_server, torch_engine
+        from worker import torch_engine
 
-        engine_options = EngineOptions.model_validate_json(options)
         engine_server.serve(connection, lambda: torch_engine.load(engine_options))
     else:
-        sys.exit(f"no such kind of child: {kind}")
+        sys.exit(f"no such kind of engine: {kind}")
 
 
 if __name__ == "__main__":

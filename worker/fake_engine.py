@@ -20,7 +20,14 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.contract import Fill, MethodOptions, TokenQuery
+from rollout_core.contract import (
+    PREDICTED,
+    ClassChoice,
+    Fill,
+    MethodOptions,
+    TokenQuery,
+    default_weighting,
+)
 from rollout_core.errors import OutOfMemory, UnknownModel
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import check_layer
@@ -28,7 +35,7 @@ from worker.engine_server import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
 
-VERSION = 1
+VERSION = 2
 """Raised when the answers of a fake change: it stands for a checkpoint, which a fake has not."""
 
 SLOW_SECONDS = 0.5
@@ -43,6 +50,9 @@ CLS_RELEVANCE = 0.02
 OWN_RELEVANCE = 0.3
 """Share of the rest that every patch gives to itself."""
 
+MEAN_FRAME_WEIGHT = 1.5
+"""Mean over the frames of the weight that a class gives each of them."""
+
 MIN_CHANGE = 1e-3
 """Change added to every patch, so that a still clip has relevance too."""
 
@@ -52,10 +62,11 @@ CHANGE_WEIGHTS = {
     "gradient_rollout": (2, 1, 1),
     "projection": (1, 2, 2),
     "deviation": (2, 1, 3),
-    "alti": (1, 3, 1),
-    "l2": (1, 1, 3),
+    "still": (1, 0, 0),
+    "blur": (1, 2, 1),
+    "mean": (2, 3, 3),
 }
-"""Weights of the changes in time, down and across, by method or weighting."""
+"""Weights of the changes in time, down and across, by method, weighting or reference."""
 
 FILL_EXPONENTS: dict[Fill, float] = {"mean": 1.0, "blur": 0.5, "still": 2.0}
 """How fast the probability falls as patches are replaced. A blur keeps the most information."""
@@ -155,10 +166,14 @@ def explain(frames: NDArray[np.uint8], request: Explain, spec: ModelSpec) -> Arr
     """Return the arrays of `Explained` for frames `b t H W c`."""
     logits = logits_of(frames, spec.classes)
     options = request.options
+    if options.method == "difference" or (
+        options.method == "contribution_rollout" and request.targets
+    ):
+        return _explain_classes(frames, logits, request, spec)
     change = change_of(frames, spec, CHANGE_WEIGHTS[_weights_key(options)], options.head_fusion)
     explained: Arrays = {"logits": logits}
     if options.method == "gradient_rollout":
-        explained["targets"] = _targets(logits, request.target)
+        explained["targets"] = _classes(logits, request.targets)[:, 0]
         change *= _frame_weights(explained["targets"], spec)
 
     def rollout_at(layer: int) -> Floats:
@@ -174,6 +189,35 @@ def explain(frames: NDArray[np.uint8], request: Explain, spec: ModelSpec) -> Arr
         layers = [rollout_at(max(layer, options.start_layer)) for layer in range(spec.depth)]
         rows = [_row(layer, request.queries[0], request.first_clip, spec) for layer in layers]
         explained["layer_relevance"] = np.stack(rows, axis=1).astype(np.float32)  # b l t h w
+    return explained
+
+
+def _explain_classes(
+    frames: NDArray[np.uint8], logits: NDArray[np.float32], request: Explain, spec: ModelSpec
+) -> Arrays:
+    """Return the maps of classes, with signs. Against a class, its map is subtracted."""
+    options, classes = request.options, _classes(logits, request.targets)
+    weights = CHANGE_WEIGHTS[_weights_key(options, has_target=True)]
+    change = change_of(frames, spec, weights, "mean")
+
+    def of_class(indices: NDArray[np.int64]) -> Floats:
+        """Return the map, `b t h w`, of a class of each clip, `b`: its frames have the most."""
+        return change * (_frame_weights(indices, spec) - MEAN_FRAME_WEIGHT)
+
+    maps = np.stack([of_class(indices) for indices in classes.T], axis=1)  # b r t h w
+    if request.against is not None:
+        maps -= of_class(_classes(logits, (request.against,))[:, 0])[:, np.newaxis]
+    explained: Arrays = {
+        "logits": logits,
+        "targets": classes[:, 0],
+        "query_relevance": maps[:, :1].astype(np.float32),
+        "target_relevance": maps.astype(np.float32),
+        "target_classes": classes,
+    }
+    if options.per_layer:
+        above = np.maximum(np.arange(spec.depth) - options.start_layer, 0) / spec.depth
+        by_layer = maps[:, :1] * (1 - above[:, np.newaxis, np.newaxis, np.newaxis])
+        explained["layer_relevance"] = by_layer.astype(np.float32)  # b l t h w
     return explained
 
 
@@ -243,8 +287,13 @@ def _hang() -> NoReturn:
         time.sleep(3600)
 
 
-def _weights_key(options: MethodOptions) -> str:
-    return options.weighting if options.method == "contribution_rollout" else options.method
+def _weights_key(options: MethodOptions, *, has_target: bool = False) -> str:
+    match options.method:
+        case "contribution_rollout":
+            return options.weighting or default_weighting(has_target=has_target)
+        case "difference":
+            return options.reference
+    return options.method
 
 
 def _layer(options: MethodOptions, depth: int) -> int:
@@ -254,16 +303,18 @@ def _layer(options: MethodOptions, depth: int) -> int:
     return options.start_layer
 
 
-def _targets(logits: NDArray[np.float32], target: int | None) -> NDArray[np.int64]:
-    if target is None:
-        return np.asarray(logits.argmax(axis=1), np.int64)
-    return np.full(len(logits), target, np.int64)
+def _classes(logits: NDArray[np.float32], targets: tuple[ClassChoice, ...]) -> NDArray[np.int64]:
+    """Return the classes to explain, `b r`. Default: the predicted ones."""
+    best = logits.argmax(axis=1)
+    chosen = targets or (PREDICTED,)
+    columns = [best if each == PREDICTED else np.full(len(best), each) for each in chosen]
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _frame_weights(targets: NDArray[np.int64], spec: ModelSpec) -> Floats:
     """Return a per-class weight of each frame, `b t 1 1`: a cosine with a class-specific phase."""
     phases = np.linspace(0, 1, spec.frames, endpoint=False) - targets[:, None] / spec.classes
-    return (1.5 + np.cos(2 * np.pi * phases))[:, :, None, None]
+    return (MEAN_FRAME_WEIGHT + np.cos(2 * np.pi * phases))[:, :, None, None]
 
 
 def _row(tokens: Floats, query: TokenQuery, first_clip: int, spec: ModelSpec) -> Floats:

@@ -13,7 +13,7 @@ from rollout_core import errors
 from rollout_core.contract import ExplainRequest, FailureCode, FakeScript
 from rollout_core.errors import RolloutError
 from rollout_core.resolve import refuse_script
-from worker.children import TICK_SECONDS
+from worker.child import TICK_SECONDS
 from worker.heartbeat import Heartbeat
 
 VIDEO_PREFIX = "video_"

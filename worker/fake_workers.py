@@ -4,10 +4,8 @@ Each model has a worker of its own, with its own queue, as always. The workers a
 process that has imported everything, so they start at once and share its memory.
 """
 
-import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -16,8 +14,8 @@ from multiprocessing.context import ForkProcess
 from types import FrameType
 
 from rollout_core.command import UNUSABLE_STATUS
-from worker.child_main import PR_SET_PDEATHSIG
 from worker.fake_engine import SPECS
+from worker.parent_death import die_with
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -84,10 +82,7 @@ class FakeWorkers:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != self._pid:
-            sys.exit("the parent process has ended already")
+        die_with(self._pid, signal.SIGTERM)
         self._run(model)
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:

@@ -19,7 +19,8 @@ from typing import TypeVar
 from rollout_core.contract import Stage
 from rollout_core.errors import DeadlineExceeded
 from rollout_core.jobs.records import Progress
-from worker.children import TICK_SECONDS, Children
+from worker.child import TICK_SECONDS
+from worker.children import Children
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 
 BEAT_SECONDS = 1.0

@@ -4,7 +4,8 @@ Each child of a fake model takes tens of megabytes. Until its first job a worker
 engine would say, which is known without starting it.
 """
 
-from worker.children import Children, Engine, Media
+from worker.children import Children, Engine
+from worker.fork_server import ForkServer
 from worker.messages import EngineOptions, MediaOptions, Ready
 
 
@@ -29,24 +30,8 @@ class SleepingEngine(Engine):
         """Do nothing."""
 
 
-class SleepingMedia(Media):
-    """A media process that was not started."""
-
-    def __init__(self, options: MediaOptions) -> None:
-        """Stand for a media process; `Children.take_media` starts another instead of it."""
-        self.options = options
-
-    @property
-    def alive(self) -> bool:
-        """False: it cannot be used."""
-        return False
-
-    def kill(self) -> None:
-        """Do nothing."""
-
-
 class LazyChildren(Children):
-    """An engine and a spare media process that `wake` starts."""
+    """An engine and a template of media processes that `wake` starts."""
 
     def __init__(
         self,
@@ -59,21 +44,17 @@ class LazyChildren(Children):
     ) -> None:
         """Start nothing; `model` is what the engine will say."""
         self._expected: Ready | None = model
-        super().__init__(
-            engine_kind,
-            engine_options,
-            media_options,
-            load_seconds=load_seconds,
-            start_media=SleepingMedia,
-        )
+        super().__init__(engine_kind, engine_options, media_options, load_seconds=load_seconds)
 
     def wake(self) -> None:
-        """Start the engine and a media process, unless they have been started before."""
+        """Start the engine and the template, unless they have been started before."""
         if self._expected is not None:
             self._expected = None
-            self._start_media = Media
             self.engine = self._start_engine()
-            self.spare_media = self._start_media(self._media_options)
+            self.template = self._start_template()
 
     def _start_engine(self) -> Engine:
         return SleepingEngine(self._expected) if self._expected else super()._start_engine()
+
+    def _start_template(self) -> ForkServer | None:
+        return None if self._expected else super()._start_template()

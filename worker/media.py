@@ -11,19 +11,23 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rollout_core.contract import FAITHFULNESS_NAME, Faithfulness
+import numpy as np
+
+from rollout_core.contract import FAITHFULNESS_NAME, Caption, Faithfulness, Overlay
 from rollout_core.errors import RolloutError, VideoTooLarge
 from rollout_core.jobs.store import unavailable
 from rollout_core.pictures.heat import check_colormap
+from rollout_core.pictures.kept import KeptThumbnails
 from rollout_core.pictures.render import render
-from rollout_core.video.clips import Clip as VideoClip
+from rollout_core.pictures.sheet import Column, HeatMap, draw_sheet
 from rollout_core.video.clips import Limits, OpenedVideo, open_clips, read_clips
 from rollout_core.video.coverage import Tally
 from rollout_core.video.source import describe_source
-from worker import wire
+from worker import sandbox, wire
 from worker.messages import (
     Clip,
     Decoded,
@@ -41,6 +45,17 @@ from worker.wire import Arrays
 
 HEARTBEAT_SECONDS = 0.2
 """Least time between two heartbeats."""
+
+
+def preload() -> None:
+    """Do what every job would have to do first: load libraries, fonts and colours.
+
+    Nothing is decoded, and no thread is started.
+    """
+    sandbox.preload()
+    picture, heat = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.float32)
+    column = Column(thumbnail=picture, pts_seconds=0.0, maps=[HeatMap(heat=heat, share=1.0)])
+    draw_sheet([column], Overlay(), Caption()).save(BytesIO(), "PNG")
 
 
 def serve(connection: Connection, options: MediaOptions) -> None:
@@ -78,10 +93,11 @@ class _Job:
         self._beat()
         self._enter_sandbox()
         video = self._open()
-        self._send_clips(video)
+        kept = KeptThumbnails(video.crop, video.plan.times_seconds.size)
+        self._send_clips(video, kept)
         received = wire.receive_order(self._connection, Render)
         if received is not None:
-            self._render(video, *received)
+            self._render(video, kept, *received)
 
     def _enter_sandbox(self) -> None:
         """Restrict this process to its folders.
@@ -106,7 +122,6 @@ class _Job:
 
     def _open(self) -> OpenedVideo:
         """Open the upload, plan its clips, and send `Opened`."""
-        began = time.monotonic()
         spec, request = self._order.spec, self._order.request
         if request.overlay is not None:
             check_colormap(request.overlay.colormap)
@@ -116,7 +131,7 @@ class _Job:
             estimate = media_seconds(
                 self._upload,
                 video,
-                request.overlay,
+                request,
                 self._folder,
                 limits=self._limits,
                 seconds_left=self._order.seconds_left,
@@ -132,12 +147,11 @@ class _Job:
             width=info.width,
             height=info.height,
             media_seconds=estimate,
-            seconds=time.monotonic() - began,
         )
         wire.send(self._connection, opened, times_seconds=plan.times_seconds)
         return video
 
-    def _send_clips(self, video: OpenedVideo) -> None:
+    def _send_clips(self, video: OpenedVideo, kept: KeptThumbnails) -> None:
         """Send each clip, then what was found out about the video.
 
         Raises:
@@ -155,11 +169,12 @@ class _Job:
             heartbeat=self._beat,
             stream=video.info.stream,
             tally=tally,
+            keep=kept.add,
         )
-        for clip, seconds in _timed(clips):
+        for clip in clips:
             wire.send(
                 self._connection,
-                Clip(seconds=seconds),
+                Clip(),
                 frames=clip.frames,
                 pts_seconds=clip.pts_seconds,
                 frame_index=clip.frame_index,
@@ -167,7 +182,9 @@ class _Job:
         source, warnings = describe_source(self._upload, video.info, self._order.request, tally)
         wire.send(self._connection, Decoded(source=source, warnings=warnings))
 
-    def _render(self, video: OpenedVideo, order: Render, arrays: Arrays) -> None:
+    def _render(
+        self, video: OpenedVideo, kept: KeptThumbnails, order: Render, arrays: Arrays
+    ) -> None:
         """Draw the pictures into the job's folder, and report progress.
 
         Raises:
@@ -175,14 +192,9 @@ class _Job:
             VideoTooLarge: a picture is larger than a file of this process may be.
             FileNotFoundError: the folder was removed, because the attempt has lost the job.
         """
-        began = time.monotonic()
-
-        def rendered(done: int, total: int, *, finished: bool = False) -> Rendered:
-            seconds = time.monotonic() - began
-            return Rendered(done=done, total=total, seconds=seconds, finished=finished)
 
         def progress(done: int, total: int) -> None:
-            self._heartbeat = rendered(done, total)
+            self._heartbeat = Rendered(done=done, total=total)
             self._beat()
 
         with _storing():
@@ -191,6 +203,9 @@ class _Job:
                 **arrays,
                 crop=video.crop,
                 overlay=order.overlay,
+                preview=order.preview,
+                kept=kept.pixels,
+                caption=order.caption,
                 folder=self._folder,
                 limits=self._limits,
                 frames=video.info.frames,
@@ -201,7 +216,7 @@ class _Job:
             if order.faithfulness is not None:
                 self._beat()
                 self._plot(order.faithfulness)
-        wire.send(self._connection, rendered(1, 1, finished=True))
+        wire.send(self._connection, Rendered(done=1, total=1, finished=True))
 
     def _plot(self, faithfulness: Faithfulness) -> None:
         """Draw the faithfulness curves. The supervisor removes matplotlib's cache files later."""
@@ -227,11 +242,3 @@ def _storing() -> Iterator[None]:
             raise VideoTooLarge("the pictures need more bytes than allowed") from error
         detail = f"the pictures cannot be stored: {error.strerror}"
         raise unavailable(error, detail) from error
-
-
-def _timed(clips: Iterator[VideoClip]) -> Iterator[tuple[VideoClip, float]]:
-    """Yield each clip with the seconds that it took to decode."""
-    began = time.monotonic()
-    for clip in clips:
-        yield clip, time.monotonic() - began
-        began = time.monotonic()

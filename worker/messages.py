@@ -10,8 +10,11 @@ from pydantic import Field
 
 from rollout_core.contract import (
     MAX_QUERIES,
+    MAX_TARGETS,
     MAX_VIDEO_PIXELS,
     MAX_VIDEO_SECONDS,
+    Caption,
+    ClassChoice,
     ExplainRequest,
     Faithfulness,
     Fill,
@@ -20,6 +23,7 @@ from rollout_core.contract import (
     Overlay,
     Seconds,
     SourceVideo,
+    ThumbnailSheet,
     TokenQuery,
     VideoWarning,
 )
@@ -122,7 +126,8 @@ class Explain(AnyMessage):
     """Explain clips. Arrays: `frames` uint8 `b t H W c`, RGB.
 
     Attributes:
-        target: index of the class to explain. Default: the class predicted for each clip.
+        targets: classes to explain in each clip. Default: that of the method; see `explain_clips`.
+        against: class with which contribution_rollout compares the targets.
         queries: tokens to explain; `PatchQuery.clip` counts from the start of the video.
         first_clip: index in the video of the first of these clips.
         fake: what the fake engine does instead of answering.
@@ -130,7 +135,8 @@ class Explain(AnyMessage):
 
     kind: Literal["explain"] = "explain"
     options: MethodOptions = MethodOptions()
-    target: int | None = None
+    targets: tuple[ClassChoice, ...] = Field((), max_length=MAX_TARGETS)
+    against: ClassChoice | None = None
     queries: tuple[TokenQuery, ...] = Field(("cls",), min_length=1, max_length=MAX_QUERIES)
     first_clip: int = 0
     fake: Literal["crash", "hang"] | None = None
@@ -139,8 +145,7 @@ class Explain(AnyMessage):
 class Explained(AnyMessage):
     """Answer to `Explain`. Arrays: those of `rollout_core.relevance.explain.Explanation`.
 
-    `rollout_core.archive.ARRAYS` gives their dtypes and axes. Only `query_relevance` has other
-    axes here: `clip query t h w`.
+    `rollout_core.archive.ARRAYS` gives their dtypes and axes. Here, `clip` always comes first.
     """
 
     kind: Literal["explained"] = "explained"
@@ -201,7 +206,6 @@ class Opened(AnyMessage):
     Attributes:
         frames, width, height: number and size of the frames, as displayed.
         media_seconds: estimated time to decode and draw; see `worker.rehearsal.media_seconds`.
-        seconds: time that opening took.
     """
 
     kind: Literal["opened"] = "opened"
@@ -214,14 +218,12 @@ class Opened(AnyMessage):
     width: _Length = 1
     height: _Length = 1
     media_seconds: Seconds = 0.0
-    seconds: Seconds
 
 
 class Clip(AnyMessage):
     """One clip. Arrays: `frames` uint8 `t H W c`; `pts_seconds`, `frame_index` as in an archive."""
 
     kind: Literal["clip"] = "clip"
-    seconds: Seconds
 
 
 class Decoded(AnyMessage):
@@ -235,23 +237,28 @@ class Decoded(AnyMessage):
 class Render(AnyMessage):
     """Draw the pictures of the opened video, and the faithfulness plot if there is one.
 
+    Attributes:
+        caption: what stands above the sheet.
+        preview: the tiles of the thumbnails; None for no thumbnails and no preview video.
+
     Arrays: `relevance` `clip t h w`; `pts_seconds` and `frame_index` `clip t`. Answered by
     `Rendered`, repeatedly until one has `finished`.
     """
 
     kind: Literal["render"] = "render"
     overlay: Overlay | None
+    caption: Caption = Caption()
+    preview: ThumbnailSheet | None = None
     faithfulness: Faithfulness | None = None
 
 
 class Rendered(AnyMessage):
-    """Number of overlay frames drawn. `finished` means that all pictures are drawn."""
+    """Number of frames drawn. `finished` means that all pictures are drawn."""
 
     kind: Literal["rendered"] = "rendered"
     done: int = Field(ge=0)
     total: int = Field(ge=0)
-    seconds: Seconds
-    finished: bool
+    finished: bool = False
 
 
 class Failed(AnyMessage):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rollout_core.contract import Overlay
+from rollout_core.contract import OVERLAY_NAME, PREVIEW_NAME, ExplainRequest
+from rollout_core.pictures.encoder import even_size
 from rollout_core.pictures.heat import heat_track
-from rollout_core.pictures.overlay import overlay_size, write_overlay
+from rollout_core.pictures.preview import preview_size
+from rollout_core.pictures.render import write_videos
 from rollout_core.video.clips import OpenedVideo
 from rollout_core.video.decoder import Frame, Heartbeat, Limits, open_video
 
@@ -24,50 +26,51 @@ MEASURED_FRAMES = 16
 MAX_SECONDS = 5.0
 """A measurement ends after this time, if two frames are measured."""
 
-SCRATCH_NAME = "rehearsal.mp4"
-
 
 def media_seconds(
     path: Path,
     video: OpenedVideo,
-    overlay: Overlay | None,
+    request: ExplainRequest,
     folder: Path,
     *,
     limits: Limits,
     seconds_left: float,
     heartbeat: Heartbeat,
 ) -> float:
-    """Estimate the time to decode a video for its clips and to draw its overlay, in seconds.
+    """Estimate the time to decode a video for its clips and to draw its videos, in seconds.
 
     Return 0 without a measurement if this surely ends within half of `seconds_left`.
 
     Args:
-        folder: where a file is written for a moment.
+        folder: where the videos are written for a moment.
     """
     info = video.info
-    pixels = math.prod(info.display.stored_size) + _drawn_pixels(video, overlay)
+    pixels = math.prod(info.display.stored_size) + _drawn_pixels(video, request)
     if info.frames * pixels * SLOW_SECONDS_PER_PIXEL < seconds_left / 2:
         return 0.0
     share = min(1.0, video.plan.end_seconds / info.duration_seconds)
     with open_video(path, limits, heartbeat, stream=info.stream) as decoder:
         seconds = share * info.frames * _frame_seconds(decoder.frames(), lambda _: None)
-    if overlay is not None:
-        seconds += info.frames * _drawing_seconds(path, video, overlay, folder, limits, heartbeat)
+    if request.overlay is not None or request.preview:
+        seconds += info.frames * _drawing_seconds(path, video, request, folder, limits, heartbeat)
     return seconds
 
 
-def _drawn_pixels(video: OpenedVideo, overlay: Overlay | None) -> int:
-    """Return the number of pixels of a frame of the overlay."""
-    if overlay is None:
-        return 0
-    halves = 2 if overlay.layout == "side_by_side" else 1
-    return halves * math.prod(overlay_size(video.info.display.size, overlay.max_height))
+def _drawn_pixels(video: OpenedVideo, request: ExplainRequest) -> int:
+    """Return the number of pixels of a frame of all videos that are drawn."""
+    displayed, overlay, pixels = video.info.display.size, request.overlay, 0
+    if overlay is not None:
+        halves = 2 if overlay.layout == "side_by_side" else 1
+        pixels += halves * math.prod(even_size(displayed, overlay.max_height))
+    if request.preview:
+        pixels += math.prod(preview_size(displayed))
+    return pixels
 
 
 def _drawing_seconds(
     path: Path,
     video: OpenedVideo,
-    overlay: Overlay,
+    request: ExplainRequest,
     folder: Path,
     limits: Limits,
     heartbeat: Heartbeat,
@@ -78,17 +81,23 @@ def _drawing_seconds(
         pts_seconds=np.zeros((1, 1)),
         frame_index=np.zeros((1, 1), np.int64),
     )
-    scratch = folder / SCRATCH_NAME
     try:
         with open_video(path, limits, heartbeat, stream=video.info.stream) as decoder:
             frames = decoder.frames()
             first = next(frames)
-            with write_overlay(
-                scratch, decoder, first, overlay=overlay, crop=video.crop, track=blank
-            ) as paint:
-                return _frame_seconds(chain((first,), frames), paint)
+            with write_videos(
+                folder,
+                decoder,
+                first,
+                overlay=request.overlay,
+                preview=request.preview,
+                crop=video.crop,
+                track=blank,
+            ) as write:
+                return _frame_seconds(chain((first,), frames), write)
     finally:
-        scratch.unlink(missing_ok=True)
+        for name in (OVERLAY_NAME, PREVIEW_NAME):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _frame_seconds(frames: Iterator[Frame], use: Callable[[Frame], None]) -> float:

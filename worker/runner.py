@@ -37,7 +37,8 @@ from rollout_core.errors import (
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Ticket
 from rollout_core.jobs.store import FULL, ILL, ArtifactStore
 from worker.attempt import Attempt, AttemptInput
-from worker.children import EXHAUSTED, ChildFailure, ChildLost, Children
+from worker.child import EXHAUSTED, ChildFailure, ChildLost
+from worker.children import Children
 from worker.fake_script import script_of
 from worker.heartbeat import Canceled, Heartbeat, Pulse, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
@@ -172,7 +173,7 @@ class Runner:
             try:
                 with self._blaming_the_store(self._pulse(job_id, record).during):
                     self.children.wake()
-                    self.children.restart_dead_engine()
+                    self.children.restart_dead()
                     self._try(ticket, record)
             except AttemptLost as lost:
                 log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -146,11 +147,23 @@ def confine(upload: Path, folder: Path) -> Confinement:
     Raises:
         NotConfined: this process has other threads, which Landlock would not restrict.
     """
-    if len([*Path("/proc/self/task").iterdir()]) > 1:
-        raise NotConfined("there are threads already")
+    require_no_threads()
     calls = allowed_calls()
     abi = _restrict_files(upload, folder)
     return Confinement(landlock_abi=abi, seccomp=calls is not None and enforce(calls))
+
+
+def require_no_threads() -> None:
+    """Raise `NotConfined` if this process has more threads than the one that runs."""
+    if len([*Path("/proc/self/task").iterdir()]) > 1:
+        raise NotConfined("there are threads already")
+
+
+def preload() -> None:
+    """Load the libraries that `confine` needs, where they are installed."""
+    with suppress(ImportError):
+        import landlock  # noqa: F401
+    allowed_calls()
 
 
 def probe() -> Confinement:

@@ -7,7 +7,8 @@ be watched, signalled and killed as the media process that `worker.children` sta
 import subprocess
 from multiprocessing import Pipe
 
-from worker.children import ChildProcess, Media
+from worker.child import ChildProcess
+from worker.children import Media
 from worker.messages import MediaOptions
 
 LIFETIME_SECONDS = 600

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings
 from rollout_core.command import settings_config
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
 from rollout_core.model.input_settings import InputFlags
+from rollout_core.patterns import MODEL, SHA256
 
 DEFAULT_MODELS = {"torch": "moving-shapes", "fake": "fake"}
 
@@ -23,11 +24,11 @@ class Settings(InputFlags, BaseSettings):
     )
     model: str | None = Field(
         None,
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(=.+)?$",
+        pattern=MODEL,
         description="NAME or NAME=CHECKPOINT. Default: moving-shapes; of the fake engine: all.",
     )
     checkpoint_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."
+        None, pattern=SHA256, description="SHA-256 that the checkpoint must have."
     )
     device: str = Field("auto", description="Device of torch; auto: a GPU if there is one.")
     dtype: Literal["float32", "bfloat16"] = Field(

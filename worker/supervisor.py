@@ -37,7 +37,8 @@ from rollout_core.jobs.redis_records import Announcement, queue_name
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import SPECS, ModelSpec
 from worker import fake_engine, task
-from worker.children import ChildFailure, ChildLost, Children, next_message
+from worker.child import ChildFailure, ChildLost, next_message
+from worker.children import Children
 from worker.health import new_name
 from worker.heartbeat import Shutdown, ShuttingDown, while_calling
 from worker.messages import Ready
@@ -166,7 +167,7 @@ class Supervisor(SimpleWorker):
             Exhausted: no process can be started.
         """
         with stopping_if_exhausted():
-            self._children.restart_dead_engine()
+            self._children.restart_dead()
         engine = self._children.engine
         try:
             while engine.model is None:

@@ -128,7 +128,8 @@ class TorchEngine:
             self._model,
             self._prepare(frames),
             request.options,
-            target=request.target,
+            target=[request.targets] * len(frames) if request.targets else None,
+            against=request.against,
             queries=request.queries,
             first_clip=first_clip,
         )

@@ -38,5 +38,5 @@ def check_work(
             f"decoding and drawing {opened.frames} frames of {opened.width}×{opened.height} takes "
             f"about {opened.media_seconds:.0f} s here, and running the model {clips} times takes "
             f"at least {explain:.0f} s, but {seconds_left:.0f} s are left. Ask for a shorter span, "
-            "fewer clips, a lower overlay or none"
+            "fewer clips, a lower overlay or none, or no preview"
         )

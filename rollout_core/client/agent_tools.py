@@ -5,14 +5,15 @@ words where the API gives files, and errors that say what to do.
 """
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import anyio
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
 from pydantic import Field, ValidationError
 
@@ -25,7 +26,8 @@ from rollout_core.client.flags import read_query
 from rollout_core.client.printing import job_lines
 from rollout_core.client.submitting import explain_failure
 from rollout_core.command import describe_errors
-from rollout_core.contract import SHEET_NAME, JobOptions, Method, Stage
+from rollout_core.contract import SHEET_NAME, Fill, JobOptions, Method, Stage
+from rollout_core.errors import describe_failure
 from rollout_core.jobs.schemas import Job
 
 INSTRUCTIONS = """\
@@ -59,15 +61,45 @@ def serve(url: str | None, api_key: str | None) -> None:
 
 def make_server(client: AsyncRolloutClient) -> MCPServer[Any]:
     """Return a server with the four tools."""
-    server: MCPServer[Any] = MCPServer(
-        "timesformer-rollout", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
-    )
     tools = _Tools(client)
-    server.tool(annotations=MAKES, structured_output=False)(tools.explain_video)
-    server.tool(annotations=READS, structured_output=False)(tools.get_job)
-    server.tool(annotations=READS, structured_output=False)(tools.list_models)
-    server.tool(annotations=READS, structured_output=False)(tools.show_sheet)
-    return server
+    return MCPServer(
+        "timesformer-rollout",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        log_level="WARNING",
+        tools=[
+            _StrictTool.of(tools.explain_video, MAKES),
+            _StrictTool.of(tools.get_job, READS),
+            _StrictTool.of(tools.list_models, READS),
+            _StrictTool.of(tools.show_sheet, READS),
+        ],
+    )
+
+
+class _StrictTool(Tool):
+    """A tool that refuses arguments that it does not have, and explains wrong ones in plain words.
+
+    The base class ignores unknown arguments, and answers with pydantic's own text.
+    """
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], annotations: ToolAnnotations) -> Self:
+        tool = cls.from_function(function, annotations=annotations, structured_output=False)
+        assert isinstance(tool, cls)
+        arguments = tool.fn_metadata.arg_model
+        arguments.model_config["extra"] = "forbid"
+        arguments.model_rebuild(force=True)
+        tool.parameters = arguments.model_json_schema(by_alias=True)
+        return tool
+
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> Any:
+        try:
+            self.fn_metadata.validate_arguments(arguments)
+        except ValidationError as error:
+            raise ToolError(describe_errors(error, self.fn_metadata.arg_model)) from error
+        return await super().run(arguments, context, convert_result)
 
 
 class _Tools:
@@ -86,14 +118,29 @@ class _Tools:
         method: Annotated[
             Method,
             Field(
-                description="rollout and attention are for the prediction as a whole; "
-                "gradient_rollout for the class `target`; contribution_rollout weighs tokens by "
-                "what they contribute."
+                description="rollout and attention are for the prediction as a whole, and so is "
+                "contribution_rollout, by what tokens contribute; with a target it tells what "
+                "speaks for that class. difference tells what made the class's score differ from "
+                "that of the clip held still: what the motion did. gradient_rollout is older."
             ),
         ] = "rollout",
         target: Annotated[
-            str | None, Field(description="Class to explain, for gradient_rollout.")
+            str | None,
+            Field(
+                description="Class to explain, or predicted; for contribution_rollout, difference "
+                "and gradient_rollout."
+            ),
         ] = None,
+        against: Annotated[
+            str | None,
+            Field(description="Why target and not this class? For contribution_rollout."),
+        ] = None,
+        reference: Annotated[
+            Fill,
+            Field(
+                description="What difference compares with: the clip still, blurred, or one colour."
+            ),
+        ] = "still",
         query: Annotated[
             str,
             Field(description="cls, a patch FRAME:ROW:COLUMN, or a point X:Y@SECONDS."),
@@ -115,12 +162,14 @@ class _Tools:
         given = {
             "model": model,
             "target": target,
+            "against": against,
             "start_seconds": start_seconds,
             "end_seconds": end_seconds,
         }
         async with _plain_errors():
             request: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
             request |= {"method": method, "clips": clips, "query": read_query(query)}
+            request["reference"] = reference
             options = JobOptions(overlay=None, **request)  # nothing here shows a video
             source = video if is_url(video) else Path(video).expanduser()
             await ctx.report_progress(0, len(STAGES) + 1, "uploading")
@@ -141,7 +190,7 @@ class _Tools:
             return "No worker serves a model at the moment."
         return "\n".join(
             f"{model.name}: {model.spec.frames} frames of {model.spec.height} × "
-            f"{model.spec.width}, {model.spec.classes} classes, {model.ready} workers ready"
+            f"{model.spec.width}, {model.spec.classes} classes, {_count_workers(model.ready)} ready"
             for model in served
         )
 
@@ -174,9 +223,14 @@ class _Tools:
         if job.state == "canceled":
             return f"Job {job.id} was canceled."
         if job.error is not None:
-            raise ToolError(f"Job {job.id} failed: {job.error.title}. {job.error.detail}")
+            reason = describe_failure(job.error.title, job.error.detail)
+            raise ToolError(f"Job {job.id} failed: {reason}")
         result, arrays = await self._client.result(job), await self._client.arrays(job)
         return f"Job {job.id}\n{tell_findings(describe_findings(result, arrays))}"
+
+
+def _count_workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """What is uploaded: a video, and the bodies that carry it. A body can be sent again."""
 
+import io
 import json
 import os
 import shutil
@@ -93,7 +94,15 @@ def open_video(
 
     Raises:
         OSError: the file cannot be read.
+        TypeError: the source is of another kind.
     """
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "seekable"):
+        raise TypeError(
+            "a video is given as a path, an open binary file, an http(s) URL or an Upload, "
+            f"not as {type(source).__name__}; wrap bytes in io.BytesIO"
+        )
+    if isinstance(source, io.TextIOBase):
+        raise TypeError("the video must be opened in binary mode: open(path, 'rb')")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         with path.open("rb") as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx2
+from pydantic import ValidationError
 
 from rollout_core.client.bodies import OnBytes
 from rollout_core.client.calls import Calls, Source
@@ -19,10 +20,11 @@ from rollout_core.client.transport import (
     iterate_at_once,
     run_at_once,
 )
-from rollout_core.command import ENV_PREFIX
 from rollout_core.contract import ExplainResult, JobOptions
+from rollout_core.error_texts import in_plain_words
 from rollout_core.jobs.records import JobState
 from rollout_core.jobs.schemas import Job, ServedModel, Upload
+from rollout_core.variables import ENV_PREFIX
 
 if TYPE_CHECKING:
     from rollout_core.archive import Archive
@@ -94,6 +96,7 @@ class RolloutClient:
         Raises:
             pydantic.ValidationError: a field of the request is wrong. It is a ValueError.
             OSError: the file cannot be read.
+            TypeError: the source is of another kind, such as bytes.
         """
         return run_at_once(
             self._calls.submit(
@@ -170,6 +173,7 @@ class RolloutClient:
 
         Raises:
             NoResult: the job has no files.
+            ValueError: it has no file of such a name.
             DamagedTransfer: a file has another digest than the job says.
         """
         return run_at_once(self._calls.download(job, Path(folder), names, on_bytes))
@@ -329,11 +333,15 @@ def _server(url: str | None, api_key: str | None, timeout_seconds: float) -> Ser
     except httpx2.InvalidURL:
         parsed = httpx2.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise RolloutConnectionError(f"{url!r} is not a URL of a service", unsent=True)
+        text = f"{url!r} is not a URL of a service, such as {DEFAULT_URL}"
+        raise RolloutConnectionError(text, unsent=True)
     return Server(url.rstrip("/"), api_key or os.environ.get(KEY_VARIABLE) or None, timeout_seconds)
 
 
 def _options(options: JobOptions | None, request: dict[str, Any]) -> JobOptions:
     if options is not None and request:
         raise TypeError("give either options or fields of the request")
-    return options or JobOptions(**request)
+    try:
+        return options or JobOptions(**request)
+    except ValidationError as error:
+        raise in_plain_words(error, JobOptions) from None

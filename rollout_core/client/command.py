@@ -30,13 +30,17 @@ from rollout_core.client.submitting import (
     make_tasks,
     task_json,
 )
-from rollout_core.command import describe_errors, require_extra
-from rollout_core.contract import JobOptions
+from rollout_core.command import describe_errors, require_extra, tell_unknown_variables
+from rollout_core.contract import ARTIFACT_NAMES, JobOptions
 from rollout_core.jobs.records import JobState
+from rollout_core.suggestions import enumerate_choices
+from rollout_core.variables import CLIENT
 
 NAME = "rollout-client"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit statuses: something failed; the command line is wrong; Ctrl-C."""
+
+KEY_FLAG = "--api-key"
 
 SHELLS = ("bash", "zsh", "fish")
 OUTPUT = Path("rollout-output")
@@ -50,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parsed = make_parser().parse_args(given)
     parsed.given = given
+    tell_unknown_variables(NAME, CLIENT)
     try:
         status = parsed.run(parsed)
         sys.stdout.flush()
@@ -117,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help=f"of the service; default: ROLLOUT_URL, else {DEFAULT_URL}")
     parser.add_argument(
-        "--api-key", metavar="KEY", help="default: ROLLOUT_API_KEY, which other users cannot see"
+        KEY_FLAG, metavar="KEY", help="default: ROLLOUT_API_KEY, which other users cannot see"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document a line")
 
@@ -128,8 +133,10 @@ def _add_download_flags(parser: argparse.ArgumentParser, output: Path | None) ->
     parser.add_argument(
         "--artifact",
         action="append",
+        choices=ARTIFACT_NAMES,
         metavar="NAME",
-        help="fetch this file of the result only; may be repeated",
+        help=f"fetch this file of the result only: {enumerate_choices(ARTIFACT_NAMES)}; "
+        "may be repeated",
     )
 
 
@@ -195,9 +202,19 @@ def _how_to_go_on(arguments: argparse.Namespace, tasks: Sequence[Task]) -> Itera
             yield f"    {shlex.join(words)}"
     if any(task.job is None and not task.has_ended for task in tasks):
         left = [task.source for task in tasks if task.job is None and not task.has_ended]
-        flags = [word for word in arguments.given if word not in arguments.source]
+        given = _without_key(arguments.given)
+        flags = [word for word in given if word not in arguments.source]
         yield f"{len(left)} of {len(tasks)} videos are not submitted. To go on with them:"
         yield f"    {shlex.join([NAME, *flags, *left])}"
+
+
+def _without_key(words: Sequence[str]) -> Iterable[str]:
+    """Yield the words of a command line but the API key: a terminal or a log may be kept."""
+    before = ""
+    for word in words:
+        if KEY_FLAG not in (before, word.partition("=")[0]):
+            yield word
+        before = word
 
 
 def _jobs(arguments: argparse.Namespace) -> int:

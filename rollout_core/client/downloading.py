@@ -110,7 +110,7 @@ def _chosen(job: Job, names: Collection[str] | None) -> tuple[JobArtifact, ...]:
             raise ClientError(f"{name!r} is not a name for a file")
     for name in names or ():
         if name not in made:
-            raise ValueError(f"job {job.id} has no {name}, only {', '.join(made)}")
+            raise ValueError(f"job {job.id} has no file {name!r}; it has {', '.join(made)}")
     return tuple(made[name] for name in (made if names is None else names))
 
 

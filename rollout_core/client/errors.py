@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from rollout_core.errors import RolloutError
+from rollout_core.errors import RolloutError, describe_failure
 from rollout_core.jobs.schemas import Job
 
 
@@ -45,7 +45,7 @@ class RolloutApiError(ClientError):
         fields: tuple[FieldFault, ...] = (),
         retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(f"{title}. {detail}".removesuffix(" "))
+        super().__init__(describe_failure(title, detail))
         self.code = code  # type: ignore[misc]  # each error of the service has a code of its own
         self.title = title  # type: ignore[misc]
         self.detail = detail
@@ -86,7 +86,7 @@ class NoResult(ClientError):
     def __init__(self, job: Job) -> None:
         reason = f"it is {job.state}"
         if job.error is not None:
-            reason = f"{job.error.title}. {job.error.detail}".rstrip()
+            reason = describe_failure(job.error.title, job.error.detail)
         elif job.state == "succeeded":
             reason = "its files have expired"
         super().__init__(f"job {job.id} has no result: {reason}")

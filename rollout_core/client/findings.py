@@ -32,6 +32,7 @@ def describe_findings(result: ExplainResult, arrays: Archive) -> dict[str, Any]:
             for p in result.predictions
         ],
         "explained_class": result.targets[0].label if result.targets else None,
+        "has_signs": bool((arrays.relevance < 0).any()),
         "clips": clips,
         "clips_not_described": len(arrays.relevance) - len(clips),
         "warnings": [warning.detail for warning in result.warnings],
@@ -45,6 +46,9 @@ def tell_findings(findings: dict[str, Any]) -> str:
     if others:
         rest = ", ".join(f"{p['label']!r} {p['probability']:.1%}" for p in others)
         lines.append(f"Then: {rest}.")
+    if findings["explained_class"] is not None:
+        opposes = "; what speaks against it is left out" if findings["has_signs"] else ""
+        lines.append(f"Shown is what speaks for {findings['explained_class']!r}{opposes}.")
     for number, clip in enumerate(findings["clips"]):
         peak, frames = clip["peak"], clip["top_frames"]
         times = ", ".join(f"{f['seconds']:.2f} s ({f['share']:.0%})" for f in frames)

@@ -7,12 +7,16 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from rollout_core import query_text
-from rollout_core.contract import JobOptions, Overlay, Webhook
+from rollout_core.contract import FakeScript, Frozen, JobOptions, Overlay, Webhook
 
-SPECIAL = ("query", "overlay", "webhook")
-OVERLAY = "overlay."
-"""Prefix of the names of the overlay's fields."""
+SPECIAL = ("target", "query", "overlay", "fake", "webhook")
+NESTED: dict[str, type[Frozen]] = {"overlay.": Overlay, "fake.": FakeScript}
+"""Fields that have fields of their own, by the prefix of these flags."""
 
+TARGET_HELP = (
+    "class to explain, by index or label, or predicted; may be repeated for contribution_rollout "
+    "and difference, the first one is drawn"
+)
 QUERY_HELP = (
     "token to explain: cls, a patch [CLIP:]FRAME:ROW:COLUMN counted from 0, or the patch at a "
     "point X:Y@SECONDS of the video; may be repeated, the first one is drawn"
@@ -25,9 +29,11 @@ def add_request_flags(parser: argparse.ArgumentParser) -> None:
     for name, field in JobOptions.model_fields.items():
         if name not in SPECIAL:
             _add_flag(group, name, field)
+    group.add_argument("--target", action="append", metavar="CLASS", help=TARGET_HELP)
     group.add_argument("--query", action="append", metavar="QUERY", help=QUERY_HELP)
-    for name, field in Overlay.model_fields.items():
-        _add_flag(group, OVERLAY + name, field)
+    for prefix, nested in NESTED.items():
+        for name, field in nested.model_fields.items():
+            _add_flag(group, prefix + name, field)
     group.add_argument("--no-overlay", action="store_true", help="make no overlay video")
     group.add_argument("--webhook", metavar="URL", help="address that is told of the job's end")
     events = get_args(get_args(Webhook.model_fields["events"].annotation)[0])
@@ -44,15 +50,16 @@ def read_request(arguments: argparse.Namespace) -> JobOptions:
     request = {name: given[name] for name in JobOptions.model_fields.keys() & given.keys()}
     for name in SPECIAL:
         request.pop(name, None)
-    overlay = {
-        name.removeprefix(OVERLAY): value
-        for name, value in given.items()
-        if name.startswith(OVERLAY)
-    }
+    overlay, fake = (_given_below(prefix, given) for prefix in NESTED)
     if arguments.no_overlay and overlay:
         raise ValueError("--no-overlay does not go with flags of the overlay")
     if arguments.no_overlay or overlay:
         request["overlay"] = overlay or None
+    if fake:
+        request["fake"] = fake
+    if arguments.target:
+        targets = arguments.target
+        request["target"] = targets if len(targets) > 1 else targets[0]
     if arguments.query:
         queries = [read_query(query) for query in arguments.query]
         request["query"] = queries if len(queries) > 1 else queries[0]
@@ -78,12 +85,19 @@ def read_query(text: str) -> Any:
         ) from error
 
 
+def _given_below(prefix: str, given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)
+    }
+
+
 def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     flag = f"--{name.replace('_', '-')}"
     text = (field.description or "").rstrip(".").replace("%", "%%")
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
     if field.annotation is bool:
         if field.default is True:
+            options["help"] = f"Turn this off: {text}"
             group.add_argument(f"--no-{name}", action="store_false", **options)
         else:
             group.add_argument(flag, action="store_true", **options)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from rollout_core.client.display import printable
+from rollout_core.errors import describe_failure
 from rollout_core.jobs.schemas import Job, ServedModel
 
 
@@ -44,8 +45,10 @@ def job_lines(job: Job) -> Iterator[str]:
         "waiting for": job.waiting_for,
         "progress": job.progress
         and f"{job.progress.stage} {job.progress.done} of {job.progress.total}",
-        "error": job.error and f"{job.error.title}. {job.error.detail}".rstrip(),
-        "files kept until": job.expires_at and job.expires_at.isoformat(" ", "seconds"),
+        "error": job.error and describe_failure(job.error.title, job.error.detail),
+        "files kept until": job.result
+        and job.expires_at
+        and job.expires_at.isoformat(" ", "seconds"),
     }
     for name, value in facts.items():
         if value is not None:

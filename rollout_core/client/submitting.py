@@ -13,6 +13,7 @@ from rollout_core.client.clients import AsyncRolloutClient
 from rollout_core.client.display import Display, printable
 from rollout_core.client.errors import ClientError, RolloutApiError
 from rollout_core.contract import JobOptions
+from rollout_core.errors import describe_failure
 from rollout_core.jobs.schemas import Job
 
 SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".ts", ".webm")
@@ -47,7 +48,7 @@ class Task:
         if self.failure is not None:
             return explain_failure(self.failure)
         if self.job is not None and self.job.error is not None:
-            return f"{self.job.error.title}. {self.job.error.detail}".rstrip()
+            return describe_failure(self.job.error.title, self.job.error.detail)
         return ""
 
 
@@ -141,8 +142,8 @@ def show_job(display: Display, name: str, job: Job) -> None:
     """Show the state of a job; of one that waits, what it waits for."""
     waiting = {"worker": ", no worker serves the model", "store": ", the store is full"}
     place = f", {job.queue_position} in the queue" if job.queue_position else ""
-    text = f"job {job.id} {job.state}{waiting.get(job.waiting_for or '', place)}"
-    display.show(name, text)
+    state = f"{job.state}{waiting.get(job.waiting_for or '', place)}"
+    display.show(name, state if name == job.id else f"job {job.id} {state}")
 
 
 def describe_task(task: Task) -> str:
@@ -188,20 +189,36 @@ def explain_failure(failure: Exception) -> str:
 def make_tasks(sources: Iterable[str], output: Path) -> list[Task]:
     """Return a task for each video; each gets a folder of its own below `output`.
 
+    A video in a subfolder of a given folder has its results in a subfolder too. A video that is
+    named twice has one task.
+
     Raises:
         FileNotFoundError: there is no such file, or no video in a folder.
     """
     tasks: list[Task] = []
-    taken: set[str] = set()
+    taken: set[Path] = set()
+    seen: set[str | Path] = set()
     for source in sources:
         for video in _videos(source):
-            name, number = (stem := _stem(video)), 1
-            while name in taken:
+            identity = video if is_url(video) else Path(video).resolve()
+            if identity in seen:
+                continue
+            seen.add(identity)
+            parent = _parent(video, source)
+            folder, number = parent / (stem := _stem(video)), 1
+            while folder in taken:
                 number += 1
-                name = f"{stem}-{number}"
-            taken.add(name)
-            tasks.append(Task(video, output / name))
+                folder = parent / f"{stem}-{number}"
+            taken.add(folder)
+            tasks.append(Task(video, output / folder))
     return tasks
+
+
+def _parent(video: str, source: str) -> Path:
+    """Return the folder of a video within the folder that was given."""
+    if is_url(video) or video == source:
+        return Path()
+    return Path(video).parent.relative_to(source)
 
 
 def _stem(video: str) -> str:

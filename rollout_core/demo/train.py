@@ -4,15 +4,14 @@ Every batch is newly generated, so the logged accuracy is measured on unseen cli
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 from tqdm import trange
 
+from rollout_core.demo import initial
 from rollout_core.demo.shapes import CLASSES, ClipBatch, random_labels, render
 from rollout_core.model.checkpoints import save_model
 from rollout_core.model.specs import MOVING_SHAPES
@@ -39,32 +38,12 @@ PEAK_LEARNING_RATE = 1.5e-3
 WEIGHT_DECAY = 0.05
 WARMUP_SHARE = 0.1
 MAX_GRADIENT_NORM = 1.0
-EMBEDDING_SCALE = 0.7
 LOG_EVERY_STEPS = 100
 
 
 def new_model(seed: int) -> TimeSformer:
-    """Return an initialised model.
-
-    With random position and time embeddings, this small model learns the kind of a motion but not
-    its direction, because places and times have no order. The embeddings are therefore low
-    frequency cosines in a random rotation. The temporal projection is initialised like any other
-    layer: with the published value, zero, time attention has no effect in the first steps.
-    """
-    torch.manual_seed(seed)
-    model = TimeSformer(ARCHITECTURE)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
-    h, w = ARCHITECTURE.grid
-    rows, columns = _cosines(h), _cosines(w)
-    grid = torch.cat((repeat(rows, "h k -> h w k", w=w), repeat(columns, "w k -> h w k", h=h)), -1)
-    nn.init.normal_(model.cls_token, std=0.02)
-    with torch.no_grad():
-        model.pos_embed[:, 1:] = _rotate(rearrange(grid, "h w k -> 1 (h w) k"))
-        model.time_embed[:] = _rotate(rearrange(_cosines(ARCHITECTURE.frames), "t k -> 1 t k"))
-    return model
+    """Return an initialised model."""
+    return initial.new_model(ARCHITECTURE, seed)
 
 
 def train(*, steps: int, seed: int, device: str, out: Path) -> None:
@@ -107,20 +86,6 @@ def draw_clips(count: int, generator: Generator, device: str = "cpu") -> ClipBat
         height=MOVING_SHAPES.height,
         width=MOVING_SHAPES.width,
     )
-
-
-def _cosines(count: int) -> Tensor:
-    """Return the basis of the discrete cosine transform without the constant, `count k`."""
-    position = (torch.arange(count) + 0.5) / count
-    wave = torch.arange(1, count)
-    return torch.cos(math.pi * position[:, None] * wave)
-
-
-def _rotate(features: Tensor) -> Tensor:
-    """Map `1 n k` to embeddings `1 n c` by a random rotation, which mixes all channels."""
-    axes = torch.linalg.qr(torch.randn(ARCHITECTURE.dim, features.shape[-1])).Q  # c k
-    rotated: Tensor = features @ axes.T
-    return EMBEDDING_SCALE * math.sqrt(ARCHITECTURE.dim / features.shape[-1]) * rotated
 
 
 def main() -> None:

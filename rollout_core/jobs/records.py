@@ -11,7 +11,7 @@ went back to an older snapshot gives it twice. A claim fails while another attem
       ╰──────────────────╯ release, hand_back, or the lease expires
 
 A job ends when its result or `Ended` appears in the store, once; see `rollout_core.jobs.store`.
-`service.jobs` decides the public state of a job, from this record and from the store.
+`service.job_states` decides the public state of a job, from this record and from the store.
 """
 
 from datetime import datetime, timedelta
@@ -21,8 +21,9 @@ from pydantic import Field, ValidationError
 
 from rollout_core.contract import ExplainRequest, Frozen, Stage, UploadId, Webhook
 from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
+from rollout_core.patterns import ID
 
-JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+JobId = Annotated[str, Field(pattern=ID)]
 
 JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
@@ -150,6 +151,14 @@ class JobRecord(StoredRecord):
     def with_token(self, token: bytes | None) -> Self:
         """Return the record with the token that stands beside it in Redis."""
         return self.model_copy(update={"token": token.decode() if token else None})
+
+    def shows_more_than(self, before: Self) -> bool:
+        """Return whether more has changed than when the lease ends."""
+        hidden = {"lease_until", "token"}
+        is_held = self.lease_until is not None, before.lease_until is not None
+        return len({*is_held}) > 1 or self.model_dump(exclude=hidden) != before.model_dump(
+            exclude=hidden
+        )
 
     def is_alive(self, now: datetime) -> bool:
         """Return whether an attempt runs the job: its lease has not expired."""

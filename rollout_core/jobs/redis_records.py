@@ -7,12 +7,14 @@ Leases and heartbeats are written by Redis' clock: clocks of hosts may differ by
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import RedisError
 
 from rollout_core.contract import Frozen
 from rollout_core.errors import AttemptLost, OtherStore
@@ -36,6 +38,12 @@ STORE_KEY = "rollout:store"
 
 STORE_SECONDS = 15
 """A store counts as the service's for this long after the service has last said so."""
+
+CHANGED_CHANNEL = "rollout:changed"
+"""The id of a job is published here when something that its followers see has changed."""
+
+ENDED_CHANNEL = "rollout:ended"
+"""The id of a job is published here when its record is removed: it has ended, or was deleted."""
 
 SCAN_COUNT = 10_000
 """Keys that Redis looks at per SCAN command; it is blocked for a few milliseconds each time."""
@@ -156,7 +164,7 @@ class JobRecords:
         """
         key = job_key(job_id)
 
-        def apply(pipeline: Pipeline) -> JobRecord:
+        def apply(pipeline: Pipeline) -> tuple[JobRecord, JobRecord]:
             text, token = cast("list[bytes | None]", pipeline.mget(key, token_key(job_id)))
             if text is None:
                 raise AttemptLost("the job has ended, or it was deleted")
@@ -168,14 +176,32 @@ class JobRecords:
                 pipeline.delete(token_key(job_id))
             elif record.token != present.token:
                 pipeline.set(token_key(job_id), record.token)
-            return record
+            return present, record
 
-        return self._transact(apply, key)
+        before, after = self._transact(apply, key)
+        if after.shows_more_than(before):
+            self._publish(CHANGED_CHANNEL, job_id)
+        return after
 
     def delete(self, *job_ids: str) -> None:
-        """Delete the records of these jobs."""
+        """Delete the records of these jobs, and wake who follows them."""
         if job_ids:
             self._redis.delete(*(key(job_id) for job_id in job_ids for key in (job_key, token_key)))
+            self.tell_ended(*job_ids)
+
+    def tell_ended(self, *job_ids: str) -> None:
+        """Wake who follows jobs that have ended or were deleted."""
+        self._publish(ENDED_CHANNEL, *job_ids)
+
+    def _publish(self, channel: str, *job_ids: str) -> None:
+        """Wake who follows these jobs. What Redis does not publish costs them time only.
+
+        It is no part of the transaction, which a user who may not publish could not make.
+        """
+        with suppress(RedisError), self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.publish(channel, job_id)
+            pipeline.execute()
 
     def _transact(self, apply: Callable[[Pipeline], T], key: str) -> T:
         result = self._redis.transaction(apply, key, value_from_callable=True)  # type: ignore[arg-type]

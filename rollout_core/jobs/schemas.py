@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from rollout_core.contract import (
+    TIMINGS_DESCRIPTION,
     Artifact,
     ExplainRequest,
     Frozen,
@@ -39,7 +40,7 @@ class JobResult(Frozen):
     clips: int
     frames: int = Field(description="Sampled frames of all clips together.")
     artifacts: tuple[JobArtifact, ...] = Field(description="Empty once they have expired.")
-    timings_seconds: dict[str, float] = Field(description="Seconds spent in each stage.")
+    timings_seconds: dict[str, float] = Field(description=TIMINGS_DESCRIPTION)
     source: SourceVideo | None = Field(description="The video, as decoded.")
     warnings: tuple[VideoWarning, ...] = Field(description="What a reader should know of it.")
 
@@ -163,6 +164,16 @@ class ModelList(Frozen):
     """The models that live workers serve now."""
 
     models: tuple[ServedModel, ...]
+
+
+class Session(Frozen):
+    """Who calls, and until when the cookie of the browser counts."""
+
+    owner: str | None = Field(description="Name of the API key; null without keys.")
+    expires_at: datetime | None = Field(
+        description="When the cookie ends; null if the call has an API key, or needs none."
+    )
+    keys_required: bool = Field(description="Whether the service has API keys.")
 
 
 class Liveness(Frozen):

@@ -1,6 +1,7 @@
 """The artifact store: a folder per job. Files and folders appear in it only when complete.
 
     identity/id                   a random id, by which a process tells this store from others
+    session/secret                signs the sessions of browsers; see `service.sessions`
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
     jobs/<id>/submission.json     the `Submission`: what the service keeps besides
@@ -71,6 +72,8 @@ NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK})
 PRIVATE = 0o700
 """Mode of the store's folders: its user's alone. Commands also call `make_files_private`."""
 
+PRIVATE_FILE = 0o600
+
 _State = tuple[tuple[int, int, int], ...]
 
 
@@ -91,15 +94,20 @@ class ArtifactStore:
                 folder.chmod(PRIVATE)  # an older version let others read it
 
     def identity(self) -> str:
-        """Return the id of this store, the same for all processes that use it.
+        """Return the id of this store, the same for all processes that use it."""
+        return self.made_once("identity", ID_NAME, lambda: uuid.uuid4().hex)
+
+    def made_once(self, folder_name: str, name: str, make: Callable[[], str]) -> str:
+        """Return the text of a file that is the same for all processes that use this store.
 
         The first call makes it. Of two processes that make one at the same time, one succeeds.
         """
-        path = self.root / "identity" / ID_NAME
+        path = self.root / folder_name / name
         text = read_if_exists(path)
         if text is None:
             with self.temporary_folder() as folder:
-                write_atomically(folder / ID_NAME, uuid.uuid4().hex)
+                write_atomically(folder / name, make())
+                (folder / name).chmod(PRIVATE_FILE)
                 with suppress(OSError):  # another process was faster; if not, the next line fails
                     folder.rename(path.parent)
             text = path.read_bytes()
@@ -160,6 +168,7 @@ class ArtifactStore:
         the file system has no hard links, it gets a copy.
 
         Args:
+            upload: a file that has been flushed to the disk.
             answer: a job that has succeeded. The new one succeeds at once, with links to its files.
 
         Raises:
@@ -174,7 +183,7 @@ class ArtifactStore:
                 self._link_result(answer, folder / "result")
             write_atomically(folder / "job.json", ticket.to_json())
             write_atomically(folder / SUBMISSION_NAME, (submission or Submission()).to_json())
-            sync(folder / "upload" / UPLOAD_NAME, folder / "upload", folder)
+            sync(folder / "upload", folder)
             try:
                 folder.rename(self._job(ticket.id))
             except OSError as error:
@@ -249,13 +258,15 @@ class ArtifactStore:
     ) -> None:
         """End a job with an attempt's folder as its result; `result.json` is written last.
 
+        The attempt has flushed its own files to the disk, see `fsync_files`.
+
         Raises:
             AttemptLost: a newer attempt has started, or the job has ended or was deleted.
         """
         folder = self._attempt(job_id, attempt, token)
         try:
             write_atomically(folder / RESULT_NAME, result.model_dump_json(indent=2))
-            fsync_folder(folder)
+            sync(folder)
         except FileNotFoundError as error:
             raise AttemptLost(f"attempt {attempt} no longer has the job") from error
         self._end(job_id, folder)
@@ -406,7 +417,7 @@ class ArtifactStore:
         folder.mkdir()
         for name in (RESULT_NAME, *(artifact.name for artifact in result.artifacts)):
             link_or_copy(self._job(job_id) / "result" / name, folder / name)
-        fsync_folder(folder)
+        sync(folder)
 
     def _job(self, job_id: str) -> Path:
         return self._jobs / job_id
@@ -463,7 +474,7 @@ def is_plain(path: Path) -> bool:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to a file, or a copy where there are no hard links."""
+    """Make `target` a hard link to a file, or a flushed copy where there are no hard links."""
     try:
         target.hardlink_to(source)
     except FileNotFoundError:
@@ -473,11 +484,12 @@ def link_or_copy(source: Path, target: Path) -> None:
             raise
         with source.open("rb") as file, target.open("xb") as copy:
             shutil.copyfileobj(file, copy)
+        sync(target)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Flush a folder and its files to the disk. A busy disk may need longer than a lease."""
-    sync(*folder.iterdir(), folder)
+def fsync_files(folder: Path) -> None:
+    """Flush the files of a folder to the disk. A busy disk may need longer than a lease."""
+    sync(*folder.iterdir())
 
 
 def unavailable(error: OSError, detail: str) -> StoreUnavailable:

@@ -92,23 +92,27 @@ class ModelSpec(BaseModel):
         """Return the name of class `index`, or "class N" if its name is not known."""
         return self._names[index] if index < len(self._names) else f"class {index}"
 
-    def class_index(self, target: int | str) -> int:
+    def class_index(self, target: int | str, *, field: str = "target") -> int:
         """Return the index of a class given as an integer, as digits, or as a label.
 
+        Args:
+            field: path of the class in the request.
         Raises:
             InvalidRequest: the model has no such class, or several of this name.
         """
         if isinstance(target, str) and self._names.count(target) > 1:
             twins = [str(index) for index, name in enumerate(self._names) if name == target]
             raise InvalidRequest(
-                f"{self.name} has several classes {target!r}; give an index: {', '.join(twins)}"
+                f"{self.name} has several classes {target!r}; give an index: {', '.join(twins)}",
+                field=field,
             )
         index = target if isinstance(target, int) else self._indices.get(target, -1)
         if not 0 <= index < self.classes:
             hint = self._suggest_class(target)
             raise InvalidRequest(
                 f"{self.name} has no class {target!r}; it has {self.classes}"
-                + (f"; {hint}" if hint else "")
+                + (f"; {hint}" if hint else ""),
+                field=field,
             )
         return index
 

@@ -20,7 +20,13 @@ from timm.layers import Mlp, PatchEmbed
 from torch import Tensor, nn
 
 FUSED_ON_CPU_FROM_TOKENS = 512
-"""From this sequence length on, the fused kernel is faster on a CPU too."""
+"""On a CPU, the fused kernel is faster from this sequence length on, whatever the precision."""
+
+CPU_CHUNK, GPU_CHUNK = 1 << 19, 1 << 26
+"""Number of attention values of all heads that exist at a time while heads are fused.
+
+On a CPU they stay in its cache; on a GPU they only bound the memory.
+"""
 
 AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
 Axis = Literal["time", "group"]
@@ -58,7 +64,7 @@ class AttentionStep:
 
     Attributes:
         axis: a sequence holds either the "time" steps of one location, or one "group" of tokens.
-        attention: `b s head q k`.
+        attention: `b s head q k`; `b s 1 q k`, float32, if the heads are fused.
         values: `b s head k c`.
         inputs, outputs: `b s q c`, with the channels of all heads.
         projections: the linear layers applied to the joined heads, in order.
@@ -78,6 +84,9 @@ class AttentionStep:
 AttentionHook = Callable[[AttentionStep], None]
 """Called during the forward with each attention step of a layer."""
 
+FuseHeads = Callable[[Tensor], Tensor]
+"""From the attention of each head, `s head q k`, to one map for all heads, `s q k`."""
+
 
 class Attention(nn.Module):
     """Multi-head self-attention."""
@@ -92,23 +101,31 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each of the `s` sequences of `b s q c`."""
         q, k, v = self._split(x)
-        # On a CPU, for short sequences, the fused kernel gains little in float32 and is slower in
-        # bfloat16: tests/benchmarks/attention.py measures both.
-        if x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS:
+        if _is_fused_faster(x):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
-            out = _softmax(q, k) @ v
+            out = _softmax(q, k.contiguous()) @ v.contiguous()
         return self._join(out, b=len(x))
 
-    def forward_with_attention(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_with_attention(
+        self, x: Tensor, fuse: FuseHeads | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` returns, the attention `b s head q k` and the values.
 
-        The fused kernel does not return its softmax, so it is never used here.
+        PyTorch's fused kernel does not return its softmax, so it is never used here.
+
+        Args:
+            fuse: the attention is then `b s 1 q k`; that of each head is never held as a whole.
         """
-        q, k, v = self._split(x)
-        attention = rearrange(_softmax(q, k), "(b s) head q k -> b s head q k", b=len(x))
+        q, k, v = (part.contiguous() for part in self._split(x))
         values = rearrange(v, "(b s) head k c -> b s head k c", b=len(x))
-        out = rearrange(attention @ values, "b s head q c -> (b s) head q c")
+        if fuse is None:
+            # The outputs follow from the tensor that is returned, so that it can have a gradient.
+            attention = rearrange(_softmax(q, k), "(b s) head q k -> b s head q k", b=len(x))
+            out = rearrange(attention @ values, "b s head q c -> (b s) head q c")
+        else:
+            out, fused = _attend_in_chunks(q, k, v, fuse)
+            attention = rearrange(fused, "(b s) q k -> b s 1 q k", b=len(x))
         return self._join(out, b=len(x)), attention, values
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +142,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One layer: attention over time (divided only), attention within each group, MLP.
 
-    While `tap` is set, it is called with every attention step of the layer.
+    While `tap` is set, it is called with every attention step of the layer, and `fuse` fuses the
+    heads of the attention before.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -141,6 +159,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, hidden_features=architecture.mlp_dim)
         self.tap: AttentionHook | None = None
+        self.fuse: FuseHeads | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `b g n c` to `b g n c`."""
@@ -168,7 +187,7 @@ class Block(nn.Module):
         """Attend within each sequence of `b s n c` and add the update to the inputs."""
         shares_cls = self.divided and axis == "group"
         if self.tap:
-            update, softmax, values = attention.forward_with_attention(normed)
+            update, softmax, values = attention.forward_with_attention(normed, self.fuse)
         else:
             update = attention(normed)
         for layer in then:
@@ -260,23 +279,58 @@ class TimeSformer(nn.Module):
 
 
 @contextmanager
-def watch(blocks: Iterable[Block], tap: AttentionHook) -> Iterator[None]:
-    """Call `tap` with every attention step of these layers until the context ends."""
+def watch(
+    blocks: Iterable[Block], tap: AttentionHook, *, fuse: FuseHeads | None = None
+) -> Iterator[None]:
+    """Call `tap` with every attention step of these layers until the context ends.
+
+    Args:
+        fuse: fuses the heads of each attention in chunks, before `tap` is called.
+    """
     watched: list[Block] = []
     try:
         for block in blocks:
             watched.append(block)
-            block.tap = tap
+            block.tap, block.fuse = tap, fuse
         yield
     finally:
         for block in watched:
-            block.tap = None
+            block.tap = block.fuse = None
 
 
 def average_cls(tokens: Tensor) -> Tensor:
-    """Replace token 0 of each sequence of `b s n c` by its mean over the `s` sequences."""
-    cls = reduce(tokens[:, :, :1], "b s 1 c -> b 1 1 c", "mean")
-    return torch.cat([cls.expand_as(tokens[:, :, :1]), tokens[:, :, 1:]], dim=2)
+    """Replace token 0 of each sequence of `... s n c` by its mean over the `s` sequences."""
+    cls = reduce(tokens[..., :1, :], "... s 1 c -> ... 1 1 c", "mean")
+    return torch.cat([cls.expand_as(tokens[..., :1, :]), tokens[..., 1:, :]], dim=-2)
+
+
+def _is_fused_faster(x: Tensor) -> bool:
+    """Return whether the fused kernel is the faster one for tokens `b s n c`.
+
+    `scripts/bench --only forward` measures both. On a CPU, for short sequences, the fused kernel is
+    slower in bfloat16, and its gradient is slower.
+    """
+    if x.is_cuda or x.shape[2] >= FUSED_ON_CPU_FROM_TOKENS:
+        return True
+    return x.element_size() > 2 and not x.requires_grad
+
+
+def _attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, fuse: FuseHeads) -> tuple[Tensor, Tensor]:
+    """Return outputs, `s head q c`, and fused attention, `s q k`, for `s head n c` each.
+
+    A chunk is some sequences, or some rows of one sequence.
+    """
+    _, heads, tokens, _ = q.shape
+    elements = CPU_CHUNK if q.device.type == "cpu" else GPU_CHUNK
+    rows = max(1, elements // (heads * tokens))
+    sequences = max(1, rows // tokens)
+    outputs, maps = [], []
+    for of_q, of_k, of_v in zip(*(torch.split(part, sequences) for part in (q, k, v)), strict=True):
+        chunks = (_softmax(some, of_k) for some in torch.split(of_q, rows, dim=2))
+        both = [(chunk @ of_v, fuse(chunk)) for chunk in chunks]
+        outputs.append(torch.cat([out for out, _ in both], dim=2))
+        maps.append(torch.cat([fused for _, fused in both], dim=1))
+    return torch.cat(outputs), torch.cat(maps)
 
 
 def _softmax(q: Tensor, k: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ def plot_clip(
 ) -> Figure:
     """Draw the frames of a clip with their heat maps.
 
-    Colours are scaled by the least and the highest relevance of the whole video, as in the other
-    pictures.
+    Colours are scaled by the least and the highest relevance of the whole video, of which negative
+    values count as 0, as in the other pictures.
 
     Args:
         frames: `clip t H W c`; None draws the heat maps alone.
@@ -34,8 +34,8 @@ def plot_clip(
         IndexError: there is no such clip.
     """
     overlay = result.request.overlay or Overlay()
-    relevance = arrays.relevance[clip]  # t h w
-    low, high = arrays.relevance.min(), arrays.relevance.max()
+    positive = arrays.relevance.clip(min=0)  # clip t h w
+    relevance, low, high = positive[clip], positive.min(), positive.max()
     heat = (relevance - low) / (high - low) if high > low else np.zeros_like(relevance)
     rows, columns = -(-len(heat) // COLUMNS), min(len(heat), COLUMNS)
     size = columns * CELL_INCHES, rows * (CELL_INCHES + 0.25) + TITLE_INCHES

@@ -1,6 +1,7 @@
 """Heat maps: relevance scaled to 0..1 and interpolated in time, and the colours to draw it with."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from cmap import Colormap
@@ -47,7 +48,7 @@ def heat_track(
     pts_seconds: NDArray[np.float64],
     frame_index: NDArray[np.int64],
 ) -> HeatTrack:
-    """Scale relevance to 0..1 by its minimum and maximum over the whole video.
+    """Scale the positive part of relevance to 0..1 by its minimum and maximum over the whole video.
 
     A frame that was sampled more than once gets the mean of its maps and the sum of its shares.
     If all relevance is equal, all heat is 0.
@@ -56,7 +57,7 @@ def heat_track(
         relevance: `clip t h w`.
         pts_seconds, frame_index: `clip t`, of the sampled frames.
     """
-    maps = relevance.reshape(-1, *relevance.shape[2:]).astype(np.float64)
+    maps = relevance.reshape(-1, *relevance.shape[2:]).clip(min=0).astype(np.float64)
     indices, first, inverse, counts = np.unique(
         frame_index, return_index=True, return_inverse=True, return_counts=True
     )
@@ -84,6 +85,7 @@ def check_colormap(name: str) -> None:
     rgb_table(name)
 
 
+@lru_cache(maxsize=8)
 def rgb_table(name: str) -> Table:
     """Return a colormap, uint8 `256 c`, RGB.
 

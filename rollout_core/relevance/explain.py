@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout_core.contract import (
+    PREDICTED,
+    SEVERAL_TARGETS,
+    ClassChoice,
     Method,
     MethodOptions,
     PatchQuery,
     TokenQuery,
     check_option,
+    default_weighting,
 )
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.specs import ModelSpec
 from rollout_core.model.timesformer import TimeSformer
+from rollout_core.relevance.class_contributions import class_contributions
+from rollout_core.relevance.difference import explain_difference
 from rollout_core.relevance.methods import watch_forward
+from rollout_core.relevance.perturbation import fill_of
 from rollout_core.relevance.rollout import (
     Flow,
     cls_row,
@@ -32,7 +39,8 @@ from rollout_core.relevance.rollout import (
     roll_out,
     tokens_of,
 )
-from rollout_core.resolve import check_layer, check_patch, check_tokens
+from rollout_core.relevance.targets import Targets
+from rollout_core.resolve import check_against, check_layer, check_patch, check_tokens
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
 
@@ -52,17 +60,22 @@ class Explanation:
     Relevance is not normalised further. With "rollout" and "contribution_rollout", the relevance
     of the patches and of the classification token sums to 1 for each query. "attention" is the
     attention of one layer, unchanged. "gradient_rollout" adds to the 1 that each query gives
-    itself; its sum has no upper bound.
+    itself; its sum has no upper bound. The maps of classes, by "difference" and by
+    "contribution_rollout" with a target, have signs, in units of the logit.
 
     Attributes:
         logits: `b k`, float32.
-        targets: `b`, int64: the class explained; None for methods without a class.
-        query_relevance: `b r t h w`, float32: relevance of each patch for each query.
+        targets: `b`, int64: the class explained, the first one of several; None for methods without
+            a class.
+        query_relevance: `b r t h w`, float32: relevance of each patch for each query. With maps of
+            classes: that of the first class.
         temporal_rollout: `b t t`, float32: row i is the relevance, summed over each frame, for a
-            query spread evenly over the patches of frame i.
-        layer_relevance: `b l t h w`, float32: for the first query, relevance of the tokens that
-            enter layer l; equal for all layers up to `start_layer`. For "attention": the attention
-            of layer l alone.
+            query spread evenly over the patches of frame i. None with maps of classes.
+        target_relevance: `b r t h w`, float32: the maps of classes, for each class.
+        target_classes: `b r`, int64: the classes of `target_relevance`.
+        layer_relevance: `b l t h w`, float32: for the first query or class, relevance of the tokens
+            that enter layer l; equal for all layers up to `start_layer`. For "attention": the
+            attention of layer l alone.
         full_rollout: `b n n`, float16: rows are queries, columns are input tokens. Token 0 is the
             classification token; the patches follow in the order `(t h w)`.
     """
@@ -70,19 +83,24 @@ class Explanation:
     logits: Tensor
     targets: Tensor | None
     query_relevance: Tensor
-    temporal_rollout: Tensor
+    temporal_rollout: Tensor | None = None
+    target_relevance: Tensor | None = None
+    target_classes: Tensor | None = None
     layer_relevance: Tensor | None = None
     full_rollout: Tensor | None = None
 
     @property
     def relevance(self) -> Tensor:
-        """Relevance for the first query, `b t h w`."""
+        """Relevance for the first query or class, `b t h w`."""
         return self.query_relevance[:, 0]
 
     @property
     def frame_relevance(self) -> Tensor:
-        """Share of each frame in `relevance`, `b t`. Sums to 1, or to 0 without any relevance."""
-        by_frame = self.relevance.sum((2, 3))  # b t
+        """Share of each frame in the positive part of `relevance`, `b t`.
+
+        Sums to 1, or to 0 without any positive relevance.
+        """
+        by_frame = self.relevance.clamp(min=0).sum((2, 3))  # b t
         return by_frame / by_frame.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -96,27 +114,38 @@ def explain_clips(
     clips: Tensor,
     options: MethodOptions = PLAIN_ROLLOUT,
     *,
-    target: int | Sequence[int] | None = None,
+    target: ClassChoice | Sequence[ClassChoice | Sequence[ClassChoice]] | None = None,
+    against: ClassChoice | None = None,
     queries: Sequence[TokenQuery] = ("cls",),
     first_clip: int = 0,
 ) -> Explanation:
-    """Run `model` on a batch of clips and compute the relevance for each query.
+    """Run `model` on a batch of clips and compute the relevance for each query or class.
 
     Args:
         clips: `b c t H W`, normalised, on the model's device and in its dtype.
         options: the method and its options.
-        target: one class for all clips, or one per clip. Default: the predicted classes.
+        target: one class for all clips, or for each clip one or several; several only for
+            "contribution_rollout" and "difference". Default: the predicted classes; for
+            "contribution_rollout": none.
+        against: class of each clip that "contribution_rollout" compares the target with. Default:
+            the mean of all classes.
         queries: tokens to explain. In all clips but its own, a patch has relevance 0.
         first_clip: index in the video of the first of `clips`; `PatchQuery.clip` counts from the
             start of the video.
     Raises:
         InvalidRequest: the model has no such layer, class or patch, the method does not use
-            `target`, or a clip has too many tokens for `full_rollout`.
+            the classes or queries that are given, or a clip has too many tokens for `full_rollout`.
     """
     grid = model.grid_of(clips)
     _check_ranges(model, grid, options, queries)
     targets = _targets(options.method, target, len(clips), model.architecture.classes)
-    output = watch_forward(model, clips, options, targets)
+    _check_classes(model, options, targets, against, queries)
+    if options.method == "difference":
+        return _explain_difference(model, clips, options, targets)
+    if options.method == "contribution_rollout" and targets is not None:
+        return _explain_classes(model, clips, options, targets, against)
+    first = None if targets is None else [of_clip[0] for of_clip in targets]
+    output = watch_forward(model, clips, options, first)
     flow = output.flow
     if options.method == "attention":
         flow = flow.layer(_last_layer(model) if options.layer is None else options.layer)
@@ -161,6 +190,57 @@ def normalize(clips: Tensor, spec: ModelSpec) -> Tensor:
     return (clips - mean) / std
 
 
+def _explain_classes(
+    model: TimeSformer,
+    clips: Tensor,
+    options: MethodOptions,
+    targets: Targets,
+    against: ClassChoice | None,
+) -> Explanation:
+    """Roll down what the patches add to the logits of classes; see `class_contributions`."""
+    found = class_contributions(
+        model,
+        clips,
+        targets,
+        against=against,
+        weighting=options.weighting or default_weighting(has_target=True),
+        start_layer=options.start_layer,
+    )
+    grid = model.grid_of(clips)
+    by_layer = [*roll_out(torch.zeros_like(found.direct[0]), found.flow, found.direct)][::-1]
+    layers = None
+    if options.per_layer:
+        pushed = [_by_patch(rows[:, :1], grid) for rows in by_layer]
+        layers = torch.cat(pushed[:1] * options.start_layer + pushed, dim=1)
+    return _of_classes(found.logits, found.targets, _by_patch(by_layer[0], grid), layers)
+
+
+def _explain_difference(
+    model: TimeSformer, clips: Tensor, options: MethodOptions, targets: Targets | None
+) -> Explanation:
+    """Trace the difference of logits back to the patches; see `difference`."""
+    patch = model.architecture.patch_height, model.architecture.patch_width
+    references = fill_of(clips, options.reference, patch).expand_as(clips)
+    found = explain_difference(model, clips, references, targets)
+    layers = found.layer_relevance if options.per_layer else None
+    return _of_classes(found.logits, found.targets, found.relevance, layers)
+
+
+def _of_classes(
+    logits: Tensor, classes: Tensor, relevance: Tensor, layers: Tensor | None
+) -> Explanation:
+    """Return the maps, `b r t h w`, of classes, `b r`."""
+    relevance, classes = relevance.cpu(), classes.cpu()
+    return Explanation(
+        logits=logits.cpu(),
+        targets=classes[:, 0],
+        query_relevance=relevance[:, :1],
+        target_relevance=relevance,
+        target_classes=classes,
+        layer_relevance=None if layers is None else layers.cpu(),
+    )
+
+
 def _check_ranges(
     model: TimeSformer, grid: Grid, options: MethodOptions, queries: Sequence[TokenQuery]
 ) -> None:
@@ -176,21 +256,60 @@ def _check_ranges(
 
 
 def _targets(
-    method: Method, target: int | Sequence[int] | None, b: int, classes: int
-) -> list[int] | None:
-    """Return one class per clip, or None for the predicted classes."""
+    method: Method,
+    target: ClassChoice | Sequence[ClassChoice | Sequence[ClassChoice]] | None,
+    b: int,
+    classes: int,
+) -> Targets | None:
+    """Return the classes of each clip, or None for the default of the method."""
     if target is None:
         return None
     try:
         check_option(method, "target")
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    targets = [target] * b if isinstance(target, int) else list(target)
-    if len(targets) != b or not all(0 <= index < classes for index in targets):
+    of_clips = [target] * b if isinstance(target, (int, str)) else list(target)
+    targets = [[each] if isinstance(each, (int, str)) else list(each) for each in of_clips]
+    sizes = {len(of_clip) for of_clip in targets}
+    if (
+        len(targets) != b
+        or not all(_is_class(each, classes) for of_clip in targets for each in of_clip)
+        or sizes == {0}
+        or len(sizes) > 1
+    ):
         raise InvalidRequest(
             f"target is {target}, but there are {b} clips and the model has {classes} classes"
         )
     return targets
+
+
+def _is_class(choice: ClassChoice, classes: int) -> bool:
+    return choice == PREDICTED or (isinstance(choice, int) and 0 <= choice < classes)
+
+
+def _check_classes(
+    model: TimeSformer,
+    options: MethodOptions,
+    targets: Targets | None,
+    against: ClassChoice | None,
+    queries: Sequence[TokenQuery],
+) -> None:
+    """Raise InvalidRequest if the method does not go with the classes or the queries."""
+    method, classes = options.method, model.architecture.classes
+    if targets is not None and method not in SEVERAL_TARGETS and len(targets[0]) > 1:
+        raise InvalidRequest(f"several targets are not for {method}")
+    if against is not None:
+        if method != "contribution_rollout" or targets is None:
+            raise InvalidRequest("against is for contribution_rollout with a target")
+        if not _is_class(against, classes):
+            raise InvalidRequest(f"against is {against}, but the model has {classes} classes")
+        for of_clip in targets:
+            check_against(against, of_clip)
+    if method == "difference" or (method == "contribution_rollout" and targets is not None):
+        if list(queries) != ["cls"]:
+            raise InvalidRequest("maps of classes are for the query 'cls'")
+        if options.full_rollout:
+            raise InvalidRequest("full_rollout is not for maps of classes")
 
 
 def _last_layer(model: TimeSformer) -> int:

@@ -65,8 +65,8 @@ def measure(
 def orders(relevance: Floats, *, seed: int = 0) -> list[Order]:
     """Return the orders in which the patches of a map, `t h w`, are deleted.
 
-    Patches of equal relevance are ordered at random. In index order they would be deleted frame
-    by frame, which would affect the score of a constant map.
+    Negative relevance counts as 0. Patches of equal relevance are ordered at random: in index order
+    they would be deleted frame by frame, which would affect the score of a constant map.
 
     Returns:
         Permutations of the patch indices, `(t h w)`: most relevant first, its reverse, and
@@ -74,7 +74,8 @@ def orders(relevance: Floats, *, seed: int = 0) -> list[Order]:
     """
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(relevance.size)
-    most_first = shuffled[np.argsort(-relevance.ravel()[shuffled], kind="stable")]
+    positive = relevance.clip(min=0).ravel()
+    most_first = shuffled[np.argsort(-positive[shuffled], kind="stable")]
     at_random = [generator.permutation(relevance.size) for _ in range(RANDOM_ORDERS)]
     return [most_first, most_first[::-1].copy(), *at_random]
 

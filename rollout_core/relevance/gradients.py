@@ -17,12 +17,14 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from rollout_core.contract import ClassChoice
 from rollout_core.model.timesformer import AttentionStep, TimeSformer, watch
 from rollout_core.relevance.rollout import Flow
+from rollout_core.relevance.targets import choose_classes
 
 
 def gradient_flow(
-    model: TimeSformer, clips: Tensor, target: Sequence[int] | None, *, start_layer: int = 0
+    model: TimeSformer, clips: Tensor, target: Sequence[ClassChoice] | None, *, start_layer: int = 0
 ) -> tuple[Flow, Tensor, Tensor]:
     """Run `model`, then propagate the gradient of a logit back layer by layer.
 
@@ -32,7 +34,7 @@ def gradient_flow(
 
     Args:
         clips: `b c t H W`.
-        target: index of the class for each clip; None for the predicted classes.
+        target: class of each clip; None for the predicted classes.
     Returns:
         The flow from `start_layer` on, the logits `b k`, and the targets, int64 `b`.
     """
@@ -53,13 +55,13 @@ def gradient_flow(
 
 
 def _classify(
-    model: TimeSformer, tokens: Tensor, target: Sequence[int] | None
+    model: TimeSformer, tokens: Tensor, target: Sequence[ClassChoice] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits `b k`, targets `b`, and the gradient, `b g n c`, of the targets' logits."""
     tokens.requires_grad_()
     with torch.enable_grad():
         logits = model.classify(tokens)
-    targets = logits.argmax(dim=1) if target is None else torch.tensor(target).to(logits.device)
+    targets = choose_classes(None if target is None else [[each] for each in target], logits)[:, 0]
     chosen = torch.zeros_like(logits).scatter(1, targets[:, None], 1)
     (gradient,) = torch.autograd.grad(logits, tokens, chosen)
     return logits.detach(), targets, gradient

@@ -13,7 +13,7 @@ model's tokens. Token 0 of each group is a copy of the classification token, who
 the sum over its copies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -50,17 +50,23 @@ class Flow:
         return Flow(self.groups[index : index + 1], self.time[index : index + 1])
 
 
-def roll_out(rows: Tensor, flow: Flow) -> Iterator[Tensor]:
+def roll_out(rows: Tensor, flow: Flow, direct: Sequence[Tensor] = ()) -> Iterator[Tensor]:
     """Propagate rows, `b r g n`, back from the last layer to the first.
 
     The classification token takes no part in time attention. In divided attention, its relevance
     is divided evenly among the frames before each space attention.
 
+    Args:
+        direct: for each layer, rows `b r g n` that join where tokens enter the attention within
+            groups. Default: none.
     Yields:
         `b r g n` at the input of each layer, the last layer first.
     """
-    for groups, time in zip_longest(reversed(flow.groups), reversed(flow.time)):
+    layers = zip_longest(reversed(flow.groups), reversed(flow.time), reversed(direct))
+    for groups, time, joining in layers:
         rows = push(rows, groups)
+        if joining is not None:
+            rows = rows + joining
         if time is not None:
             cls, patches = rows[..., :1], rearrange(rows[..., 1:], "b r t p -> b r p t")
             patches = rearrange(push(patches, time), "b r p t -> b r t p")
@@ -75,7 +81,9 @@ def push(rows: Tensor, shares: Tensor) -> Tensor:
     Args:
         shares: `b s q k`. If its rows sum to 1, the sum of each row of `rows` is kept.
     """
-    return torch.einsum("b r s q, b s q k -> b r s k", rows, shares)
+    # In any other memory layout, PyTorch multiplies the sequences one by one.
+    by_sequence = rearrange(rows, "b r s q -> b s r q").contiguous()
+    return rearrange(by_sequence @ shares, "b s r k -> b r s k")
 
 
 def add_skip(attention: Tensor) -> Tensor:
@@ -86,7 +94,10 @@ def add_skip(attention: Tensor) -> Tensor:
     Returns:
         `... q k`: A + I with its rows scaled to sum to 1; (A + I) / 2 if the rows of A sum to 1.
     """
-    return (attention + _identity(attention)) / (1 + attention.sum(dim=-1, keepdim=True))
+    scale = 1 / (1 + attention.sum(dim=-1, keepdim=True))
+    shares = attention * scale
+    shares.diagonal(dim1=-2, dim2=-1).add_(scale[..., 0])
+    return shares
 
 
 def discard_smallest(attention: Tensor, ratio: float) -> Tensor:

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from rollout_core.command import ENV_PREFIX
 from rollout_core.testing.http import Api
+from rollout_core.variables import ENV_PREFIX, SETTINGS, is_setting, name_setting
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -26,7 +26,7 @@ READY_MODEL = "fake"
 
 
 class FakeServiceError(Exception):
-    """The fake service did not start. The message has the end of its log."""
+    """The fake service did not start. The message says why, or has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,12 @@ def running_fake(
         settings: environment variables of service and workers, such as ROLLOUT_MAX_QUEUED.
 
     Raises:
-        FakeServiceError: it did not start; the extra `fake` may be missing.
+        FakeServiceError: there is no such setting, or the service did not start; the extra `fake`
+            may be missing.
     """
+    for name in settings or ():
+        if not is_setting(name):
+            raise FakeServiceError(name_setting(name, SETTINGS))
     keys = [secrets.token_urlsafe(16) for _ in range(2 if needs_keys else 0)]
     environment = _environment(os.environ) | dict(settings or {})
     if keys:

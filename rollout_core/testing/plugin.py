@@ -55,10 +55,16 @@ def rollout_service(
             other_api_key=os.environ.get(OTHER_KEY_VARIABLE),
         )
         return
-    settings = dict(
-        line.partition("=")[::2] for line in request.config.getini("rollout_service_settings")
-    )
+    settings = dict(map(_read_setting, request.config.getini("rollout_service_settings")))
     needs_keys = request.config.getini("rollout_service_keys")
     folder = tmp_path_factory.mktemp("rollout-service")
     with running_fake(folder, needs_keys=needs_keys, settings=settings) as service:
         yield service
+
+
+def _read_setting(line: str) -> tuple[str, str]:
+    """Return name and value of a line of `rollout_service_settings`."""
+    name, equals, value = line.partition("=")
+    if not equals:
+        raise pytest.UsageError(f"rollout_service_settings: {line!r} is not NAME=VALUE")
+    return name.strip(), value.strip()

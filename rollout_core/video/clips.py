@@ -1,8 +1,7 @@
 """From a video to the clips that a model sees."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +14,13 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.errors import UnsupportedContainer, VideoIncomplete, VideoUndecodable
 from rollout_core.model.specs import ModelSpec, Resampling
 from rollout_core.video import sampling
+from rollout_core.video.convert import Plane
 from rollout_core.video.coverage import Coverage, Tally
 from rollout_core.video.decoder import Decoder, Frame, Heartbeat, Limits, no_heartbeat, open_video
+from rollout_core.video.decoding import Packet
 from rollout_core.video.display import Display
 from rollout_core.video.encryption import check_clear
+from rollout_core.video.geometry import Box
 from rollout_core.video.sampling import Plan
 from rollout_core.video.structure import cut_before_index
 from rollout_core.video.timeline import PacketLog, Timeline
@@ -33,10 +35,14 @@ __all__ = [
     "open_clips",
     "probe",
     "read_clips",
+    "resize",
 ]
 
 TIMESTAMP_TOLERANCE_SECONDS = 0.0005
 """Matroska rounds timestamps to milliseconds, so a frame may seem to begin this much too late."""
+
+Keep = Callable[[Frame, Plane], None]
+"""Takes a sampled frame, and the part of it that the model sees, uint8 `H W c`, RGB."""
 
 
 class Crop(NamedTuple):
@@ -167,10 +173,9 @@ def probe(
         VideoIncomplete: an MP4 file ends before its index, so nothing of it can be decoded.
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
-    opening = partial(open_video, path, limits, heartbeat, stream=stream)
     try:
-        with opening() as decoder:
-            first = _first_frame(decoder)
+        with open_video(path, limits, heartbeat, stream=stream) as decoder:
+            return _info_of(decoder, path, heartbeat)
     except UnsupportedContainer as error:
         promised = cut_before_index(path)
         if promised is None:
@@ -180,27 +185,33 @@ def probe(
             f"only {size} of at least {promised} bytes are there: the file was cut off before its "
             "index, so nothing of it can be decoded. Send the whole file"
         ) from error
-    with opening() as decoder:
-        log = PacketLog(decoder, first.picture.pts if isinstance(first, Frame) else None)
-        for packet in decoder.packets():
-            log.add(packet)
-        check_clear(decoder, log.packets, path, heartbeat)
-        if isinstance(first, VideoUndecodable):
-            raise first
-        return VideoInfo(
-            codec=decoder.codec_name,
-            container=decoder.container_name,
-            stream=decoder.stream.index,
-            streams=decoder.streams_text,
-            display=first.display,
-            timeline=log.timeline(path, heartbeat),
-        )
 
 
-def _first_frame(decoder: Decoder) -> "Frame | VideoUndecodable":
+def _info_of(decoder: Decoder, path: Path, heartbeat: Heartbeat) -> VideoInfo:
+    """Return a video's properties; reads it to its end."""
+    log = PacketLog(decoder)
+    packets = log.watch(decoder.packets())
+    first = _first_frame(decoder, packets)
+    log.begin(first.picture.pts if isinstance(first, Frame) else None)
+    for _ in packets:
+        pass
+    check_clear(decoder, log.packets, path, heartbeat)
+    if isinstance(first, VideoUndecodable):
+        raise first
+    return VideoInfo(
+        codec=decoder.codec_name,
+        container=decoder.container_name,
+        stream=decoder.stream.index,
+        streams=decoder.streams_text,
+        display=first.display,
+        timeline=log.timeline(path, heartbeat),
+    )
+
+
+def _first_frame(decoder: Decoder, packets: Iterator[Packet]) -> Frame | VideoUndecodable:
     """Return the first frame, or why there is none."""
     try:
-        return next(decoder.frames())
+        return decoder.first_frame(packets)
     except VideoUndecodable as error:
         return error
 
@@ -237,6 +248,7 @@ def read_clips(
     heartbeat: Heartbeat = no_heartbeat,
     stream: int | None = None,
     tally: Tally | None = None,
+    keep: Keep = lambda *_: None,
 ) -> Iterator[Clip]:
     """Yield the plan's clips in one pass over the video, one clip in memory at a time.
 
@@ -247,6 +259,7 @@ def read_clips(
         stream: index of the video stream. Default: see `choose_stream`.
         tally: if given, the pass goes on to the end of its span, and the tally is complete once
             all clips are yielded.
+        keep: called once for every sampled frame.
     Raises:
         VideoError: the video cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
@@ -254,7 +267,9 @@ def read_clips(
     with open_video(path, limits, heartbeat, stream=stream) as decoder:
         decoded = decoder.frames() if tally is None else tally.watch(decoder)
         shown = displayed_at(decoded, plan.times_seconds.ravel())
-        samples = _resize_each(shown, crop, height=height, width=width, resample=resample)
+        samples = _resize_each(
+            shown, crop, height=height, width=width, resample=resample, keep=keep
+        )
         while batch := list(islice(samples, frames_per_clip)):
             frames, pixels = zip(*batch, strict=True)
             yield Clip(
@@ -292,33 +307,30 @@ def displayed_at(frames: Iterable[Frame], times_seconds: NDArray[np.float64]) ->
         yield from (current for _ in waiting)
 
 
-def crop_and_resize(
-    frame: NDArray[np.uint8],
-    crop: Crop,
-    *,
-    height: int,
-    width: int,
-    resample: Resampling = "bilinear",
-) -> NDArray[np.uint8]:
+def resize(pixels: Plane, *, height: int, width: int, resample: Resampling = "bilinear") -> Plane:
     """Return the crop of a frame, uint8 `H W c`, scaled to `height` by `width` pixels.
 
-    The published preprocessing resizes the short side and then crops the centre. This crops first
-    and resizes with antialiasing, by the filter `resample`.
+    The published preprocessing resizes the short side and then crops the centre. Here the crop is
+    resized, with antialiasing, by the filter `resample`.
     """
-    seen = frame[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-    image = Image.fromarray(np.ascontiguousarray(seen))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     return np.asarray(image.resize((width, height), Image.Resampling[resample.upper()]))
 
 
 def _resize_each(
-    frames: Iterable[Frame], crop: Crop, *, height: int, width: int, resample: Resampling
-) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
+    frames: Iterable[Frame],
+    crop: Crop,
+    *,
+    height: int,
+    width: int,
+    resample: Resampling,
+    keep: Keep,
+) -> Iterator[tuple[Frame, Plane]]:
     """Yield each frame with its model input; a repeated frame is converted once."""
-    last: tuple[int, NDArray[np.uint8]] | None = None
+    last: tuple[int, Plane] | None = None
     for frame in frames:
         if last is None or last[0] != frame.index:
-            pixels = crop_and_resize(
-                frame.rgb(), crop, height=height, width=width, resample=resample
-            )
-            last = frame.index, pixels
+            seen = frame.rgb(Box(*crop))
+            keep(frame, seen)
+            last = frame.index, resize(seen, height=height, width=width, resample=resample)
         yield frame, last[1]

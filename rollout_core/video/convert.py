@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from types import MappingProxyType
 from typing import TypeVar
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
@@ -25,6 +27,9 @@ DecodingError = (av.FFmpegError, IndexError)
 Plane = NDArray[np.uint8]
 Planes = list[Plane]
 """Y, U and V, each `H W`; U and V at half size."""
+
+TIME_BASE = Fraction(1, 1000)
+"""Of single frames in a filter, where time does not matter."""
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 """Without these flags, converted colours are wrong by up to 3 of 255."""
@@ -74,6 +79,30 @@ def converted(
 def range_of(color: Color) -> ColorRange:
     """Return a colour's range as PyAV's value."""
     return ColorRange.JPEG if color.range == "full" else ColorRange.MPEG
+
+
+def cropped(picture: VideoFrame, box: Box) -> VideoFrame:
+    """Return a part of a frame of any format, with the same properties; no pixel is copied.
+
+    Args:
+        box: begins at even numbers.
+    """
+    if box.size == (picture.width, picture.height):
+        return picture
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=TIME_BASE
+    )
+    crop = graph.add("crop", f"{box.width}:{box.height}:{box.left}:{box.top}")
+    sink = graph.add("buffersink")
+    source.link_to(crop)
+    crop.link_to(sink)
+    graph.configure()
+    source.push(picture)
+    part = sink.pull()
+    assert isinstance(part, VideoFrame)
+    return part
 
 
 def cut_out(picture: VideoFrame, box: Box) -> VideoFrame:

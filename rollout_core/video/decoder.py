@@ -1,15 +1,15 @@
 """Opens and decodes untrusted videos within limits.
 
-Only the listed formats and codecs are accepted, and a file cannot refer to another file. The
-values in the headers are checked against the limits before decoding, and the decoded frames are
-checked again. Nothing here limits decoding time: run it in a process that can be killed.
+The values in the headers are checked against the limits before decoding, and the decoded frames
+are checked again. Nothing here limits decoding time: run it in a process that can be killed.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -19,27 +19,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
-from rollout_core.errors import (
-    UnsupportedContainer,
-    VideoTooLarge,
-    VideoTooLong,
-    VideoUndecodable,
-)
-from rollout_core.video.aperture import Aperture, read_aperture
+from rollout_core.errors import VideoTooLarge, VideoTooLong, VideoUndecodable
 from rollout_core.video.convert import DecodingError
+from rollout_core.video.decoding import Doubt, Packet, Ticks, at_once, one_by_one
 from rollout_core.video.display import Display, display_of
-from rollout_core.video.geometry import MAX_SIDE_PIXELS
-from rollout_core.video.streams import CODECS, choose_stream, describe_streams, video_streams
+from rollout_core.video.geometry import MAX_SIDE_PIXELS, Box
+from rollout_core.video.opening import Limits, OpenFile
+from rollout_core.video.streams import describe_streams, video_streams
 
-FORMATS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts")
-
-MAX_STREAMS = 200
-"""Opening a file with 1,000 streams takes seconds; fonts in a Matroska file count as streams."""
-
-DECODER_THREADS = 2
-CODED_SIZE_FACTOR = 2
-"""FFmpeg's own limit includes the padding of frames to whole blocks, so it is set higher."""
+__all__ = ["Decoder", "Frame", "Heartbeat", "Limits", "no_heartbeat", "open_video"]
 
 BACKWARD_JUMP_SECONDS = 1.0
 """Timestamps that go back by more than this have restarted: concatenated recordings do that."""
@@ -50,12 +38,7 @@ FORWARD_JUMP_SECONDS = 10.0
 JUMPING_FORMATS = ("mpegts",)
 """Formats whose timestamps may jump; the length in their headers is an estimate from these."""
 
-MAX_DELAY_PACKETS = 64
-"""No decoder holds back the frames of more packets than this."""
-
 DEFAULT_RATE_HZ = Fraction(25)
-
-av.logging.set_level(None)
 
 Heartbeat = Callable[[], None]
 """Called for every packet that is read, whether or not it yields a frame."""
@@ -63,21 +46,6 @@ Heartbeat = Callable[[], None]
 
 def no_heartbeat() -> None:
     """Do nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The largest video that is accepted.
-
-    Attributes:
-        max_seconds: length of the video.
-        max_pixels: width × height of a frame.
-        max_frames: number of frames.
-    """
-
-    max_seconds: float = MAX_VIDEO_SECONDS
-    max_pixels: int = MAX_VIDEO_PIXELS
-    max_frames: int = 40_000
 
 
 @dataclass(frozen=True)
@@ -107,13 +75,13 @@ class Frame:
         """Width and height of the displayed frame, in square pixels."""
         return self.display.size
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """Return the displayed frame, uint8 `H W c`, RGB.
+    def rgb(self, part: Box | None = None) -> NDArray[np.uint8]:
+        """Return the displayed frame, or a part of it, uint8 `H W c`, RGB.
 
         Raises:
             VideoUndecodable: the pixels cannot be converted.
         """
-        return self.display.rgb(self.picture)
+        return self.display.rgb(self.picture, part)
 
 
 class Decoder:
@@ -130,17 +98,14 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        limits: Limits,
-        heartbeat: Heartbeat,
-        aperture: Aperture,
+        self, open_file: Callable[[], OpenFile], limits: Limits, heartbeat: Heartbeat
     ) -> None:
-        self._container = container
-        self._stream = stream
+        """Open the file; `open_file` is called again where it must be read again."""
+        self._open = open_file
+        self._file = open_file()
         self._limits = limits
         self._heartbeat = heartbeat
+        stream, container = self.stream, self.container
         self.rate_hz = stream.average_rate or stream.guessed_rate or DEFAULT_RATE_HZ
         self.time_base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.period_ticks = max(1, round(1 / (self.rate_hz * self.time_base)))
@@ -148,28 +113,31 @@ class Decoder:
         self.has_jumps = self.container_name in JUMPING_FORMATS
         self.origin_ticks = 0
         self.encrypted = 0
-        self.damaged: list[tuple[int, int]] = []
+        self.damaged: list[Ticks] = []
         self.codec_name = stream.codec_context.codec.canonical_name
-        self._aperture = aperture
         self._codec_aspect: Fraction | None = None
 
     @property
     def stream(self) -> VideoStream:
         """The stream that is decoded."""
-        return self._stream
+        return self._file.stream
 
     @property
     def container(self) -> InputContainer:
         """The open file."""
-        return self._container
+        return self._file.container
 
     @property
     def streams_text(self) -> str | None:
         """All video streams, for people; None if there is only one."""
-        several = len(video_streams(self._container)) > 1
-        return describe_streams(self._container) if several else None
+        several = len(video_streams(self.container)) > 1
+        return describe_streams(self.container) if several else None
 
-    def packets(self) -> Iterator["av.Packet[VideoStream]"]:
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def packets(self) -> Iterator[Packet]:
         """Yield the packets in file order, up to the first one that cannot be read.
 
         Where timestamps restart or jump, the following ones are shifted to continue from the last.
@@ -180,7 +148,7 @@ class Decoder:
         back = BACKWARD_JUMP_SECONDS / self.time_base
         ahead = FORWARD_JUMP_SECONDS / self.time_base if self.has_jumps else float("inf")
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self.container.demux(self.stream):
                 self._heartbeat()
                 if packet.size == 0:
                     continue
@@ -206,9 +174,20 @@ class Decoder:
             VideoUndecodable: no frame can be decoded.
             VideoTooLong, VideoTooLarge: the decoded frames exceed the limits.
         """
+        return self._frames(self._pictures())
+
+    def first_frame(self, packets: Iterator[Packet]) -> Frame:
+        """Return the first decodable frame, and read no more packets than needed.
+
+        Raises:
+            VideoUndecodable, VideoTooLarge: as for `frames`.
+        """
+        return next(self._frames(self._pictures_one_by_one(packets)))
+
+    def _frames(self, pictures: Iterator[VideoFrame]) -> Iterator[Frame]:
         first: Frame | None = None
         origin, latest = 0, -1
-        for index, picture in enumerate(self._pictures()):
+        for index, picture in enumerate(pictures):
             time = picture.dts if picture.pts is None else picture.pts
             if first is None:
                 self.origin_ticks = origin = time or 0
@@ -267,36 +246,33 @@ class Decoder:
         Raises:
             VideoTooLong, VideoTooLarge: a header states more than the limits allow.
         """
-        stated = self._stream.duration
+        stated = self.stream.duration
         seconds = float(stated * self.time_base) if stated else 0.0
-        if self._container.duration and not stated:
-            seconds = self._container.duration / av.time_base
-        self.check_length(self._stream.frames, 0.0 if self.has_jumps else seconds)
-        self.check_size(self._stream.codec_context.width, self._stream.codec_context.height)
+        if self.container.duration and not stated:
+            seconds = self.container.duration / av.time_base
+        self.check_length(self.stream.frames, 0.0 if self.has_jumps else seconds)
+        self.check_size(self.stream.codec_context.width, self.stream.codec_context.height)
 
     def _pictures(self) -> Iterator[VideoFrame]:
-        """Decode packet by packet, skipping packets that cannot be decoded."""
-        silent: list[tuple[int, int]] = []  # packets since the last frame
-        for packet in chain(self.packets(), (None,)):
-            is_hidden = packet is None or packet.is_discard  # by the file's edit list
-            span = None if packet is None or is_hidden else self._span_of(packet)
-            try:
-                pictures = self._stream.decode(packet)
-            except DecodingError:
-                if span is not None:
-                    self.damaged.append(span)
-                continue
-            if pictures or packet is None:
-                self.damaged += silent[:-MAX_DELAY_PACKETS]
-                silent = []
-            elif span is not None:
-                silent.append(span)
-            yield from pictures
+        """Decode several packets at once; from a sign of damage on, one by one.
 
-    def _span_of(self, packet: "av.Packet[VideoStream]") -> tuple[int, int] | None:
-        """Return start and end of a packet's frame in ticks, None if it has no timestamp."""
-        start = packet.dts if packet.pts is None else packet.pts
-        return None if start is None else (start, start + (packet.duration or self.period_ticks))
+        A decoder cannot go back, so the file is opened again and read from its beginning.
+        """
+        yielded = 0
+        try:
+            for picture in at_once(self.stream, self.packets()):
+                yield picture
+                yielded += 1
+            return
+        except Doubt:
+            self.close()
+            self._file = self._open()
+        yield from islice(self._pictures_one_by_one(self.packets()), yielded, None)
+
+    def _pictures_one_by_one(self, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
+        return one_by_one(
+            self.stream, packets, period_ticks=self.period_ticks, damaged=self.damaged
+        )
 
     def _checked(self, index: int, ticks: int, picture: VideoFrame) -> Frame:
         """Return the frame after checking it against the limits."""
@@ -309,7 +285,7 @@ class Decoder:
         display = display_of(
             picture,
             pixel_aspect=self._pixel_aspect(),
-            aperture=self._aperture,
+            aperture=self._file.aperture,
             max_pixels=self._limits.max_pixels,
         )
         duration = picture.duration or 0
@@ -321,10 +297,10 @@ class Decoder:
         The container prevails. If it says the same as the codec did first, or nothing, the codec
         is followed, which may change.
         """
-        codec = self._stream.codec_context.sample_aspect_ratio
+        codec = self.stream.codec_context.sample_aspect_ratio
         if self._codec_aspect is None:
             self._codec_aspect = codec
-        stated = self._stream.sample_aspect_ratio
+        stated = self.stream.sample_aspect_ratio
         return (stated if stated != self._codec_aspect else codec) or Fraction(1)
 
 
@@ -338,57 +314,19 @@ def open_video(
 ) -> Iterator[Decoder]:
     """Open a video for one pass; close it when the context ends.
 
-    Args:
-        stream: index of the video stream. Default: see `choose_stream`.
     Raises:
-        UnsupportedContainer: the file is not of a supported container format, or is damaged.
-        NoVideoStream: the file has no video stream, or not this one.
-        VideoUndecodable: the codec is not supported.
         VideoTooLarge, VideoTooLong: the headers state more than the limits allow.
-        FileNotFoundError, PermissionError: the file cannot be read.
+        VideoError, OSError: the file cannot be opened; see `OpenFile.open`.
     """
-    container = _open_container(path, limits)
+    decoder = Decoder(partial(OpenFile.open, path, limits, stream), limits, heartbeat)
     try:
-        chosen = choose_stream(container, stream)
-        context = chosen.codec_context
-        context.options = _codec_options(limits)
-        context.thread_type = "SLICE"
-        context.thread_count = DECODER_THREADS
-        place = container.streams.video.index(chosen)
-        aperture = read_aperture(path, track_id=chosen.id, place=place)
-        decoder = Decoder(container, chosen, limits, heartbeat, aperture)
         decoder.check_headers()
         yield decoder
     finally:
-        container.close()
+        decoder.close()
 
 
-def _open_container(path: Path, limits: Limits) -> InputContainer:
-    options = {
-        "format_whitelist": ",".join(FORMATS),
-        "protocol_whitelist": "file",
-        "max_streams": str(MAX_STREAMS),
-        **_codec_options(limits),  # for the decoders that FFmpeg runs to detect parameters
-    }
-    try:
-        return av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except (FileNotFoundError, PermissionError):
-        raise
-    except DecodingError as error:
-        known = ", ".join(FORMATS)
-        raise UnsupportedContainer(
-            f"the file is damaged or not of a known container ({known})"
-        ) from error
-
-
-def _codec_options(limits: Limits) -> dict[str, str]:
-    return {
-        "codec_whitelist": ",".join(CODECS),
-        "max_pixels": str(CODED_SIZE_FACTOR * limits.max_pixels),
-    }
-
-
-def _shift(packet: "av.Packet[VideoStream]", shift: int) -> None:
+def _shift(packet: Packet, shift: int) -> None:
     """Add `shift` ticks to the packet's timestamps."""
     if shift and packet.dts is not None:
         packet.dts += shift

@@ -1,4 +1,4 @@
-"""Turns a stored frame into the displayed picture. Model, sheet and overlay all use it.
+"""Turns a stored frame into the displayed picture. The model and all pictures use it.
 
     tone map  HDR to BT.709
     cut       to the clean aperture, as the container says
@@ -7,7 +7,7 @@
     fit       into the size of the video's first frame, with black bars if the shape differs
 
 `Display` is what a frame says about that; it returns the pixels as RGB, or as the YUV planes that
-the overlay is painted on.
+the videos of a result are made of.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,7 @@ from rollout_core.video.convert import (
     Planes,
     barred,
     converted,
+    cropped,
     cut_out,
     resized,
     undecodable,
@@ -57,6 +58,9 @@ from rollout_core.video.tonemap import FORMAT as TONE_MAP_FORMAT
 from rollout_core.video.tonemap import tone_mapped
 
 BLANK = VideoFrame(2, 2, "gray")
+
+MARGIN_PIXELS = 16
+"""More than FFmpeg's filters reach, and a multiple of every subsampling."""
 
 SUBSAMPLING = (1, 2, 2)
 """Frame pixels per pixel of the Y, U and V planes, horizontally and vertically."""
@@ -123,20 +127,23 @@ class Display:
         """Return how the same frames are displayed in pictures of another size."""
         return self if self.size == size else replace(self, size=size)
 
-    def rgb(self, picture: VideoFrame) -> Plane:
-        """Return the displayed picture of a stored frame, uint8 `H W c`, RGB.
+    def rgb(self, picture: VideoFrame, part: Box | None = None) -> Plane:
+        """Return the displayed picture of a stored frame, or a part of it, uint8 `H W c`, RGB.
 
         Raises:
             VideoUndecodable: the pixels cannot be converted.
         """
-        with undecodable():
-            picture, color = self._ordinary(picture)
-            pixels = converted(picture, "rgb24", color, FULL_RGB).to_ndarray()
         left, top, right, bottom, _ = self.aperture
-        shown = pixels[top : len(pixels) - bottom, left : pixels.shape[1] - right]
-        box = fit(self.natural_size, self.size)
+        if part is not None and self._is_square:
+            box = self.orientation.stored(part, self.size)
+            shifted = box._replace(left=box.left + left, top=box.top + top)
+            return self.orientation.apply(self._stored_rgb(picture, shifted))
+        width, height = self.stored_size[0] - left - right, self.stored_size[1] - top - bottom
+        shown = self._stored_rgb(picture, Box(left, top, width, height))
         turned = np.asarray(self.orientation.apply(shown), np.uint8)
-        return barred(resized(turned, box.size), box, self.size, 0)
+        box = fit(self.natural_size, self.size)
+        whole = barred(resized(turned, box.size), box, self.size, 0)
+        return whole if part is None else whole[part.slices]
 
     def planes(self, picture: VideoFrame, size: Size, color: Color) -> Planes:
         """Return the displayed picture of a stored frame as planes of 8-bit 4:2:0.
@@ -154,13 +161,33 @@ class Display:
         black = black_of(color)
         return [
             barred(
-                self.orientation.apply(plane),
+                self._turned(plane),
                 Box(*(length // scale for length in box)),
                 (size[0] // scale, size[1] // scale),
                 value,
             )
             for plane, scale, value in zip(planes, SUBSAMPLING, black, strict=True)
         ]
+
+    def _stored_rgb(self, picture: VideoFrame, box: Box) -> Plane:
+        """Return a part of a stored frame, before it is turned, as RGB.
+
+        It is converted with a margin, so that its pixels are as in the whole frame. FFmpeg scales
+        the chroma of an odd number of pixels by a factor that depends on that number.
+        """
+        around = Box(0, 0, *self.stored_size)
+        if not any(length % 2 for length in self.stored_size):
+            around = box.widened(MARGIN_PIXELS, self.stored_size)
+        with undecodable():
+            picture, color = self._ordinary(cropped(picture, around))
+            pixels = converted(picture, "rgb24", color, FULL_RGB).to_ndarray()
+        inside = box._replace(left=box.left - around.left, top=box.top - around.top)
+        return np.asarray(pixels[inside.slices], np.uint8)
+
+    def _turned(self, plane: Plane) -> Plane:
+        """Return a plane as it is displayed, with the pixels of a row side by side in memory."""
+        turned = self.orientation.apply(plane)
+        return turned if turned.strides[1] == 1 else np.ascontiguousarray(turned)
 
     def _stored_planes(self, picture: VideoFrame, size: Size, color: Color) -> Planes:
         """Return the planes in the given size, both lengths even, before they are turned."""

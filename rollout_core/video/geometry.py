@@ -41,6 +41,18 @@ class Orientation(NamedTuple):
         width, height = size
         return (height, width) if self.quarter_turns % 2 else (width, height)
 
+    def stored(self, part: "Box", displayed: Size) -> "Box":
+        """Return where a part of a picture is before the turn.
+
+        Args:
+            displayed: size of the whole picture after the turn.
+        """
+        (left, top, width, height), (columns, rows) = part, displayed
+        for _ in range(self.quarter_turns):
+            left, top, width, height = rows - top - height, left, height, width
+            columns, rows = rows, columns
+        return Box(columns - left - width if self.mirrored else left, top, width, height)
+
     @property
     def reverses(self) -> tuple[bool, bool]:
         """Whether the stored columns, and the stored rows, are displayed in reverse order."""
@@ -75,6 +87,26 @@ class Box(NamedTuple):
     def size(self) -> Size:
         """Width and height."""
         return self.width, self.height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The rows and the columns of this part."""
+        left, top, width, height = self
+        return slice(top, top + height), slice(left, left + width)
+
+    def widened(self, margin: int, picture: Size) -> "Box":
+        """Return this part with at least a margin around it, where a picture of this size has one.
+
+        It begins and ends at multiples of the margin, or at the edge of the picture.
+        """
+        (left, right), (top, bottom) = (
+            (max(0, (begin // margin - 1) * margin), min(limit, (end // margin + 2) * margin))
+            for begin, end, limit in (
+                (self.left, self.left + self.width, picture[0]),
+                (self.top, self.top + self.height, picture[1]),
+            )
+        )
+        return Box(left, top, right - left, bottom - top)
 
     def scaled(self, whole: Size, size: Size) -> "Box":
         """Return this part of a picture of size `whole` after that is scaled to `size`.

@@ -2,8 +2,10 @@
 
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -11,6 +13,7 @@ from av.video.stream import VideoStream
 
 from rollout_core.video import structure
 from rollout_core.video.decoder import Decoder, Heartbeat
+from rollout_core.video.decoding import Packet
 from rollout_core.video.transport_stream import continuity_breaks
 
 GAP_PERIODS = 3
@@ -106,6 +109,16 @@ class Promise:
         return cls(end, count, max(tolerance, decoder.period_ticks))
 
 
+class _Note(NamedTuple):
+    """What is kept of a packet: times in ticks, and its place in the file in bytes."""
+
+    time: int | None
+    duration: int
+    is_torn: bool
+    is_hidden: bool
+    place: int
+
+
 class PacketLog:
     """Collects the times of a video's packets.
 
@@ -113,10 +126,10 @@ class PacketLog:
         packets: number of whole packets.
     """
 
-    def __init__(self, decoder: Decoder, begin_ticks: int | None) -> None:
-        """Count from the timestamp of the first frame; None: from the first packet."""
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._begin = begin_ticks
+        self._begin: int | None = None
+        self._waiting: list[_Note] | None = []
         self._last = 0, 0
         self._starts = array("q")
         self._torn = array("b")
@@ -124,25 +137,53 @@ class PacketLog:
         self._hidden = 0
         self.packets = 0
 
-    def add(self, packet: "av.Packet[VideoStream]") -> None:
-        """Note a packet. One that is cut off, or comes before the first frame, does not count.
+    def watch(self, packets: Iterator[Packet]) -> Iterator[Packet]:
+        """Yield the packets, and note each. One that is cut off does not count.
 
         Raises:
             VideoTooLong: the packets exceed a limit.
         """
-        if packet.is_corrupt and not self._decoder.has_jumps:
+        for packet in packets:
+            if self._decoder.has_jumps or not packet.is_corrupt:
+                self.packets += 1
+                self._note(
+                    _Note(
+                        time=packet.dts if packet.pts is None else packet.pts,
+                        duration=packet.duration or self._decoder.period_ticks,
+                        is_torn=packet.is_corrupt,
+                        is_hidden=packet.is_discard,
+                        place=-1 if packet.pos is None else packet.pos,
+                    )
+                )
+            yield packet
+
+    def begin(self, ticks: int | None) -> None:
+        """Count from the timestamp of the first frame; None: from the first packet.
+
+        Packets before the first frame do not count.
+
+        Raises:
+            VideoTooLong: the packets so far exceed a limit.
+        """
+        self._begin = ticks
+        waiting, self._waiting = self._waiting or [], None
+        for note in waiting:
+            self._note(note)
+
+    def _note(self, note: _Note) -> None:
+        if self._waiting is not None:
+            self._waiting.append(note)
+            self._decoder.check_length(len(self._waiting), 0.0)
             return
-        self.packets += 1
-        time = packet.dts if packet.pts is None else packet.pts
-        self._begin = time if self._begin is None else self._begin
+        time, self._begin = note.time, note.time if self._begin is None else self._begin
         start = sum(self._last) if time is None or self._begin is None else time - self._begin
-        if packet.is_discard or start < 0:
+        if note.is_hidden or start < 0:
             self._hidden += 1
             return
-        self._last = max(self._last, (start, packet.duration or self._decoder.period_ticks))
+        self._last = max(self._last, (start, note.duration))
         self._starts.append(start)
-        self._torn.append(packet.is_corrupt)
-        self._places.append(-1 if packet.pos is None else packet.pos)
+        self._torn.append(note.is_torn)
+        self._places.append(note.place)
         self._decoder.check_length(len(self._starts), self._seconds(sum(self._last)))
 
     def timeline(self, path: Path, heartbeat: Heartbeat) -> Timeline:

@@ -12,7 +12,6 @@ filter `haldclut` interpolates (tetrahedrally, in 16 bits).
 Sources: ITU-R BT.2100 (PQ, HLG), BT.2408 (reference white), BT.2087 (gamut), BT.1886 (screen).
 """
 
-from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -21,6 +20,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from rollout_core.video.color import Hdr
+from rollout_core.video.convert import TIME_BASE
 
 FORMAT = "rgb48le"
 """Packed, because `haldclut` confuses the planes of planar formats."""
@@ -35,8 +35,6 @@ GRID = LEVEL**2
 PEAK_NITS, REFERENCE_WHITE_NITS = 1000.0, 203.0
 KNEE = 0.5
 """Light up to this share of reference white keeps its brightness."""
-
-TIME_BASE = Fraction(1, 1000)
 
 HLG_GAMMA = 1.2
 SCREEN_GAMMA = 2.4

@@ -5,8 +5,7 @@ from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Header
 from fastapi import Path as Parameter
-from starlette.responses import FileResponse, MalformedRangeHeader, Response
-from starlette.responses import RangeNotSatisfiable as StarletteRangeNotSatisfiable
+from starlette.responses import Response
 
 from rollout_core.contract import Artifact, ExplainResult
 from rollout_core.jobs.schemas import Job
@@ -22,12 +21,14 @@ from service.errors import (
     JobWithoutResult,
     RangeNotSatisfiable,
 )
+from service.file_answers import FileAnswer
 from service.hosts import present_root_path
 from service.pools import in_pool
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
 
 MEDIA_TYPES = {
+    ".jpg": "image/jpeg",
     ".json": "application/json",
     ".mp4": "video/mp4",
     ".png": "image/png",
@@ -50,6 +51,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
                 "application/octet-stream": _BINARY,
                 "video/mp4": _BINARY,
                 "image/png": _BINARY,
+                "image/jpeg": _BINARY,
             },
         },
         206: {
@@ -80,15 +82,12 @@ def get_artifact(
         str | None, Header(description="An ETag that you have; if it is current, 304.")
     ] = None,
 ) -> Response:
-    """Fetch `result.json`, `rollout.npz`, `sheet.png`, `overlay.mp4` or `faithfulness.png`.
+    """Fetch a file of the result, by its name among the artifacts of the job.
 
     The ETag is the file's SHA-256.
     """
     path, artifact = find(services.store, services.jobs.get(job_id, owner=owner), name)
-    response = ArtifactResponse(path, artifact, job_id=job_id)
-    if if_none_match and not_modified(if_none_match, response.headers["etag"]):
-        return response.without_body()
-    return response
+    return ArtifactResponse(path, artifact, job_id=job_id).unless_current(if_none_match)
 
 
 def artifact_url(job_id: str, name: str) -> str:
@@ -127,13 +126,7 @@ def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
     raise ArtifactNotFound(f"the job has no artifact of this name; it has {names}")
 
 
-def not_modified(if_none_match: str, etag: str) -> bool:
-    """Return whether the client's copy is current (RFC 9110, 13.1.2: weak comparison)."""
-    named = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in named or named == ["*"]
-
-
-class ArtifactResponse(FileResponse):
+class ArtifactResponse(FileAnswer):
     """The answer with a file, which never changes but may be deleted."""
 
     def __init__(self, path: Path, artifact: Artifact, *, job_id: str) -> None:
@@ -160,21 +153,6 @@ class ArtifactResponse(FileResponse):
                 "X-Content-Type-Options": "nosniff",
             },
         )
-
-    def without_body(self) -> Response:
-        """Return the 304 answer for a client that has the file already."""
-        kept = ("etag", "cache-control", "x-content-type-options")
-        return Response(status_code=304, headers={name: self.headers[name] for name in kept})
-
-    @classmethod
-    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        """Ignore a malformed range, as RFC 9110 says; raise our own error for one outside."""
-        try:
-            return super()._parse_range_header(http_range, file_size)
-        except MalformedRangeHeader:
-            return []
-        except StarletteRangeNotSatisfiable as error:
-            raise RangeNotSatisfiable(error.max_size) from error
 
 
 def _raise_without_result(job: Job) -> NoReturn:

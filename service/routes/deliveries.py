@@ -16,4 +16,5 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
 @in_pool("lookup")
 def list_deliveries(job_id: JobIdDep, services: ServicesDep, owner: OwnerNameDep) -> DeliveryList:
     """List the events of a job's webhook, with every attempt to deliver them."""
-    return DeliveryList(deliveries=services.jobs.deliveries(job_id, owner=owner))
+    job = services.jobs.get(job_id, owner=owner)
+    return DeliveryList(deliveries=services.jobs.deliveries.describe(job))

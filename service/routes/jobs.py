@@ -17,6 +17,7 @@ from rollout_core.errors import (
 )
 from rollout_core.jobs.records import JobState
 from rollout_core.jobs.schemas import Job, JobPage
+from rollout_core.patterns import CURSOR, VISIBLE_ASCII
 from service import openapi, uploads
 from service.auth import API_PREFIX
 from service.dependencies import (
@@ -53,7 +54,6 @@ from service.errors import (
 )
 from service.fetch import filename_of
 from service.idempotency import Claim, body_digest
-from service.job_lists import CURSOR
 from service.pools import entered, in_pool
 from service.preferences import WaitDep
 from service.reservations import room_for_result
@@ -115,7 +115,7 @@ async def create_job(
         Header(
             min_length=1,
             max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
+            pattern=VISIBLE_ASCII,
             description="A text that no other request of yours has. For 24 hours, the same request "
             "with the same key gives the same job.",
         ),
@@ -131,7 +131,8 @@ async def create_job(
     async with services.jobs.idempotency.claiming(idempotency_key, name) as claim:
         if not (claim and claim.exists):
             await services.pools.run("upload", services.jobs.require_place, owner)
-        job = await create(request, services, owner, claim)
+        with uploads.naming_part(is_json):
+            job = await create(request, services, owner, claim)
     location = router.url_path_for("get_job", job_id=job.id)
     response.headers["Location"] = request.scope["root_path"] + location
     job = await wait.for_end(job, services.watcher, request, response)

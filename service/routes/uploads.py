@@ -13,9 +13,17 @@ from rollout_core.errors import (
     UnsupportedContainer,
 )
 from rollout_core.jobs.schemas import Upload, UploadPage
+from rollout_core.patterns import CURSOR
 from service import openapi, uploads
-from service.auth import API_PREFIX, authenticate
-from service.dependencies import OwnerDep, OwnerNameDep, Services, ServicesDep, UploadIdDep
+from service.auth import API_PREFIX
+from service.dependencies import (
+    OwnerDep,
+    OwnerNameDep,
+    Services,
+    ServicesDep,
+    UploadIdDep,
+    authenticate_again,
+)
 from service.errors import (
     EmptyUpload,
     InvalidForm,
@@ -32,7 +40,6 @@ from service.errors import (
     UploadTooSlow,
 )
 from service.filenames import clean, filename_of, parse_disposition
-from service.job_lists import CURSOR
 from service.ledger import Entry
 from service.pools import entered, in_pool
 from service.receiving import OnBytes, write_video
@@ -123,7 +130,6 @@ async def _create(
     request: Request, services: Services, owner: Owner | None, filename: str | None
 ) -> Upload:
     announced = uploads.announced_bytes(request, services.settings.max_upload_bytes)
-    in_thread = services.pools.run
     # Reserved on the event loop, not in a thread, so that its cleanup cannot be cancelled.
     async with (
         services.jobs.reserving(announced, owner=owner, entry_of=Entry.of_video) as reservation,
@@ -131,10 +137,8 @@ async def _create(
     ):
         video, own_name = await _receive(request, services, path, reservation.arrive)
         await reservation.settle(video.bytes)
-        if services.keys:
-            await in_thread("upload", services.keys.refresh)
-        owner = authenticate(request.scope)  # the key may have been revoked meanwhile
-        upload = await in_thread(
+        owner = await authenticate_again(request, services)
+        upload = await services.pools.run(
             "upload",
             services.uploads.add,
             reservation.id,

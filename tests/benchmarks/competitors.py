@@ -17,6 +17,7 @@ from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance.explain import explain_clips
 from rollout_core.relevance.perturbation import fill_of
 from tests.benchmarks import blackbox
+from tests.benchmarks.weightings import WEIGHTINGS, Weigh, contribution_map
 
 Group = Literal["baselines", "published", "ours", "black boxes"]
 
@@ -169,15 +170,20 @@ def _rollouts() -> tuple[Competitor, ...]:
     )
 
 
+def weighed(case: Case, weigh: Weigh) -> Tensor:
+    return contribution_map(case.model, case.clips, weigh)
+
+
 def _contribution_rollouts() -> tuple[Competitor, ...]:
+    explains: dict[str, Callable[[Case], Tensor]] = {
+        name: partial(weighed, weigh=weigh) for name, weigh in WEIGHTINGS.items()
+    } | {
+        weighting: partial(explained, method="contribution_rollout", weighting=weighting)
+        for weighting in ("projection", "deviation")
+    }
     return tuple(
-        Competitor(
-            f"contribution_rollout, {weighting}",
-            "ours",
-            1,
-            partial(explained, method="contribution_rollout", weighting=weighting),
-        )
-        for weighting in ("l2", "alti", "projection", "deviation")
+        Competitor(f"contribution_rollout, {name}", "ours", 1, explain)
+        for name, explain in explains.items()
     )
 
 

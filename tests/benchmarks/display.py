@@ -20,7 +20,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout_core.pictures.overlay import overlay_size
+from rollout_core.pictures.encoder import even_size
 from rollout_core.video.clips import Limits
 from rollout_core.video.color import FULL_RGB
 from rollout_core.video.convert import converted, views
@@ -167,7 +167,7 @@ def displayed(path: Path) -> tuple[Picture, Picture]:
     """Return the first displayed frame of a film, and the overlay's before it is painted on."""
     with open_video(path, Limits()) as decoder:
         frame = next(decoder.frames())
-    size, color = overlay_size(frame.displayed_size, 1 << 14), frame.display.painted_color
+    size, color = even_size(frame.displayed_size, 1 << 14), frame.display.painted_color
     below = av.VideoFrame(*size, "yuv420p")
     for view, plane in zip(
         views(below), frame.display.planes(frame.picture, size, color), strict=True

@@ -36,6 +36,7 @@ from service.inventory import Inventory
 from service.jobs import Jobs
 from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
+from service.submissions import Rules
 from service.upload_store import Received
 
 MODEL = "fake"
@@ -78,7 +79,8 @@ def build(data_dir: Path, redis: Redis) -> Calls:
     """Make the service's objects as the app does; the only place that names them."""
     store = ArtifactStore(data_dir)
     inventory = Inventory(store)
-    jobs = Jobs(redis, store, artifact_url=artifact_url, inventory=inventory, max_queued=MAX_QUEUED)
+    rules = Rules(max_queued=MAX_QUEUED)
+    jobs = Jobs(redis, store, artifact_url=artifact_url, inventory=inventory, rules=rules)
     reconciler = Reconciler(store, inventory, redis)
 
     def announce() -> None:

@@ -67,7 +67,7 @@ def test_the_truth_beats_its_inverse_in_every_score(model: TimeSformer):
 def test_deleting_most_first_is_inserting_least_first(model: TimeSformer):
     batch = Batch.draw(model, 0, seed=7)
     relevance = torch.rand(batch.coverage.shape)
-    upright, inverted = (judge(competitor(sign * relevance), batch) for sign in (1, -1))
+    upright, inverted = (judge(competitor(r), batch) for r in (relevance, 1 - relevance))
     torch.testing.assert_close(upright["deletion"], inverted["insertion"])
     torch.testing.assert_close(upright["insertion"], inverted["deletion"])
 

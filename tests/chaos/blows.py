@@ -5,6 +5,7 @@ astray: one on the same Redis whose data directory is not the service's.
 import os
 import random
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Timer
 
@@ -17,15 +18,16 @@ HALT_SECONDS = 8.0
 ASTRAY_SECONDS = 15.0
 """How long a worker astray is there; it is started again whenever it ends."""
 
-PARTS = ("api", "supervisor", "engine", "media", "valkey")
-COMMAND_LINE = {"engine": "fake", "media": "media"}
-"""A part of a worker → what its command line contains."""
+PARTS = ("api", "supervisor", "engine", "media", "template", "valkey")
+KINDS = {"engine": "fake", "media": "media", "template": "media-template"}
+"""A part of a worker → its kind, as `Process.children_of_kind` takes it."""
 
 BLOWS = {
     "kill_api": 4,
     "kill_supervisor": 6,
     "kill_engine": 4,
-    "kill_media": 4,
+    "kill_media": 3,
+    "kill_template": 1,
     "kill_valkey": 3,
     "term_api": 3,
     "term_supervisor": 4,
@@ -44,9 +46,6 @@ BLOWS = {
 
 `kill` sends SIGKILL and `term` SIGTERM. `halt` sends SIGSTOP, and SIGCONT after `HALT_SECONDS`.
 """
-
-LONGEST_SECONDS = max(HALT_SECONDS, ASTRAY_SECONDS)
-"""After this time, the last blow is over."""
 
 
 class Blows:
@@ -71,6 +70,7 @@ class Blows:
         self._model = model
         self._rng = rng
         self._astray: Process | None = None
+        self._ends: list[Timer] = []
 
     def strike(self, blow: str) -> bool:
         """Strike one process, chosen at random; return whether there was one."""
@@ -85,16 +85,21 @@ class Blows:
             return False
         if verb == "halt":
             _send(pid, signal.SIGSTOP)
-            Timer(HALT_SECONDS, _send, (pid, signal.SIGCONT)).start()
+            self._end_later(HALT_SECONDS, lambda: _send(pid, signal.SIGCONT))
             return True
         return _send(pid, signal.SIGKILL if verb == "kill" else signal.SIGTERM)
+
+    def await_end(self) -> None:
+        """Wait until every halted process goes on, and the worker astray is gone."""
+        for end in self._ends:
+            end.join()
 
     def _choose(self, part: str) -> int | None:
         """Return a process id; of a worker's children, that of the oldest: it works."""
         process = self._rng.choice(self._targets.get(part, self._workers))
-        if part not in COMMAND_LINE:
+        if part not in KINDS:
             return process.pid if process.alive else None
-        return next(iter(process.children_of_kind(COMMAND_LINE[part])), None)
+        return next(iter(process.children_of_kind(KINDS[part])), None)
 
     def _lead_astray(self) -> bool:
         """Start a worker whose store is a folder of its own; take it down later."""
@@ -105,8 +110,12 @@ class Blows:
             return False
         else:
             self._astray.bring_up()
-        Timer(ASTRAY_SECONDS, self._astray.take_down).start()
+        self._end_later(ASTRAY_SECONDS, self._astray.take_down)
         return True
+
+    def _end_later(self, seconds: float, end: Callable[[], object]) -> None:
+        self._ends.append(Timer(seconds, end))
+        self._ends[-1].start()
 
 
 def _send(pid: int, number: int) -> bool:

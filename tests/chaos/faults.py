@@ -230,6 +230,11 @@ def media_hung(system: System) -> Watch:
     return signal_child(system, "media", signal.SIGSTOP)
 
 
+@fault("template of media processes killed")
+def template_killed(system: System) -> Watch:
+    return signal_child(system, "media-template", signal.SIGKILL)
+
+
 @fault("a video that cannot be decoded")
 def bad_video(system: System) -> Watch:
     system.api()

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from tests.chaos.account import account
-from tests.chaos.blows import BLOWS, LONGEST_SECONDS, Blows
+from tests.chaos.blows import BLOWS, Blows
 from tests.chaos.crash_table import require_clean_redis, require_one_end
 from tests.chaos.job_log import JobLog
 from tests.chaos.staging import is_ready, video
@@ -121,6 +121,7 @@ class Storm:
             if time.monotonic() >= report_at:
                 report_at += REPORT_SECONDS
                 print(self.job_log, flush=True)
+        blows.await_end()
 
     # The clients.
 
@@ -205,7 +206,6 @@ class Storm:
 
         Jobs that end later are late; those that do not end within `STUCK_SECONDS` are stuck.
         """
-        time.sleep(LONGEST_SECONDS)
         self._system.await_valkey()
         wait_until(lambda: all(map(is_ready, self._system.clients)), CALM_SECONDS, "the APIs")
         for model in SHIFTING:

@@ -15,7 +15,8 @@ from tests.system.waiting import wait_until
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 WORKER = (
     "import subprocess, sys\n"
-    f"for kind in ('fake', 'media'): subprocess.Popen([sys.executable, '-c', {SLEEP!r}, kind])\n"
+    "for kind in ('fake', 'media', 'media-template'):\n"
+    f"    subprocess.Popen([sys.executable, '-c', {SLEEP!r}, kind])\n"
     f"{SLEEP}"
 )
 
@@ -57,7 +58,7 @@ def system(tmp_path) -> Iterator[FakeSystem]:
 @pytest.fixture
 def worker(system) -> Process:
     worker = system.start(WORKER)
-    wait_until(lambda: worker.log.read_text().count("up") == 3, what="worker and children")
+    wait_until(lambda: worker.log.read_text().count("up") == 4, what="worker and children")
     return worker
 
 
@@ -67,10 +68,15 @@ def api(system) -> Process:
 
 
 @pytest.fixture
-def strike(monkeypatch, system, worker, api) -> Callable[[str], bool]:
+def blows(monkeypatch, system, worker, api) -> Blows:
     monkeypatch.setattr(blows_module, "HALT_SECONDS", 0.5)
     monkeypatch.setattr(blows_module, "ASTRAY_SECONDS", 0.5)
-    return Blows(system, [api], [worker], "fake", random.Random(1)).strike
+    return Blows(system, [api], [worker], "fake", random.Random(1))
+
+
+@pytest.fixture
+def strike(blows) -> Callable[[str], bool]:
+    return blows.strike
 
 
 def state(pid: int) -> str:
@@ -82,12 +88,13 @@ def state(pid: int) -> str:
 
 
 def pids(system, worker, api) -> dict[str, int]:
-    engine, media = worker.children
+    engine, media, template = worker.children
     return {
         "api": api.pid,
         "supervisor": worker.pid,
         "engine": engine,
         "media": media,
+        "template": template,
         "valkey": system.valkey.pid,
     }
 
@@ -127,3 +134,11 @@ def test_a_worker_astray_has_a_store_of_its_own_and_leaves(strike, system, tmp_p
     assert astray.alive
     assert system.workers == [("fake", tmp_path / "astray")]
     wait_until(lambda: not astray.alive, what="the worker to be taken down")
+
+
+def test_the_end_of_all_blows_can_be_waited_for(blows, system, worker):
+    assert blows.strike("halt_supervisor")
+    assert blows.strike("astray_worker")
+    blows.await_end()
+    wait_until(lambda: state(worker.pid) == "S", what="the supervisor to go on")
+    assert not system.processes[-1].alive

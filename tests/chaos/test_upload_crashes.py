@@ -47,7 +47,7 @@ class Crash:
 
 
 CRASHES = [
-    Crash("before", "service.receiving:VideoWriter._write", "upload", uploads=0),
+    Crash("before", "service.receiving:HashedFile.write", "upload", uploads=0),
     Crash("before", "service.upload_store:UploadStore.add", "upload", uploads=0),
     Crash("after", "service.upload_store:UploadStore._share", "upload", uploads=0),
     Crash("after", "service.upload_store:UploadStore.add", "upload", uploads=1),

@@ -12,7 +12,6 @@ import pytest
 
 from tests.system.node import FOLDER as NODE
 from tests.system.node import require_node_package
-from tests.system.system import open_system
 
 DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
 PYTHON_JOB = Path(__file__).with_name("python_client_job.py")
@@ -21,13 +20,9 @@ MISSED = "0" * 32
 
 
 @pytest.fixture(scope="module")
-def url():
+def url(system):
     """Return the address of a service with a worker that has the fake engine."""
-    with open_system() as system:
-        system.api()
-        system.worker(model="fake")
-        system.await_models("fake")
-        yield str(system.client.base_url).rstrip("/")
+    return str(system.client.base_url).rstrip("/")
 
 
 @pytest.fixture(scope="module")

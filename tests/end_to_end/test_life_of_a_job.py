@@ -148,7 +148,7 @@ def test_an_upload_that_cannot_be_decoded_fails_with_its_code(system, video):
 @pytest.mark.parametrize(
     ("request_", "detail"),
     [
-        ({"start_layer": 40}, "start_layer is 40, but the model has 4 layers"),
+        ({"start_layer": 40}, "start_layer: there is no layer 40; the model has 4 layers"),
         ({"method": "gradient_rollout", "target": "swimming"}, "no class 'swimming'"),
         ({"method": "attention", "start_layer": 1}, "start_layer is for"),
     ],
@@ -171,8 +171,10 @@ def test_a_point_that_the_model_does_not_see_fails_with_its_code(system, video):
         {"method": "attention", "layer": 2},
         {"method": "gradient_rollout", "target": "turning"},
         {"method": "contribution_rollout", "weighting": "projection"},
-        {"method": "contribution_rollout", "weighting": "alti"},
-        {"method": "contribution_rollout", "weighting": "l2"},
+        {"method": "contribution_rollout", "target": "turning"},
+        {"method": "contribution_rollout", "target": "turning", "against": "growing"},
+        {"method": "difference", "target": "turning", "reference": "blur"},
+        {"method": "contribution_rollout", "weighting": "deviation"},
     ],
 )
 def test_every_method_is_answered_and_not_as_another_is(system, video, request_):

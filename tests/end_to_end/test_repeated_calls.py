@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from tests.system.constants import SHORT_LEASE
 from tests.system.system import open_system, upload
 from tests.system.waiting import wait_until
 
 ANSWERED = (
     ("after", "service.answers:Answers.find"),
     ("after", "rollout_core.jobs.store:ArtifactStore._link_result"),
-    ("after", "service.jobs:Jobs._answer"),
+    ("after", "service.submissions:Submissions._answer"),
 )
 QUEUED = (
     ("after", "service.upload_store:UploadStore.attach"),
@@ -41,9 +42,15 @@ def test_a_killed_api_answers_a_repeated_call_once(video, when, point):
         assert jobs[0]["reused_from"] == jobs[1]["id"] == first
 
 
+def _halting_api(system, when, point):
+    """Start an API that halts at a point of the first call that passes it."""
+    mark = str(system.mark("reached"))
+    return system.api(under=(*SHORT_LEASE, "tests.system.breakpoints", when, point, mark))
+
+
 def _start(system, when, point, video):
     """Start the API, and compute a first job, which does not pass the point."""
-    system.api(under=("tests.system.breakpoints", when, point, str(system.mark("reached"))))
+    _halting_api(system, when, point)
     system.await_models("fake")
     first = system.accepted(video)
     system.wait(first)
@@ -56,7 +63,7 @@ def _create_killed(system, video, when, point, *, reuse):
     if reuse:
         api = system.processes[-1]
     else:
-        api = system.api(under=("tests.system.breakpoints", when, point, str(mark)))
+        api = _halting_api(system, when, point)
         system.worker(model="fake")
         system.await_models("fake")
 

@@ -13,6 +13,8 @@ from tests.system.waiting import wait_until
 from tests.system.webhook_receiver import Receiver, running_receiver
 
 SECRET = make_secret()
+SHORT_LEASE = ("tests.system.constants", "service.deliveries:LEASE_SECONDS=3")
+"""Runs an API that, when killed, lets others send its event after three seconds."""
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def own_system() -> Iterator[System]:
 
 
 def halting(system: System, flags: tuple[str, ...], when: str, point: str) -> Process:
-    under = ("tests.system.breakpoints", when, point, str(system.mark("reached")))
+    breakpoint_ = ("tests.system.breakpoints", when, point, str(system.mark("reached")))
+    under = (*SHORT_LEASE, *breakpoint_)
     return system.api(*flags, under=under)
 
 

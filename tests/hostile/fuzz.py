@@ -14,11 +14,11 @@ from typing import cast
 from rollout_core.contract import ExplainRequest, Overlay
 from rollout_core.jobs.records import Progress
 from tests.hostile.codes import VIDEO_CODES
-from tests.hostile.forked import ForkedMedia
 from tests.hostile.mutants import mutate
 from tests.hostile.seeds import make_seeds
 from worker.attempt import Attempt, AttemptInput
-from worker.children import ChildFailure, ChildLost, Children
+from worker.child import ChildFailure, ChildLost
+from worker.children import Children
 from worker.heartbeat import Heartbeat
 from worker.messages import EngineOptions, MediaOptions
 from worker.redis_jobs import RetryingRecords
@@ -77,10 +77,13 @@ class Fuzzer:
         name = self._random.choice(sorted(self._seeds))
         mutant = mutate(self._random, self._seeds[name], [*self._seeds.values()])
         overlay = self._random.choice((None, Overlay()))
+        preview = self._random.choice((False, True))
         self.counts.mutants += 1
         began = time.monotonic()
         deaths = self.counts.deaths.total()
-        mistake = self._mistake(mutant, ExplainRequest(model="fake", overlay=overlay))
+        mistake = self._mistake(
+            mutant, ExplainRequest(model="fake", overlay=overlay, preview=preview)
+        )
         seconds = time.monotonic() - began
         self.counts.slowest_seconds = max(self.counts.slowest_seconds, seconds)
         if mistake is not None:
@@ -111,7 +114,7 @@ class Fuzzer:
         """Count a child's death; a video may kill media, but not the engine."""
         if not lost.startswith("the media process"):
             self.counts.worker_deaths += 1
-            self._children.restart_dead_engine()
+            self._children.restart_dead()
             return lost
         self.counts.failures["worker_crashed"] += 1
         self.counts.deaths[lost.removeprefix("the media process ")] += 1
@@ -150,7 +153,6 @@ def fuzzing(seed: int) -> Iterator[Fuzzer]:
             EngineOptions(model="fake"),
             MediaOptions(),
             load_seconds=30,
-            start_media=ForkedMedia,
         )
         try:
             yield Fuzzer(Path(folder), children, seed)

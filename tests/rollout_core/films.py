@@ -1,6 +1,8 @@
 """Encodes small videos whose frames can be told apart after decoding."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,7 +71,11 @@ def encode(
     """
     time_base = time_base or Fraction(1, rate)
     ticks = list(range(frames)) if ticks is None else list(ticks)
-    with av.open(path, "w", format=container, options=container_options or {}) as output:
+    options_of_file = container_options or {}
+    with (
+        _same_scheduling(),
+        av.open(path, "w", format=container, options=options_of_file) as output,
+    ):
         output.metadata.update(metadata or {})
         stream = output.add_stream(
             codec,
@@ -102,3 +108,17 @@ def decode(path: Path) -> list[av.VideoFrame]:
     """Decode all frames of a trusted video."""
     with av.open(path) as container:
         return list(container.decode(video=0))
+
+
+@contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """Keep the scheduling policy of this process.
+
+    SVT-AV1 sets real-time priority 99 if root runs it. Every process that is started afterwards
+    would inherit that, and busy ones would stop all others on the machine.
+    """
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)

@@ -44,7 +44,10 @@ def optional_arrays():
     random = np.random.default_rng(1)
     return {
         "targets": np.array([3, 1]),
+        "temporal_rollout": random.random((2, 5, 5), np.float32),
         "query_relevance": random.random((3, 2, 5, 3, 4), np.float32),
+        "target_relevance": random.random((4, 2, 5, 3, 4), np.float32),
+        "target_classes": np.arange(8).reshape(4, 2),
         "layer_relevance": random.random((2, 6, 5, 3, 4), np.float32),
         "full_rollout": random.random((2, 61, 61)).astype(np.float16),
     }
@@ -220,11 +223,13 @@ def test_metadata_has_the_options_that_the_method_uses_and_no_others():
         "start_layer": 3,
         "full_rollout": False,
     }
-    contribution = describe({"method": "contribution_rollout", "weighting": "alti"})["method"]
+    contribution = describe({"method": "contribution_rollout", "weighting": "deviation"})["method"]
     assert contribution == {
         "name": "contribution_rollout",
-        "weighting": "alti",
+        "weighting": "deviation",
         "start_layer": 0,
+        "target": None,
+        "against": None,
         "full_rollout": False,
     }
 
@@ -252,24 +257,36 @@ def test_metadata_has_the_normalisation_of_each_array_of_relevance():
     everything = dict.fromkeys(ARRAYS, np.zeros(1))
     scales = describe(arrays=everything)["normalisation"]
     assert set(scales) == {
-        *("relevance", "query_relevance", "layer_relevance", "full_rollout"),
+        *("relevance", "query_relevance", "target_relevance", "layer_relevance", "full_rollout"),
         *("temporal_rollout", "frame_relevance", "pictures"),
     }
     assert "sums to 1" in scales["relevance"]
     assert "sums to 1" in scales["frame_relevance"]
     assert "minimum and maximum" in scales["pictures"]
-    assert set(describe()["normalisation"]) == set(scales) - {
-        *("query_relevance", "layer_relevance", "full_rollout"),
-    }
+    assert set(describe()["normalisation"]) == {"relevance", "frame_relevance", "pictures"}
 
 
 @pytest.mark.parametrize(
     "asked", [{"method": "gradient_rollout"}, {"method": "attention", "head_fusion": "max"}]
 )
 def test_no_sum_is_documented_where_it_is_not_fixed(asked: dict[str, Any]):
-    scales = describe(asked)["normalisation"]
+    scales = describe(asked, arrays=ALWAYS | {"temporal_rollout": np.zeros(1)})["normalisation"]
     assert "sums to 1" not in scales["relevance"] + scales["temporal_rollout"]
     assert "sums to 1" in scales["frame_relevance"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"method": "contribution_rollout", "target": 3}, "relative to the mean of all logits"),
+        ({"method": "difference"}, "the target's logit minus that of its reference"),
+    ],
+)
+def test_maps_of_classes_are_said_to_have_signs(asked: dict[str, Any], words: str):
+    scales = describe(asked, arrays=ALWAYS | {"target_relevance": np.zeros(1)})["normalisation"]
+    for name in ("relevance", "target_relevance"):
+        assert "with signs" in scales[name]
+        assert words in scales[name]
 
 
 def test_metadata_has_the_stride_of_strided_sampling():

@@ -39,6 +39,15 @@ def test_every_invalid_setting_is_named_in_one_line():
     assert "\n" not in line
 
 
+def test_a_variable_that_no_command_knows_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("ROLLOUT_MAX_CLPS", "3")
+    monkeypatch.setenv("ROLLOUT_URL", "http://there")
+    assert read_settings(Settings, []).max_clips == 1
+    assert capsys.readouterr().err == (
+        "rollout-example: there is no setting ROLLOUT_MAX_CLPS; did you mean ROLLOUT_MAX_CLIPS?\n"
+    )
+
+
 def test_a_missing_module_names_the_extra_in_one_line():
     with (
         pytest.raises(SystemExit) as caught,

@@ -3,8 +3,11 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
+from rollout_core import contract
 from rollout_core.contract import (
+    ARTIFACT_NAMES,
     MAX_QUERIES,
+    MAX_TARGETS,
     OPTIONS_BY_METHOD,
     ClipRequest,
     ExplainRequest,
@@ -17,6 +20,7 @@ from rollout_core.contract import (
     check_option,
 )
 from rollout_core.jobs.redis_records import job_key, queue_name
+from rollout_core.patterns import WORDS
 
 PATCH = {"frame": 1, "row": 2, "column": 3}
 POINT = {"x": 10.5, "y": 20, "seconds": 1.25}
@@ -97,12 +101,14 @@ def test_request_is_unchanged_by_json():
 
 
 NOT_DEFAULT: dict[str, Any] = {
-    "weighting": "l2",
+    "weighting": "deviation",
     "head_fusion": "min",
     "discard_ratio": 0.1,
     "start_layer": 1,
     "layer": 0,
+    "reference": "blur",
     "target": 0,
+    "against": 1,
     "full_rollout": True,
 }
 
@@ -112,7 +118,9 @@ NOT_DEFAULT: dict[str, Any] = {
 def test_method_takes_its_own_options_and_refuses_others(method: Method, option: str):
     fields = {"method": method, option: NOT_DEFAULT[option]}
     if option in OPTIONS_BY_METHOD[method]:
-        assert getattr(ExplainRequest.model_validate(fields), option) == NOT_DEFAULT[option]
+        needed = {"target": 0} if option == "against" else {}
+        asked = ExplainRequest.model_validate(fields | needed)
+        assert getattr(asked, option) == NOT_DEFAULT[option]
     else:
         with pytest.raises(ValidationError, match=f"{option} is for .*, not for {method}"):
             ExplainRequest.model_validate(fields)
@@ -124,7 +132,7 @@ def test_table_of_options_covers_every_method_and_only_fields_of_a_request():
     assert options == set(NOT_DEFAULT) <= set(ClipRequest.model_fields)
 
 
-@pytest.mark.parametrize("option", sorted(NOT_DEFAULT.keys() - {"target"}))
+@pytest.mark.parametrize("option", sorted(NOT_DEFAULT.keys() - {"target", "against"}))
 @pytest.mark.parametrize("method", get_args(Method))
 def test_method_options_alone_are_checked_like_a_request(method: Method, option: str):
     fields = {"method": method, option: NOT_DEFAULT[option]}
@@ -159,8 +167,8 @@ def test_option_that_no_method_names_is_for_all(method: Method):
 
 def test_check_option_names_the_methods_that_use_it():
     check_option("gradient_rollout", "target")
-    with pytest.raises(ValueError, match="target is for gradient_rollout, not for rollout"):
-        check_option("rollout", "target")
+    with pytest.raises(ValueError, match="reference is for difference, not for rollout"):
+        check_option("rollout", "reference")
 
 
 def test_method_options_of_a_request_leave_out_its_other_fields():
@@ -174,8 +182,72 @@ def test_public_fields_keep_their_order():
     """Results list the fields of a request in this order."""
     assert list(ClipRequest().model_dump()) == [
         *("method", "weighting", "head_fusion", "discard_ratio", "start_layer", "layer"),
-        *("target", "query", "per_layer", "full_rollout", "faithfulness"),
+        *("reference", "target", "against", "query", "per_layer", "full_rollout", "faithfulness"),
     ]
+
+
+def test_records_of_the_version_before_can_be_read():
+    """They name the default that the weighting had, for every method."""
+    for method in get_args(Method):
+        expected = "projection" if method == "contribution_rollout" else None
+        assert ExplainRequest(method=method, weighting="projection").weighting == expected
+
+
+CONTRIBUTIONS = {"method": "contribution_rollout"}
+DIFFERENCE = {"method": "difference"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"method": "gradient_rollout", "target": ["a", "b"]},
+            "several targets are for contribution_rollout, difference, not for gradient_rollout",
+        ),
+        (
+            {"faithfulness": True, "target": ["a", "b"]},
+            "several targets are for contribution_rollout, difference, not for rollout",
+        ),
+        (CONTRIBUTIONS | {"against": "a"}, "against needs a target"),
+        (DIFFERENCE | {"against": "a"}, "against is for contribution_rollout, not for difference"),
+        (DIFFERENCE | {"query": PATCH}, "difference is for the query 'cls'"),
+        (
+            CONTRIBUTIONS | {"target": 1, "query": ["cls", PATCH]},
+            "contribution_rollout with a target is for the query 'cls'",
+        ),
+        (
+            CONTRIBUTIONS | {"target": 1, "full_rollout": True},
+            "full_rollout is not for contribution_rollout with a target",
+        ),
+        (CONTRIBUTIONS | {"target": []}, "at least 1"),
+        (CONTRIBUTIONS | {"target": ["a"] * (MAX_TARGETS + 1)}, "at most 8"),
+    ],
+)
+def test_classes_that_do_not_go_with_the_rest_are_refused(fields: dict[str, Any], words: str):
+    with pytest.raises(ValidationError, match=words):
+        ExplainRequest.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "targets", "are_classes"),
+    [
+        ({}, (), False),
+        ({"faithfulness": True, "target": "a"}, ("a",), False),
+        (CONTRIBUTIONS, (), False),
+        (CONTRIBUTIONS | {"target": "predicted"}, ("predicted",), True),
+        (CONTRIBUTIONS | {"target": ["a", 3], "against": 0}, ("a", 3), True),
+        (DIFFERENCE, (), True),
+        (DIFFERENCE | {"target": [1], "reference": "mean"}, (1,), True),
+        ({"method": "gradient_rollout", "target": [1]}, (1,), False),
+    ],
+)
+def test_classes_that_a_request_explains(
+    fields: dict[str, Any], targets: tuple[Any, ...], are_classes: bool
+):
+    request = ExplainRequest.model_validate(fields)
+    assert request.targets == targets
+    assert request.explains_classes == are_classes
+    assert ExplainRequest.model_validate_json(request.model_dump_json()) == request
 
 
 @pytest.mark.parametrize("method", get_args(Method))
@@ -218,3 +290,8 @@ def test_query_error_names_only_the_intended_kind(query: Any, place: str):
 def test_redis_names():
     assert queue_name("timesformer-k400") == "rollout-timesformer-k400"
     assert job_key("00ff") == "rollout:job:00ff"
+
+
+def test_every_file_of_a_result_is_listed():
+    names = {value for name, value in vars(contract).items() if name.endswith("_NAME")}
+    assert names - WORDS.keys() == set(ARTIFACT_NAMES)

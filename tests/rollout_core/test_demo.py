@@ -21,9 +21,9 @@ def drawn(*counts: int) -> list[ClipBatch]:
 
 
 def test_demo_model_classifies_the_motions_and_its_maps_beat_chance():
-    report = evaluate.evaluate(load_model(MOVING_SHAPES_PATH), clips=200)
+    report = evaluate.evaluate(load_model(MOVING_SHAPES_PATH), clips=80)
     assert report.top1 >= 0.95
-    assert int(report.confusion.sum()) == 200
+    assert int(report.confusion.sum()) == 80
     chance_hits, chance_share = report.pointing["chance"]
     for name in evaluate.MAPS:
         hits, share = report.pointing[name]

@@ -57,6 +57,31 @@ def test_saved_result_is_loaded_and_saved_again(explained: ExplainedVideo, tmp_p
         assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_saving_replaces_the_files_of_another_result(explained: ExplainedVideo, tmp_path: Path):
+    explained.save(tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "result.json").write_text("of another video")
+    loaded = load_result(tmp_path / "one")
+
+    loaded.save(tmp_path / "two")
+    loaded.save(tmp_path / "one")
+
+    for folder in ("one", "two"):
+        assert load_result(tmp_path / folder).result == loaded.result
+
+
+@pytest.mark.parametrize("name", ["../rollout.npz", "/etc/passwd", ".."])
+def test_a_result_that_names_files_elsewhere_is_not_loaded(
+    explained: ExplainedVideo, tmp_path: Path, name: str
+):
+    explained.save(tmp_path)
+    text = (tmp_path / "result.json").read_text()
+    (tmp_path / "result.json").write_text(text.replace('"sheet.png"', f'"{name}"'))
+
+    with pytest.raises(ValueError, match="not the name of a file"):
+        load_result(tmp_path)
+
+
 def test_frames_are_those_of_the_video(explained: ExplainedVideo):
     """The sampled frames differ, as those of a moving shape do, and are not black."""
     assert explained.frames is not None
@@ -165,6 +190,10 @@ class TestRefusals:
             explain_file(SAMPLE_PATH, overlay={"colormap": "nosuch"})
 
 
+def test_the_package_lists_what_it_imports_late():
+    assert {"explain_file", "load_result"} <= set(dir(rollout_core))
+
+
 def test_misspelt_checkpoint_is_no_such_file():
     with pytest.raises(CheckpointError, match="no such file or folder"):
         explain_file(SAMPLE_PATH, "models/best")
@@ -215,6 +244,53 @@ def test_hottest_patch_has_the_last_colour_of_the_colormap(explained, tmp_path):
     )
     picture = figure.axes[frame].images[0].get_array()
     assert tuple(picture[row, column]) == tuple(rgb_table("turbo")[255])
+
+
+BASE_ONLY = """
+import sys
+
+class Hider:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "av", "cmap", "matplotlib", "PIL", "tqdm"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hider)
+import rollout_core
+"""
+"""Hides what only the extras install."""
+
+
+def test_a_result_is_loaded_in_the_base_installation(explained: ExplainedVideo, tmp_path: Path):
+    explained.save(tmp_path)
+    code = f"""{BASE_ONLY}
+found = rollout_core.load_result({str(tmp_path)!r})
+print(found.predictions[0].label, found.relevance.shape, found._repr_png_())
+try:
+    found.plot()
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == ""
+    values, plotting = done.stdout.splitlines()
+    assert values == f"{explained.predictions[0].label} (1, 8, 8, 8) None"
+    assert plotting.startswith(
+        "plot needs the extra 'media': pip install 'timesformer-rollout[media]'"
+    )
+
+
+def test_explaining_in_the_base_installation_names_the_extra():
+    code = f"{BASE_ONLY}\nrollout_core.explain_file({str(SAMPLE_PATH)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "explain_file needs the extra 'worker': pip install" in done.stderr.splitlines()[-1]
+
+
+def test_repr_is_one_short_line(explained: ExplainedVideo):
+    best = explained.predictions[0]
+    assert repr(explained) == (
+        f"<ExplainedVideo: {best.label} {best.probability:.0%}; moving-shapes, 1 clip of 8 frames>"
+    )
 
 
 def test_package_is_imported_without_torch():

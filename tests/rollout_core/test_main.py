@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from rollout_core.__main__ import Command, main
@@ -29,7 +30,7 @@ def test_every_field_of_a_request_is_a_flag():
         *("--sampling", "strided", "--clips", "tile"),
         *("--start-seconds", "1", "--end-seconds", "2.5"),
         *("--overlay.colormap", "viridis", "--overlay.layout", "side_by_side"),
-        *("-o", "there"),
+        *("--preview", "-o", "there"),
     )
     assert command.request == ExplainRequest(
         head_fusion="max",
@@ -40,6 +41,7 @@ def test_every_field_of_a_request_is_a_flag():
         start_seconds=1,
         end_seconds=2.5,
         overlay=Overlay(colormap="viridis", layout="side_by_side"),
+        preview=True,
     )
     assert command.output == Path("there")
 
@@ -57,10 +59,20 @@ def test_every_option_of_a_method_is_a_flag():
         full_rollout=True,
         faithfulness=True,
     )
-    assert parse("--method", "contribution_rollout", "--weighting", "alti").request.weighting == (
-        "alti"
-    )
+    assert parse(
+        "--method", "contribution_rollout", "--weighting", "deviation"
+    ).request.weighting == ("deviation")
     assert parse("--method", "attention", "--layer", "3").request.layer == 3
+
+
+def test_target_may_be_repeated():
+    request = parse("--method", "difference", "--target", "left", "--target", "predicted").request
+    assert request.target == ("left", "predicted")
+
+
+def test_a_method_that_does_not_go_with_the_request_is_not_compared():
+    with pytest.raises(ValidationError, match="difference is for the query 'cls'"):
+        parse("--query", "1:2:3", "--compare", "difference")
 
 
 def test_target_may_be_a_number():
@@ -216,3 +228,42 @@ def test_there_is_no_flag_for_the_fake_engine(monkeypatch: pytest.MonkeyPatch):
     assert parse().request.fake is None
     with pytest.raises(SystemExit):
         parse("--fake", '{"seconds": 1}')
+
+
+def test_a_wrong_path_is_told_before_torch_is_imported(tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from rollout_core.__main__ import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as error:\n    print(error, 'torch' in sys.modules)"
+    )
+    for arguments, words in (
+        (["nosuch.mp4"], "rollout-explain: nosuch.mp4: No such file or directory"),
+        ([str(SAMPLE_PATH), "--overlay.colormap", "turbbo"], "did you mean turbo?"),
+    ):
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        told, _, has_torch = done.stdout.rstrip().rpartition(" ")
+        assert (words in told, has_torch) == (True, "False"), done.stdout
+
+
+def test_the_overlay_can_be_left_out():
+    assert parse("--no-overlay").request.overlay is None
+    with pytest.raises(ValidationError, match="no_overlay does not go with"):
+        parse("--no-overlay", "--overlay.opacity", "1")
+
+
+def test_help_names_values_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["rollout-explain", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    assert "--query QUERY" in text
+    assert "--target TARGET" in text
+    methods = "{rollout,attention,gradient_rollout,contribution_rollout,difference}"
+    assert f"--method {methods}" in text
+    assert f"--compare {methods}" in text
+    assert not {"tuple[", "JSON}", "null)", "()"} & set(text.split())
+    assert "(default: null)" not in text

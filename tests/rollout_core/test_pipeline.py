@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from rollout_core.contract import (
 from rollout_core.demo.shapes import LABEL_PATH, SAMPLE_PATH
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.checkpoints import LoadedModel, open_model
-from rollout_core.pipeline import UNLIMITED, compare_methods, explain_video
+from rollout_core.pipeline import UNLIMITED, compare_methods, compute, explain_video
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.relevance.faithfulness import FILLS, orders
 from rollout_core.video.clips import crop_of, probe, read_clips
+from rollout_core.video.opening import OpenFile
 from rollout_core.video.sampling import plan
 
 
@@ -51,6 +53,37 @@ def test_video_gives_all_files_of_a_result(loaded: LoadedModel, tmp_path: Path):
     assert list(dict.fromkeys(stages)) == ["explain", "render"]
 
 
+def test_timings_of_the_stages_add_up(loaded: LoadedModel, tmp_path: Path):
+    began = time.monotonic()
+    result = explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(clips="tile"), loaded)
+    took = time.monotonic() - began
+    stages = dict(result.timings_seconds)
+    total = stages.pop("total")
+    assert list(stages) == ["open", "explain", "decode", "save", "render"]
+    assert min(stages.values()) > 0
+    assert total == pytest.approx(sum(stages.values()), abs=0.001)
+    assert total == pytest.approx(took, rel=0.03)
+
+
+def test_time_between_computing_and_writing_does_not_count(loaded: LoadedModel, tmp_path: Path):
+    computed = compute(SAMPLE_PATH, ExplainRequest(overlay=None), loaded)
+    before = computed.describe().timings_seconds["total"]
+    time.sleep(0.5)
+    for name in ("once", "again"):
+        stages = computed.write(tmp_path / name).timings_seconds
+        assert stages["total"] - stages["save"] - stages["render"] == pytest.approx(before, abs=0.1)
+
+
+def test_sheet_alone_needs_no_second_pass(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[Path] = []
+    original = OpenFile.open
+    monkeypatch.setattr(OpenFile, "open", lambda *args: opened.append(args[0]) or original(*args))
+    explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(overlay=None), loaded)
+    assert opened == [SAMPLE_PATH, SAMPLE_PATH]  # to plan the clips, and to read them
+
+
 def explained(loaded: LoadedModel, *, target: int | None = None, **options: Any) -> Explanation:
     """Explain the sample's only clip without the pipeline."""
     info, spec = probe(SAMPLE_PATH, UNLIMITED), loaded.spec
@@ -67,7 +100,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rollout": {"head_fusion": "max", "discard_ratio": 0.3, "start_layer": 1},
     "attention": {"head_fusion": "min", "layer": 2},
     "gradient_rollout": {"target": 3, "start_layer": 1},
-    "contribution_rollout": {"weighting": "l2", "start_layer": 1},
+    "contribution_rollout": {"weighting": "deviation", "start_layer": 1},
+    "difference": {"target": 3, "reference": "mean"},
 }
 
 
@@ -79,7 +113,11 @@ def test_archive_equals_a_direct_explanation_of_the_same_frames(
     explain_video(SAMPLE_PATH, tmp_path, request, loaded)
     found = archive.load(tmp_path / "rollout.npz")
     expected = explained(loaded, method=method, per_layer=True, **OPTIONS[method])
-    for name in ("relevance", "frame_relevance", "temporal_rollout", "layer_relevance"):
+    names = {"relevance", "frame_relevance", "temporal_rollout", "layer_relevance"}
+    if method == "difference":
+        assert found.temporal_rollout is None
+        names.remove("temporal_rollout")
+    for name in names:
         array, tensor = getattr(found, name), getattr(expected, name)
         np.testing.assert_allclose(array, tensor, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
@@ -212,6 +250,17 @@ def test_null_overlay_makes_no_overlay(loaded: LoadedModel, tmp_path: Path):
     result = explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(overlay=None), loaded)
     assert [artifact.name for artifact in result.artifacts] == ["rollout.npz", "sheet.png"]
     assert not (tmp_path / "overlay.mp4").exists()
+
+
+def test_preview_is_made_in_the_same_pass(loaded: LoadedModel, tmp_path: Path):
+    result = explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(preview=True), loaded)
+    names = [artifact.name for artifact in result.artifacts]
+    assert names == ["rollout.npz", "overlay.mp4", "sheet.png", "preview.mp4", "thumbnails.jpg"]
+    assert result.thumbnails is not None
+    sampled = archive.load(tmp_path / "rollout.npz").frame_index
+    assert result.thumbnails.frame_index == tuple(sampled[0].tolist())
+    with Image.open(tmp_path / "thumbnails.jpg") as tiles:
+        assert tiles.size == (8 * result.thumbnails.tile_width, 90)
 
 
 def test_tiled_clips_cover_the_span(loaded: LoadedModel, tmp_path: Path):

@@ -1,13 +1,20 @@
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from rollout_core.contract import ExplainRequest, PatchQuery
+from rollout_core.contract import ExplainRequest, Method, PatchQuery
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.specs import MOVING_SHAPES, SPECS, ModelSpec
-from rollout_core.resolve import check_request, explained_class, resolve_queries, with_method
+from rollout_core.resolve import (
+    ResolvedRun,
+    check_request,
+    class_against,
+    explained_classes,
+    resolve_queries,
+    with_method,
+)
 
 SPEC = ModelSpec(
     name="small",
@@ -23,6 +30,8 @@ SPEC = ModelSpec(
 )
 GRADIENT: dict[str, Any] = {"method": "gradient_rollout"}
 ATTENTION: dict[str, Any] = {"method": "attention"}
+CONTRIBUTIONS: dict[str, Any] = {"method": "contribution_rollout"}
+DIFFERENCE: dict[str, Any] = {"method": "difference"}
 CROP = (100, 20, 300, 200)
 TIMES = [[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]
 
@@ -73,11 +82,14 @@ def test_request_that_fits_the_model_is_accepted(fields: dict[str, Any]):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"start_layer": 2}, "start_layer is 2, but the model has 2 layers"),
-        (ATTENTION | {"layer": 2}, "layer is 2, but the model has 2 layers"),
+        ({"start_layer": 2}, "start_layer: there is no layer 2; the model has 2 layers"),
+        (ATTENTION | {"layer": 2}, "layer: there is no layer 2; the model has 2 layers"),
         (GRADIENT | {"target": 2}, "small has no class 2"),
         (GRADIENT | {"target": "jump"}, "small has no class 'jump'"),
         ({"faithfulness": True, "target": "jump"}, "small has no class 'jump'"),
+        (CONTRIBUTIONS | {"target": ["hop", "jump"]}, "target.1: small has no class 'jump'"),
+        (CONTRIBUTIONS | {"target": 0, "against": "jump"}, "against: small has no class 'jump'"),
+        (CONTRIBUTIONS | {"target": [1, 0], "against": "hop"}, "against: this class is a target"),
         ({"query": patch(frame=3)}, "frame is 3, but the last one is 2"),
         ({"query": patch(row=4)}, "row is 4, but the last one is 3"),
         ({"query": patch(column=6)}, "column is 6, but the last one is 5"),
@@ -95,7 +107,7 @@ def test_request_that_does_not_fit_the_model_is_refused(fields: dict[str, Any], 
 def test_full_rollout_of_too_many_tokens_is_refused():
     asked = request(full_rollout=True)
     check_request(asked, SPECS["timesformer-k400"])
-    with pytest.raises(InvalidRequest, match="up to 4096 tokens, not of 12545"):
+    with pytest.raises(InvalidRequest, match="the clip has 12545 tokens, more than 4096"):
         check_request(asked, SPECS["timesformer-hr-k400"])
 
 
@@ -108,17 +120,44 @@ def test_full_rollout_is_allowed_up_to_the_limit():
 
 
 @pytest.mark.parametrize(
-    ("fields", "index"),
+    ("fields", "classes"),
     [
-        (GRADIENT | {"target": "skip"}, 1),
-        (GRADIENT | {"target": 0}, 0),
-        (GRADIENT, None),
-        ({"faithfulness": True, "target": 1}, None),
-        (GRADIENT | {"faithfulness": True, "target": "1"}, 1),
+        (GRADIENT | {"target": "skip"}, (1,)),
+        (GRADIENT | {"target": 0}, (0,)),
+        (GRADIENT, ()),
+        ({"faithfulness": True, "target": 1}, ()),
+        (GRADIENT | {"faithfulness": True, "target": "1"}, (1,)),
+        (CONTRIBUTIONS, ()),
+        (CONTRIBUTIONS | {"target": ["skip", "predicted", 0]}, (1, "predicted", 0)),
+        (DIFFERENCE, ()),
+        (DIFFERENCE | {"target": "predicted"}, ("predicted",)),
     ],
 )
-def test_class_is_explained_only_by_methods_that_use_one(fields: dict[str, Any], index: int | None):
-    assert explained_class(request(**fields), SPEC) == index
+def test_classes_are_explained_only_by_methods_that_use_them(
+    fields: dict[str, Any], classes: tuple[int | str, ...]
+):
+    assert explained_classes(request(**fields), SPEC) == classes
+
+
+@pytest.mark.parametrize(("against", "expected"), [(None, None), ("skip", 1), ("predicted",) * 2])
+def test_class_against_is_resolved(against: str | None, expected: int | str | None):
+    asked = request(**CONTRIBUTIONS, target=0, against=against)
+    check_request(asked, SPEC)
+    assert class_against(asked, SPEC) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "weighting"),
+    [
+        (CONTRIBUTIONS, "deviation"),
+        (CONTRIBUTIONS | {"target": 0}, "projection"),
+        (CONTRIBUTIONS | {"target": 0, "weighting": "deviation"}, "deviation"),
+        ({}, None),
+    ],
+)
+def test_weighting_depends_on_the_target(fields: dict[str, Any], weighting: str | None):
+    run = ResolvedRun(SPEC, None, request(**fields), CROP, "uniform", 0, 1, ("cls",))
+    assert run.resolved_request.weighting == weighting
 
 
 def test_tokens_are_already_resolved():
@@ -203,9 +242,21 @@ def test_other_method_is_requested_without_extra_outputs():
 
 
 def test_each_method_can_replace_each_other():
-    for first in ("rollout", "attention", "gradient_rollout", "contribution_rollout"):
-        for second in ("rollout", "attention", "gradient_rollout", "contribution_rollout"):
+    for first in get_args(Method):
+        for second in get_args(Method):
             assert with_method(request(method=first), second).method == second
+
+
+def test_method_for_one_class_gets_the_first_target():
+    asked = request(**CONTRIBUTIONS, target=["skip", "hop"], against="predicted")
+    assert with_method(asked, "gradient_rollout") == request(**GRADIENT, target="skip")
+    assert with_method(asked, "difference") == request(**DIFFERENCE, target=["skip", "hop"])
+    assert with_method(asked, "rollout") == request()
+
+
+def test_method_for_classes_cannot_replace_one_for_a_patch():
+    with pytest.raises(InvalidRequest, match="difference is for the query 'cls'"):
+        with_method(request(query=patch(1)), "difference")
 
 
 def test_request_is_checked_against_the_size_of_the_demo_model():

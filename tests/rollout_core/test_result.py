@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -6,12 +7,29 @@ import numpy as np
 import pytest
 
 from rollout_core.archive import Archive
-from rollout_core.contract import ExplainRequest, ExplainResult, PatchQuery, Target, TokenQuery
+from rollout_core.contract import (
+    Caption,
+    ExplainRequest,
+    ExplainResult,
+    PatchQuery,
+    Target,
+    ThumbnailSheet,
+    TokenQuery,
+)
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS, RANDOM_ORDERS, STEPS, summarize
 from rollout_core.resolve import ResolvedRun
-from rollout_core.result import ResultArrays, describe_result, target_of, top_predictions
+from rollout_core.result import (
+    ResultArrays,
+    caption_of,
+    describe_result,
+    frame_shares,
+    target_of,
+    thumbnail_sheet,
+    top_predictions,
+)
+from rollout_core.timings import Timings
 from tests.rollout_core.sources import SOURCE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,7 +68,8 @@ def result_arrays(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the finished files of an attempt."""
-    for name in ("rollout.npz", "overlay.mp4", "sheet.png", "faithfulness.png"):
+    names = ("rollout.npz", "overlay.mp4", "sheet.png", "faithfulness.png")
+    for name in (*names, "preview.mp4", "thumbnails.jpg"):
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
 
@@ -63,7 +82,7 @@ def described(
         found or result_arrays().archive(asked),
         folder,
         source=SOURCE,
-        timings_seconds={"explain": 0.123456},
+        timings=Timings({"explain": 0.123456, "render": 1.0}),
         attempt=2,
         started_at=NOW,
         **known,
@@ -139,7 +158,7 @@ def test_result_summarizes_the_clips(folder: Path):
     assert (result.clips, result.frames, result.attempt) == (2, 6, 2)
     assert {p.label for p in result.predictions[:2]} == {"left", "right"}
     assert result.predictions[0].probability == pytest.approx(0.5)
-    assert result.timings_seconds == {"explain": 0.1235}
+    assert result.timings_seconds == {"explain": 0.1235, "render": 1.0, "total": 1.1235}
     assert result.started_at == NOW <= result.ended_at
 
 
@@ -152,8 +171,37 @@ def test_result_has_the_class_of_each_clip_if_there_is_one(folder: Path):
     found = result_arrays()
     found.add(targets=np.array([7, 1]))
     targets = described(folder, run(), found.archive(run())).targets
-    assert targets == (target_of("blink", MOVING_SHAPES), target_of(1, MOVING_SHAPES))
+    assert targets == (target_of(7, MOVING_SHAPES), target_of(1, MOVING_SHAPES))
     assert described(folder, run()).targets is None
+
+
+def test_result_has_the_classes_of_several_targets(folder: Path):
+    found, classes = result_arrays(), np.array([[7, 2], [1, 2]])
+    relevance = np.arange(4, dtype=np.float32).reshape(2, 2, 1, 1, 1) * np.ones((3, 2, 4))
+    found.add(targets=classes[:, 0], target_classes=classes, target_relevance=relevance)
+    archive = found.archive(run())
+    assert archive.target_relevance is not None
+    assert archive.target_relevance.shape == (2, 2, 3, 2, 4)
+    assert archive.target_relevance[:, :, 0, 0, 0].tolist() == [[0, 2], [1, 3]]
+    result = described(folder, run(), archive)
+    assert result.target_classes is not None
+    indices = [[of_clip.index for of_clip in target] for target in result.target_classes]
+    assert indices == [[7, 1], [2, 2]]
+    assert result.targets == result.target_classes[0]
+
+
+def test_a_single_target_needs_no_array_of_its_own(folder: Path):
+    found, classes = result_arrays(), np.array([[7], [1]])
+    found.add(targets=classes[:, 0], target_classes=classes)
+    found.add(target_relevance=np.zeros((2, 1, 3, 2, 4), np.float32))
+    archive = found.archive(run())
+    assert (archive.target_relevance, archive.target_classes) == (None, None)
+    assert described(folder, run(), archive).target_classes is None
+
+
+def test_negative_relevance_has_no_share_of_a_frame():
+    relevance = np.array([[[[1.0, -5.0]], [[3.0, 0.0]], [[-1.0, -1.0]]]], np.float32)
+    assert frame_shares(relevance).tolist() == [[0.25, 0.75, 0]]
 
 
 def test_result_has_the_patches_of_points(folder: Path):
@@ -172,6 +220,63 @@ def test_faithfulness_adds_its_plot(folder: Path):
     names = [artifact.name for artifact in result.artifacts]
     assert names == ["rollout.npz", "sheet.png", "faithfulness.png"]
     assert ExplainResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_preview_adds_its_files_and_tells_where_each_frame_is(folder: Path):
+    result = described(folder, run(preview=True))
+    names = [artifact.name for artifact in result.artifacts]
+    assert names == ["rollout.npz", "overlay.mp4", "sheet.png", "preview.mp4", "thumbnails.jpg"]
+    tiles = result.thumbnails
+    assert tiles is not None
+    assert tiles.frame_index == (0, 1, 2, 100, 101, 102)
+    assert (tiles.tile_width, tiles.tile_height, tiles.columns) == (108, 90, 6)
+    assert ExplainResult.model_validate_json(result.model_dump_json()) == result
+    assert described(folder, run()).thumbnails is None
+
+
+def sheet_of(frame_index: list[list[int]], width: int = 96, height: int = 80) -> ThumbnailSheet:
+    found = replace(result_arrays().archive(run()), frame_index=np.array(frame_index))
+    source = SOURCE.model_copy(update={"width": width, "height": height})
+    sheet = thumbnail_sheet(run(preview=True).request, found, source)
+    assert sheet is not None
+    return sheet
+
+
+def test_frame_sampled_twice_has_one_tile_and_tiles_are_in_time_order():
+    assert sheet_of([[8, 9, 9], [3, 8, 30]]).frame_index == (3, 8, 9, 30)
+
+
+def test_of_many_frames_256_are_chosen_evenly_with_the_first_and_the_last():
+    chosen = sheet_of([list(range(5, 5 + 3 * 1000, 3))])
+    assert len(chosen.frame_index) == 256
+    assert chosen.columns == 16
+    assert (chosen.frame_index[0], chosen.frame_index[-1]) == (5, 5 + 3 * 999)
+    steps = set(np.diff(chosen.frame_index).tolist())
+    assert steps <= {9, 12}  # 1000 / 256 is between 3 and 4 frames, each 3 apart
+    assert sheet_of([list(range(256))]).frame_index == tuple(range(256))
+
+
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [
+        ((1920, 1080), 160),
+        ((1080, 1920), 50),
+        ((640, 480), 120),
+        ((65, 49), 120),
+        ((4000, 1000), 200),
+        ((1, 5000), 2),
+    ],
+)
+def test_tiles_have_the_shape_of_the_displayed_frame(size: tuple[int, int], width: int):
+    sheet = sheet_of([[0, 1]], *size)
+    assert (sheet.tile_width, sheet.tile_height, sheet.columns) == (width, 90, 2)
+
+
+def test_result_of_an_older_version_has_no_thumbnails(folder: Path):
+    fields = described(folder, run()).model_dump(mode="json")
+    del fields["thumbnails"], fields["request"]["preview"]
+    older = ExplainResult.model_validate(fields)
+    assert (older.thumbnails, older.request.preview) == (None, False)
 
 
 def test_missing_file_raises(folder: Path):
@@ -217,3 +322,31 @@ def test_target_may_be_index_digits_or_label(target: int | str):
 def test_unknown_class_is_refused():
     with pytest.raises(InvalidRequest, match="no class 'jump'"):
         target_of("jump", MOVING_SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("request_", "size", "detail"),
+    [
+        ({}, (60, 60), "moving-shapes · rollout"),
+        (
+            {"method": "attention"},
+            (80, 60),
+            "moving-shapes · attention · the model sees 60 by 60 of 80 by 60 pixels",
+        ),
+        ({"method": "gradient_rollout"}, (60, 60), "moving-shapes · gradient_rollout of up, left"),
+    ],
+)
+def test_caption_tells_the_prediction_and_how_it_is_explained(request_, size, detail):
+    job = run(**request_)
+    found = result_arrays(clips=2).archive(job)
+    if request_.get("method") == "gradient_rollout":
+        found = replace(found, targets=np.array([2, 0]))
+    assert caption_of(job, found, size) == Caption(title="left, 50 %", detail=detail)
+    assert caption_of(job, found, (60, 60), has_method=False).detail == "moving-shapes"
+
+
+def test_caption_of_a_patch_says_so():
+    patch = PatchQuery(clip=0, frame=1, row=1, column=1)
+    job = run(patch)
+    caption = caption_of(job, result_arrays(clips=1).archive(job), (60, 60))
+    assert caption.detail == "moving-shapes · rollout · for one patch"

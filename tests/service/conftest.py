@@ -15,7 +15,9 @@ from rollout_core.contract import (
     ARCHIVE_NAME,
     FAITHFULNESS_NAME,
     OVERLAY_NAME,
+    PREVIEW_NAME,
     SHEET_NAME,
+    THUMBNAILS_NAME,
     ExplainRequest,
     ExplainResult,
     JobOptions,
@@ -155,15 +157,17 @@ def reconciler(store: ArtifactStore, redis: Redis) -> Reconciler:
 @pytest.fixture
 def submit(
     jobs: Jobs, store: ArtifactStore, announce: Callable[..., Announcement]
-) -> Callable[[], str]:
-    """Submit a job without an owner; return its id."""
+) -> Callable[..., str]:
+    """Submit a job to `jobs`, or to others, as the upload route does; return its id."""
     announce()
+    usual = jobs
 
-    def one() -> str:
+    def one(jobs: Jobs | None = None, **request: Any) -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            with jobs.adding_upload(path, Received.of(path)) as upload:
-                return jobs.submit(JobOptions(), upload).id
+            to = jobs or usual
+            with to.adding_upload(path, Received.of(path)) as upload:
+                return to.submit(JobOptions(**request), upload).id
 
     return one
 
@@ -227,6 +231,8 @@ class Worker:
             OVERLAY_NAME: bytes(range(256)) * 40,
             SHEET_NAME: b"\x89PNG" + bytes(50),
             FAITHFULNESS_NAME: b"\x89PNG" + bytes(60),
+            PREVIEW_NAME: bytes(70),
+            THUMBNAILS_NAME: b"\xff\xd8\xff" + bytes(80),
         }
         for name, content in files.items():
             (folder / name).write_bytes(content)

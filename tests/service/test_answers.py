@@ -2,6 +2,7 @@ import pytest
 
 from rollout_core.contract import JobOptions
 from service.answers import answer_key
+from service.submissions import Rules
 from service.upload_store import Received
 from service.usage import Owner
 
@@ -63,6 +64,7 @@ def test_an_answered_job_is_listed(jobs, ask, answered):
         {"sampling": "strided"},
         {"tag": "other"},
         {"overlay": {}},
+        {"preview": False},
     ],
 )
 def test_defaults_that_are_spelled_out_are_the_same(ask, answered, request_):
@@ -85,6 +87,7 @@ def test_the_last_layer_is_the_default_of_attention(ask, worker):
         {"video": b"another"},
         {"owner": Owner(name="ann")},
         {"overlay": None},
+        {"preview": True},
     ],
 )
 def test_what_differs_is_computed(ask, answered, request_):
@@ -144,14 +147,14 @@ def test_a_result_without_one_of_its_files_answers_nothing(store, ask, answered)
 
 
 def test_a_result_that_is_deleted_meanwhile_is_computed(store, ask, answered, monkeypatch, jobs):
-    find = jobs._answers.find
+    find = jobs._submissions._answers.find
 
     def find_late(*args, **kwargs):
         found = find(*args, **kwargs)
         store.delete(answered.id)
         return found
 
-    monkeypatch.setattr(jobs._answers, "find", find_late)
+    monkeypatch.setattr(jobs._submissions._answers, "find", find_late)
 
     job = ask()
 
@@ -160,7 +163,7 @@ def test_a_result_that_is_deleted_meanwhile_is_computed(store, ask, answered, mo
 
 
 def test_an_answer_needs_no_place_in_the_queue(jobs, ask, answered, monkeypatch):
-    monkeypatch.setattr(jobs, "_max_queued", 0)
+    monkeypatch.setattr(jobs._submissions, "_rules", Rules(max_queued=0))
 
     assert ask().state == "succeeded"
 

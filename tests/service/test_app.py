@@ -50,6 +50,9 @@ GETS = [
     "/v1/jobs/{id}/artifacts/overlay.mp4",
     "/v1/jobs/{id}/artifacts/result.json",
     "/v1/jobs/{none}",
+    "/v1/session",
+    "/",
+    "/page/sample.mp4",
     "/openapi.json",
     "/docs",
 ]
@@ -94,7 +97,9 @@ def test_browsers_take_an_answer_for_what_it_is(client, ended, path):
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
-    assert ("default-src 'none'" in headers["content-security-policy"]) == path.startswith("/v1")
+    is_strict = path.startswith(("/v1", "/page")) or path == "/"
+    assert ("default-src 'none'" in headers["content-security-policy"]) == is_strict
+    assert headers["referrer-policy"] == "no-referrer"
     assert "set-cookie" not in headers
     assert "access-control-allow-origin" not in headers
 

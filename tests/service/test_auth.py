@@ -11,9 +11,10 @@ import pytest
 
 from service import auth as auth_module
 from service.app import create_app
-from service.auth import ApiKeys, KeysFileError
+from service.auth import OPEN_CALLS, ApiKeys, KeysFileError
 from service.docs import DOCUMENT_PATH, FILES, PAGE_PATH
 from service.keys import main
+from service.page.files import SAMPLE_PATH, find_files
 from service.settings import Settings
 from service.usage import Owner
 from service.webhook_secrets import check_secret, make_secret
@@ -199,7 +200,9 @@ class TestCommand:
         assert list(tomllib.loads(made[0].stdout)) == ["carol"]
         assert keys[0] not in made[0].stdout
 
-    @pytest.mark.parametrize("names", [[], ["a", "b"], ["a b"], ["../a"], ["]\n[b"], ["x" * 65]])
+    @pytest.mark.parametrize(
+        "names", [[], ["a", "b"], ["a b"], ["../a"], ["]\n[b"], ["x" * 65], ["-h"]]
+    )
     def test_an_invalid_name_is_refused(self, names, capsys):
         with pytest.raises(SystemExit, match="usage: "):
             main(names)
@@ -207,7 +210,11 @@ class TestCommand:
         assert capsys.readouterr().out == ""
 
 
-OPEN = {"/livez", "/readyz", DOCUMENT_PATH, *(PAGE_PATH + path for path in FILES)}
+OPEN = {
+    *("/livez", "/readyz", DOCUMENT_PATH, SAMPLE_PATH),
+    *(PAGE_PATH + path for path in FILES),
+    *find_files(),
+}
 """Paths that need no key."""
 
 
@@ -216,6 +223,7 @@ CALLS = [
     for path, operations in create_app(Settings()).openapi()["paths"].items()
     if path.startswith("/v1")
     for method in operations
+    if (method.upper(), path) not in OPEN_CALLS
 ]
 
 
@@ -269,7 +277,7 @@ def test_a_key_in_the_url_is_ignored(keyed):
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))
-def test_health_and_documentation_need_no_key(keyed, path):
+def test_health_documentation_and_page_need_no_key(keyed, path):
     assert keyed.get(path).status_code == 200
 
 

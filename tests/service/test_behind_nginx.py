@@ -126,7 +126,7 @@ def test_urls_begin_with_the_root_path(start, folder, mp4, keeps, redis, store, 
 
     assert made.headers["location"] == f"/explain/v1/jobs/{job['id']}"
     assert {artifact.status_code for artifact in artifacts} == {200}
-    assert len(artifacts) == 5
+    assert len(artifacts) == 7
     assert [server["url"] for server in document["servers"]] == ["/explain"]
     assert 'src="docs/start.js"' in docs.text  # relative, so it is below the root path too
     assert 'url: "openapi.json"' in script.text

@@ -10,7 +10,8 @@ ORIGIN = "https://a.example"
 PREFLIGHT = {
     "Origin": ORIGIN,
     "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "authorization, prefer, idempotency-key, tus-resumable",
+    "Access-Control-Request-Headers": "authorization, prefer, idempotency-key, tus-resumable, "
+    "x-http-method-override",
 }
 
 

@@ -10,13 +10,12 @@ import pytest
 from redis.exceptions import RedisError
 from standardwebhooks import WebhookVerificationError
 
-from rollout_core.contract import Webhook
 from rollout_core.jobs.records import JobError
 from rollout_core.jobs.redis_records import WORKERS_KEY
 from rollout_core.jobs.schemas import DeliveryAttempt
 from service import deliveries as deliveries_module
 from service.deliveries import RETRY_SECONDS, Deliverer, _Item, _seconds, after
-from service.delivery_store import StoredDelivery
+from service.delivery_store import DeliveryStore, StoredDelivery
 from service.webhook_secrets import make_secret
 from tests.system.waiting import wait_until
 from tests.system.webhook_receiver import running_receiver
@@ -262,6 +261,32 @@ def test_two_processes_deliver_once(hooked, mp4, receiver, worker):
     assert sorted(json.loads(item.body)["data"]["id"] for item in receiver.delivered) == sorted(ids)
 
 
+def test_a_slower_call_with_the_same_key_changes_no_webhook(hooked, mp4, receiver, worker, store):
+    client = hooked()
+    job_id = submit(client, mp4, receiver.url)
+    DeliveryStore(store).expect(job_id)
+    worker.succeed(job_id)
+    wait_for_state(client, job_id, "delivered")
+
+    DeliveryStore(store).expect(job_id)
+
+    wait_until(lambda: not list((store.root / "webhooks" / "pending").iterdir()))
+    time.sleep(1.2)
+    assert len(receiver.delivered) == 1
+
+
+def test_a_job_whose_call_named_no_webhook_gets_none(hooked, mp4, receiver, worker, store):
+    client = hooked()
+    files = {"video": ("clip.mp4", mp4), "request": (None, '{"model": "fake"}', "application/json")}
+    job_id = client.post("/v1/jobs", files=files).json()["id"]
+    DeliveryStore(store).expect(job_id)  # as a slower call with the same key and a webhook does
+    worker.succeed(job_id)
+
+    wait_until(lambda: not list((store.root / "webhooks" / "pending").iterdir()))
+
+    assert deliveries(client, job_id) == receiver.delivered == []
+
+
 def test_changed_secret_signs_the_next_attempt(hooked, mp4, receiver, worker, tmp_path):
     client, new = hooked(), make_secret()
     (tmp_path / "secrets").write_text(new)
@@ -429,9 +454,7 @@ class TestAfter:
         return DeliveryAttempt(at=self.NOW, status=status, error=None, duration_seconds=1.0)
 
     def delivery(self, attempts=0):
-        webhook = Webhook(url="https://example.org/")
-        made = (self.attempt(500),) * attempts
-        return StoredDelivery(job="a" * 32, webhook=webhook, attempts=made)
+        return StoredDelivery(job="a" * 32, attempts=(self.attempt(500),) * attempts)
 
     def wait(self, delivery, status=None, **options):
         noted = after(delivery, self.attempt(status), **options)

@@ -3,12 +3,9 @@ import time
 
 import pytest
 
-from rollout_core.contract import Webhook
 from rollout_core.errors import UnknownFormat
 from rollout_core.jobs.schemas import DeliveryAttempt
-from service.delivery_store import ORPHAN_SECONDS, DeliveryStore, webhook_id
-
-HOOK = Webhook(url="https://example.org/")
+from service.delivery_store import ORPHAN_SECONDS, DeliveryStore, StoredDelivery, webhook_id
 
 
 @pytest.fixture
@@ -20,8 +17,23 @@ def deliveries(store):
 def expected(deliveries, accept):
     """Return the id of a job whose webhook is pending."""
     ticket = accept(1)
-    deliveries.expect(ticket.id, HOOK, "alice")
+    deliveries.expect(ticket.id)
     return ticket.id
+
+
+@pytest.fixture
+def attempted(deliveries, expected):
+    """Return the delivery after one attempt, as it is written in each state."""
+    attempt = DeliveryAttempt.model_validate(
+        {"at": "2026-01-01T00:00:00Z", "status": 204, "error": None, "duration_seconds": 0.5}
+    )
+
+    def write(state):
+        found = StoredDelivery(job=expected, state=state, attempts=(attempt,))
+        deliveries.update(found)
+        return found
+
+    return write
 
 
 def age(store, seconds=2 * ORPHAN_SECONDS):
@@ -31,14 +43,27 @@ def age(store, seconds=2 * ORPHAN_SECONDS):
 
 def test_expected_delivery_is_pending(deliveries, expected):
     found = deliveries.pending(expected)
-    assert (found.job, found.webhook, found.owner, found.state) == (
-        expected,
-        HOOK,
-        "alice",
-        "pending",
-    )
+    assert (found.job, found.state, found.attempts) == (expected, "pending", ())
     assert deliveries.get(expected) == found
     assert deliveries.pending_ids() == (expected,)
+
+
+def test_a_second_call_with_the_same_key_keeps_the_attempts(deliveries, expected, attempted):
+    found = attempted("pending")
+
+    deliveries.expect(expected)
+
+    assert deliveries.pending(expected) == found
+
+
+def test_what_is_done_is_not_pending_again(deliveries, expected, attempted):
+    done = attempted("delivered")
+
+    deliveries.expect(expected)
+
+    assert deliveries.pending(expected) is None
+    assert deliveries.get(expected) == done
+    assert deliveries.pending_ids() == ()
 
 
 def test_other_jobs_have_none(deliveries):
@@ -46,12 +71,8 @@ def test_other_jobs_have_none(deliveries):
 
 
 @pytest.mark.parametrize("state", ["delivered", "failed"])
-def test_delivery_that_is_done_is_kept_but_not_pending(deliveries, expected, state):
-    attempt = DeliveryAttempt.model_validate(
-        {"at": "2026-01-01T00:00:00Z", "status": 204, "error": None, "duration_seconds": 0.5}
-    )
-    done = deliveries.pending(expected).model_copy(update={"state": state, "attempts": (attempt,)})
-    deliveries.update(done)
+def test_delivery_that_is_done_is_kept_but_not_pending(deliveries, expected, attempted, state):
+    done = attempted(state)
     assert deliveries.pending(expected) is None
     assert deliveries.get(expected) == done
     assert deliveries.pending_ids() == ()
@@ -69,7 +90,7 @@ def test_new_names_are_seen_though_the_clock_of_the_folder_is_coarse(deliveries,
     folder = store.root / "webhooks" / "pending"
     for number in range(3):
         ticket = accept(number)
-        deliveries.expect(ticket.id, HOOK, None)
+        deliveries.expect(ticket.id)
         os.utime(folder, (1e9, 1e9) if number == 2 else None)
         assert len(deliveries.pending_ids()) == number + 1
 
@@ -83,7 +104,7 @@ def test_unchanged_folder_is_not_read_again(deliveries, expected, store, monkeyp
 
 def test_orphans_are_removed_once_they_are_old(deliveries, expected, store):
     orphan = "c" * 32
-    deliveries.expect(orphan, HOOK, None)
+    deliveries.expect(orphan)
     deliveries.remove_orphans()
     assert deliveries.pending(orphan)
     age(store)

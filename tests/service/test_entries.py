@@ -50,3 +50,15 @@ def test_what_is_not_known_holds_nothing():
 
     assert entries.all() == {}
     assert entries.missing(entries.keys_of("job")) == {"job"}
+
+
+def test_what_has_changed_is_told_once():
+    entries = Entries()
+    entries.put("job", OWN, FILE)
+    assert entries.take_changed() == {"job", file_key(FILE)}
+
+    entries.put("job", OWN, FILE)
+    assert entries.take_changed() == set()
+
+    entries.put("job", None)
+    assert entries.take_changed() == {"job", file_key(FILE)}

@@ -204,7 +204,7 @@ def test_a_fetch_ends_after_some_time(client, host, monkeypatch):
 
     began = time.monotonic()
     check(post(client, f"http://{host}/silent"), 502, "video_url_failed")
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5  # much less than the time that a silent host has
 
 
 def test_a_host_that_does_not_answer_is_told(open_client, announce):

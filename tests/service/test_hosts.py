@@ -50,6 +50,7 @@ class TestHost:
         assert response.status_code == 421
         if method != "HEAD":
             assert code(response) == HostNotAllowed.code
+            assert "evil.test" in response.json()["detail"]
 
     @pytest.mark.parametrize(
         "host",
@@ -117,6 +118,15 @@ class TestHost:
     @pytest.mark.parametrize("path", ["/livez", "/readyz", "/docs", "/openapi.json"])
     def test_paths_that_show_no_jobs_answer_to_any_name(self, client, path):
         assert client.get(path, headers={"Host": "evil.test"}).status_code == 200
+
+    @pytest.mark.parametrize("path", ["/", "/page/icon.svg", "/page/none.js", "/favicon.ico"])
+    def test_the_page_answers_to_its_own_names_only(self, client, path):
+        assert client.get(path, headers={"Host": "evil.test"}).status_code == 421
+
+    def test_a_link_of_another_site_leads_to_the_page(self, client):
+        headers = {"Sec-Fetch-Site": "cross-site", "Origin": "http://other.test"}
+
+        assert client.get("/", headers=headers).status_code == 200
 
     def test_a_request_without_a_host_comes_from_no_browser(self, client, mp4, announce):
         announce()
@@ -241,7 +251,7 @@ class TestRootPath:
         for name in re.findall(r'(?:src|href)="(docs/[^"]+)"', mounted.get("/a/b/docs").text):
             assert mounted.get(f"/a/b/{name}").status_code == 200
 
-    @pytest.mark.parametrize("path", ["/a/v1/jobs", "/a/b/a/b/v1/jobs", "/a/bv1/jobs", "/a/b"])
+    @pytest.mark.parametrize("path", ["/a/v1/jobs", "/a/b/a/b/v1/jobs", "/a/bv1/jobs", "/a/bc"])
     def test_other_prefixes_are_unknown(self, mounted, path):
         assert mounted.get(path).status_code == 404
 
@@ -286,7 +296,8 @@ def absolute(client, target, **headers):
         (b"HTTP://127.0.0.1/v1/jobs", "evil.test", 200),
         (b"http://evil.test/v1/jobs", "localhost", 421),
         (b"http://localhost/v1/jobs/", "localhost", 404),
-        (b"http://localhost", "localhost", 404),
+        (b"http://localhost", "localhost", 200),
+        (b"http://evil.test", "localhost", 421),
         (b"ftp://localhost/v1/jobs", "localhost", 404),
     ],
 )

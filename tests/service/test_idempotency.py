@@ -10,6 +10,7 @@ from service.errors import IdempotencyInProgress, IdempotencyKeyReused, QueueFul
 from service.idempotency import Idempotency, body_digest
 from service.jobs import Jobs
 from service.routes.artifacts import artifact_url
+from service.submissions import Rules
 from service.upload_store import Received
 
 BODY = body_digest(JobOptions(), "a" * 64)
@@ -61,6 +62,17 @@ def test_a_key_that_is_not_visible_text_is_refused(create, key):
     response = create(key)
 
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+def test_two_keys_are_refused(client, announce, mp4):
+    announce()
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+
+    response = client.post("/v1/jobs", files={"video": mp4}, headers=headers)
+
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    fault = {"field": "header.idempotency-key", "message": "given more than once"}
+    assert response.json()["errors"] == [fault]
 
 
 def test_a_key_counts_for_json_too(client, announce, mp4):
@@ -150,12 +162,12 @@ def test_the_key_of_a_killed_process_is_free_after_its_lease(keys, redis, store,
 
 
 def test_a_long_call_keeps_its_key(keys, monkeypatch):
-    monkeypatch.setattr("service.idempotency.LEASE_SECONDS", 2.0)
-    monkeypatch.setattr("service.idempotency.RENEW_SECONDS", 0.3)
+    monkeypatch.setattr("service.idempotency.LEASE_SECONDS", 1.0)
+    monkeypatch.setattr("service.idempotency.RENEW_SECONDS", 0.1)
 
     async def long():
         async with keys.claiming("k", None):
-            await asyncio.sleep(3)
+            await asyncio.sleep(1.5)
             with pytest.raises(IdempotencyInProgress):
                 await _claim(keys)
 
@@ -196,6 +208,26 @@ def test_of_two_calls_that_do_not_see_each_other_one_makes_the_job(redis, store,
     assert jobs.get(first.id).state == "queued"
     assert jobs.uploads.jobs(upload.id) == [first.id]
     assert redis.zcard("rollout:jobs") == 1
+
+
+def test_a_call_that_fails_leaves_what_a_faster_one_has_begun(redis, store, announce, mp4):
+    announce()
+    jobs = Jobs(redis, store, artifact_url=artifact_url, rules=Rules(max_queued=0))
+    job_id = jobs.idempotency.find("k", None).job_id
+    jobs.deliveries.expect(job_id)
+
+    async def submit():
+        async with jobs.reserving(0, job_id=job_id) as reservation:
+            return jobs.submit(JobOptions(), upload, reservation=reservation, body_sha256=BODY)
+
+    with store.receiving() as path:
+        path.write_bytes(mp4)
+        with jobs.adding_upload(path, Received.of(path)) as upload:
+            jobs._ledger.update({})
+            with pytest.raises(QueueFull):
+                asyncio.run(submit())
+
+    assert jobs.deliveries.pending(job_id)
 
 
 def test_the_id_cannot_be_worked_out_from_the_key(redis, tmp_path):

@@ -31,11 +31,13 @@ class Reader:
 
     def __init__(self):
         self.readings = 0
+        self.read = []
         self.jobs = {}
         self.error = None
 
     async def __call__(self, watched):
         self.readings += 1
+        self.read.append([one.id for one in watched])
         if self.error:
             raise self.error
         return {one.id: self.jobs.get(one.id, one) for one in watched}
@@ -44,6 +46,11 @@ class Reader:
 @pytest.fixture(autouse=True)
 def read_often(monkeypatch):
     monkeypatch.setattr(job_watcher, "READ_SECONDS", 0.01)
+
+
+@pytest.fixture
+def read_seldom(monkeypatch):
+    monkeypatch.setattr(job_watcher, "READ_SECONDS", 3600)
 
 
 @pytest.fixture
@@ -128,6 +135,14 @@ def test_a_deleted_job_is_told_once(reader):
     assert run(reader, play) == [None]
 
 
+def test_a_deleted_job_has_no_end(reader):
+    async def play(watcher):
+        reader.jobs[job().id] = None
+        return await watcher.wait_for_end(job(), 60)
+
+    assert run(reader, play) is None
+
+
 def test_an_error_does_not_end_the_reader(reader, caplog):
     async def play(watcher):
         reader.error = RedisConnectionError("away")
@@ -162,3 +177,67 @@ def test_calls_that_have_ended_leave_nothing(reader):
         assert not watcher._watches
 
     run(reader, play)
+
+
+@pytest.mark.usefixtures("read_seldom")
+def test_an_end_is_read_at_once_and_alone(reader):
+    async def play(watcher):
+        others = [asyncio.create_task(watcher.wait_for_end(job(n), 60)) for n in range(2, 42)]
+        waiting = asyncio.create_task(watcher.wait_for_end(job(), 60))
+        await asyncio.sleep(0)
+        reader.jobs[job().id] = job(state="failed", ended_at=NOW)
+        watcher.hear(job().id, True)
+        ended = await waiting
+        watcher.close()
+        await asyncio.gather(*others)
+        return ended
+
+    assert run(reader, play).state == "failed"
+    assert reader.read == [[job().id]]
+
+
+@pytest.mark.usefixtures("read_seldom")
+def test_an_end_that_was_heard_before_the_job_is_watched_counts(reader):
+    async def play(watcher):
+        reader.jobs[job().id] = job(state="failed", ended_at=NOW)
+        watcher.hear(job().id, True)
+        return await watcher.wait_for_end(job(), 60)
+
+    assert run(reader, play).state == "failed"
+
+
+@pytest.mark.usefixtures("read_seldom")
+def test_many_changes_are_read_together(reader, monkeypatch):
+    """The first at once, the others when `CHANGE_SECONDS` are over."""
+    monkeypatch.setattr(job_watcher, "CHANGE_SECONDS", 0.2)
+
+    async def play(watcher):
+        watches = [asyncio.create_task(watcher.wait_for_end(job(n), 60)) for n in range(40)]
+        await asyncio.sleep(0)
+        began = asyncio.get_running_loop().time()
+        for _ in range(10):
+            for number in range(40):
+                watcher.hear(job(number).id, False)
+                await asyncio.sleep(0.001)
+        seconds = asyncio.get_running_loop().time() - began
+        readings = reader.readings
+        watcher.close()
+        await asyncio.gather(*watches)
+        return readings, seconds
+
+    readings, seconds = run(reader, play)
+    assert 1 <= readings <= 2 + seconds / 0.2
+    assert {len(read) for read in reader.read} == {40}
+
+
+@pytest.mark.usefixtures("read_seldom")
+def test_news_of_jobs_that_are_not_watched_are_not_read(reader):
+    async def play(watcher):
+        waiting = asyncio.create_task(watcher.wait_for_end(job(), 0.1))
+        await asyncio.sleep(0)
+        for ended in (False, True):
+            watcher.hear(job(2).id, ended)
+        await waiting
+
+    run(reader, play)
+    assert reader.read == []

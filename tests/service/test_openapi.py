@@ -14,6 +14,7 @@ from service import errors as service_errors
 from service.app import create_app
 from service.openapi import render
 from service.openapi_rules import SCHEMAS, walk
+from service.sessions import COOKIE
 from service.settings import Settings
 
 COMMITTED = Path(__file__).parents[2] / "openapi" / "openapi.json"
@@ -30,10 +31,18 @@ def operations(document):
             yield f"{method.upper()} {path}", operation
 
 
+def webhooks(document):
+    for name, item in document["webhooks"].items():
+        for method, operation in item.items():
+            yield f"{method.upper()} {name}", operation
+
+
 def schemas(document, *, of):
     """Return the names of all schemas that requests or answers lead to."""
     part = "requestBody" if of == "requests" else "responses"
-    found, new = set(), references([item.get(part) for _, item in operations(document)])
+    events = [item["requestBody"] for _, item in webhooks(document)]  # an answer, as it may grow
+    bodies = [item.get(part) for _, item in operations(document)]
+    found, new = set(), references(bodies + (events if of == "answers" else []))
     while new:
         found |= new
         inner = [document["components"]["schemas"][name] for name in new]
@@ -74,6 +83,9 @@ def test_every_call_of_the_contract_is_there(document):
         "GET /v1/uploads": "list_uploads",
         "GET /v1/uploads/{upload_id}": "get_upload",
         "DELETE /v1/uploads/{upload_id}": "delete_upload",
+        "POST /v1/session": "begin_session",
+        "GET /v1/session": "get_session",
+        "DELETE /v1/session": "end_session",
         "GET /v1/models": "list_models",
         "GET /livez": "get_liveness",
         "GET /readyz": "get_readiness",
@@ -99,13 +111,15 @@ def test_every_error_is_a_problem_document(document):
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, name
 
 
-def test_only_calls_below_the_prefix_need_a_key(document):
-    (name,) = document["components"]["securitySchemes"]
-    assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
+def test_only_calls_below_the_prefix_need_a_key_or_a_session(document):
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["key"]["scheme"] == "bearer"
+    assert (schemes["session"]["in"], schemes["session"]["name"]) == ("cookie", COOKIE)
+    others = {"POST /v1/session": [{"key": []}], "DELETE /v1/session": []}
     for call, operation in operations(document):
-        guarded = " /v1/" in call
-        assert operation["security"] == ([{name: []}] if guarded else []), call
-        assert ("401" in operation["responses"]) == guarded, call
+        usual = [{"key": []}, {"session": []}] if " /v1/" in call else []
+        assert operation["security"] == others.get(call, usual), call
+        assert ("401" in operation["responses"]) == bool(operation["security"]), call
 
 
 def test_the_errors_worth_naming_are_named(document):
@@ -122,6 +136,8 @@ def test_the_errors_worth_naming_are_named(document):
         ("/v1/jobs", "post", "429", {"Retry-After"}),
         ("/v1/jobs", "post", "503", {"Retry-After"}),
         ("/v1/jobs", "get", "401", {"WWW-Authenticate"}),
+        ("/v1/session", "post", "201", {"Set-Cookie"}),
+        ("/v1/session", "delete", "204", {"Set-Cookie"}),
         ("/v1/jobs/{job_id}/artifacts/{name}", "get", "200", {"ETag"}),
         ("/v1/jobs/{job_id}/artifacts/{name}", "get", "206", {"ETag", "Content-Range"}),
         ("/v1/jobs/{job_id}/artifacts/{name}", "get", "304", {"ETag"}),
@@ -229,7 +245,7 @@ def test_every_schema_has_examples_that_are_valid(document):
 
 
 def test_every_operation_has_examples_that_are_valid(document):
-    for name, operation in operations(document):
+    for name, operation in [*operations(document), *webhooks(document)]:
         bodies = operation.get("requestBody", {}).get("content", {})
         answers = [answer.get("content", {}) for answer in operation["responses"].values()]
         for kind, content in [pair for part in (bodies, *answers) for pair in part.items()]:
@@ -266,7 +282,7 @@ def test_every_request_field_is_described(document):
 
 
 def test_a_summary_says_what_happens(document):
-    for name, operation in operations(document):
+    for name, operation in [*operations(document), *webhooks(document)]:
         summary = operation["summary"]
         assert len(summary.split()) >= 3, name
         assert len(summary) < 120, name
@@ -275,14 +291,15 @@ def test_a_summary_says_what_happens(document):
 
 
 def test_every_parameter_is_described_and_never_null(document):
-    for name, operation in operations(document):
+    for name, operation in [*operations(document), *webhooks(document)]:
         for parameter in operation.get("parameters", ()):
             assert parameter["description"], (name, parameter["name"])
             assert "anyOf" not in parameter["schema"], (name, parameter["name"])
 
 
 def test_operations_are_named_like_functions(document):
-    names = [operation["operationId"] for _, operation in operations(document)]
+    both = [*operations(document), *webhooks(document)]
+    names = [operation["operationId"] for _, operation in both]
 
     assert len(set(names)) == len(names)
     for name in names:
@@ -293,6 +310,16 @@ def test_answers_are_described(document):
     for name, operation in operations(document):
         for status, response in operation["responses"].items():
             assert response["description"] not in ("", "Successful Response"), (name, status)
+
+
+def test_the_webhook_is_described_as_it_is_sent(document):
+    """`test_webhooks.py` compares the headers and the body with what is sent."""
+    ((_, event),) = webhooks(document)
+    kinds = document["components"]["schemas"]["JobEvent"]["properties"]["type"]["enum"]
+
+    assert kinds == ["job.succeeded", "job.failed", "job.canceled"]
+    assert event["requestBody"]["content"].keys() == {"application/json"}
+    assert {parameter["in"] for parameter in event["parameters"]} == {"header"}
 
 
 def test_bytes_come_before_json_where_both_are_possible(document):

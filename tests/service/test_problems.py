@@ -27,14 +27,23 @@ def problem(response, status, code):
     return document
 
 
-def test_no_such_path(client):
-    problem(client.get("/nothing"), 404, "not_found")
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/zzzzzz", "there is no path /zzzzzz; the paths are listed at /docs"),
+        ("/v1/job", "there is no path /v1/job; did you mean /v1/jobs?"),
+        ("/v1/modells", "there is no path /v1/modells; did you mean /v1/models?"),
+    ],
+)
+def test_no_such_path(client, path, detail):
+    assert problem(client.get(path), 404, "not_found")["detail"] == detail
 
 
 def test_no_such_method(client):
     response = client.put("/livez")
 
-    problem(response, 405, "method_not_allowed")
+    found = problem(response, 405, "method_not_allowed")
+    assert found["detail"] == "/livez takes GET, HEAD, not PUT"
     assert response.headers["allow"] == "GET, HEAD"
 
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from rollout_core.errors import StoreUnavailable, UnsupportedContainer
 from rollout_core.video.signatures import HEAD_BYTES
 from service.errors import EmptyUpload, StorageQuotaExceeded, UploadTooLarge, UploadTooSlow
-from service.receiving import FLUSH_BYTES, write_video
+from service.receiving import FLUSH_BYTES, VideoWriter, write_video
 from tests.service.conftest import MP4
 
 
@@ -28,7 +28,7 @@ def write(tmp_path):
     async def ignore(_):
         pass
 
-    def run(*chunks, path=tmp_path / "video", max_bytes=10**9, on_bytes=ignore, **options):
+    def run(*chunks, path=tmp_path / "video", max_bytes=10**9, on_bytes=ignore):
         return asyncio.run(
             write_video(
                 stream(chunks),
@@ -36,7 +36,6 @@ def write(tmp_path):
                 max_bytes=max_bytes,
                 idle_seconds=0.05,
                 on_bytes=on_bytes,
-                **options,
             )
         )
 
@@ -98,21 +97,13 @@ def test_what_arrived_before_an_interruption_is_kept(write, tmp_path, end, error
     assert (tmp_path / "video").read_bytes() == MP4[:900]
 
 
-def test_a_file_is_continued(write, tmp_path):
-    path = tmp_path / "video"
-    write(MP4[:3], is_end=False)
-    write(MP4[3:600], head=path.read_bytes(), is_end=False)
-    last = write(MP4[600:], head=path.read_bytes()[:HEAD_BYTES])
-
-    assert path.read_bytes() == MP4
-    assert last.bytes == len(MP4) - 600
-
-
-def test_the_beginning_is_checked_across_continuations(write, tmp_path):
-    write(b"hel", is_end=False)
+@pytest.mark.parametrize("size", [1, 3, HEAD_BYTES, 600])
+def test_the_head_of_a_file_that_is_continued_is_known(size):
+    written = bytearray()
+    VideoWriter(written.extend, head=MP4[:size]).feed(MP4[size:])
 
     with pytest.raises(UnsupportedContainer):
-        write(b"lo", head=(tmp_path / "video").read_bytes())
+        VideoWriter(written.extend, head=b"hel").feed(b"lo" + bytes(HEAD_BYTES))
 
 
 def test_a_store_that_is_ill_is_named(write, tmp_path):

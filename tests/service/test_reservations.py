@@ -8,10 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import pytest
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry
 
 from rollout_core.errors import StoreFull
 from service import reservations as module
@@ -30,6 +27,7 @@ from service.maintenance import RECONCILE_SECONDS
 from service.receiving import FLUSH_BYTES
 from service.reservations import REPORT_BYTES, RESERVED_BYTES, Reservations
 from service.usage import Owner
+from tests.system.valkey import redis_that_is_away
 from tests.system.waiting import wait_until
 
 KIB = 1024
@@ -67,8 +65,9 @@ def sums(redis):
     return read
 
 
-def body(size):
-    return HEAD + bytes(size - len(HEAD) - len(TAIL)) + TAIL
+def body(size, filling=0):
+    """Videos with the same filling are stored once, as soon as they are counted."""
+    return HEAD + bytes([filling]) * (size - len(HEAD) - len(TAIL)) + TAIL
 
 
 def send(client, content, headers=KEYED):
@@ -242,14 +241,14 @@ class TestStore:
 
     def test_accepted_jobs_have_room_for_their_results(self, small, worker, sums):
         """100 KiB, and 2,000 KiB for the result."""
-        jobs = [send(small, body(100 * KIB), {}) for _ in range(6)]
+        jobs = [send(small, body(100 * KIB, number), {}) for number in range(6)]
 
         assert [job.status_code for job in jobs] == [202] * 4 + [507] * 2
         assert jobs[4].json()["code"] == "store_full"
         assert "10485760 bytes allowed" in jobs[4].json()["detail"]
 
     def test_a_job_that_ended_counts_what_it_takes(self, small, worker, store, sums):
-        jobs = [send(small, body(100 * KIB), {}).json()["id"] for _ in range(4)]
+        jobs = [send(small, body(100 * KIB, n), {}).json()["id"] for n in range(4)]
         worker.succeed(jobs[0])
 
         wait_until(lambda: sums()["shared"] < 7 * MIB)
@@ -275,9 +274,9 @@ class TestCount:
         counted = []
         update = Ledger.update
 
-        def late(self, entries):
+        def late(self, *entries):
             if counted.append(1) or len(counted) > 1:
-                update(self, entries)
+                update(self, *entries)
 
         monkeypatch.setattr(Ledger, "update", late)
         monkeypatch.setattr("service.app.RECONCILE_SECONDS", 0.2)
@@ -459,7 +458,7 @@ class TestReservation:
         asyncio.run(run())
 
     def test_a_redis_that_is_away_is_named_at_once(self, tmp_path):
-        redis = Redis(unix_socket_path="/nonexistent/socket", retry=Retry(NoBackoff(), 0))
+        redis = redis_that_is_away()
         away = Ledger(redis)
 
         async def run():

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from rollout_core.errors import StoreFull
-from service import resumable
+from service import receiving
 from service.errors import ChecksumMismatch, UploadNotFound, UploadTooSlow
 from service.resumable import resuming
 from service.tus import read_checksum
@@ -84,7 +84,7 @@ def test_a_slow_part_leaves_what_has_arrived(append, uploads, record):
 
 
 def test_bytes_of_a_slow_client_are_written_soon(append, uploads, record, monkeypatch):
-    monkeypatch.setattr(resumable, "FLUSH_SECONDS", 0)
+    monkeypatch.setattr(receiving, "FLUSH_SECONDS", 0)
     seen = []
 
     async def slow():

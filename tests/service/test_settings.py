@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from rollout_core.command import read_settings
 from service.settings import Settings
 
 
@@ -84,3 +85,12 @@ def test_values_that_make_no_sense_are_refused(monkeypatch, name, value):
 
     with pytest.raises(ValidationError):
         Settings()
+
+
+def test_help_does_not_repeat_that_there_is_no_default(capsys):
+    with pytest.raises(SystemExit):
+        read_settings(Settings, ["--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    assert "https://a.example; * for all. Default: none. --" in text
+    assert "(default: None)" not in text

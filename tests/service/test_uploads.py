@@ -40,7 +40,7 @@ def check(response, status, code):
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def call(client, chunks, *headers):
+async def call(client, chunks, *headers, path=b"/v1/jobs"):
     """Send a body in chunks to the ASGI app, None being a disconnect; return its messages."""
     messages = []
     chunks = iter(chunks)
@@ -60,8 +60,8 @@ async def call(client, chunks, *headers):
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",
-        "path": "/v1/jobs",
-        "raw_path": b"/v1/jobs",
+        "path": path.decode(),
+        "raw_path": path,
         "query_string": b"",
         "headers": [(b"content-type", TYPE.encode()), *headers],
         "server": ("testserver", 80),
@@ -104,7 +104,9 @@ class TestForm:
         ["video/mp4", "multipart/mixed; boundary=cut", "text/plain", ""],
     )
     def test_another_content_type_is_refused(self, post, mp4, leftovers, content_type):
-        check(post(part("video", mp4) + END, content_type), 415, "media_type_unsupported")
+        response = post(part("video", mp4) + END, content_type)
+        check(response, 415, "media_type_unsupported")
+        assert "Content-Type: application/json" in response.json()["detail"]
         assert leftovers() == []
 
     @pytest.mark.parametrize(

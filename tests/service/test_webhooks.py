@@ -6,8 +6,9 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from rollout_core.contract import Webhook
-from rollout_core.jobs.schemas import Job
+from rollout_core.jobs.schemas import Job, JobEvent
 from service.errors import WebhookRefused
+from service.openapi_webhooks import WEBHOOKS
 from service.outbound import Hosts, Outbound
 from service.usage import Owner
 from service.webhook_secrets import WebhookSecrets, make_secret
@@ -49,6 +50,17 @@ def test_event_tells_what_happened_when_and_to_which_job(make, job):
     assert event["type"] == "job.canceled"
     assert event["timestamp"] == "2026-01-02T03:04:05.000678Z"
     assert event["data"] == json.loads(job.model_dump_json())
+
+
+def test_event_is_as_the_openapi_document_says(make, job):
+    signed = make().sign(job, "ann")
+    call = WEBHOOKS["jobEvent"]["post"]
+
+    named = {name for name in signed.headers if name.startswith("webhook-")}
+    assert {parameter["name"] for parameter in call["parameters"]} == named
+    (content_type,) = call["requestBody"]["content"]
+    assert signed.headers["content-type"] == content_type
+    assert JobEvent.model_validate_json(signed.body).data == job
 
 
 def test_event_verifies_with_each_secret_and_no_other(make, job):

@@ -69,6 +69,11 @@ def in_bytes(size):
     return int(size[:-1]) << {"m": 20, "g": 30}[size[-1]]
 
 
+def field_name(variable):
+    """Return the field of the settings that an environment variable sets."""
+    return variable.removeprefix("ROLLOUT_").lower()
+
+
 @pytest.fixture(scope="module")
 def base(root):
     return read(root / "docker-compose.yml")
@@ -194,10 +199,42 @@ def test_environment_has_only_valid_settings(compose, name, settings):
         key: re.sub(r"\$\{\w+:[-+](.*?)\}", r"\1", value)
         for key, value in compose["services"][name]["environment"].items()
     }
-    fields = {key.removeprefix("ROLLOUT_").lower(): value for key, value in environment.items()}
     assert all(key.startswith("ROLLOUT_") for key in environment)
-    assert set(fields) <= set(settings.model_fields)
-    settings.model_validate(fields)
+    assert {field_name(key) for key in environment} <= set(settings.model_fields)
+    # An empty variable counts as none.
+    settings.model_validate({field_name(key): value for key, value in environment.items() if value})
+
+
+NOT_PASSED = {
+    "host": "set in the image",
+    "port": "set in the image",
+    "unix_socket": "the API is published by its port",
+    "drain_seconds": "stop_grace_period must be more",
+    "standalone": "the workers and Redis are services of their own",
+    "engine": "of the standalone worker",
+    "model": "of the standalone worker",
+    "device": "of the standalone worker",
+}
+"""Settings of the service that do not fit Compose, and why."""
+
+
+def test_every_setting_of_the_service_reaches_its_container_or_does_not_fit(compose):
+    environment = compose["services"]["api"]["environment"]
+    passed = {field_name(key) for key in environment}
+
+    assert passed | NOT_PASSED.keys() == ServiceSettings.model_fields.keys()
+    assert not passed & NOT_PASSED.keys()
+    fixed = {"ROLLOUT_REDIS_URL", "ROLLOUT_DATA_DIR"}
+    files = {"ROLLOUT_API_KEYS_FILE", "ROLLOUT_WEBHOOK_SECRET_FILE"}
+    for key in environment.keys() - fixed - files:
+        assert environment[key] == f"${{{key}:-}}"
+
+
+def test_a_setting_that_compose_leaves_empty_has_its_default(monkeypatch):
+    for name in ServiceSettings.model_fields:
+        monkeypatch.setenv(f"ROLLOUT_{name.upper()}", "")
+
+    assert ServiceSettings() == ServiceSettings.model_construct()
 
 
 def test_a_stopped_worker_has_time_to_end_its_job(compose):
@@ -214,12 +251,19 @@ def test_a_stopped_api_has_time_to_end_its_requests(compose):
     assert int(seconds) > ServiceSettings.model_fields["drain_seconds"].default
 
 
-def test_only_the_api_has_the_keys_and_only_if_a_file_is_given(compose):
-    where = compose["services"]["api"]["environment"]["ROLLOUT_API_KEYS_FILE"]
-    assert where == "${ROLLOUT_API_KEYS:+/run/secrets/api_keys}"
-    assert compose["secrets"] == {"api_keys": {"file": "${ROLLOUT_API_KEYS:-/dev/null}"}}
+@pytest.mark.parametrize(
+    ("setting", "variable", "secret"),
+    [
+        ("ROLLOUT_API_KEYS_FILE", "ROLLOUT_API_KEYS", "api_keys"),
+        ("ROLLOUT_WEBHOOK_SECRET_FILE", "ROLLOUT_WEBHOOK_SECRETS", "webhook_secrets"),
+    ],
+)
+def test_only_the_api_has_a_secret_and_only_if_a_file_is_given(compose, setting, variable, secret):
+    where = compose["services"]["api"]["environment"][setting]
+    assert where == f"${{{variable}:+/run/secrets/{secret}}}"
+    assert compose["secrets"][secret] == {"file": f"${{{variable}:-/dev/null}}"}
     for name, service in compose["services"].items():
-        assert service.get("secrets", []) == (["api_keys"] if name == "api" else [])
+        assert (secret in service.get("secrets", [])) == (name == "api")
 
 
 def test_api_is_published_only_on_this_machine(compose):

@@ -27,6 +27,7 @@ PAGES = (
     "design",
     "methods",
     "operations",
+    "page",
     "performance",
     "reliability",
     "security",

@@ -129,6 +129,7 @@ def test_a_breach_is_reported(copy, contract, path, line):
         ("worker.media", MODEL | HTTP | {"service", "redis", "rq"}),
         ("rollout_core.command", MODEL | DECODERS | HTTP | {"pydantic_settings", "redis", "rq"}),
         ("rollout_core.client", MODEL | DECODERS | HTTP | {"mcp", "numpy", "redis", "rq"}),
+        ("rollout_core.explained", MODEL | DECODERS | HTTP | {"redis", "rq"}),
         ("rollout_core.contract", MODEL | DECODERS | HTTP | {"redis", "rq"}),
         ("rollout_core.jobs.redis_records", MODEL | DECODERS | HTTP | {"rq"}),
     ],

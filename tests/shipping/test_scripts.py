@@ -6,25 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-BASH_SCRIPTS = (
-    "scripts/chaos",
-    "scripts/coverage",
-    "scripts/demo",
-    "scripts/environment",
-    "scripts/fuzz",
-    "scripts/load",
-    "scripts/node-packages",
-    "scripts/settings-table",
-    "scripts/test",
-    ".ci/run",
-)
-
 INSTALLATION_FILES = ("pyproject.toml", "constraints.txt", "rollout_core/__init__.py")
 """When one of them changes, the environment is installed again."""
 
 PYTHON = """#!/bin/bash
 # A fake python3.11: an environment is a copy of it, and the file "calls" gets its pip calls.
 case "$*" in
+    "-c import torch, timm, einops") exit "${TORCH_STATUS:-1}" ;;
     "-c "*) exit "${PYTHON_UNUSABLE:-0}" ;;
     "-m venv --clear .venv")
         mkdir -p .venv/bin && cp "$0" .venv/bin/python
@@ -32,18 +20,20 @@ case "$*" in
         echo venv >>calls ;;
     "-m pip --version") exit 0 ;;
     "-V") echo "Python 3.11.0" ;;
+    "-m tests.benchmarks.suite"*) echo "${0##*/} $*" >>calls ;;
     "-m pip install "*) echo "pip ${*: -1}" >>calls; exit "${PIP_STATUS:-0}" ;;
 esac
 """
 
 
-@pytest.mark.parametrize("path", BASH_SCRIPTS)
-def test_is_executable_and_clean_bash(root, path):
-    script = root / path
-    assert os.access(script, os.X_OK)
-    assert script.read_text().startswith("#!/usr/bin/env bash\n")
-    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, timeout=10)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_every_script_is_executable_and_clean_bash(root):
+    scripts = [path for path in (root / "scripts").iterdir() if not path.suffix and path.is_file()]
+    assert root / "scripts" / "bench" in scripts
+    for script in (root / ".ci" / "run", *scripts):
+        assert os.access(script, os.X_OK), script
+        assert script.read_text().startswith("#!/usr/bin/env bash\n"), script
+        done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, timeout=10)
+        assert (done.returncode, done.stderr) == (0, ""), script
 
 
 def test_ci_runs_the_test_script_and_nothing_else(root):
@@ -63,7 +53,7 @@ def test_test_script_checks_everything_in_order(root):
 @pytest.fixture
 def checkout(root, tmp_path):
     """Return a copy of the files that scripts/environment needs, with a fake Python."""
-    for path in (*INSTALLATION_FILES, "scripts/environment"):
+    for path in (*INSTALLATION_FILES, "scripts/environment", "scripts/bench"):
         (tmp_path / "repository" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, tmp_path / "repository" / path)
     programs = tmp_path / "programs"
@@ -71,10 +61,10 @@ def checkout(root, tmp_path):
     (programs / "python3.11").write_text(PYTHON)
     (programs / "python3.11").chmod(0o755)
 
-    def run(extras, **environment):
+    def run(*arguments, script="environment", **environment):
         path = f"{programs}:/usr/bin:/bin"
         return subprocess.run(
-            [repository / "scripts" / "environment", extras],
+            [repository / "scripts" / script, *arguments],
             cwd=tmp_path,
             env={"PATH": path, **environment},
             capture_output=True,
@@ -187,3 +177,18 @@ def test_named_python_is_the_only_candidate(checkout):
     assert done.stderr.count("\n") == 1
     assert "PYTHON=no-such-python" in done.stderr
     assert checkout.calls() == []
+
+
+def test_benchmarks_make_the_environment(checkout):
+    assert checkout.run("--quick", script="bench").returncode == 0
+    made, installed, started = checkout.calls()
+    assert (made, installed) == ("venv", "pip .[service,worker,dev]")
+    assert started == "python -m tests.benchmarks.suite --quick"
+
+
+def test_benchmarks_run_without_an_environment_where_torch_is_installed(checkout, tmp_path):
+    """A GPU machine may have no network."""
+    shutil.copy(tmp_path / "programs" / "python3.11", tmp_path / "programs" / "python3")
+    done = checkout.run("--device", "cuda", script="bench", TORCH_STATUS="0")
+    assert done.returncode == 0
+    assert checkout.calls() == ["python3 -m tests.benchmarks.suite --device cuda"]

@@ -5,12 +5,16 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.system.tools import require_tool
 
 FOLDER = Path(__file__).parents[1] / "node"
+
+NODE_FLAGS = ("--experimental-eventsource", "--test-reporter=junit")
+"""Node 20 has the EventSource of browsers, but not without a flag."""
 
 
 def require_node_package(name: str) -> str:
@@ -29,3 +33,38 @@ def run_node(package: str, script: str, options: dict[str, Any], *, seconds: flo
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def check_node_tests(script: Path, *, seconds: float = 300, **values: Any) -> None:
+    """Run the tests of a file for `node:test`.
+
+    Args:
+        values: given to the script as JSON, in the environment variable `VALUES`.
+
+    Raises:
+        AssertionError: tests have failed; it names each, and says why.
+    """
+    failed = _failed_node_tests(script, seconds, values)
+    assert not failed, "\n".join(f"{name}\n{reason}" for name, reason in failed.items())
+
+
+def _failed_node_tests(script: Path, seconds: float, values: dict[str, Any]) -> dict[str, str]:
+    command = [require_tool("node"), *NODE_FLAGS, script.name]
+    done = subprocess.run(
+        command,
+        cwd=script.parent,
+        env=os.environ | {"VALUES": json.dumps(values)},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    cases = list(ElementTree.fromstring(done.stdout).iter("testcase")) if done.stdout else []
+    assert cases, f"{script.name} has no test: {done.stderr}"
+    failed = {
+        case.get("name", ""): failure.text or ""
+        for case in cases
+        if (failure := case.find("failure")) is not None
+    }
+    assert bool(failed) == bool(done.returncode), done.stderr
+    return failed

@@ -53,15 +53,15 @@ class Process:
     @property
     def children(self) -> list[int]:
         """Process ids of its children, oldest first."""
-        try:
-            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return []
-        return [int(pid) for pid in text.split()]
+        return _children(self.pid)
 
     def children_of_kind(self, kind: str) -> list[int]:
-        """Process ids of a worker's children of a kind, such as "media", oldest first."""
-        return [pid for pid in self.children if kind in _command_line(pid)]
+        """Process ids below a worker, of a kind: an engine "fake", "media-template", or "media".
+
+        An engine has its kind in its command line, the others have it as their name. Oldest first.
+        """
+        below = [*self.children, *(pid for child in self.children for pid in _children(child))]
+        return [pid for pid in below if kind in (*_command_line(pid), name_of(pid))]
 
     def kill(self) -> None:
         """Kill the process; `revive` restarts it if it is kept."""
@@ -141,6 +141,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def name_of(pid: int) -> str:
+    """Return the name that a process has given itself, or that of its program."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of a process, shared pages included."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -154,6 +162,14 @@ def open_files(pid: int) -> dict[int, str]:
         with suppress(FileNotFoundError):
             names[int(descriptor.name)] = str(descriptor.readlink())
     return names
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for child in text.split()]
 
 
 def _command_line(pid: int) -> list[str]:

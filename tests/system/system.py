@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
@@ -60,8 +61,10 @@ class System:
         self._keeper.join()
         for client in self._clients:
             client.close()
-        for process in reversed(self.processes):
-            process.stop()
+        valkey, *others = self.processes
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.stop, others))
+        valkey.stop()
 
     # The processes.
 

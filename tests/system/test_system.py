@@ -49,7 +49,7 @@ def test_all_processes_end_with_the_system():
     with open_system() as system:
         system.before_closing(lambda: left.append(system.valkey.alive))
         worker = system.worker(model="fake")
-        wait_until(lambda: worker.children_of_kind("media"), what="the worker's children")
+        wait_until(lambda: worker.children_of_kind("media-template"), what="the worker's children")
         pids = [system.valkey.pid, worker.pid, *worker.children]
     assert left == [True]
     wait_until(lambda: not any(map(is_alive, pids)), what="all processes to end")

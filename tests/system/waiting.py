@@ -7,7 +7,10 @@ from typing import TypeVar
 WAIT_SECONDS = 30.0
 """Long enough for a busy machine; a wait ends as soon as its condition holds."""
 
-POLL_SECONDS = 0.02
+FIRST_POLL_SECONDS = 0.02
+LAST_POLL_SECONDS = 0.1
+POLL_SHARE = 0.05
+"""A pause is this share of the time waited so far: long waits cost the processors little."""
 
 T = TypeVar("T")
 
@@ -25,10 +28,11 @@ def wait_until(
     Raises:
         AssertionError: `condition` did not become true within `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
-        is_last = time.monotonic() >= deadline
+        waited = time.monotonic() - began
+        is_last = waited >= seconds
         if result := condition():
             return result
         assert not is_last, f"waited {seconds:g} s for {what}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(LAST_POLL_SECONDS, max(FIRST_POLL_SECONDS, POLL_SHARE * waited)))

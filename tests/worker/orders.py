@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from rollout_core.contract import MethodOptions, TokenQuery
+from rollout_core.contract import ClassChoice, MethodOptions, TokenQuery
 from worker.messages import Explain
 
 
 def explain_order(
     *,
-    target: int | None = None,
+    targets: Sequence[ClassChoice] = (),
+    against: ClassChoice | None = None,
     queries: Sequence[TokenQuery] = ("cls",),
     first_clip: int = 0,
     **options: object,
@@ -16,7 +17,8 @@ def explain_order(
     """Return an order with the given options of a method."""
     return Explain(
         options=MethodOptions.model_validate(options),
-        target=target,
+        targets=tuple(targets),
+        against=against,
         queries=tuple(queries),
         first_clip=first_clip,
     )

@@ -1,8 +1,9 @@
-"""A media process that tries to escape from its sandbox instead of opening its upload.
+"""A template of media processes that try to escape from their sandbox.
 
-    python -m tests.worker.sandbox_escapes LAYERS OTHER_VIDEO PORT SOCKET media FD OPTIONS
+    python -m tests.worker.sandbox_escapes LAYERS OTHER_VIDEO PORT SOCKET FD
 
-Only the `LAYERS` that are named are put in force. The process answers with `Failed`; its detail is
+A media process does so instead of opening its upload. Only the `LAYERS` that are named are put in
+force. It answers with `Failed`; its detail is
 JSON, with the outcome of each action.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 import pyseccomp
 
 from rollout_core.errors import VideoError
-from worker import child_main, media, sandbox
+from worker import media, media_template, sandbox
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EXDEV)
 MISSING = "/no/such/file"
@@ -182,7 +183,7 @@ def main() -> None:
     if "seccomp" not in layers:
         sandbox.allowed_calls = lambda: None
     media.open_clips = escape
-    child_main.main()
+    media_template.main()
 
 
 if __name__ == "__main__":

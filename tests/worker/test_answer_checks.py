@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rollout_core.contract import ExplainRequest, PatchQuery, VideoWarning
-from rollout_core.resolve import ResolvedRun
+from rollout_core.resolve import ResolvedRun, explained_classes
 from rollout_core.video import sampling
 from tests.rollout_core.sources import SOURCE
 from worker import fake_engine
@@ -13,9 +13,7 @@ SPEC = fake_engine.SPECS["fake"]
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 64, 3), np.uint8)
 PATCH = PatchQuery(frame=1, row=2, column=3)
 WHOLE = {"method": "gradient_rollout", "per_layer": True, "full_rollout": True}
-OPENED = Opened(
-    clips=1, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=1, end_seconds=2, seconds=0
-)
+OPENED = Opened(clips=1, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=1, end_seconds=2)
 
 
 def run(**request: object) -> ResolvedRun:
@@ -26,7 +24,11 @@ def run(**request: object) -> ResolvedRun:
 def answer(**request: object) -> dict[str, np.ndarray]:
     """Return what the fake engine answers."""
     asked = run(**request)
-    order = Explain(options=asked.request.method_options, queries=asked.queries)
+    order = Explain(
+        options=asked.request.method_options,
+        targets=explained_classes(asked.request, SPEC),
+        queries=asked.queries,
+    )
     return fake_engine.explain(FRAMES, order, SPEC)
 
 
@@ -37,6 +39,10 @@ def answer(**request: object) -> dict[str, np.ndarray]:
         {"query": ("cls", PATCH)},
         {"method": "attention", "per_layer": True},
         {"method": "contribution_rollout", "full_rollout": True},
+        {"method": "contribution_rollout", "target": "growing", "per_layer": True},
+        {"method": "contribution_rollout", "target": ("growing", 0, "predicted")},
+        {"method": "difference"},
+        {"method": "difference", "target": (0, 1)},
         WHOLE,
     ],
 )
@@ -54,6 +60,8 @@ def test_answer_to_another_request_is_refused():
     assert not is_explanation(answer(), run(**WHOLE), 2)
     assert not is_explanation(answer(**WHOLE), run(), 2)
     assert not is_explanation(answer(), run(query=("cls", PATCH)), 2)
+    difference = {"method": "difference"}
+    assert not is_explanation(answer(**difference), run(**difference, target=(0, 1)), 2)
 
 
 @pytest.mark.parametrize("name", ["logits", "query_relevance", "layer_relevance", "full_rollout"])

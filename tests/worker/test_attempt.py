@@ -30,7 +30,8 @@ from tests.worker.orders import explain_order
 from worker import attempt as attempt_module
 from worker import fake_engine, wire
 from worker.attempt import Attempt, AttemptInput
-from worker.children import ChildLost, Children, next_message
+from worker.child import ChildLost, next_message
+from worker.children import Children
 from worker.fake_engine import SPECS
 from worker.heartbeat import Canceled, Heartbeat
 from worker.messages import (
@@ -49,9 +50,7 @@ from worker.messages import (
 )
 from worker.scripted_child import ScriptedMedia
 
-OPENED = Opened(
-    clips=2, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=0, end_seconds=16, seconds=0.25
-)
+OPENED = Opened(clips=2, crop=(0, 0, 80, 80), sampling="uniform", start_seconds=0, end_seconds=16)
 DECODED = Decoded(source=SOURCE)
 TIMES = np.arange(16.0).reshape(2, 8)
 CLIP = {
@@ -80,11 +79,17 @@ class ScriptedChildren(Children):
 
     def __init__(self, model: str = "fake", batch_clips: int | None = None) -> None:
         options = EngineOptions(model=model, batch_clips=batch_clips)
+        media = ScriptedMedia(MediaOptions())
         super().__init__(
-            "fake", options, MediaOptions(), load_seconds=30, start_media=ScriptedMedia
+            "fake", options, media.options, load_seconds=30, start_media=lambda _: media
         )
-        self.script = self.spare_media.script
+        self.media, self.script = media, media.script
         wire.send(self.script, Working())
+
+    def close(self) -> None:
+        """Stop the engine, and kill the media process, which a test may not have taken."""
+        self.media.kill()
+        super().close()
 
 
 @pytest.fixture
@@ -102,7 +107,7 @@ def records() -> FakeRecords:
 @pytest.fixture
 def prepare(children, records, tmp_path):
     def prepare(
-        deadline_seconds: float = 20.0,
+        deadline_seconds: float = 120.0,
         children: Children = children,
         engine_timeout_seconds: float | None = 10.0,
         media_timeout_seconds: float = 10.0,
@@ -132,7 +137,7 @@ def send_clips(script: Connection, clips: int = 2, **changes: np.ndarray) -> Non
     """Send a plan and its clips, with some arrays of each clip replaced."""
     wire.send(script, OPENED.model_copy(update={"clips": clips}), times_seconds=TIMES[:clips])
     for _ in range(clips):
-        wire.send(script, Clip(seconds=0.5), **(CLIP | changes))
+        wire.send(script, Clip(), **(CLIP | changes))
     wire.send(script, DECODED)
 
 
@@ -140,7 +145,7 @@ def send_pictures(script: Connection, folder: Path, *names: str) -> None:
     """Write pictures into the attempt's folder, and report that rendering is finished."""
     for name in ("sheet.png", *names):
         (folder / name).write_bytes(b"picture")
-    wire.send(script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    wire.send(script, Rendered(done=2, total=2, finished=True))
 
 
 @contextmanager
@@ -151,7 +156,7 @@ def sending(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> It
         times = np.arange(8.0 * len(films)).reshape(-1, 8)
         wire.send(script, OPENED.model_copy(update={"clips": len(films)}), times_seconds=times)
         for frames in films:
-            wire.send(script, Clip(seconds=0.5), **(CLIP | {"frames": frames}))
+            wire.send(script, Clip(), **(CLIP | {"frames": frames}))
         wire.send(script, DECODED)
         send_pictures(script, folder)
 
@@ -163,15 +168,43 @@ def sending(script: Connection, folder: Path, films: Sequence[np.ndarray]) -> It
 
 def test_valid_messages_give_a_result(prepare, children, tmp_path):
     send_clips(children.script)
-    wire.send(children.script, Rendered(done=1, total=2, seconds=0.1, finished=False))
+    wire.send(children.script, Rendered(done=1, total=2, finished=False))
     send_pictures(children.script, tmp_path)
     result = prepare().run()
     assert (result.clips, result.frames, result.attempt) == (2, 16, 2)
-    assert result.timings_seconds["decode"] == 0.25 + 2 * 0.5
-    assert result.timings_seconds["render"] == 0.75
-    assert result.timings_seconds["total"] > 0
     assert result.request.end_seconds == 16
     assert [item.name for item in result.artifacts] == ["rollout.npz", "sheet.png"]
+
+
+def test_timings_of_the_stages_add_up(prepare, children, tmp_path):
+    """Media takes half a second for each of its parts; the engine has long answered by then."""
+
+    def run() -> None:
+        for send in (
+            lambda: wire.send(children.script, OPENED, times_seconds=TIMES),
+            lambda: wire.send(children.script, Clip(), **CLIP),
+            lambda: wire.send(children.script, Clip(), **CLIP),
+            lambda: wire.send(children.script, DECODED),
+            lambda: send_pictures(children.script, tmp_path),
+        ):
+            time.sleep(0.5)
+            send()
+
+    next_message(children.engine, Ready, lambda: None)
+    attempt, sender = prepare(), Thread(target=run, daemon=True)
+    sender.start()
+    began = time.monotonic()
+    result = attempt.run()
+    took = time.monotonic() - began
+    stages = dict(result.timings_seconds)
+    total = stages.pop("total")
+    assert stages.keys() == {"wait", "open", "decode", "explain", "render", "save"}
+    assert total == pytest.approx(sum(stages.values()), abs=0.001)
+    assert total == pytest.approx(took, rel=0.03)
+    assert total == pytest.approx((result.ended_at - result.started_at).total_seconds(), rel=0.03)
+    assert stages["decode"] == pytest.approx(1.5, abs=0.3)
+    assert stages["render"] == pytest.approx(0.5, abs=0.3)
+    sender.join(10)
 
 
 @pytest.mark.parametrize(
@@ -235,11 +268,48 @@ def test_unrequested_files_of_media_are_removed(prepare, children, tmp_path):
     assert victim.read_bytes() == b"victim"
 
 
+def test_files_of_the_preview_are_kept_if_it_was_asked_for(prepare, children, tmp_path):
+    more = "preview.mp4", "thumbnails.jpg"
+    send_clips(children.script)
+    send_pictures(children.script, tmp_path, *more, "thumbnails.png")
+    result = prepare(preview=True).run()
+    assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "rollout.npz", *more}
+    assert {item.name for item in result.artifacts} == {"sheet.png", "rollout.npz", *more}
+
+
+def test_files_of_a_preview_that_was_not_asked_for_are_removed(prepare, children, tmp_path):
+    send_clips(children.script)
+    send_pictures(children.script, tmp_path, "preview.mp4", "thumbnails.jpg")
+    prepare().run()
+    assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "rollout.npz"}
+
+
+@pytest.mark.parametrize("name", ["preview.mp4", "thumbnails.jpg"])
+def test_files_of_the_preview_must_be_plain(prepare, children, tmp_path, name):
+    (tmp_path / name).symlink_to(__file__)
+    send_clips(children.script)
+    others = {"preview.mp4", "thumbnails.jpg"} - {name}
+    send_pictures(children.script, tmp_path, *others)
+    with pytest.raises(FileNotFoundError, match=name):
+        prepare(preview=True).run()
+
+
+def test_media_is_told_the_tiles_that_the_result_has(prepare, children, tmp_path):
+    send_clips(children.script, 1)
+    send_pictures(children.script, tmp_path, "preview.mp4", "thumbnails.jpg")
+    result = prepare(clips="one", preview=True).run()
+    wire.receive(children.script)
+    order, _ = wire.receive(children.script)
+    assert order.preview == result.thumbnails
+    assert result.thumbnails.frame_index == tuple(range(8))
+    assert result.thumbnails.tile_width == 108  # of a video of 96×80
+
+
 @pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(__file__)])
 def test_picture_must_be_a_plain_file(prepare, children, tmp_path, plant):
     plant(tmp_path / "sheet.png")
     send_clips(children.script)
-    wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    wire.send(children.script, Rendered(done=2, total=2, finished=True))
     with pytest.raises(OSError, match=r"No such file|directory"):
         prepare().run()
 
@@ -247,7 +317,7 @@ def test_picture_must_be_a_plain_file(prepare, children, tmp_path, plant):
 def test_result_tells_what_media_says_of_the_video(prepare, children, tmp_path):
     warning = VideoWarning(code="video_incomplete", detail="9 s of 10 s")
     wire.send(children.script, OPENED.model_copy(update={"clips": 1}), times_seconds=TIMES[:1])
-    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Clip(), **CLIP)
     wire.send(children.script, Decoded(source=SOURCE, warnings=(warning,)))
     send_pictures(children.script, tmp_path)
     result = prepare().run()
@@ -256,7 +326,7 @@ def test_result_tells_what_media_says_of_the_video(prepare, children, tmp_path):
 
 def test_invalid_description_of_the_video_kills_media(prepare, children):
     wire.send(children.script, OPENED.model_copy(update={"clips": 1}), times_seconds=TIMES[:1])
-    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Clip(), **CLIP)
     wire.send(children.script, Decoded(source=SOURCE.model_copy(update={"bytes": 8})))
     with pytest.raises(ChildLost, match="sent an invalid description of the video"):
         prepare().run()
@@ -274,30 +344,30 @@ def test_job_that_cannot_end_is_refused_at_its_first_stage(prepare, children, re
 
 def test_job_that_may_just_end_is_accepted(prepare, children, tmp_path):
     """An estimate is not exact."""
-    opened = OPENED.model_copy(update={"clips": 1, "media_seconds": 22.0})
+    opened = OPENED.model_copy(update={"clips": 1, "media_seconds": 110.0})
     wire.send(children.script, opened, times_seconds=TIMES[:1])
-    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Clip(), **CLIP)
     wire.send(children.script, DECODED)
     send_pictures(children.script, tmp_path)
-    assert prepare(deadline_seconds=20).run().clips == 1
+    assert prepare(deadline_seconds=100).run().clips == 1
 
 
 def test_message_out_of_order_kills_media(prepare, children):
-    wire.send(children.script, Rendered(done=1, total=1, seconds=1, finished=True))
+    wire.send(children.script, Rendered(done=1, total=1, finished=True))
     with pytest.raises(ChildLost, match="sent an unexpected 'rendered'"):
         prepare().run()
 
 
 def test_media_gets_relevance_of_clips_in_order(prepare, children, tmp_path):
     wire.send(children.script, OPENED, times_seconds=TIMES)
-    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Clip(), **CLIP)
     second = CLIP | {
         "frames": np.full((8, 64, 64, 3), 9, np.uint8),
         "frame_index": np.arange(8, 16),
     }
-    wire.send(children.script, Clip(seconds=0.5), **second)
+    wire.send(children.script, Clip(), **second)
     wire.send(children.script, DECODED)
-    wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    wire.send(children.script, Rendered(done=2, total=2, finished=True))
     with pytest.raises(FileNotFoundError):  # sheet.png was not drawn
         prepare().run()
     opened, _ = wire.receive(children.script)
@@ -311,7 +381,7 @@ def test_media_gets_relevance_of_clips_in_order(prepare, children, tmp_path):
 
 def test_first_heartbeat_is_immediate_and_each_stage_is_reported(prepare, children, records):
     send_clips(children.script)
-    wire.send(children.script, Rendered(done=2, total=2, seconds=0.75, finished=True))
+    wire.send(children.script, Rendered(done=2, total=2, finished=True))
     with pytest.raises(FileNotFoundError):
         prepare().run()
     assert {beat[:2] for beat in records.beats} == {("1" * 32, 2)}
@@ -351,7 +421,7 @@ def test_cancel_kills_engine_after_the_grace_time(prepare, records, monkeypatch,
             attempt.run()
         assert not children.engine.alive
         assert 0.5 <= time.monotonic() - asked_at[0] < 3
-        children.restart_dead_engine()
+        children.restart_dead()
         assert isinstance(next_message(children.engine, Ready, lambda: None)[0], Ready)
     finally:
         children.close()
@@ -509,7 +579,7 @@ def test_batch_is_limited_by_message_bytes(prepare, records, tmp_path, monkeypat
 
 def test_silent_media_is_killed_after_its_timeout(prepare, children, monkeypatch):
     wire.send(children.script, OPENED, times_seconds=TIMES)
-    wire.send(children.script, Clip(seconds=0.5), **CLIP)
+    wire.send(children.script, Clip(), **CLIP)
     began = time.monotonic()
     with pytest.raises(ChildLost, match=r"the media process did not answer within 0\.7 seconds"):
         prepare(media_timeout_seconds=0.7).run()
@@ -520,7 +590,7 @@ def test_working_messages_restart_the_media_timeout(prepare, children, tmp_path)
     """It sends `Working` for longer than its timeout."""
 
     def work() -> None:
-        for message in (OPENED, Clip(seconds=0.5), Clip(seconds=0.5)):
+        for message in (OPENED, Clip(), Clip()):
             for _ in range(4):
                 time.sleep(0.25)
                 wire.send(children.script, Working())
@@ -582,13 +652,13 @@ def test_heartbeat_continues_while_the_disk_is_flushed(
 ):
     beats_meanwhile = []
 
-    def fsync_folder_slowly(folder: Path) -> None:
+    def fsync_files_slowly(folder: Path) -> None:
         assert (folder / ARCHIVE_NAME).exists()
         before = len(records.beats)
         time.sleep(0.5)
         beats_meanwhile.extend(records.beats[before:])
 
-    monkeypatch.setattr("worker.attempt.fsync_folder", fsync_folder_slowly)
+    monkeypatch.setattr("worker.attempt.fsync_files", fsync_files_slowly)
     monkeypatch.setattr("worker.heartbeat.BEAT_SECONDS", 0.05)
     send_clips(children.script, 1)
     send_pictures(children.script, tmp_path)

@@ -17,7 +17,8 @@ from rollout_core.model.specs import MOVING_SHAPES
 from rollout_core.relevance.faithfulness import FILLS
 from tests.worker.orders import explain_order
 from worker import engine_server, fake_engine, torch_engine, wire
-from worker.children import ChildFailure, Engine, next_message
+from worker.child import ChildFailure, next_message
+from worker.children import Engine
 from worker.engine_server import LoadedEngine
 from worker.messages import (
     EngineOptions,
@@ -38,8 +39,15 @@ METHODS: list[dict[str, object]] = [
     {"method": "attention"},
     {"method": "gradient_rollout"},
     {"method": "contribution_rollout"},
-    {"method": "contribution_rollout", "weighting": "alti"},
-    {"method": "contribution_rollout", "weighting": "l2"},
+    {"method": "contribution_rollout", "weighting": "projection"},
+]
+CLASS_MAPS: list[dict[str, object]] = [
+    {"method": "contribution_rollout", "targets": (1, "predicted", 4)},
+    {"method": "contribution_rollout", "targets": (1, "predicted", 4), "against": 3},
+    {"method": "contribution_rollout", "targets": (1, "predicted", 4), "weighting": "deviation"},
+    {"method": "difference", "targets": (1, "predicted", 4)},
+    {"method": "difference", "targets": (1, "predicted", 4), "reference": "blur"},
+    {"method": "difference", "targets": (1, "predicted", 4), "reference": "mean"},
 ]
 SHARED = [options for options in METHODS if options["method"] != "gradient_rollout"]
 """Methods whose relevance sums to at most 1."""
@@ -120,20 +128,44 @@ def test_every_method_and_option_changes_relevance_but_not_logits(loaded, frames
         {"discard_ratio": 0.5},
         {"start_layer": 1},
         {"method": "attention", "layer": 1},
-        {"method": "gradient_rollout", "target": 1},
-        {"method": "gradient_rollout", "target": 4},
+        {"method": "gradient_rollout", "targets": (1,)},
+        {"method": "gradient_rollout", "targets": (4,)},
     ]
-    answers = [loaded.explain(frames, explain_order(**chosen)) for chosen in METHODS + others]
+    orders = [explain_order(**chosen) for chosen in METHODS + others + CLASS_MAPS]
+    answers = [loaded.explain(frames, order) for order in orders]
     for one, other in combinations(answers, 2):
         assert not np.allclose(one["query_relevance"], other["query_relevance"], atol=1e-6)
         np.testing.assert_allclose(one["logits"], other["logits"], atol=1e-5)
 
 
 def test_target_is_the_requested_or_predicted_class(loaded, frames):
-    asked = loaded.explain(frames, explain_order(method="gradient_rollout", target=3))
+    asked = loaded.explain(frames, explain_order(method="gradient_rollout", targets=[3]))
     predicted = loaded.explain(frames, explain_order(method="gradient_rollout"))
     assert asked["targets"].tolist() == [3, 3]
     assert predicted["targets"].tolist() == predicted["logits"].argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("options", CLASS_MAPS)
+def test_maps_of_classes_have_signs_and_each_is_as_if_alone(loaded, frames, options):
+    found = loaded.explain(frames, explain_order(**options, per_layer=True))
+    assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == {
+        "logits": ("float32", (2, loaded.ready.spec.classes)),
+        "targets": ("int64", (2,)),
+        "query_relevance": ("float32", (2, 1, 8, 8, 8)),
+        "target_relevance": ("float32", (2, 3, 8, 8, 8)),
+        "target_classes": ("int64", (2, 3)),
+        "layer_relevance": ("float32", (2, 4, 8, 8, 8)),
+    }
+    maps, best = found["target_relevance"], found["logits"].argmax(axis=1)
+    assert found["target_classes"].tolist() == [[1, k, 4] for k in best]
+    assert found["targets"].tolist() == [1, 1]
+    np.testing.assert_array_equal(found["query_relevance"], maps[:, :1])
+    np.testing.assert_allclose(found["layer_relevance"][:, 0], maps[:, 0], atol=1e-5)
+    listed = maps[:, ::2]  # the predicted class may be that of `against`: a map of zeros
+    assert (listed.min(axis=(2, 3, 4)) < 0).all()
+    assert (listed.max(axis=(2, 3, 4)) > 0).all()
+    alone = loaded.explain(frames, explain_order(**options | {"targets": (4,)}))
+    np.testing.assert_allclose(alone["query_relevance"][:, 0], maps[:, 2], atol=1e-5)
 
 
 @pytest.mark.parametrize("options", ROLLED)

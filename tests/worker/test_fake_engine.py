@@ -38,7 +38,7 @@ def test_layer_out_of_range_is_refused(frames, method):
     field = "layer" if method == "attention" else "start_layer"
     engine = FakeEngine(SPEC)
     engine.explain(frames, explain_order(method=method, **{field: SPEC.depth - 1}))
-    with pytest.raises(InvalidRequest, match=f"{field} is {SPEC.depth}"):
+    with pytest.raises(InvalidRequest, match=f"{field}: there is no layer {SPEC.depth}"):
         engine.explain(frames, explain_order(method=method, **{field: SPEC.depth}))
 
 
@@ -152,7 +152,7 @@ def test_deeper_layer_has_higher_peaks(clips):
 
 
 def test_each_class_prefers_other_frames():
-    maps = [relevance_of(still(), method="gradient_rollout", target=k)[0] for k in range(5)]
+    maps = [relevance_of(still(), method="gradient_rollout", targets=[k])[0] for k in range(5)]
     by_frame = np.stack([one.sum(axis=(1, 2)) for one in maps])  # class t
     assert len({tuple(frames.round(6)) for frames in by_frame}) == 5
 

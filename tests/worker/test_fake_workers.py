@@ -96,6 +96,6 @@ def test_one_command_serves_all_models_and_none_waits_for_another(tmp_path):
         ):
             job = system.wait(system.accepted(video, model, overlay=None))
             assert job["state"] == state, process.log.read_text()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 30  # three attempts that hang take longer
         assert system.job(stuck[0])["state"] == "running"
         assert system.wait(stuck[1])["error"]["code"] == "worker_crashed"

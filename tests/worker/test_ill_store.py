@@ -18,7 +18,8 @@ from rollout_core.jobs.store import FULL
 from tests.system.waiting import wait_until
 from tests.worker.file_calls import WRITING, file_calls
 from worker import wire
-from worker.children import ChildLost, Children
+from worker.child import ChildLost
+from worker.children import Children
 from worker.heartbeat import ShuttingDown
 from worker.messages import EngineOptions, Failed, MediaOptions, Working
 from worker.redis_jobs import RetryingRecords
@@ -286,7 +287,7 @@ def test_exhausted_supervisor_hands_the_job_back(
     with running(settings, records, store) as runner:
         job_id = submit(overlay=None)
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-            for place in ("socket.socketpair", "subprocess.Popen", "os.dup"):
+            for place in ("socket.socketpair", "os.pipe", "os.dup"):
                 refused = OSError(number, os.strerror(number))
                 with monkeypatch.context() as patch:
                     patch.setattr(place, Mock(side_effect=refused))

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rollout_core.contract import ExplainRequest, Overlay, Target
+from rollout_core.contract import ExplainRequest, Overlay, Target, ThumbnailSheet
 from rollout_core.errors import VideoUndecodable
 from rollout_core.relevance.faithfulness import FILLS, summarize
 from tests.hostile.maker import Maker
 from tests.rollout_core import films
 from tests.worker.clips import make_video
+from worker import fork_server as fork_server_module
 from worker import media as media_module
 from worker import wire
-from worker.children import MAX_OUTPUT_LINES, ChildFailure, ChildLost, Media, next_message
+from worker.child import MAX_OUTPUT_LINES, ChildFailure, ChildLost, next_message
+from worker.children import Media
 from worker.fake_engine import SPECS
+from worker.fork_server import ForkServer
 from worker.messages import (
     Clip,
     Confinement,
@@ -35,6 +38,7 @@ from worker.messages import (
 
 SPEC = SPECS["fake"]
 ANSWER_SECONDS = 60.0
+TILES = ThumbnailSheet(tile_width=108, tile_height=90, columns=2, frame_index=(0, 9, 23))
 NOT_CONFINED = Confinement(landlock_abi=None, seccomp=False)
 
 
@@ -43,11 +47,12 @@ def idle() -> None:
 
 
 @pytest.fixture
-def start():
+def start(fork_server):
     started: list[Media] = []
 
     def start(**options: object) -> Media:
-        media = Media(MediaOptions.model_validate(options))
+        given = MediaOptions.model_validate(options)
+        media = Media(given, fork_server.fork(given))
         # As in the worker. Without a time, one `Working` message would leave it 0 seconds.
         media.expect(ANSWER_SECONDS)
         started.append(media)
@@ -141,12 +146,13 @@ def test_memory_does_not_grow_with_the_length_of_the_video(start, tmp_path):
 
 
 @pytest.mark.parametrize("overlay", [None, Overlay(layout="side_by_side")])
-def test_pictures_are_drawn_and_progress_is_reported(media, video, tmp_path, overlay):
+@pytest.mark.parametrize("preview", [None, TILES])
+def test_pictures_are_drawn_and_progress_is_reported(media, video, tmp_path, overlay, preview):
     answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     relevance = np.random.default_rng(0).random((1, 8, 8, 8), np.float32)
     media.send(
-        Render(overlay=overlay),
+        Render(overlay=overlay, preview=preview),
         relevance=relevance,
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
@@ -155,10 +161,10 @@ def test_pictures_are_drawn_and_progress_is_reported(media, video, tmp_path, ove
     while not reports or not reports[-1].finished:
         reports.append(next_message(media, Rendered, idle)[0])
     assert reports[-1].done == reports[-1].total
-    assert reports[-1].seconds >= reports[0].seconds > 0
     assert {path.name for path in tmp_path.iterdir()} == {
         "sheet.png",
         *(["overlay.mp4"] if overlay else []),
+        *(["preview.mp4", "thumbnails.jpg"] if preview else []),
     }
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 100
@@ -181,15 +187,16 @@ def test_hdr_is_tone_mapped_inside_the_sandbox(media, tmp_path):
     assert (told.source.hdr, told.source.color.transfer) == ("pq", "smpte2084")
     assert [warning.code for warning in told.warnings] == ["hdr_tone_mapped"]
     media.send(
-        Render(overlay=Overlay()),
+        Render(overlay=Overlay(), preview=TILES),
         relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
     )
     while not next_message(media, Rendered, idle)[0].finished:
         pass
-    frame = films.decode(folder / "overlay.mp4")[0]
-    assert (frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 1, 1)
+    for name in ("overlay.mp4", "preview.mp4"):
+        frame = films.decode(folder / name)[0]
+        assert (frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 1, 1)
 
 
 def test_faithfulness_is_plotted(media, video, tmp_path):
@@ -314,12 +321,15 @@ def test_hanging_process_sends_no_heartbeat(monkeypatch, video):
             serving.join()
 
 
-def test_file_beyond_the_size_limit_is_the_fault_of_the_video(start, video, tmp_path):
+@pytest.mark.parametrize(("overlay", "preview"), [(Overlay(), None), (None, TILES)])
+def test_file_beyond_the_size_limit_is_the_fault_of_the_video(
+    start, video, tmp_path, overlay, preview
+):
     media = start(file_bytes=1000)
     answer = opened(media, video, tmp_path)
     (clip,) = clips_of(media, answer.clips)
     media.send(
-        Render(overlay=Overlay()),
+        Render(overlay=overlay, preview=preview),
         relevance=np.full((1, 8, 8, 8), 0.1, np.float32),
         pts_seconds=clip["pts_seconds"][np.newaxis],
         frame_index=clip["frame_index"][np.newaxis],
@@ -347,16 +357,26 @@ def test_output_is_logged_after_the_process_exits(media, caplog):
     assert last.endswith("WireError: expected Open, not 'explain'")
 
 
-def test_logged_output_is_limited(monkeypatch, caplog, tmp_path):
+FLOODING = """
+from worker import media, media_template
+def serve(connection, options):
+    while True:
+        print("y")
+media.serve = serve
+media_template.main()
+"""
+
+
+def test_logged_output_is_limited(monkeypatch, caplog):
     """Output goes to a pipe that is read only after exit; a child that fills it blocks."""
-    flood = tmp_path / "flood"
-    flood.write_text("#!/bin/sh\nexec yes\n")
-    flood.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(flood))
-    media = Media(MediaOptions())
+    monkeypatch.setattr(fork_server_module, "TEMPLATE", (sys.executable, "-P", "-c", FLOODING))
+    server, options = ForkServer(), MediaOptions()
+    media = Media(options, server.fork(options))
+    assert media.pid  # it has started
     media.expect(1.0)
     with pytest.raises(ChildLost, match="did not answer within 1 seconds"):
         next_message(media, Opened, idle)
+    server.close()
     assert caplog.messages == ["the media process wrote: y"] * MAX_OUTPUT_LINES
 
 

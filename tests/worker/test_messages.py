@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rollout_core.contract import MAX_QUERIES, ClipRequest, MethodOptions
+from rollout_core.contract import MAX_QUERIES, MAX_TARGETS, ClipRequest, MethodOptions
 from worker.messages import Explain, Opened
 
 OPENED = {
@@ -10,7 +10,6 @@ OPENED = {
     "sampling": "uniform",
     "start_seconds": 0,
     "end_seconds": 2,
-    "seconds": 0,
 }
 
 
@@ -23,7 +22,7 @@ def test_default_options_equal_those_of_a_default_request():
     [
         {"method": "rollout", "head_fusion": "max", "discard_ratio": 0.25, "start_layer": 2},
         {"method": "attention", "layer": 1, "per_layer": True},
-        {"method": "contribution_rollout", "weighting": "alti", "full_rollout": True},
+        {"method": "contribution_rollout", "weighting": "deviation", "full_rollout": True},
     ],
 )
 def test_options_of_a_request_reach_the_engine_as_json(fields):
@@ -37,7 +36,9 @@ def test_options_of_a_request_reach_the_engine_as_json(fields):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"target": "left"},
+        {"targets": ("left",)},
+        {"targets": (0,) * (MAX_TARGETS + 1)},
+        {"against": "left"},
         {"queries": ()},
         {"queries": ("cls",) * (MAX_QUERIES + 1)},
         {"queries": ({"x": 1, "y": 2, "seconds": 3},)},
@@ -60,7 +61,7 @@ def test_unresolved_or_invalid_order_is_refused(changes):
         {"clips": 0},
         {"end_seconds": float("nan")},
         {"end_seconds": float("inf")},
-        {"seconds": float("inf")},
+        {"media_seconds": float("inf")},
     ],
 )
 def test_plan_with_impossible_values_is_refused(changes):

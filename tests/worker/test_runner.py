@@ -88,14 +88,10 @@ def attempts_left(store, job_id: str) -> list[str]:
 
 
 def media_processes_of(runner: Runner) -> list[int]:
-    """Return the ids of the media processes that work on a job: all but the spare one."""
-    spare = runner.children.spare_media.pid
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-    return [
-        pid
-        for pid in map(int, children.split())
-        if pid != spare and "\0media\0" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
+    """Return the ids of the media processes that work on a job."""
+    template = runner.children.template.pid
+    children = Path(f"/proc/{template}/task/{template}/children").read_text()
+    return [int(pid) for pid in children.split()]
 
 
 def test_job_succeeds_with_every_artifact(runner, store, submit):
@@ -115,6 +111,29 @@ def test_job_succeeds_with_every_artifact(runner, store, submit):
     assert runner.seconds_per_job > 0
 
 
+def test_preview_shows_the_sampled_frames_at_their_times(runner, store, submit):
+    job_id = submit(clips="tile", preview=True)
+    runner.run(job_id)
+    result = store.result(job_id)
+    names = {item.name for item in result.artifacts}
+    assert names == {"rollout.npz", "overlay.mp4", "sheet.png", "preview.mp4", "thumbnails.jpg"}
+    found = archive.load(store.artifact_path(job_id, "rollout.npz"))
+    with av.open(str(store.artifact_path(job_id, "preview.mp4"))) as preview:
+        frames = list(preview.decode(video=0))
+    assert len(frames) == 24
+    for index, seconds in zip(found.frame_index.flat, found.pts_seconds.flat, strict=True):
+        assert frames[index].time == pytest.approx(seconds, abs=1e-3)
+    tiles = result.thumbnails
+    assert tiles.frame_index == tuple(np.unique(found.frame_index))
+    with Image.open(store.artifact_path(job_id, "thumbnails.jpg")) as image:
+        pixels = np.asarray(image).astype(float)
+    for place, index in enumerate(tiles.frame_index):
+        row, column = divmod(place, tiles.columns)
+        tile = pixels[90 * row :][:90, tiles.tile_width * column :][:, : tiles.tile_width]
+        expected = np.asarray(frames[index].to_image().resize(tile.shape[1::-1]))
+        assert np.abs(tile - expected).mean() < 6  # the square moves, so no other frame is as near
+
+
 def test_result_contains_the_resolved_defaults(runner, store, submit):
     job_id = submit(start_seconds=0.5, overlay=None)
     runner.run(job_id)
@@ -123,7 +142,8 @@ def test_result_contains_the_resolved_defaults(runner, store, submit):
         model="fake", sampling="uniform", start_seconds=0.5, end_seconds=3.0, overlay=None
     )
     assert [item.name for item in result.artifacts] == ["rollout.npz", "sheet.png"]
-    assert set(result.timings_seconds) == {"decode", "explain", "render", "total"}
+    stages = {"wait", "open", "decode", "explain", "render", "save", "total"}
+    assert set(result.timings_seconds) == stages
     assert sum(prediction.probability for prediction in result.predictions) == pytest.approx(1)
     stored = json.loads(store.artifact_path(job_id, "result.json").read_text())
     assert re.fullmatch(r"[0-9a-f]{64}", stored["checkpoint_sha256"])

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import landlock
@@ -17,13 +16,15 @@ import pytest
 from rollout_core.contract import ExplainRequest
 from tests.worker import sandbox_escapes
 from tests.worker.sandbox_escapes import UNUSED_CALLS
+from worker import fork_server as fork_server_module
 from worker import sandbox, wire
+from worker.child import ChildLost, next_message
 from worker.children import Media
 from worker.fake_engine import SPECS
-from worker.messages import Confinement, Failed, MediaOptions, Open, Working
+from worker.fork_server import ForkServer
+from worker.messages import Confinement, Failed, MediaOptions, Open, Opened, Working
 from worker.sandbox import (
     ALLOWED,
-    MEDIA_ENVIRONMENT,
     UNKNOWN,
     NotConfined,
     allowed_calls,
@@ -139,13 +140,12 @@ def try_escapes(folder: Path, *layers: str) -> dict[str, str]:
     (folder / "job/attempts/1/own").write_bytes(b"")
     (folder / "other/video").write_bytes(b"secret")
     (folder / "other/removable").write_bytes(b"")
-    ours, theirs = socket.socketpair()
-    with listening(folder) as (port, socket_path), theirs, Connection(ours.detach()) as connection:
+    with listening(folder) as (port, socket_path), pytest.MonkeyPatch.context() as patch:
         command = [sys.executable, "-P", "-m", "tests.worker.sandbox_escapes", "-".join(layers)]
         command += [str(folder / "other/video"), str(port), socket_path]
-        command += ["media", str(theirs.fileno()), MediaOptions().model_dump_json()]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=MEDIA_ENVIRONMENT)
-        theirs.close()  # else a child that dies early would never be noticed
+        patch.setattr(fork_server_module, "TEMPLATE", command)
+        server, options = ForkServer(), MediaOptions()
+        media = Media(options, server.fork(options))
         order = Open(
             upload=str(folder / "job/upload/video"),
             folder=str(folder / "job/attempts/1"),
@@ -153,12 +153,12 @@ def try_escapes(folder: Path, *layers: str) -> dict[str, str]:
             spec=SPECS["fake"],
         )
         try:
-            wire.send(connection, order)
-            assert isinstance(wire.receive(connection)[0], Working)
-            failed, _ = wire.receive(connection)
+            wire.send(media.connection, order)
+            assert isinstance(wire.receive(media.connection)[0], Working)
+            failed, _ = wire.receive(media.connection)
         finally:
-            process.kill()
-            process.wait()
+            media.kill()
+            server.close()
     assert isinstance(failed, Failed)
     return json.loads(failed.detail)
 
@@ -211,9 +211,10 @@ def test_process_with_threads_cannot_enter(tmp_path):
         thread.join()
 
 
-def test_media_exits_if_a_probed_layer_is_missing(tmp_path):
+def test_media_exits_if_a_probed_layer_is_missing(tmp_path, fork_server):
     (tmp_path / "video").write_bytes(b"")
-    media = Media(MediaOptions(confinement=Confinement(landlock_abi=99, seccomp=True)))
+    options = MediaOptions(confinement=Confinement(landlock_abi=99, seccomp=True))
+    media = Media(options, fork_server.fork(options))
     order = Open(
         upload=str(tmp_path / "video"),
         folder=str(tmp_path),
@@ -222,9 +223,10 @@ def test_media_exits_if_a_probed_layer_is_missing(tmp_path):
     )
     try:
         media.send(order)
-        assert isinstance(media.receive()[0], Working)
-        with pytest.raises(Exception, match="exited with status 1"):
-            media.receive()
+        media.expect(60)
+        next_message(media, Working, lambda: None)
+        with pytest.raises(ChildLost, match="exited with status 1"):
+            next_message(media, Opened, lambda: None)
     finally:
         media.kill()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker import wire
-from worker.children import ChildLost, next_message
+from worker.child import ChildLost, next_message
 from worker.messages import MediaOptions, Render, Working
 from worker.scripted_child import ScriptedMedia
 

@@ -33,7 +33,7 @@ from rollout_core.jobs.redis_records import (
 )
 from tests.system.valkey import running_valkey
 from tests.system.waiting import wait_until
-from worker.children import ChildFailure, ChildLost
+from worker.child import ChildFailure, ChildLost
 from worker.fake_engine import SPECS
 from worker.health import is_beating
 from worker.heartbeat import ECHO_SECONDS

@@ -182,14 +182,14 @@ def test_order_of_the_expected_kind_is_received(pair):
 
 def test_order_of_another_kind_is_refused(pair):
     left, right = pair
-    wire.send(left, Clip(seconds=0.1))
+    wire.send(left, Clip())
     with pytest.raises(WireError, match="expected Open or Render, not 'clip'"):
         wire.receive_order(right, Open, Render)
 
 
 def test_no_order_after_the_supervisor_has_closed(pair):
     left, right = pair
-    wire.send(left, Rendered(done=1, total=2, seconds=0.1, finished=False))
+    wire.send(left, Rendered(done=1, total=2, finished=False))
     left.close()
     assert wire.receive_order(right, Rendered) is not None
     assert wire.receive_order(right, Rendered) is None

@@ -25,7 +25,6 @@ def check(*, clips=1, media=0.0, clip=1.0, batch=1, left=900.0, **request: objec
         width=3840,
         height=2160,
         media_seconds=media,
-        seconds=0,
     )
     check_work(ExplainRequest(**request), ready, opened, seconds_left=left)
 

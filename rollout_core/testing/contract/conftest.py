@@ -53,7 +53,7 @@ def caller(api: Api, served: Json, video: bytes) -> Iterator[Caller]:
 @pytest.fixture(scope="session")
 def done(caller: Caller) -> Json:
     """A job that has succeeded, with every kind of artifact but the plot of faithfulness."""
-    job = caller.finish(overlay={}, per_layer=True)
+    job = caller.finish(overlay={}, preview=True, per_layer=True)
     assert job["state"] == "succeeded", job
     return job
 

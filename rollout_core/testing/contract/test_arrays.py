@@ -85,6 +85,20 @@ def test_each_query_has_a_map(caller: Caller) -> None:
     np.testing.assert_array_equal(found["query_relevance"][0], found["relevance"])
 
 
+def test_each_target_has_a_map_with_signs(caller: Caller) -> None:
+    for method in ("contribution_rollout", "difference"):
+        job = caller.finish(method=method, target=[1, "predicted", 0])
+        found, best = arrays_of(caller, job), job["result"]["predictions"][0]["index"]
+        assert found["target_classes"].tolist() == [[1], [best], [0]]
+        assert found["target_relevance"].shape == (3, *found["relevance"].shape)
+        np.testing.assert_array_equal(found["target_relevance"][0], found["relevance"])
+        assert found["relevance"].min() < 0 < found["relevance"].max()
+        positive = found["relevance"].clip(min=0).sum(axis=(2, 3))
+        shares = positive / positive.sum()
+        np.testing.assert_allclose(found["frame_relevance"], shares, atol=1e-5)
+        assert "temporal_rollout" not in found
+
+
 def test_the_classs_relevance_depends_on_the_class(caller: Caller) -> None:
     method = "gradient_rollout"
     maps = [arrays_of(caller, caller.finish(method=method, target=target)) for target in (0, 1)]

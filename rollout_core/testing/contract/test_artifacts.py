@@ -9,6 +9,8 @@ TYPES = {
     "rollout.npz": "application/octet-stream",
     "sheet.png": "image/png",
     "overlay.mp4": "video/mp4",
+    "preview.mp4": "video/mp4",
+    "thumbnails.jpg": "image/jpeg",
 }
 
 

@@ -31,7 +31,8 @@ def test_a_job_succeeds_with_predictions_and_artifacts(done: Json) -> None:
     assert 1 <= len(probabilities) <= 5
     assert 0 < sum(probabilities) < 1.001
     names = {item["name"] for item in result["artifacts"]}
-    assert names == {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
+    drawn = {"overlay.mp4", "sheet.png", "preview.mp4", "thumbnails.jpg"}
+    assert names == {"result.json", "rollout.npz", *drawn}
 
 
 def test_a_job_without_an_overlay_has_no_overlay_video(caller: Caller) -> None:

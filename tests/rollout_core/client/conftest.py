@@ -12,6 +12,7 @@ from anyio.from_thread import start_blocking_portal
 
 from rollout_core.client import AsyncRolloutClient, Retries, RolloutClient
 from tests.rollout_core.client.contract_server import ContractServer, contract_server
+from tests.system.constants import SHORT_LEASE
 from tests.system.processes import Process
 from tests.system.system import System, open_system
 from tests.worker.clips import make_video
@@ -55,11 +56,11 @@ def client(open_client: Callable[..., Any], server: ContractServer) -> Any:
     return open_client(server.url)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def system() -> Iterator[System]:
     """Run the real API, and workers with the fake engine."""
     with open_system() as running:
-        running.api()
+        running.api(under=SHORT_LEASE)
         for model in ("fake", "fake-fail", "fake-hang"):
             running.worker(model=model)
         running.await_models("fake", "fake-fail", "fake-hang")
@@ -78,7 +79,7 @@ def patient_client(open_client: Callable[..., Any], system: System) -> Any:
     return open_client(str(system.client.base_url), retries=PATIENT)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a video of two seconds."""
     return make_video(tmp_path_factory.mktemp("video") / "drift.mp4", seconds=2)

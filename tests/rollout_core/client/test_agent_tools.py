@@ -3,42 +3,46 @@
 import os
 import sys
 from base64 import b64decode
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
-import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 from mcp import ClientSession, StdioServerParameters, stdio_client
 
 TOOLS = {"explain_video", "get_job", "list_models", "show_sheet"}
 
 
-@pytest.fixture
-def ask(system, tmp_path):
-    """Run a function with a session of the command `rollout-client mcp`."""
+@pytest.fixture(scope="module")
+def ask(system, tmp_path_factory):
+    """Run a function with a session of the command `rollout-client mcp`, one for each URL."""
+    sessions = {}
+    log = tmp_path_factory.mktemp("mcp") / "log"
+    with start_blocking_portal() as portal, ExitStack() as stack:
 
-    @asynccontextmanager
-    async def session(url):
-        server = StdioServerParameters(
-            command=sys.executable,
-            args=["-m", "rollout_core.client", "mcp", "--url", url],
-            env=dict(os.environ),
-        )
-        with (tmp_path / "log").open("w") as log:
-            async with (
-                stdio_client(server, errlog=log) as (read, write),
-                ClientSession(read, write) as opened,
-            ):
-                await opened.initialize()
-                yield opened
+        def ask(function, url=None):
+            url = url or str(system.client.base_url)
+            if url not in sessions:
+                opening = portal.wrap_async_context_manager(open_session(url, log))
+                sessions[url] = stack.enter_context(opening)
+            return portal.call(function, sessions[url])
 
-    def ask(function, url=None):
-        async def run():
-            async with session(url or str(system.client.base_url)) as opened:
-                return await function(opened)
+        yield ask
 
-        return anyio.run(run)
 
-    return ask
+@asynccontextmanager
+async def open_session(url, log_path):
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "rollout_core.client", "mcp", "--url", url],
+        env=dict(os.environ),
+    )
+    with log_path.open("a") as log:
+        async with (
+            stdio_client(server, errlog=log) as (read, write),
+            ClientSession(read, write) as opened,
+        ):
+            await opened.initialize()
+            yield opened
 
 
 def call(name, **arguments):
@@ -57,6 +61,7 @@ def test_there_are_four_tools_that_say_what_they_take(ask):
     assert explain.input_schema["required"] == ["video"]
     assert all("description" in field for field in explain.input_schema["properties"].values())
     assert all(tool.description for tool in listed.tools)
+    assert all(tool.input_schema["additionalProperties"] is False for tool in listed.tools)
 
 
 def test_a_video_is_explained_in_words_and_shown_as_a_picture(ask, film, system):
@@ -99,6 +104,7 @@ def test_models_are_listed(ask):
         "fake-fail",
         "fake-hang",
     }
+    assert "1 workers" not in text
 
 
 def test_a_job_that_takes_longer_is_left_running(ask, film, system):
@@ -116,13 +122,30 @@ def test_a_job_that_takes_longer_is_left_running(ask, film, system):
     [
         ({"video": "/nowhere.mp4"}, "/nowhere.mp4: No such file or directory"),
         ({"video": "x", "query": "1:2"}, "is not cls"),
-        ({"video": "x", "target": "left"}, "target is for gradient_rollout"),
+        (
+            {"video": "x", "target": "left"},
+            "target is for gradient_rollout, contribution_rollout, difference, not for rollout",
+        ),
+        ({"video": "x", "reference": "blur"}, "reference is for difference, not for rollout"),
+        (
+            {"video": "x", "method": "contribution_rollout", "against": "left"},
+            "against needs a target",
+        ),
+        ({"video": "x", "methd": "attention"}, "methd: no such field; did you mean method?"),
+        (
+            {"video": "x", "method": "rolout"},
+            "method: must be rollout, attention, gradient_rollout, contribution_rollout or "
+            "difference; did you mean rollout?",
+        ),
+        ({}, "video: this field is required"),
+        ({"video": "x", "max_wait_seconds": 0}, "max_wait_seconds: must be greater than 0"),
     ],
 )
 def test_a_mistake_is_told_in_words(ask, arguments, words):
     answer = ask(call("explain_video", **arguments))
     assert answer.is_error
     assert words in text_of(answer)
+    assert "pydantic" not in text_of(answer)
 
 
 def test_a_failed_job_and_an_unknown_one_are_told_in_words(ask, film):

@@ -85,8 +85,19 @@ class TestSubmit:
     def test_a_wrong_field_is_refused_before_anything_is_sent(self, client, server, video):
         with pytest.raises(ValidationError, match="layer is for attention"):
             client.submit(video, layer=3)
+        with pytest.raises(ValidationError, match=r"methd\n  no such field; did you mean method\?"):
+            client.submit(video, methd="attention")
         with pytest.raises(TypeError, match="either options or fields"):
             client.submit(video, JobOptions(), layer=3)
+        assert server.seen == []
+
+    def test_bytes_and_text_files_are_no_source(self, client, server, video):
+        with pytest.raises(TypeError, match=r"a path, an open binary file.* not as bytes"):
+            client.submit(video.read_bytes())
+        with pytest.raises(TypeError, match="not as list"):
+            client.upload([video])
+        with video.open() as text, pytest.raises(TypeError, match="binary mode"):
+            client.submit(text)
         assert server.seen == []
 
     def test_a_missing_file_is_named(self, client, tmp_path):
@@ -133,7 +144,7 @@ class TestRetries:
             client.submit(video)
         error = caught.value
         assert (error.code, error.status, error.title) == ("unknown_model", 422, "It failed")
-        assert str(error) == "It failed. as the test wants"
+        assert str(error) == "It failed: as the test wants"
         assert len(server.seen) == 1
 
     def test_attempts_are_bounded(self, client, server):
@@ -185,7 +196,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "nonsense", "http://"])
     def test_a_url_that_is_none_is_named(self, url):
-        with pytest.raises(RolloutConnectionError, match="is not a URL of a service"):
+        with pytest.raises(
+            RolloutConnectionError, match="is not a URL of a service, such as http://"
+        ):
             RolloutClient(url)
 
     def test_invalid_fields_are_listed(self):
@@ -196,7 +209,7 @@ class TestErrors:
     @pytest.mark.parametrize("body", [b"<html>", b"[]", b"", b'{"errors": [1]}'])
     def test_an_answer_of_a_proxy_is_an_error_too(self, body):
         error = RolloutApiError.from_answer(502, {"retry-after": "a date"}, body)
-        assert (error.code, str(error)) == ("http_502", "Bad Gateway.")
+        assert (error.code, str(error)) == ("http_502", "Bad Gateway")
         assert error.retry_after_seconds is None
 
     def test_an_answer_that_is_no_job_asks_for_the_url(self, client, server):
@@ -262,5 +275,5 @@ def test_importing_the_client_is_quick_and_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, modules = done.stdout.splitlines()
-    assert float(seconds) < 0.5
+    assert float(seconds) < 1.5  # 0.2 on an idle machine
     assert {"numpy", "torch", "av", "fastapi", "redis", "mcp"}.isdisjoint(modules.split())

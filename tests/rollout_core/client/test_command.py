@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from rollout_core.client.command import make_parser
+from rollout_core.client.command import _how_to_go_on, make_parser
+from rollout_core.client.submitting import Task
 
 RESULT = {"result.json", "rollout.npz", "overlay.mp4", "sheet.png"}
 COMMAND = (sys.executable, "-m", "rollout_core.client")
@@ -78,8 +80,8 @@ class TestSubmit:
         (bad,) = [line for line in done.lines if "b.mp4" in line]
         assert "Not a video container that is supported" in bad
         assert done.err[-1] == "rollout-client: 1 of 3 videos failed"
-        assert names_in(tmp_path / "out") == {"a", "a-2"}
-        assert names_in(tmp_path / "out" / "a-2") == {"sheet.png"}
+        assert names_in(tmp_path / "out") == {"a", "deep"}
+        assert names_in(tmp_path / "out" / "deep" / "a") == {"sheet.png"}
 
     def test_a_job_that_fails_is_one_line_and_a_status(self, run, film):
         done = run("submit", film, "--model", "fake-fail")
@@ -119,6 +121,19 @@ class TestSubmit:
         assert (done.status, done.lines) == (2, [])
         assert done.err[-1].startswith("rollout-client: ")
         assert text in done.err[-1]
+
+    def test_a_misspelt_variable_is_told(self, run):
+        done = run("models", ROLLOUT_ULR="http://127.0.0.1:9")
+        assert done.status == 0
+        assert done.err == [
+            "rollout-client: there is no setting ROLLOUT_ULR; did you mean ROLLOUT_URL?"
+        ]
+
+    def test_an_unknown_artifact_is_refused_before_anything_is_sent(self, run, film):
+        done = run("submit", film, "--artifact", "shee.png", ROLLOUT_URL="http://127.0.0.1:9")
+        assert (done.status, done.lines) == (2, [])
+        assert "invalid choice: 'shee.png'" in done.err[-1]
+        assert "sheet.png" in done.err[-1]
 
     def test_a_missing_file_and_an_empty_folder_are_named(self, run, tmp_path):
         (tmp_path / "empty").mkdir()
@@ -161,6 +176,16 @@ class TestInterrupt:
         assert system.job(words[5])["state"] == "running"
         assert run("cancel", words[5]).status == 0
         assert system.wait(words[5])["state"] == "canceled"
+
+    @pytest.mark.parametrize("key", [["--api-key", "secret"], ["--api-key=secret"]])
+    def test_what_is_said_has_no_key(self, key):
+        given = ["submit", *key, "--model", "fake", "a.mp4"]
+        arguments = make_parser().parse_args(given)
+        arguments.given = given
+
+        *_, command = _how_to_go_on(arguments, [Task("a.mp4", Path("out"))])
+
+        assert command.split() == ["rollout-client", "submit", "--model", "fake", "a.mp4"]
 
     def test_a_command_can_be_continued(self, run, film, tmp_path):
         (answer,) = map(

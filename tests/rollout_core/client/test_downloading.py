@@ -25,7 +25,9 @@ def test_all_files_are_written(client, server, job, tmp_path):
 def test_named_files_alone(client, job, tmp_path):
     (path,) = client.download(job, tmp_path / "out", [SHEET])
     assert list((tmp_path / "out").iterdir()) == [path]
-    with pytest.raises(ValueError, match=r"has no other\.png, only result\.json, sheet\.png"):
+    with pytest.raises(
+        ValueError, match=r"has no file 'other\.png'; it has result\.json, sheet\.png"
+    ):
         client.download(job, tmp_path, ["other.png"])
 
 
@@ -87,7 +89,7 @@ def test_a_job_without_result_says_why(client, server, tmp_path):
     error = {"code": "no_worker", "title": "No worker serves the model", "detail": "none of 2"}
     failed = server.job(1, state="failed", error=error)
     job = Job.model_validate(failed, extra="ignore")
-    with pytest.raises(NoResult, match=r"No worker serves the model\. none of 2"):
+    with pytest.raises(NoResult, match=r"No worker serves the model: none of 2"):
         client.download(job, tmp_path)
     with pytest.raises(NoResult, match="it is queued"):
         client.result(Job.model_validate(server.job(1), extra="ignore"))

@@ -3,7 +3,14 @@ import argparse
 import pytest
 
 from rollout_core.client.flags import SPECIAL, add_request_flags, read_query, read_request
-from rollout_core.contract import JobOptions, Overlay, PatchQuery, PointQuery, Webhook
+from rollout_core.contract import (
+    FakeScript,
+    JobOptions,
+    Overlay,
+    PatchQuery,
+    PointQuery,
+    Webhook,
+)
 
 
 def parse(*flags):
@@ -22,13 +29,15 @@ def test_every_field_of_a_request_has_a_flag():
     known = {action.dest for action in parser._actions}
     assert JobOptions.model_fields.keys() - set(SPECIAL) <= known
     assert {f"overlay.{name}" for name in Overlay.model_fields} <= known
+    assert {f"fake.{name}" for name in FakeScript.model_fields} <= known
 
 
 def test_flags_become_a_request():
     options = parse(
         *("--model", "mine", "--method", "gradient_rollout", "--target", "left"),
         *("--start-layer", "2", "--start-seconds", "1", "--end-seconds", "2.5"),
-        *("--per-layer", "--allow-incomplete", "--no-reuse", "--tag", "a tag"),
+        *("--per-layer", "--allow-incomplete", "--preview", "--no-reuse"),
+        *("--tag", "a tag"),
         *("--overlay.colormap", "viridis", "--overlay.max-height", "480"),
         *("--webhook", "https://me.example/", "--webhook-event", "job.failed"),
     )
@@ -41,11 +50,29 @@ def test_flags_become_a_request():
         end_seconds=2.5,
         per_layer=True,
         allow_incomplete=True,
+        preview=True,
         reuse=False,
         tag="a tag",
         overlay=Overlay(colormap="viridis", max_height=480),
         webhook=Webhook(url="https://me.example/", events=("job.failed",)),
     )
+
+
+def test_several_targets_are_given_one_by_one():
+    options = parse("--method", "difference", "--target", "left", "--target", "3")
+    assert options.target == ("left", "3")
+
+
+def test_the_fake_engine_can_be_scripted():
+    options = parse("--fake.fail", "video_encrypted", "--fake.seconds", "2")
+    assert options.fake == FakeScript(fail="video_encrypted", seconds=2)
+
+
+def test_help_of_a_flag_that_turns_off_says_so():
+    parser = argparse.ArgumentParser()
+    add_request_flags(parser)
+    texts = {action.dest: action.help for action in parser._actions}
+    assert texts["reuse"].startswith("Turn this off: ")
 
 
 def test_no_overlay_is_null():

@@ -26,6 +26,17 @@ def test_a_job_that_runs_shows_its_progress(server):
     assert "progress:         explain 2 of 9" in lines
 
 
+def test_only_a_job_with_files_says_how_long_they_are_kept(server):
+    ended = server.ended(server.job(1))
+    expires = {"expires_at": "2026-01-01T00:00:00Z"}
+    kept = "files kept until: 2026-01-01 00:00:00+00:00"
+    assert kept in job_lines(Job.model_validate(ended | expires, extra="ignore"))
+    error = {"code": "no_worker", "title": "No worker", "detail": "for it"}
+    lines = list(job_lines(job(server, state="failed", error=error, **expires)))
+    assert "error:            No worker: for it" in lines
+    assert not any("kept" in line for line in lines)
+
+
 def test_a_result_shows_predictions_and_warnings(server):
     ended = server.ended(server.job(1))
     ended["result"]["warnings"] = [{"code": "video_incomplete", "detail": "a part is missing"}]

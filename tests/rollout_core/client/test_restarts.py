@@ -13,6 +13,7 @@ import pytest
 from rollout_core.client import uploading
 from rollout_core.client.bodies import Video
 from tests.rollout_core.client.conftest import kill_when
+from tests.system.processes import ROOT
 from tests.system.waiting import wait_until
 
 LARGE_BYTES = 40_000_000
@@ -80,13 +81,17 @@ def test_an_interrupted_command_resumes_its_upload(system, large, tmp_path):
         "ROLLOUT_URL": str(system.client.base_url),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
-    command = [sys.executable, "-m", "rollout_core.client", "submit", str(large)]
+    # In small pieces, so that the upload lasts until the signal.
+    small = ["tests.system.constants", "rollout_core.client.uploading:PIECE_BYTES=400000"]
+    command = [sys.executable, "-m", *small, "rollout_core.client", "submit", str(large)]
     command += ["--model", "fake", "-o", str(tmp_path / "out")]
-    process = subprocess.Popen(command, env=environment)
+    # What a shell starts in the background ignores the signal, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, env=environment, cwd=ROOT)
     wait_until(lambda: list(tmp_path.glob("cache/timesformer-rollout/uploads/*.json")))
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     notes = list(tmp_path.glob("cache/timesformer-rollout/uploads/*.json"))
-    done = subprocess.run(command, env=environment, timeout=120)
+    done = subprocess.run(command, env=environment, cwd=ROOT, timeout=120)
     assert done.returncode == 0
     assert list(tmp_path.glob("cache/timesformer-rollout/uploads/*.json")) == notes

@@ -16,7 +16,7 @@ import pytest
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
 from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable, UnknownFormat
 from rollout_core.jobs.records import Ended, JobError, Ticket
-from rollout_core.jobs.store import ArtifactStore, unavailable
+from rollout_core.jobs.store import ArtifactStore, fsync_files, link_or_copy, unavailable
 
 JOB = "0123456789abcdef" * 2
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -184,6 +184,54 @@ def test_an_end_that_cannot_be_stored_says_so(store: ArtifactStore, job: str, mo
         store.end(job, FAILED)
     assert store.is_open(job)
     store.end(job, FAILED)
+
+
+@pytest.fixture
+def flushed(monkeypatch) -> list[int]:
+    """The inodes of the files and folders that are flushed to the disk."""
+    inodes: list[int] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        inodes.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return inodes
+
+
+def inodes_of(*paths: Path) -> list[int]:
+    return sorted(path.stat().st_ino for path in paths)
+
+
+def test_an_accepted_job_is_flushed_once(store: ArtifactStore, flushed, request, tmp_path: Path):
+    request.getfixturevalue("job")
+    jobs = tmp_path / "data" / "jobs"
+    folder = jobs / JOB
+    documents = folder / "job.json", folder / "submission.json"
+    assert sorted(flushed) == inodes_of(*documents, folder / "upload", folder, jobs)
+
+
+def test_a_result_is_flushed_once(store: ArtifactStore, job: str, flushed, tmp_path: Path):
+    folder = store.begin_attempt(job, 1)
+    for name in ("rollout.npz", "sheet.png"):
+        (folder / name).write_bytes(b"content")
+    flushed.clear()
+    fsync_files(folder)
+    store.publish(job, 1, result(1))
+    published = tmp_path / "data" / "jobs" / job / "result"
+    assert sorted(flushed) == inodes_of(*published.iterdir(), published, published.parent)
+
+
+def test_a_copy_where_there_are_no_links_is_flushed(tmp_path: Path, flushed, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    (tmp_path / "source").write_bytes(b"content")
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"content"
+    assert flushed == inodes_of(tmp_path / "target")
 
 
 def test_a_full_disk_has_its_own_error():
@@ -571,6 +619,14 @@ def test_the_folders_of_the_store_are_private(tmp_path):
             assert folder.stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "old").stat().st_mode & 0o777 == 0o755  # it may hold more than the store
+
+
+def test_what_is_made_once_is_private_and_stays(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    made = store.made_once("session", "secret", lambda: "first")
+
+    assert made == ArtifactStore(tmp_path).made_once("session", "secret", lambda: "second")
+    assert (tmp_path / "session" / "secret").stat().st_mode & 0o777 == 0o600
 
 
 def test_all_processes_see_the_same_identity_of_a_store(tmp_path: Path):

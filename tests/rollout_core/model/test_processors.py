@@ -24,7 +24,8 @@ from rollout_core.model.checkpoints import open_model
 from rollout_core.model.processors import input_of, read_processor
 from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance.explain import prepare_clips
-from rollout_core.video.clips import VideoInfo, crop_and_resize, crop_of
+from rollout_core.video.clips import VideoInfo, crop_of, resize
+from rollout_core.video.geometry import Box
 
 SMALL = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 SQUASHED = {"do_center_crop": False, "size": {"height": 32, "width": 32}}
@@ -89,8 +90,9 @@ def prepared(spec: ModelSpec, frames: NDArray[np.uint8]) -> Tensor:
     crop = crop_of(
         info, height=spec.height, width=spec.width, stretch=spec.stretch, share=spec.crop_share
     )
+    seen = Box(*crop).slices
     scaled = [
-        crop_and_resize(frame, crop, height=spec.height, width=spec.width, resample=spec.resample)
+        resize(frame[seen], height=spec.height, width=spec.width, resample=spec.resample)
         for frame in frames
     ]
     return prepare_clips(

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import Tensor
 
-from rollout_core.model.timesformer import FUSED_ON_CPU_FROM_TOKENS, watch
+from rollout_core.model import timesformer
+from rollout_core.model.timesformer import FUSED_ON_CPU_FROM_TOKENS, AttentionStep, watch
 from tests.rollout_core.models import random_clips, random_model
 
 ATTENTION_TYPES = ["divided_space_time", "joint_space_time", "space_only"]
@@ -57,6 +59,41 @@ def test_fused_kernel_equals_the_explicit_product():
     fused = model(clips)
     with watch(model.layers, lambda step: None):  # forces the explicit product
         torch.testing.assert_close(model(clips), fused, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * 13 * 5, 1 << 19])
+def test_heads_fused_in_chunks_equal_the_heads_fused_at_once(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(timesformer, "CPU_CHUNK", chunk)
+    model, clips = random_model(), random_clips()
+    whole: list[AttentionStep] = []
+    chunked: list[AttentionStep] = []
+    with watch(model.layers, whole.append):
+        logits = model(clips)
+    with watch(model.layers, chunked.append, fuse=lambda attention: attention.mean(dim=1)):
+        torch.testing.assert_close(model(clips), logits)
+    assert model.layers[0].fuse is None
+    for one, other in zip(whole, chunked, strict=True):
+        fused = one.attention.mean(dim=2, keepdim=True)
+        torch.testing.assert_close(other.attention, fused)
+        torch.testing.assert_close(other.values, one.values)
+
+
+def test_heads_fused_in_chunks_never_exist_as_a_whole():
+    model = random_model(attention_type="joint_space_time", depth=1)
+    clips = random_clips(batch=1, t=60, height=32, width=24)
+    largest: list[int] = []
+
+    def fuse(attention: Tensor) -> Tensor:
+        largest.append(attention.numel())
+        return attention.mean(dim=1)
+
+    with watch(model.layers, lambda step: None, fuse=fuse):
+        model(clips)
+    tokens = 1 + 60 * 4 * 6
+    assert sum(largest) == 2 * tokens**2
+    assert max(largest) <= timesformer.CPU_CHUNK < sum(largest)
 
 
 def test_frame_size_that_the_patches_do_not_fill_is_refused():

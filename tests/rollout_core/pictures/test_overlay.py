@@ -1,4 +1,4 @@
-"""Tests of the overlay video against its source, of the painting, and of the planes."""
+"""Tests of the overlay video against its source; see also `test_painter`."""
 
 from fractions import Fraction
 
@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 
 from rollout_core.contract import Overlay
-from rollout_core.pictures import overlay as overlay_module
-from rollout_core.pictures.heat import heat_track, rgb_table, yuv_table
-from rollout_core.pictures.overlay import Painter, overlay_size, scaled_crop, write_overlay
+from rollout_core.pictures import encoder
+from rollout_core.pictures.heat import heat_track
+from rollout_core.pictures.overlay import scaled_crop, write_overlay
 from rollout_core.video.clips import Crop, crop_of, probe
-from rollout_core.video.color import BT709
 from rollout_core.video.decoder import Limits, open_video
 from tests.rollout_core import films
 
 LIMITS = Limits()
-WIDTH, HEIGHT = 96, 64
-CROP = Crop(16, 0, 64, 64)
-GREY = 120
-BT601 = BT709.model_copy(update={"matrix": "smpte170m"})
 
 
 def track_of(*maps, seconds=None):
@@ -53,21 +48,6 @@ def times_of(path):
     frames = films.decode(path)
     times = [(frame.pts * frame.time_base, frame.duration * frame.time_base) for frame in frames]
     return [(float(pts - times[0][0]), float(duration)) for pts, duration in times]
-
-
-def grey_planes():
-    shapes = [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2), (HEIGHT // 2, WIDTH // 2)]
-    return [np.full(shape, GREY, np.uint8) for shape in shapes]
-
-
-def paint(heat, overlay=None, crop=CROP):
-    """Return the planes of a grey frame with heat painted on."""
-    source, target = grey_planes(), [np.zeros_like(plane) for plane in grey_planes()]
-    Painter(overlay or Overlay(), crop, BT601).paint(source, target, np.float32(heat))
-    return target
-
-
-# The video
 
 
 @pytest.mark.parametrize(
@@ -108,7 +88,7 @@ def test_single_frame_makes_a_video(film):
 
 def test_timestamps_finer_than_the_overlay_time_base_stay_distinct(film, monkeypatch):
     source = film(ticks=[0, 1, 2, 3], time_base=Fraction(1, 90_000))
-    monkeypatch.setattr(overlay_module, "MAX_TICKS_PER_SECOND", 25_000)
+    monkeypatch.setattr(encoder, "MAX_TICKS_PER_SECOND", 25_000)
     times = np.array(times_of(overlay_of(source)))
     np.testing.assert_allclose(times, [(tick / 25_000, 1 / 25_000) for tick in range(4)])
 
@@ -179,22 +159,6 @@ def test_pixels_are_square(film, rotation, size, layout):
         assert stream.sample_aspect_ratio == 1
         columns = 2 if layout == "side_by_side" else 1
         assert (stream.width, stream.height) == (columns * size[0], size[1])
-
-
-@pytest.mark.parametrize(
-    ("displayed", "max_height", "expected"),
-    [
-        ((3840, 2160), 1080, (1920, 1080)),
-        ((1080, 1920), 1080, (608, 1080)),
-        ((1920, 1080), 1080, (1920, 1080)),
-        ((1920, 1081), 1080, (1918, 1080)),
-        ((65, 49), 1080, (64, 48)),
-        ((65, 49), 17, (22, 16)),
-        ((1, 5000), 1080, (2, 1080)),
-    ],
-)
-def test_size_is_even_and_at_most_the_height_asked_for(displayed, max_height, expected):
-    assert overlay_size(displayed, max_height) == expected
 
 
 @pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
@@ -324,9 +288,9 @@ def test_packets_are_written_while_frames_arrive(film):
         random = np.random.default_rng(index)
         return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
-    source = film(frames=30, width=256, height=192, picture=noise)
+    source = film(frames=60, width=384, height=288, picture=noise)
     target = source.with_name("overlay.mp4")
-    crop = Crop(32, 0, 192, 192)
+    crop = Crop(48, 0, 288, 288)
     with open_video(source, LIMITS) as decoder:
         frames = list(decoder.frames())
         with write_overlay(
@@ -336,87 +300,3 @@ def test_packets_are_written_while_frames_arrive(film):
                 write(frame)
             before_the_end = target.stat().st_size
     assert before_the_end > 0.5 * target.stat().st_size
-
-
-# Painting
-
-
-def test_crop_without_heat_is_unchanged_and_the_rest_is_dimmed():
-    luma, u, v = paint(np.zeros((4, 4)))
-    assert (luma[:, 16:80] == GREY).all()
-    assert (u[:, 8:40] == GREY).all()
-    outside = np.r_[0:16, 80:96]
-    assert (luma[:, outside] == GREY // 2 + 8).all()
-    assert (v[:, np.r_[0:8, 40:48]] == GREY // 2 + 64).all()
-
-
-def test_full_heat_at_full_opacity_has_the_colour_of_the_colormap():
-    overlay = Overlay(colormap="viridis", opacity=1)
-    hottest = yuv_table(rgb_table("viridis"), BT601)[255]
-    for plane, expected in zip(paint(np.ones((4, 4)), overlay), hottest, strict=True):
-        middle = plane[plane.shape[0] // 2, plane.shape[1] // 2]
-        assert middle == expected
-
-
-@pytest.mark.parametrize("opacity", [0.25, 0.6])
-def test_colour_is_blended_by_opacity_times_heat(opacity):
-    colours = yuv_table(rgb_table("turbo"), BT601).astype(float)
-    heat = 128
-    weight = opacity * heat / 255
-    found = paint(np.full((4, 4), heat / 255), Overlay(opacity=opacity))
-    for plane, colour in zip(found, colours[heat], strict=True):
-        middle = plane[plane.shape[0] // 2, plane.shape[1] // 2]
-        assert middle == pytest.approx((1 - weight) * GREY + weight * colour, abs=1)
-
-
-def test_zero_opacity_paints_nothing():
-    luma, _, _ = paint(np.ones((4, 4)), Overlay(opacity=0))
-    assert (luma[:, 16:80] == GREY).all()
-
-
-def test_heat_is_drawn_at_its_patch():
-    heat = np.zeros((4, 8))
-    heat[3, 1] = 1  # rows 48..63, columns 16+8..16+15
-    luma, u, _ = paint(heat, Overlay(colormap="gray", opacity=1))
-    changed = np.abs(luma[:, 16:80].astype(int) - GREY)
-    row, column = np.unravel_index(changed.argmax(), changed.shape)
-    assert 48 <= row < 64
-    assert 8 <= column < 16
-    assert changed[:32].max() == 0
-    assert u.shape == (32, 48)
-
-
-@pytest.mark.parametrize(
-    "crop", [Crop(0, 0, WIDTH + 1, HEIGHT + 1), Crop(15, 1, 66, HEIGHT), Crop(16, 0, 81, 8)]
-)
-def test_heat_is_cut_and_not_squeezed_at_the_edge_of_the_frame(crop):
-    """The result equals that of a larger frame, cut to the size."""
-    heat = np.float32(np.linspace(0, 1, 15).reshape(5, 3))
-    overlay = Overlay(colormap="gray", opacity=1)
-    source = [np.pad(plane, (0, 4), mode="edge") for plane in grey_planes()]
-    larger = [np.zeros_like(plane) for plane in source]
-    Painter(overlay, crop, BT601).paint(source, larger, heat)
-    luma, whole = paint(heat, overlay, crop)[0], larger[0][:HEIGHT, :WIDTH]
-    np.testing.assert_allclose(luma.astype(float), whole.astype(float), atol=1)
-
-
-def test_heat_is_scaled_smoothly():
-    heat = np.zeros((2, 2))
-    heat[:, 1] = 1
-    luma, _, _ = paint(heat, Overlay(colormap="gray", opacity=1))
-    steps = np.abs(np.diff(luma[32, 16:80].astype(int)))
-    assert steps.max() < 20
-
-
-@pytest.mark.parametrize("crop", [Crop(15, 1, 33, 41), Crop(95, 63, 1, 1), Crop(0, 0, 97, 65)])
-def test_nothing_is_painted_outside_odd_crops(crop):
-    for plane, scale in zip(paint(np.ones((3, 3)), Overlay(), crop), (1, 2, 2), strict=True):
-        rows, columns = np.indices(plane.shape) * scale
-        outside = (
-            (rows < crop.y)
-            | (rows + scale > crop.y + crop.height)
-            | (columns < crop.x)
-            | (columns + scale > crop.x + crop.width)
-        )
-        dimmed = GREY // 2 + (8 if scale == 1 else 64)
-        assert (plane[outside] == dimmed).all()

@@ -4,15 +4,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rollout_core.contract import ExplainRequest, Overlay
+from rollout_core.contract import ExplainRequest, Overlay, ThumbnailSheet
 from rollout_core.errors import InvalidRequest, VideoTooLong, VideoUndecodable
 from rollout_core.model.specs import ModelSpec
 from rollout_core.pictures.render import render, render_comparison
-from rollout_core.pictures.sheet import GAP, LARGE_PIXELS, MARGIN
+from rollout_core.pictures.sheet import (
+    GAP,
+    HEADER_HEIGHT,
+    LINE,
+    MARGIN,
+    MIN_WIDTH,
+    THUMBNAIL_PIXELS,
+)
 from rollout_core.video import decoder
 from rollout_core.video.clips import Limits, crop_of, probe, read_clips
+from rollout_core.video.display import Display
 from rollout_core.video.sampling import plan
 from tests.rollout_core import films
+
+TILES = ThumbnailSheet(tile_width=120, tile_height=90, columns=2, frame_index=(1, 3, 6))
+ALL = {"overlay.mp4", "sheet.png", "preview.mp4", "thumbnails.jpg"}
 
 SPEC = ModelSpec(
     name="u", frames=4, sampling="uniform", clip_seconds=0.2, classes=2, height=32, width=32
@@ -71,11 +82,27 @@ def test_overlay_and_sheet_are_written(plain_film, tmp_path):
     assert names == {"overlay.mp4", "sheet.png"}
     assert len(films.decode(tmp_path / "out" / "overlay.mp4")) == 10
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.width == 2 * MARGIN + 4 * LARGE_PIXELS + 3 * GAP
+        assert sheet.width == 2 * MARGIN + 4 * THUMBNAIL_PIXELS + 3 * GAP
 
 
 def test_only_the_sheet_is_written_without_an_overlay(plain_film, tmp_path):
     assert rendered(plain_film, tmp_path / "out") == {"sheet.png"}
+
+
+def test_preview_and_thumbnails_are_written_if_asked_for(plain_film, tmp_path):
+    names = rendered(plain_film, tmp_path / "out", preview=TILES)
+    assert names == ALL - {"overlay.mp4"}
+    pixels = [
+        frame.to_ndarray(format="rgb24") for frame in films.decode(tmp_path / "out/preview.mp4")
+    ]
+    assert [films.index_of(picture) for picture in pixels] == list(range(10))
+    with Image.open(tmp_path / "out" / "thumbnails.jpg") as tiles:
+        assert tiles.size == (240, 180)
+        found = [
+            films.index_of(np.asarray(tiles)[y : y + 90, x : x + 120])
+            for x, y in ((0, 0), (120, 0), (0, 90))
+        ]
+    assert found == [1, 3, 6]
 
 
 def test_sheet_shows_the_sampled_frames(plain_film, tmp_path):
@@ -83,9 +110,10 @@ def test_sheet_shows_the_sampled_frames(plain_film, tmp_path):
     found = []
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         pixels = np.asarray(sheet)
+    top = HEADER_HEIGHT + 10
     for column in range(4):
-        x = MARGIN + column * (LARGE_PIXELS + GAP)
-        found.append(films.index_of(pixels[MARGIN + 10 : MARGIN + 100, x + 10 : x + 100]))
+        x = MARGIN + column * (THUMBNAIL_PIXELS + GAP)
+        found.append(films.index_of(pixels[top : top + 90, x + 10 : x + 100]))
     assert found == sampled(plain_film)["frame_index"][0].tolist() == [1, 3, 6, 8]
 
 
@@ -103,14 +131,35 @@ def test_video_is_decoded_once(plain_film, tmp_path, monkeypatch):
     monkeypatch.setattr(decoder.Decoder, "frames", counted)
     arguments = sampled(plain_film)
     passes.clear()
-    rendered(plain_film, tmp_path / "out", overlay=Overlay(), **arguments)
+    assert (
+        rendered(plain_film, tmp_path / "out", overlay=Overlay(), preview=TILES, **arguments) == ALL
+    )
     assert passes == [10]
 
 
-def test_progress_counts_every_frame(plain_film, tmp_path):
+@pytest.mark.parametrize(("max_height", "times"), [(1080, [10]), (64, [10, 10])])
+def test_videos_of_the_same_size_share_the_planes(film, tmp_path, monkeypatch, max_height, times):
+    sizes, planes = [], Display.planes
+
+    def counted(self, picture, size, color):
+        sizes.append(size)
+        return planes(self, picture, size, color)
+
+    monkeypatch.setattr(Display, "planes", counted)
+    path = film(width=160, height=120)
+    rendered(path, tmp_path / "out", overlay=Overlay(max_height=max_height), preview=TILES)
+    assert [sizes.count(size) for size in sorted({*sizes} - {(120, 90)})] == times
+
+
+@pytest.mark.parametrize(("overlay", "preview"), [(Overlay(), None), (None, TILES)])
+def test_progress_counts_every_frame(plain_film, tmp_path, overlay, preview):
     calls = []
     rendered(
-        plain_film, tmp_path / "out", overlay=Overlay(), progress=lambda *call: calls.append(call)
+        plain_film,
+        tmp_path / "out",
+        overlay=overlay,
+        preview=preview,
+        progress=lambda *call: calls.append(call),
     )
     assert calls == [(done, 10) for done in range(1, 11)]
 
@@ -142,13 +191,17 @@ def test_many_clips_fit_on_one_sheet(film, tmp_path):
     assert arguments["relevance"].shape[0] == 12
     rendered(path, tmp_path / "out", **arguments)
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.width < 3000
+        assert sheet.width < 1800
 
 
 def test_short_video_has_one_column_per_frame(film, tmp_path):
     rendered(film(frames=2), tmp_path / "out", overlay=Overlay())
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.width == 2 * MARGIN + 2 * LARGE_PIXELS + GAP
+        assert sheet.width == MIN_WIDTH
+        pixels = np.asarray(sheet)[HEADER_HEIGHT : HEADER_HEIGHT + THUMBNAIL_PIXELS]
+    beside = MARGIN + 2 * THUMBNAIL_PIXELS + GAP
+    assert (pixels[:, beside - 1] < 255).any()
+    assert (pixels[:, beside:] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -163,10 +216,12 @@ def test_short_video_has_one_column_per_frame(film, tmp_path):
 def test_unusual_videos_are_rendered(film, tmp_path, name, options):
     path = film(name, **options)
     overlay = Overlay(layout="side_by_side")
-    assert len(rendered(path, tmp_path / "out", overlay=overlay)) == 2
-    frames = films.decode(tmp_path / "out" / "overlay.mp4")
-    assert len(frames) == 10
-    assert frames[0].width % 4 == frames[0].height % 2 == 0
+    assert rendered(path, tmp_path / "out", overlay=overlay, preview=TILES) == ALL
+    doubled = films.decode(tmp_path / "out" / "overlay.mp4")
+    frames = films.decode(tmp_path / "out" / "preview.mp4")
+    assert len(doubled) == len(frames) == 10
+    assert doubled[0].width == 2 * frames[0].width
+    assert frames[0].width % 2 == frames[0].height % 2 == 0
 
 
 def test_unknown_colormap_is_refused(plain_film, tmp_path):
@@ -193,9 +248,10 @@ def test_comparison_shows_the_sampled_frames(plain_film, tmp_path):
         single = np.asarray(sheet)
     indent = pixels.shape[1] - single.shape[1]
     assert indent > 0
-    pictures = slice(MARGIN, MARGIN + LARGE_PIXELS)
+    pictures = slice(HEADER_HEIGHT, HEADER_HEIGHT + THUMBNAIL_PIXELS)
     np.testing.assert_array_equal(pixels[pictures, indent:], single[pictures])
-    first = slice(MARGIN + LARGE_PIXELS + GAP, MARGIN + 2 * LARGE_PIXELS + GAP)
+    top = HEADER_HEIGHT + THUMBNAIL_PIXELS + GAP // 2 + LINE + GAP
+    first = slice(top, top + THUMBNAIL_PIXELS)
     np.testing.assert_array_equal(
         pixels[first, indent + MARGIN : -MARGIN], single[first, MARGIN:-MARGIN]
     )

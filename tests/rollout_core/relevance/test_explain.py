@@ -16,8 +16,12 @@ from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
 from rollout_core.model.specs import MOVING_SHAPES, spec_of
 from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance import explain
+from rollout_core.relevance.class_contributions import class_contributions
+from rollout_core.relevance.difference import explain_difference
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.relevance.methods import capture_flow, fuse_heads
+from rollout_core.relevance.perturbation import fill_of
+from rollout_core.relevance.rollout import patches_of, roll_out
 from tests.rollout_core import dense
 from tests.rollout_core.models import SMALL, random_clips, random_model
 
@@ -28,8 +32,6 @@ ROLLOUTS: list[dict[str, str]] = [
     {"method": "gradient_rollout"},
     {"method": "contribution_rollout", "weighting": "projection"},
     {"method": "contribution_rollout", "weighting": "deviation"},
-    {"method": "contribution_rollout", "weighting": "alti"},
-    {"method": "contribution_rollout", "weighting": "l2"},
 ]
 METHODS = [*ROLLOUTS, {"method": "attention"}]
 
@@ -38,7 +40,8 @@ def explained(
     model: TimeSformer,
     clips: torch.Tensor,
     *,
-    target: int | list[int] | None = None,
+    target: Any = None,
+    against: Any = None,
     queries: Sequence[TokenQuery] = ("cls",),
     first_clip: int = 0,
     **options: Any,
@@ -49,6 +52,7 @@ def explained(
         clips,
         MethodOptions(**options),
         target=target,
+        against=against,
         queries=queries,
         first_clip=first_clip,
     )
@@ -345,14 +349,107 @@ def test_target_is_one_class_or_one_per_clip():
     assert predicted.targets.tolist() == predicted.logits.argmax(dim=1).tolist()
 
 
+CLASS_MAPS: list[dict[str, Any]] = [
+    {"method": "contribution_rollout"},
+    {"method": "contribution_rollout", "weighting": "deviation"},
+    {"method": "contribution_rollout", "against": 2},
+    {"method": "difference"},
+    {"method": "difference", "reference": "blur"},
+    {"method": "difference", "reference": "mean"},
+]
+
+
+@pytest.mark.parametrize("options", CLASS_MAPS, ids=lambda options: " ".join(map(str, options)))
+def test_maps_of_classes_are_those_of_the_method(model: TimeSformer, options: dict[str, Any]):
+    clips, targets = random_clips(), [[0, "predicted"], [4, 1]]
+    found = explained(model, clips, **options, target=targets, per_layer=True)
+    best = int(found.logits[0].argmax())
+    assert found.target_classes.tolist() == [[0, best], [4, 1]]
+    assert found.targets.tolist() == [0, 4]
+    assert found.temporal_rollout is None
+    if options["method"] == "difference":
+        references = fill_of(clips, options.get("reference", "still"), (8, 4)).expand_as(clips)
+        expected = explain_difference(model, clips, references, targets).relevance
+        total = found.logits - model(references)
+        sums = expected.sum(dim=(2, 3, 4))
+        close(sums, total.gather(1, found.target_classes))
+    else:
+        known = {name: options.get(name) for name in ("against",)}
+        weighting = options.get("weighting", "projection")
+        parts = class_contributions(model, clips, targets, weighting=weighting, **known)
+        *_, rows = roll_out(torch.zeros_like(parts.direct[0]), parts.flow, parts.direct)
+        expected = rearrange(patches_of(rows), "b r (t h w) -> b r t h w", t=3, h=2)
+    close(found.target_relevance, expected)
+    close(found.query_relevance, expected[:, :1])
+    close(found.layer_relevance[:, 0], found.relevance)
+    assert found.layer_relevance.shape == (2, 3, 3, 2, 6)
+    assert (found.target_relevance.amin(dim=(2, 3, 4)) < 0).all()
+    positive = found.relevance.clamp(min=0).sum(dim=(2, 3))
+    close(found.frame_relevance, positive / positive.sum(dim=1, keepdim=True))
+
+
+def test_layer_relevance_of_a_class_is_that_from_the_layer_on(model: TimeSformer):
+    options = {"method": "contribution_rollout", "target": 1, "start_layer": 1}
+    layers = explained(model, random_clips(), **options, per_layer=True).layer_relevance
+    close(layers[:, 0], layers[:, 1])
+    last = explained(model, random_clips(), **options | {"start_layer": 2}).relevance
+    close(layers[:, 2], last)
+    assert (layers[:, 1] - layers[:, 2]).abs().max() > 1e-5
+
+
+def test_difference_explains_the_predicted_class_by_default():
+    found = explained(random_model(), random_clips(), method="difference")
+    assert found.target_classes.tolist() == found.logits.argmax(dim=1, keepdim=True).tolist()
+    assert found.layer_relevance is None
+
+
+@pytest.mark.parametrize("options", [CLASS_MAPS[0], CLASS_MAPS[3]], ids=["A", "B"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_maps_of_classes_leave_parameters_alone(options: dict[str, Any], mode: type):
+    model = random_model()
+    expected = explained(model, random_clips(), **options, target=2)
+    model.requires_grad_(True)
+    with mode():
+        found = explained(model, random_clips(), **options, target=2)
+    close(found.relevance, expected.relevance, atol=1e-6)
+    assert not found.relevance.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("options", [CLASS_MAPS[2], CLASS_MAPS[4]], ids=["A", "B"])
+def test_tensors_of_maps_of_classes_are_made_on_the_models_device(options: dict[str, Any]):
+    with FakeTensorMode():  # refuses to mix devices
+        with torch.device("meta"):
+            model, clips = TimeSformer(SMALL), torch.empty(2, 3, 3, 16, 24)
+        found = explained(model, clips, **options, target=[[0, 1], [3, 4]], per_layer=True)
+    parts = [part for part in vars(found).values() if part is not None]
+    assert {part.device.type for part in parts} == {"cpu"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start_layer": 3}, "start_layer is 3, but the model has 3 layers"),
-        ({"method": "attention", "layer": 3}, "layer is 3, but the model has 3 layers"),
+        ({"method": "gradient_rollout", "target": [[0, 1], [0, 1]]}, "several targets are not for"),
+        ({"method": "difference", "target": [[0, 1], [0]]}, "target is [[0, 1], [0]], but"),
+        ({"method": "difference", "target": [[], []]}, "2 clips"),
+        ({"method": "difference", "target": "left"}, "target is left, but"),
+        ({"method": "difference", "target": 1, "against": 0}, "against is for"),
+        ({"method": "contribution_rollout", "against": 0}, "against is for"),
+        ({"method": "contribution_rollout", "target": 1, "against": 5}, "against is 5, but"),
+        ({"method": "contribution_rollout", "target": 1, "against": 1}, "this class is a target"),
+        (
+            {"method": "difference", "queries": [PatchQuery(frame=0, row=0, column=0)]},
+            "maps of classes are for the query 'cls'",
+        ),
+        (
+            {"method": "contribution_rollout", "target": 1, "full_rollout": True},
+            "full_rollout is not for maps of classes",
+        ),
+        ({"start_layer": 3}, "start_layer: there is no layer 3; the model has 3 layers"),
+        ({"method": "attention", "layer": 3}, "layer: there is no layer 3; the model has 3 layers"),
         ({"method": "gradient_rollout", "target": 5}, "target is 5"),
         ({"method": "gradient_rollout", "target": [0]}, "2 clips"),
-        ({"target": 1}, "target is for gradient_rollout, not for rollout"),
+        ({"target": 1}, "target is for gradient_rollout, contribution_rollout, difference, not"),
         ({"queries": [PatchQuery(frame=3, row=0, column=0)]}, "frame is 3, but"),
         ({"queries": [PatchQuery(frame=0, row=0, column=6)]}, "column is 6, but"),
     ],
@@ -364,7 +461,7 @@ def test_request_that_does_not_fit_the_model_is_refused(options: dict[str, objec
 
 def test_too_large_full_rollout_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resolve, "MAX_FULL_ROLLOUT_TOKENS", 36)
-    with pytest.raises(InvalidRequest, match="up to 36 tokens, not of 37"):
+    with pytest.raises(InvalidRequest, match="the clip has 37 tokens, more than 36"):
         explained(random_model(), random_clips(), full_rollout=True)
 
 

@@ -111,8 +111,12 @@ def test_wrong_number_of_fills_is_refused():
         summarize(np.ones((1, 7, 3)), LEFT)
 
 
+def test_negative_relevance_counts_as_none():
+    assert judge(EVIDENCE - (EVIDENCE == 0)) == judge(EVIDENCE)
+
+
 def test_perfect_map_beats_random_and_its_inverse_loses_alike():
-    perfect, inverted = judge(EVIDENCE).fills[0], judge(-EVIDENCE).fills[0]
+    perfect, inverted = judge(EVIDENCE).fills[0], judge(EVIDENCE.max() - EVIDENCE).fills[0]
     best, worst = perfect.deletion, inverted.deletion
     margin = 5 * best.random_std
     assert best.most_first < best.random_mean - margin

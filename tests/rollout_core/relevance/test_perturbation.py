@@ -51,7 +51,7 @@ def areas():
     """Return areas of deletion curves, `clip order` by fill, for orders by the true evidence."""
     model = load_model(MOVING_SHAPES_PATH)
     generator = Generator().manual_seed(2_000_003)
-    labels = random_labels(24, generator)
+    labels = random_labels(12, generator)
     batch = render(labels, generator, frames=8, height=64, width=64)
     clips = normalize(batch.frames, MOVING_SHAPES)
     coverage = reduce(batch.evidence, "b t (h y) (w x) -> b t h w", "mean", y=8, x=8)

@@ -211,3 +211,15 @@ def test_relevance_sums_to_one_after_discarding():
     torch.testing.assert_close(row.sum(dim=(1, 2, 3)), torch.ones(BATCH))
     whole = rolled(cls_row(attention[0]), Flow([add_skip(layer) for layer in attention]))
     assert (row - whole).abs().max() > 1e-3
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs a batched product")
+def test_sequences_are_multiplied_together_whatever_the_layout():
+    t, p = 8, 64
+    rows = torch.rand(1, 9, t, p).transpose(2, 3)  # as time attention gets them: b r p t
+    shares = random_shares(1, p, t, t)
+    push(rows, shares)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        push(rows, shares)
+    operations = sum(event.count for event in profile.key_averages())
+    assert operations < p  # one by one, each sequence takes several

@@ -124,6 +124,23 @@ def test_a_service_that_cannot_start_says_why(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("ROLLOUT_MAX_QUED=2", "no setting ROLLOUT_MAX_QUED; did you mean ROLLOUT_MAX_QUEUED?"),
+        ("MAX_QUEUED=2", "no setting MAX_QUEUED; did you mean ROLLOUT_MAX_QUEUED?"),
+        ("ROLLOUT_URL=http://there", "no setting ROLLOUT_URL"),
+        ("ROLLOUT_MAX_QUEUED", "'ROLLOUT_MAX_QUEUED' is not NAME=VALUE"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(project, line, reason):
+    ini = f"{STRICT}\nrollout_service_settings = {line}\n"
+    process = project("def test_it(rollout_service):\n    pass\n", ini=ini)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert reason in output
+
+
 def test_keys_and_settings_come_from_the_projects_file(project):
     ini = (
         f"{STRICT}\n"

@@ -13,12 +13,12 @@ from rollout_core.video.clips import (
     Crop,
     Limits,
     OpenedVideo,
-    crop_and_resize,
     crop_of,
     displayed_at,
     open_clips,
     probe,
     read_clips,
+    resize,
 )
 from rollout_core.video.sampling import Plan, plan
 from tests.rollout_core import films
@@ -186,8 +186,18 @@ def test_probe_enforces_limits_without_a_stated_length(film):
         probe(path, Limits(max_pixels=3071))
 
 
+def test_probe_opens_and_reads_the_file_once(plain_film, monkeypatch):
+    opened, packets = [], []
+    original = decoder.OpenFile.open
+    monkeypatch.setattr(
+        decoder.OpenFile, "open", lambda *args: opened.append(args) or original(*args)
+    )
+    assert probe(plain_film, LIMITS, lambda: packets.append(0)).frames == 10
+    assert (len(opened), len(packets)) == (1, 11)  # the last packet is empty
+
+
 def test_probe_refuses_a_video_without_a_decodable_frame(plain_film, monkeypatch):
-    monkeypatch.setattr(decoder.Decoder, "_pictures", lambda self: iter(()))
+    monkeypatch.setattr(decoder, "one_by_one", lambda *_, **options: iter(()))
     with pytest.raises(VideoUndecodable):
         probe(plain_film, LIMITS)
 
@@ -252,33 +262,24 @@ def test_stretched_crop_is_the_whole_frame_or_its_middle():
 def test_resampling_can_be_chosen():
     edge = np.zeros((4, 4, 3), np.uint8)
     edge[:, 2:] = 255
-    whole = Crop(0, 0, 4, 4)
-    sharp = crop_and_resize(edge, whole, height=16, width=16, resample="nearest")
+    sharp = resize(edge, height=16, width=16, resample="nearest")
     assert set(np.unique(sharp)) == {0, 255}
-    smooth = crop_and_resize(edge, whole, height=16, width=16)
+    smooth = resize(edge, height=16, width=16)
     assert len(np.unique(smooth)) > 2
-    bicubic = crop_and_resize(edge, whole, height=16, width=16, resample="bicubic")
+    bicubic = resize(edge, height=16, width=16, resample="bicubic")
     assert not np.array_equal(bicubic, smooth)
-
-
-def test_only_the_crop_is_used():
-    frame = np.zeros((40, 60, 3), np.uint8)
-    frame[10:30, 20:50] = 200
-    found = crop_and_resize(frame, Crop(20, 10, 30, 20), height=10, width=15)
-    assert found.shape == (10, 15, 3)
-    assert (found == 200).all()
 
 
 def test_resize_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    found = crop_and_resize(stripes, Crop(0, 0, 64, 64), height=8, width=8)
+    found = resize(stripes, height=8, width=8)
     assert np.abs(found.astype(int) - 127).max() < 20  # without, all black or all white
 
 
 def test_resize_enlarges():
     frame = np.full((4, 4, 3), 77, np.uint8)
-    assert (crop_and_resize(frame, Crop(0, 0, 4, 4), height=16, width=16) == 77).all()
+    assert (resize(frame, height=16, width=16) == 77).all()
 
 
 # The frames that are chosen
@@ -351,12 +352,28 @@ def test_clips_are_streamed(plain_film, monkeypatch):
 
 def test_repeated_frame_is_converted_once(plain_film, monkeypatch):
     converted = []
-    original = clips.crop_and_resize
-    monkeypatch.setattr(
-        clips, "crop_and_resize", lambda *a, **k: converted.append(1) or original(*a, **k)
-    )
+    original = clips.resize
+    monkeypatch.setattr(clips, "resize", lambda *a, **k: converted.append(1) or original(*a, **k))
     read(plain_film, plan_of([0.0, 0.01, 0.02, 9.0], [9.0, 9.0, 9.0, 9.0]))
     assert len(converted) == 2
+
+
+def test_each_sampled_frame_is_handed_on_once(film):
+    path, crop, kept = film(picture=films.corner), Crop(16, 8, 32, 40), []
+    list(
+        read_clips(
+            path,
+            plan_of([0.0, 0.01, 0.1], [0.1, 0.2, 0.3]),
+            crop,
+            height=8,
+            width=8,
+            limits=LIMITS,
+            keep=lambda *item: kept.append(item),
+        )
+    )
+    assert [frame.index for frame, _ in kept] == [0, 2, 5, 7]
+    for frame, seen in kept:
+        np.testing.assert_array_equal(seen, frame.rgb()[8:48, 16:48])
 
 
 def test_rotated_frames_are_cropped_as_displayed(film):

@@ -1,8 +1,9 @@
 """Tests of the displayed picture: against FFmpeg's, and of what FFmpeg does not apply."""
 
 import sys
+from dataclasses import replace
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 
 import av
 import numpy as np
@@ -11,11 +12,12 @@ from av.video.frame import VideoFrame
 
 from rollout_core.errors import VideoUndecodable
 from rollout_core.video import display as module
-from rollout_core.video.aperture import WHOLE
+from rollout_core.video.aperture import WHOLE, Aperture
 from rollout_core.video.color import BT709, FULL_RGB
 from rollout_core.video.convert import converted, views
 from rollout_core.video.decoder import Limits, open_video
 from rollout_core.video.display import display_of
+from rollout_core.video.geometry import Box, Orientation
 from tests.benchmarks.display import ALL, ORIENTATIONS, covering, errors
 from tests.rollout_core import films
 from tests.rollout_core.containers import clap, pasp, with_sample_boxes
@@ -139,6 +141,70 @@ def test_displayed_frame_stays_within_the_limits():
         ramp(64, 48), pixel_aspect=Fraction(4), aperture=WHOLE, max_pixels=64 * 48 * 2
     )
     assert display.size == (64, 12)
+
+
+# Parts
+
+
+PARTS = [Box(0, 0, 1, 1), Box(21, 17, 40, 31), Box(30, 0, 60, 92), Box(89, 91, 1, 1)]
+
+
+def assert_parts_are_those_of_the_whole(display, picture):
+    whole = display.rgb(picture)
+    for part in PARTS:
+        np.testing.assert_array_equal(display.rgb(picture, part), whole[part.slices])
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv420p10le", "gray", "gbrp", "nv12"],
+)
+@pytest.mark.parametrize("size", [(96, 98), (93, 93), (100, 93)])
+@pytest.mark.parametrize("aperture", [WHOLE, Aperture(2, 1, 1, 0)])
+@pytest.mark.parametrize("transfer", [1, 16])
+def test_part_of_a_picture_equals_the_same_part_of_the_whole(fmt, size, aperture, transfer):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    picture = VideoFrame.from_ndarray(noise).reformat(format=fmt)
+    if picture.format.name.startswith("yuv"):
+        picture.colorspace, picture.color_trc = (9, 16) if transfer == 16 else (1, 1)
+    display = shown(picture, aperture=aperture)
+    assert_parts_are_those_of_the_whole(display, picture)
+
+
+@pytest.mark.parametrize("aspect", [1, Fraction(4, 3)])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_part_of_a_turned_picture_equals_the_same_part_of_the_whole(
+    film, aspect, rotation, mirrored
+):
+    a, b, c, d = (
+        1 << 16 if value == 1 else -(1 << 16) if value else 0
+        for value in list(ORIENTATIONS.values())[rotation // 90 + 4 * mirrored]
+    )
+
+    def noise(index, width, height):
+        return np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
+
+    path = film(
+        frames=1,
+        width=96,
+        height=98,
+        picture=noise,
+        pixel_aspect=Fraction(aspect),
+        display_matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30],
+    )
+    frame = first_of(path)
+    assert_parts_are_those_of_the_whole(frame.display, frame.picture)
+
+
+def test_only_the_part_is_converted(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        module, "converted", lambda *args: sizes.append(args[0].width) or converted(*args)
+    )
+    picture = ramp(640, 360)
+    assert shown(picture).rgb(picture, Box(200, 0, 100, 360)).shape == (360, 100, 3)
+    assert sizes[0] < 200
 
 
 # Aperture
@@ -415,6 +481,18 @@ def test_plain_planes_are_not_copied():
     assert all(
         np.shares_memory(plane, view) for plane, view in zip(planes, views(picture), strict=True)
     )
+
+
+@pytest.mark.parametrize("orientation", [*product((False, True), range(4))])
+def test_rows_of_turned_planes_are_contiguous(orientation):
+    """Reading along the columns of a frame in memory takes many times as long."""
+    picture = ramp(64, 48)
+    turned = replace(shown(picture), orientation=Orientation(*orientation))
+    size = turned.orientation.turned((64, 48))
+    display = replace(turned, size=size, natural_size=size)
+    for plane, stored in zip(display.planes(picture, size, BT601), views(picture), strict=True):
+        assert plane.strides[1] == 1
+        np.testing.assert_array_equal(plane, display.orientation.apply(stored))
 
 
 def test_views_share_the_memory_of_the_picture():

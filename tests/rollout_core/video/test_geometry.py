@@ -50,6 +50,31 @@ def test_reversed_axes_are_those_whose_first_pixel_comes_last(numbers):
     assert found.reverses == (columns[0] == 1, rows[0] == 1)
 
 
+@pytest.mark.parametrize("numbers", [case[0] for case in EIGHT])
+def test_part_of_the_turned_picture_is_found_where_it_is_stored(numbers):
+    found = orientation_of(matrix(*numbers))
+    stored = np.arange(7 * 5).reshape(5, 7)
+    shown = found.apply(stored)
+    part = Box(1, 0, 3, 4)
+    place = found.stored(part, shown.shape[::-1])
+    assert shown[part.slices].shape == (4, 3)
+    np.testing.assert_array_equal(found.apply(stored[place.slices]), shown[part.slices])
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (Box(100, 40, 30, 20), Box(80, 16, 80, 64)),
+        (Box(96, 48, 16, 16), Box(80, 32, 64, 64)),
+        (Box(3, 0, 10, 90), Box(0, 0, 32, 98)),
+        (Box(150, 90, 50, 8), Box(128, 64, 72, 34)),
+        (Box(0, 0, 200, 98), Box(0, 0, 200, 98)),
+    ],
+)
+def test_part_is_widened_by_a_margin_within_the_picture(part, expected):
+    assert part.widened(16, (200, 98)) == expected
+
+
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [

@@ -243,6 +243,14 @@ class TestWait:
         assert 0.9 < time.monotonic() - began < 5
         assert (response.status_code, response.json()["state"]) == (200, "queued")
 
+    def test_a_job_that_is_deleted_meanwhile_is_not_found(self, client, new_job):
+        job_id = new_job()
+        timer = threading.Timer(0.3, client.delete, (f"/v1/jobs/{job_id}",))
+        timer.start()
+        response = client.get(f"/v1/jobs/{job_id}", params={"wait": 20})
+        timer.join()
+        assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
+
     def test_a_created_job_that_ends_in_time_is_200(self, server, mp4, worker, redis):
         url, _ = server
 

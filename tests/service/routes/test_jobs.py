@@ -56,12 +56,14 @@ class TestCreate:
             "request": {
                 "model": "fake",
                 "method": "rollout",
-                "weighting": "projection",
+                "weighting": None,
                 "head_fusion": "mean",
                 "discard_ratio": 0.0,
                 "start_layer": 0,
                 "layer": None,
+                "reference": "still",
                 "target": None,
+                "against": None,
                 "query": "cls",
                 "per_layer": False,
                 "full_rollout": False,
@@ -72,6 +74,7 @@ class TestCreate:
                 "end_seconds": None,
                 "stream": None,
                 "allow_incomplete": False,
+                "preview": False,
                 "fake": None,
                 "overlay": {
                     "colormap": "turbo",
@@ -98,11 +101,14 @@ class TestCreate:
         ("request_", "detail"),
         [
             ('{"method": "attention", "discard_ratio": 0.5}', "discard_ratio is for rollout"),
-            ('{"method": "contribution_rollout", "target": 1}', "target is for gradient_rollout"),
+            ('{"method": "attention", "target": 1}', "target is for gradient_rollout"),
             ('{"full_rollout": true, "clips": "tile"}', "full_rollout is for one clip"),
             ('{"faithfulness": true, "clips": "tile"}', "faithfulness is for one clip"),
-            ('{"start_layer": 12}', "start_layer is 12, but the model has 12 layers"),
-            ('{"method": "gradient_rollout", "target": "none"}', "fake has no class 'none'"),
+            ('{"start_layer": 12}', "start_layer: there is no layer 12; the model has 12 layers"),
+            (
+                '{"method": "gradient_rollout", "target": "none"}',
+                "target: fake has no class",
+            ),
             ('{"query": {"frame": 4, "row": 0, "column": 0}}', "query: frame is 4"),
         ],
     )
@@ -115,7 +121,10 @@ class TestCreate:
 
         assert response.status_code == 422
         assert response.json()["code"] == "invalid_request"
-        assert response.json()["detail"].removeprefix("request: ").startswith(detail)
+        told = response.json()["detail"].removeprefix("request: ").removeprefix("request.")
+        assert told.startswith(detail)
+        (fault,) = response.json()["errors"]
+        assert f"{fault['field']}: {fault['message']}" == response.json()["detail"]
         assert leftovers() == []
 
     def test_a_full_queue(self, open_client, announce, mp4, leftovers):

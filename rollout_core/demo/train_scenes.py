@@ -1,0 +1,282 @@
+"""Trains a model on the scenes of everyday things, in pieces: `python -m ...train_scenes STATE`.
+
+All of the training is in one file. SIGTERM ends it after the present step, and the same command
+goes on from there. The batch of a step depends on the seed and the number of the step alone.
+
+Training begins with small frames and so with few patches, where most of the learning is cheap, and
+ends with frames of full size. Position embeddings are resized in between.
+"""
+
+import argparse
+import math
+import signal
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Generator, Tensor, nn
+
+from rollout_core.demo.grounds import Split
+from rollout_core.demo.initial import new_model
+from rollout_core.demo.layout import STEADY_VIEW, USUAL_VIEW, View
+from rollout_core.demo.motions import CLASSES, random_label_pairs, random_labels
+from rollout_core.demo.scenes import render
+from rollout_core.model.checkpoints import save_model
+from rollout_core.model.specs import ModelSpec
+from rollout_core.model.timesformer import Architecture, TimeSformer
+from rollout_core.relevance.explain import normalize
+
+SPEC = ModelSpec(
+    name="moving-things",
+    frames=8,
+    sampling="uniform",
+    clip_seconds=10.0,
+    height=112,
+    width=112,
+    patch_height=8,
+    patch_width=8,
+    depth=4,
+    classes=len(CLASSES),
+    labels=CLASSES,
+    licence="Apache-2.0",
+)
+ARCHITECTURE = Architecture(
+    attention_type="divided_space_time",
+    frames=SPEC.frames,
+    height=SPEC.height,
+    width=SPEC.width,
+    patch_height=SPEC.patch_height,
+    patch_width=SPEC.patch_width,
+    dim=128,
+    mlp_dim=512,
+    depth=SPEC.depth,
+    heads=4,
+    classes=len(CLASSES),
+)
+
+BATCH_CLIPS = 32
+PEAK_LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.05
+SECOND_MOMENT = 0.98
+WARMUP_STEPS = 100
+DECAY_SHARE = 0.25
+"""Last share of the steps, in which the learning rate falls to 0."""
+
+MAX_GRADIENT_NORM = 1.0
+LOG_EVERY_STEPS = 50
+SAVE_EVERY_STEPS = 200
+HELD_OUT_SEED = 2_000_003
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What kinds of clips to show.
+
+    Attributes:
+        both: share of the clips in which both acts move.
+        cued: share of the others in which the one act that moves has a ring, too.
+        view: how near the things are, and how the camera moves.
+    """
+
+    both: float = 0.5
+    cued: float = 0.5
+    view: View = USUAL_VIEW
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        steps: of the whole training, for the learning rate.
+        clips: of each step.
+    """
+
+    steps: int = 20_000
+    clips: int = BATCH_CLIPS
+    mix: Mix = Mix()
+
+
+@dataclass
+class Training:
+    """A training that can be stored and continued.
+
+    Attributes:
+        step: number of finished steps.
+        seed: of the initial parameters and of all batches.
+    """
+
+    model: TimeSformer
+    optimizer: torch.optim.AdamW
+    step: int
+    seed: int
+
+    def save(self, path: Path) -> None:
+        """Write everything to one file, atomically."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seed": self.seed,
+            "size": self.model.architecture.height,
+        }
+        part = path.with_name(f"{path.name}.part")
+        torch.save(state, part)
+        part.replace(path)
+
+
+def start(size: int, seed: int) -> Training:
+    """Begin a training on frames of `size` × `size` pixels."""
+    model = new_model(replace(ARCHITECTURE, height=size, width=size), seed).train()
+    return Training(model, _optimizer(model), step=0, seed=seed)
+
+
+def resume(path: Path, size: int) -> Training:
+    """Continue a training; if `size` is another one than before, with resized embeddings."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    training = start(size, state["seed"])
+    training.step = state["step"]
+    grid = training.model.architecture.grid
+    training.model.load_state_dict(
+        {
+            name: _resized(part, grid) if name == "pos_embed" else part
+            for name, part in state["model"].items()
+        }
+    )
+    if state["size"] == size:
+        training.optimizer.load_state_dict(state["optimizer"])
+    return training
+
+
+def take_step(training: Training, plan: Plan) -> Tensor:
+    """Train on a new batch; return the loss and the share of correct answers, `2`."""
+    training.optimizer.param_groups[0]["lr"] = learning_rate(training.step, plan.steps)
+    generator = Generator().manual_seed(training.seed * 10_000_000 + training.step)
+    size = training.model.architecture.height
+    frames, labels = draw_batch(plan.clips, generator, size, "train", plan.mix)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = training.model(normalize(frames, SPEC))
+    loss = F.cross_entropy(logits.float(), labels)
+    training.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(training.model.parameters(), MAX_GRADIENT_NORM)
+    training.optimizer.step()
+    training.step += 1
+    return torch.stack((loss.detach(), (logits.argmax(dim=-1) == labels).float().mean()))
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the rate: a linear rise, a constant, and a linear fall at the end."""
+    rise = (step + 1) / WARMUP_STEPS
+    fall = (steps - step) / (DECAY_SHARE * steps)
+    return PEAK_LEARNING_RATE * max(0.0, min(1.0, rise, fall))
+
+
+def draw_batch(
+    count: int, generator: Generator, size: int, split: Split, mix: Mix = Mix()
+) -> tuple[Tensor, Tensor]:
+    """Return clips `b c t H W` and labels `b`. If both acts move, the label is the first's."""
+    pairs = random_label_pairs(round(mix.both * count), generator)
+    singles = random_labels(count - len(pairs), generator)
+    marked = torch.rand(len(singles), generator=generator) < mix.cued
+    draw = partial(render, frames=SPEC.frames, height=size, width=size, split=split, view=mix.view)
+    two, one = draw(pairs, generator), draw(singles, generator, cued=marked)
+    return torch.cat((two.frames, one.frames)), torch.cat((pairs[:, 0], singles))
+
+
+@torch.no_grad()
+def confusion(model: TimeSformer, clips: int, split: Split = "test") -> Tensor:
+    """Return how often each class (row) was taken for which (column), `2 k k`.
+
+    The first table is of clips in which both acts move, the second of the others.
+    """
+    table = torch.zeros(2, len(CLASSES), len(CLASSES), dtype=torch.long)
+    generator = Generator().manual_seed(HELD_OUT_SEED)
+    for _ in range(math.ceil(clips / BATCH_CLIPS)):
+        frames, labels = draw_batch(BATCH_CLIPS, generator, model.architecture.height, split)
+        with torch.autocast("cpu", torch.bfloat16):
+            answers = model(normalize(frames, SPEC)).argmax(dim=-1)
+        is_single = torch.arange(BATCH_CLIPS) >= BATCH_CLIPS // 2
+        table.index_put_((is_single.long(), labels, answers), torch.tensor(1), accumulate=True)
+    return table
+
+
+def _optimizer(model: TimeSformer) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=PEAK_LEARNING_RATE,
+        betas=(0.9, SECOND_MOMENT),
+        weight_decay=WEIGHT_DECAY,
+    )
+
+
+def _resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the embeddings, `1 1+p c`, of a square grid for another grid."""
+    side = math.isqrt(positions.shape[1] - 1)
+    image = rearrange(positions[:, 1:], "1 (h w) c -> 1 c h w", h=side)
+    resized = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat((positions[:, :1], rearrange(resized, "1 c h w -> 1 (h w) c")), dim=1)
+
+
+def main() -> None:
+    """Read the command line, train, and report on held-out clips."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("state", type=Path, help="the file with the state of the training")
+    parser.add_argument("--steps", type=int, default=Plan.steps, help="of the whole training")
+    parser.add_argument("--until", type=int, help="stop after this step")
+    parser.add_argument("--size", type=int, default=SPEC.height, help="of the frames, in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clips", type=int, default=Plan.clips, help="of each step")
+    parser.add_argument("--both", type=float, default=Mix.both, help="share of two live acts")
+    parser.add_argument("--cued", type=float, default=Mix.cued, help="of the rest with a ring")
+    parser.add_argument("--steady", action="store_true", help="large things, a still camera")
+    parser.add_argument("--held-out", type=int, default=512, help="clips of the report at the end")
+    parser.add_argument("--out", type=Path, help="write the model to this checkpoint")
+    options = parser.parse_args()
+    state: Path = options.state
+    training = resume(state, options.size) if state.exists() else start(options.size, options.seed)
+    plan = Plan(
+        options.steps,
+        options.clips,
+        Mix(options.both, options.cued, STEADY_VIEW if options.steady else View()),
+    )
+    if not run(training, state, plan, until=options.until or options.steps):
+        return
+    model = training.model.eval()
+    if options.out:
+        save_model(options.out, model, SPEC)
+    for name, table in zip(
+        ("both move", "one moves"), confusion(model, options.held_out), strict=True
+    ):
+        print(f"held-out, {name}: top-1 {float(table.trace() / table.sum()):.4f}")
+        for label, row in zip(CLASSES, table, strict=True):
+            print(f"  {label:<36}" + " ".join(f"{int(count):4d}" for count in row))
+
+
+def run(training: Training, path: Path, plan: Plan, until: int) -> bool:
+    """Train until a step or SIGTERM, and store the state; return False if a signal ended it."""
+    asked_to_stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked_to_stop.append(number))
+    figures: list[Tensor] = []
+    began = time.monotonic()
+    while training.step < until and not asked_to_stop:
+        figures.append(take_step(training, plan))
+        if training.step % LOG_EVERY_STEPS == 0:
+            seconds = (time.monotonic() - began) / len(figures)
+            loss, accuracy = torch.stack(figures).mean(dim=0).tolist()
+            text = f"step {training.step} loss {loss:.3f} accuracy {accuracy:.3f}"
+            print(f"{text}, {seconds:.2f} s a step", flush=True)
+            figures, began = [], time.monotonic()
+        if training.step % SAVE_EVERY_STEPS == 0:
+            training.save(path)
+    training.save(path)
+    return not asked_to_stop
+
+
+if __name__ == "__main__":
+    main()

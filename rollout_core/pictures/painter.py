@@ -1,0 +1,159 @@
+"""Paints heat maps on frames: plane by plane, in integers."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rollout_core.contract import Color, Overlay
+from rollout_core.pictures.heat import rgb_table, yuv_table
+from rollout_core.video.clips import Crop
+from rollout_core.video.color import black_of
+from rollout_core.video.convert import Plane, Planes
+from rollout_core.video.display import SUBSAMPLING
+
+HEAT_TOLERANCE = 1 / 48
+"""A heat map is also painted on the next frames, while theirs differ by at most this from it.
+
+So no pixel jumps further than without this: by 8 of 255 where relevance changes fastest. If heat is
+held for a fifth of a second, it jumps by 32, five times a second, which is visible.
+"""
+
+BAND_LINES = 64
+"""Planes are painted in bands, so that what is computed for one stays in the processor's cache."""
+
+PRODUCT_LINES = 4
+"""For a product of matrices of more lines, OpenBLAS starts threads, which wait busily."""
+
+Part = tuple[slice, slice]
+"""Rows and columns of a plane."""
+
+
+class Painter:
+    """Blends heat maps into the crop of the frames of a video, and dims the rest of them."""
+
+    def __init__(self, overlay: Overlay, crop: Crop, color: Color) -> None:
+        self._crop = crop
+        self._black = black_of(color)
+        weight = np.rint(256 * overlay.opacity * np.arange(256) / 255).astype(np.uint16)
+        colours = yuv_table(rgb_table(overlay.colormap), color)
+        self._kept = 256 - weight
+        self._added = [weight * colours[:, channel] + 128 for channel in range(3)]
+        self._heat: NDArray[np.float32] | None = None
+        self._bands: list[_Band] = []
+
+    def paint(self, source: Planes, target: Planes, heat: NDArray[np.float32]) -> None:
+        """Write `source` blended with `heat`, float32 `h w`, 0 to 1, into `target`.
+
+        All frames must have the same size.
+        """
+        insides = [
+            _inside(self._crop, scale, plane.shape)
+            for scale, plane in zip(SUBSAMPLING, source, strict=True)
+        ]
+        if self._heat is None or np.abs(heat - self._heat).max() > HEAT_TOLERANCE:
+            self._heat, self._bands = heat, [*self._bands_of(heat, insides)]
+        for plane, drawn, inside, black in zip(source, target, insides, self._black, strict=True):
+            _dim(plane, drawn, inside, black)
+        for band in self._bands:
+            band.blend(source[band.channel][band.part], target[band.channel][band.part])
+
+    def _bands_of(self, heat: NDArray[np.float32], insides: list[Part]) -> Iterator["_Band"]:
+        """Yield how the inside of each plane is blended."""
+        for scale, channels in ((1, (0,)), (2, (1, 2))):
+            for part, levels in _grown(heat, self._crop, scale, insides[channels[0]]):
+                kept = self._kept.take(levels, mode="clip")
+                for channel in channels:
+                    added = self._added[channel].take(levels, mode="clip")
+                    yield _Band(channel, part, kept, added)
+
+
+class _Band(NamedTuple):
+    """How a part of a plane is blended with colours: `(pixel * kept + added) / 256`.
+
+    Attributes:
+        kept: uint16 `H W`, 0 to 256.
+        added: uint16 `H W`, so that the sum rounds and does not overflow.
+    """
+
+    channel: int
+    part: Part
+    kept: NDArray[np.uint16]
+    added: NDArray[np.uint16]
+
+    def blend(self, pixels: Plane, target: Plane) -> None:
+        """Write the blended pixels, uint8 `H W`, into `target`."""
+        mixed = pixels * self.kept
+        mixed += self.added
+        mixed >>= 8
+        target[:] = mixed
+
+
+def _dim(plane: Plane, target: Plane, inside: Part, black: int) -> None:
+    """Write the pixels outside the crop, halfway to black, into `target`."""
+    rows, columns = inside
+    for outside in (
+        np.s_[: rows.start],
+        np.s_[rows.stop :],
+        np.s_[rows, : columns.start],
+        np.s_[rows, columns.stop :],
+    ):
+        np.add(plane[outside] >> 1, black >> 1, out=target[outside])
+
+
+def _grown(
+    heat: NDArray[np.float32], crop: Crop, scale: int, inside: Part
+) -> Iterator[tuple[Part, NDArray[np.intp]]]:
+    """Scale a heat map to the inside of a plane, which may be less than the crop.
+
+    Yield bands of it: rows and columns of the plane, and levels, of which 0 to 255 are meant.
+    """
+    rows, columns = inside
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if not height or not width:
+        return
+    down, across = (
+        _bicubic(
+            count,
+            size,
+            (part.start * scale - origin) / length,
+            (part.stop * scale - origin) / length,
+        )
+        for count, size, part, origin, length in zip(
+            heat.shape,
+            (height, width),
+            inside,
+            (crop.y, crop.x),
+            (crop.height, crop.width),
+            strict=True,
+        )
+    )
+    wide = 255 * (heat @ across.T).clip(0, 1) + np.float32(0.5)  # bicubic curves overshoot
+    shape = -(-height // BAND_LINES), BAND_LINES // PRODUCT_LINES, PRODUCT_LINES, len(heat)
+    for top, lines in zip(range(0, height, BAND_LINES), np.resize(down, shape), strict=True):
+        grown = (lines @ wide).reshape(BAND_LINES, width)[: height - top]
+        band = slice(rows.start + top, rows.start + top + len(grown))
+        yield (band, columns), grown.astype(np.intp)
+
+
+@lru_cache(maxsize=8)
+def _bicubic(count: int, size: int, begin: float, end: float) -> NDArray[np.float32]:
+    """Return the matrix, `size count`, that scales a part of `count` values to `size`.
+
+    Args:
+        begin, end: of the part, as shares of the whole.
+    """
+    unit = Image.fromarray(np.eye(count, dtype=np.float32))
+    part = 0, begin * count, count, end * count
+    return np.asarray(unit.resize((count, size), Image.Resampling.BICUBIC, part))
+
+
+def _inside(crop: Crop, scale: int, shape: tuple[int, ...]) -> Part:
+    """Return the rows and columns of a plane that lie wholly inside the crop."""
+    height, width = shape
+    rows = slice(-(-crop.y // scale), min((crop.y + crop.height) // scale, height))
+    columns = slice(-(-crop.x // scale), min((crop.x + crop.width) // scale, width))
+    return rows, columns
