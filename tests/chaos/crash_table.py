@@ -35,12 +35,14 @@ class Row:
         seen: the states in order; the attempt follows if it is not the first.
         retry_seconds: to the next attempt; None if the first one succeeded.
         ended_seconds: to the end of the job.
+        start_seconds: what the start of a worker took before the fault.
     """
 
     window: str
     seen: tuple[str, ...]
     retry_seconds: float | None
     ended_seconds: float
+    start_seconds: float
 
     def __str__(self) -> str:
         again = "–" if self.retry_seconds is None else f"{self.retry_seconds:.1f} s"
@@ -59,7 +61,8 @@ def play(fault: Fault) -> Row:
         assert watch.job_id is not None
         require_one_end(system, watch.job_id)
         require_clean_redis(system)
-    return Row(fault.window, watch.seen, watch.retry_seconds, watch.ended_seconds)
+        start_seconds = system.start_seconds
+    return Row(fault.window, watch.seen, watch.retry_seconds, watch.ended_seconds, start_seconds)
 
 
 @contextmanager

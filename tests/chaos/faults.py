@@ -202,7 +202,7 @@ def engine_always_dies(system: System) -> Watch:
     watch = submit_with_fault(system, "fake-crash")
     following = system.accepted(video(), "fake-crash")
     require(watch, "failed", attempt=3, code="worker_crashed")
-    system.wait(following, "running", "failed", seconds=15)
+    system.wait(following, "running", "failed")
     return watch
 
 

@@ -5,6 +5,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,13 +37,18 @@ class System:
     """All processes around one store; dead ones are restarted until the system is closed."""
 
     def __init__(self, folder: Path) -> None:
-        """Start a Valkey server in `folder`; its path must be short, for it holds a unix socket."""
+        """Start a Valkey server in `folder`; its path must be short, for it holds a unix socket.
+
+        Attributes:
+            start_seconds: longest that `await_models` has waited: how slow a start is here, now.
+        """
         self.data_dir = folder / "data"
         self.redis_url = f"unix://{folder}/valkey/valkey.sock"
         self.processes: list[Process] = []
         self._folder = folder
         self._urls: dict[str, str] = {}
         self._clients: list[httpx.Client] = []
+        self.start_seconds = 0.0
         self._closing = Event()
         self._callbacks = ExitStack()
         for name in ("valkey", "log", "marks"):
@@ -202,7 +208,9 @@ class System:
             served = self.client.get("/v1/models").json()["models"]
             return set(models) <= {model["name"] for model in served if model["ready"]}
 
+        since = time.monotonic()
         wait_until(all_ready, START_SECONDS, f"a worker for each of {models}")
+        self.start_seconds = max(self.start_seconds, time.monotonic() - since)
 
     def await_valkey(self) -> None:
         """Wait until Valkey has read its data and answers."""
