@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from rollout_core.command import (
+    importing_much,
     read_settings,
     require_extra,
     require_modules,
@@ -95,7 +96,7 @@ def main() -> None:
 def explain(command: Command) -> None:
     """Explain a video; print the predictions and the paths of the result files."""
     command.video.stat()  # a wrong path is told before torch is imported
-    with require_extra("rollout-explain", "worker"):
+    with require_extra("rollout-explain", "worker"), importing_much():
         require_modules("torch", "timm", "einops", "safetensors", "huggingface_hub")
 
         from rollout_core.model.checkpoints import load_named

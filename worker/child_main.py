@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from rollout_core.command import importing_much
 from worker import engine_server
 from worker.messages import EngineOptions
 from worker.parent_death import die_with
@@ -33,7 +34,8 @@ def serve(kind: str, connection: Connection, options: str) -> None:
 
         engine_server.serve(connection, lambda: fake_engine.load(engine_options))
     elif kind == "torch":
-        from worker import torch_engine
+        with importing_much():
+            from worker import torch_engine
 
         engine_server.serve(connection, lambda: torch_engine.load(engine_options))
     else:

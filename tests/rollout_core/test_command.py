@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 from importlib import import_module
@@ -6,7 +7,13 @@ import pytest
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from rollout_core.command import read_settings, require_extra, require_modules, settings_config
+from rollout_core.command import (
+    importing_much,
+    read_settings,
+    require_extra,
+    require_modules,
+    settings_config,
+)
 
 
 class Settings(BaseSettings):
@@ -77,3 +84,14 @@ def test_required_modules_are_looked_up_without_importing_them():
     assert done.stdout == "False\n"
     with pytest.raises(ModuleNotFoundError, match="no module named 'no_such_module'"):
         require_modules("numpy", "no_such_module")
+
+
+def test_garbage_is_collected_again_after_many_imports_even_if_one_fails():
+    try:
+        with pytest.raises(ImportError), importing_much():
+            assert not gc.isenabled()
+            import_module("no_such_module")
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
