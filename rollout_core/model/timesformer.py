@@ -320,17 +320,22 @@ def _attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, fuse: FuseHeads) -> tuple
 
     A chunk is some sequences, or some rows of one sequence.
     """
-    _, heads, tokens, _ = q.shape
+    _, heads, tokens, channels = q.shape
     elements = CPU_CHUNK if q.device.type == "cpu" else GPU_CHUNK
     rows = max(1, elements // (heads * tokens))
     sequences = max(1, rows // tokens)
-    outputs, maps = [], []
-    for of_q, of_k, of_v in zip(*(torch.split(part, sequences) for part in (q, k, v)), strict=True):
-        chunks = (_softmax(some, of_k) for some in torch.split(of_q, rows, dim=2))
-        both = [(chunk @ of_v, fuse(chunk)) for chunk in chunks]
-        outputs.append(torch.cat([out for out, _ in both], dim=2))
-        maps.append(torch.cat([fused for _, fused in both], dim=1))
-    return torch.cat(outputs), torch.cat(maps)
+    out = q.new_empty(len(q), tokens, heads, channels).transpose(1, 2)  # so joining copies nothing
+    maps = []
+    for first in range(0, len(q), sequences):
+        some = slice(first, first + sequences)
+        parts = []
+        for row in range(0, tokens, rows):
+            part = slice(row, row + rows)
+            attention = _softmax(q[some, :, part], k[some])
+            out[some, :, part] = attention @ v[some]
+            parts.append(fuse(attention))
+        maps.append(torch.cat(parts, dim=1))
+    return out, torch.cat(maps)
 
 
 def _softmax(q: Tensor, k: Tensor) -> Tensor:
