@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
 PLANS: dict[Scale, Plan] = {
     "full": Plan(SIZES["720p"], 10, BASE.depth),
-    "quick": Plan(SIZES["720p"], 5, depth=3),
+    "quick": Plan(SIZES["720p"], 3, depth=1),
     "tiny": Plan(Size(160, 96), 2, depth=0),
 }
 

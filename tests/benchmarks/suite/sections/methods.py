@@ -19,7 +19,7 @@ from tests.benchmarks.suite.processes import peak_bytes
 from tests.benchmarks.suite.section import Row, Scale, Section, Settings, Table
 from tests.benchmarks.suite.timing import interleaved
 
-SHAPES: dict[Scale, Architecture] = {"full": BASE, "quick": shaped(8, 224, depth=2), "tiny": TINY}
+SHAPES: dict[Scale, Architecture] = {"full": BASE, "quick": shaped(8, 224, depth=1), "tiny": TINY}
 
 METHODS = {
     "`attention`": MethodOptions(method="attention"),

@@ -23,7 +23,7 @@ from tests.benchmarks.suite.timing import Seconds
 from tests.system.processes import ROOT
 from tests.system.system import System
 
-JOBS: dict[Scale, int] = {"full": 40, "quick": 12, "tiny": 1}
+JOBS: dict[Scale, int] = {"full": 40, "quick": 6, "tiny": 1}
 
 MODEL = "fake"
 SIZE, SECONDS = Size(96, 80), 1

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 PLANS: dict[Scale, Plan] = {
     "full": Plan({8: 7, 16: 7, 32: 5, 64: 1, 96: 1}),
-    "quick": Plan({8: 3, 16: 3, 32: 1}),
+    "quick": Plan({8: 3, 16: 1}),
     "tiny": Plan({2: 2, 4: 1}, patches=6),
 }
 

@@ -20,7 +20,7 @@ from tests.benchmarks.suite.timing import Call, Timing, interleaved
 
 SECONDS: dict[Scale, dict[str, float]] = {
     "full": {"360p": 10, "720p": 10, "1080p": 6, "4K": 2},
-    "quick": {"360p": 4, "720p": 4},
+    "quick": {"720p": 3},
     "tiny": {"tiny": 1},
 }
 """Size → length of its film."""
