@@ -13,7 +13,15 @@ from rollout_core.command import (
     require_modules,
     settings_config,
 )
-from rollout_core.contract import RESULT_NAME, ExplainRequest, Method, Overlay, Queries, Stage
+from rollout_core.contract import (
+    RESULT_NAME,
+    ExplainRequest,
+    Method,
+    Overlay,
+    PrecisionChoice,
+    Queries,
+    Stage,
+)
 from rollout_core.errors import InvalidRequest, RolloutError
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.model.specs import MOVING_SHAPES
@@ -48,6 +56,11 @@ class Command(InputFlags, ExplainRequest, BaseSettings):
         description="Folder for the results.",
     )
     device: str = Field("auto", description="auto uses the GPU if there is one.")
+    dtype: PrecisionChoice = Field(
+        "float32",
+        description="Number format of the model. auto measures which is the fastest that agrees "
+        "with float32, which takes some forwards.",
+    )
     fake: ClassVar[None] = None  # type: ignore[misc]  # no flag: there is no fake engine here
 
     @model_validator(mode="after")
@@ -102,8 +115,12 @@ def explain(command: Command) -> None:
         from rollout_core.model.checkpoints import load_named
         from rollout_core.model.devices import open_device
         from rollout_core.pipeline import compare_methods, explain_video
+        from rollout_core.relevance.precision import open_dtype, settle_precision
 
-    loaded = load_named(command.model, open_device(command.device), command.input_settings)
+    device = open_device(command.device)
+    dtype = open_dtype(command.dtype, device)
+    loaded = load_named(command.model, device, command.input_settings, dtype)
+    loaded, _ = settle_precision(loaded, command.dtype)
     arguments = command.video, command.output, command.request, loaded
     with _ProgressBar(leave=False, disable=None) as bar:
         result = explain_video(*arguments, progress=bar.show)

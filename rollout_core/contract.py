@@ -77,6 +77,10 @@ Fill = Literal["blur", "mean", "still"]
 Layout = Literal["overlay", "side_by_side"]
 Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
 
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+PrecisionChoice = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+"""How a model computes; auto: the fastest precision that agrees with float32 on this machine."""
+
 FailureCode = Literal[
     "deadline_exceeded",
     "invalid_request",
@@ -606,6 +610,10 @@ class ExplainResult(Frozen):
 
     model: str
     checkpoint_sha256: str | None = Field(description="null for a model without a checkpoint.")
+    precision: Precision | None = Field(
+        None,
+        description="Number format in which the model computed. null in results of older versions.",
+    )
     request: ExplainRequest = Field(description="With every default filled in.")
     predictions: tuple[Prediction, ...] = Field(description="Most probable first, at most five.")
     clips: int

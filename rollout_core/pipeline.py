@@ -23,6 +23,7 @@ from rollout_core.contract import (
     Fill,
     Method,
     Overlay,
+    Precision,
     SourceVideo,
     Stage,
     VideoWarning,
@@ -35,6 +36,7 @@ from rollout_core.pictures.render import render, render_comparison
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
 from rollout_core.relevance.faithfulness import STEPS, Floats, Order, measure
 from rollout_core.relevance.perturbation import perturbed_probabilities
+from rollout_core.relevance.precision import precision_of
 from rollout_core.resolve import (
     ResolvedRun,
     check_request,
@@ -127,6 +129,7 @@ def compute(
         faithfulness=faithfulness,
         timings=timings,
         started_at=started_at,
+        precision=precision_of(loaded.model),
     )
 
 
@@ -237,6 +240,7 @@ class Computed:
     faithfulness: Faithfulness | None
     timings: Timings
     started_at: datetime
+    precision: Precision | None
 
     def describe(self, folder: Path | None = None) -> ExplainResult:
         """Return the content of `result.json`.
@@ -254,6 +258,7 @@ class Computed:
             timings=self.timings,
             attempt=1,
             started_at=self.started_at,
+            precision=self.precision,
         )
 
     def write(self, folder: Path, progress: ProgressCallback = lambda *_: None) -> ExplainResult:

@@ -23,6 +23,7 @@ from rollout_core.contract import (
     ExplainRequest,
     ExplainResult,
     Faithfulness,
+    Precision,
     Prediction,
     SourceVideo,
     Target,
@@ -90,6 +91,7 @@ def describe_result(
     timings: Timings,
     attempt: int,
     started_at: datetime,
+    precision: Precision | None = None,
     ended_at: datetime | None = None,
 ) -> ExplainResult:
     """Return the content of `result.json`.
@@ -97,12 +99,14 @@ def describe_result(
     Args:
         folder: contains all other files of the result, complete. None: there are no files.
         timings: of all stages; the present one is counted until the files are read.
+        precision: of the model, if it is one that has a name.
         ended_at: default: now.
     """
     shares = found.frame_relevance.astype(np.float64).round(DECIMALS)
     return ExplainResult(
         model=run.spec.name,
         checkpoint_sha256=run.checkpoint_sha256,
+        precision=precision,
         request=run.resolved_request,
         predictions=top_predictions(found.logits, run.spec),
         clips=len(found.logits),

@@ -53,6 +53,8 @@ class Answers:
     def find(self, key: str, *, owner: str | None, checkpoint_sha256: str | None) -> str | None:
         """Return the id of a job whose result can be used, or None.
 
+        A result counts whatever its precision: workers use only those that agree with float32.
+
         Args:
             checkpoint_sha256: of the checkpoint that workers serve now. None never matches.
         """

@@ -222,6 +222,7 @@ def _describe(announcements: list[Announcement]) -> ServedModel:
         checkpoints_differ=differ(announcements),
         engines=tuple(sorted({item.engine for item in announcements})),
         devices=tuple(sorted({item.device for item in announcements})),
+        precisions=tuple(sorted({item.precision for item in announcements if item.precision})),
         workers=len(announcements),
         ready=sum(item.ready for item in announcements),
         waiting_for=_waiting_for(announcements),

@@ -13,6 +13,9 @@ from tests.system.valkey import running_valkey, url_of
 # these processes would slow each other down. torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What workers find in one precision would differ a little from references in another.
+os.environ.setdefault("ROLLOUT_DTYPE", "float32")
+
 # For each pytest that a test starts; see addopts in pyproject.toml.
 os.environ["PYTEST_ADDOPTS"] = "-p no:hypothesispytest -p no:locust -p no:schemathesis"
 

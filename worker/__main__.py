@@ -101,7 +101,9 @@ def _serve(settings: Settings, children: Children) -> None:
     try:
         supervisor.await_engine()
         supervisor.require_name()
-        log.info("ready: %s on %s", settings.model_name, children.engine.require_model().device)
+        model = children.engine.require_model()
+        log.info("precision: %s", model.precision_report)
+        log.info("ready: %s on %s", settings.model_name, model.device)
         supervisor.work(logging_level="WARNING")
         supervisor.check_store()
         if supervisor.exhausted:

@@ -25,6 +25,7 @@ from rollout_core.contract import (
     Faithfulness,
     FakeScript,
     Fill,
+    Precision,
 )
 from rollout_core.jobs.store import fsync_files, is_plain
 from rollout_core.model.specs import ModelSpec
@@ -101,12 +102,13 @@ class AttemptInput:
 
 @dataclass(frozen=True)
 class _Found:
-    """What an attempt has found: the run, its arrays, the facts of the video, and its curves."""
+    """What an attempt has found: the run, its arrays, the facts of the video, its curves."""
 
     run: ResolvedRun
     arrays: Archive
     decoded: Decoded
     measured: Faithfulness | None
+    precision: Precision
 
 
 class Attempt:
@@ -155,7 +157,7 @@ class Attempt:
         findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
         arrays = self._heartbeat.during(partial(findings.archive, run))
         measured = self._measure(frames, arrays, run) if run.request.faithfulness else None
-        found = _Found(run, arrays, decoded, measured)
+        found = _Found(run, arrays, decoded, measured, model.precision)
         with self._timings.stage("render"):
             self._render(media, found)
         return found
@@ -349,6 +351,7 @@ class Attempt:
             timings=self._timings,
             attempt=self._job.attempt,
             started_at=self._job.started_at,
+            precision=found.precision,
         )
         ended_at = self._job.started_at + timedelta(seconds=self._heartbeat.seconds)
         return result.model_copy(update={"ended_at": ended_at})

@@ -21,6 +21,8 @@ from rollout_core.contract import (
     Frozen,
     MethodOptions,
     Overlay,
+    Precision,
+    PrecisionChoice,
     Seconds,
     SourceVideo,
     ThumbnailSheet,
@@ -50,6 +52,7 @@ class EngineOptions(Frozen):
         batch_clips: most clips in one `Explain`. Default: the engine chooses.
         device: a torch device, or "auto" for the GPU if there is one.
         settings: what the operator says about the input and the classes of the checkpoint.
+        dtype: the precision; "auto" measures it, see `rollout_core.relevance.precision`.
     """
 
     model: str
@@ -58,7 +61,7 @@ class EngineOptions(Frozen):
     checkpoint_sha256: str | None = None
     batch_clips: int | None = None
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: PrecisionChoice = "float32"
 
 
 class Confinement(Frozen):
@@ -112,6 +115,8 @@ class Ready(AnyMessage):
     Attributes:
         batch_clips: most clips that it wants in one `Explain`.
         clip_seconds: measured time to explain one clip with the default options, after warm-up.
+        precision: the one in which it computes.
+        precision_report: the precision, and what was measured to choose it; for the log.
     """
 
     kind: Literal["ready"] = "ready"
@@ -120,6 +125,8 @@ class Ready(AnyMessage):
     device: str
     batch_clips: int = Field(ge=1)
     clip_seconds: Seconds
+    precision: Precision = "float32"
+    precision_report: str = Field("float32", max_length=MAX_DETAIL_CHARACTERS)
 
 
 class Explain(AnyMessage):

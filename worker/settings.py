@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from rollout_core.command import settings_config
-from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS
+from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS, PrecisionChoice
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.patterns import MODEL, SHA256
 
@@ -31,8 +31,9 @@ class Settings(InputFlags, BaseSettings):
         None, pattern=SHA256, description="SHA-256 that the checkpoint must have."
     )
     device: str = Field("auto", description="Device of torch; auto: a GPU if there is one.")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Number format of the model."
+    dtype: PrecisionChoice = Field(
+        "auto",
+        description="Number format of the model; auto: the fastest that agrees with float32.",
     )
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="URL of the Redis server.")
     data_dir: Path = Field(

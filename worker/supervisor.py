@@ -457,6 +457,7 @@ class Supervisor(SimpleWorker):
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
             engine=self._settings.engine,
             device=model.device if model else self._settings.device,
+            precision=model.precision if model else None,
             ready=is_usable and not stopping,
             stopping=stopping,
             waiting_for=self._runner.waiting_for,

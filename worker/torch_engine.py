@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rollout_core.contract import PrecisionChoice
 from rollout_core.errors import OutOfMemory
 from rollout_core.model.checkpoints import LoadedModel, open_model
 from rollout_core.model.devices import open_device
 from rollout_core.relevance.explain import explain_clips, prepare_clips
 from rollout_core.relevance.perturbation import forward_clips, perturbed_probabilities
+from rollout_core.relevance.precision import open_dtype, precision_of, settle_precision
 from worker.engine_server import warm_up
 from worker.messages import EngineOptions, Explain, Perturb, Ready
 from worker.wire import Arrays
@@ -62,20 +64,23 @@ class TorchEngine:
         self,
         loaded: LoadedModel,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: PrecisionChoice = "float32",
         batch_clips: int | None = None,
     ) -> None:
-        """Warm the model up.
+        """Choose the precision, and warm the model up.
 
         Args:
+            dtype: the precision of `loaded`; "auto" measures which one is used instead.
             batch_clips: most clips per batch. Default: see `BATCH_CLIPS`.
         Raises:
             OutOfMemory: a single clip does not fit in memory.
         """
+        batch_clips = batch_clips or BATCH_CLIPS.get(device.type, 1)
+        loaded, report = settle_precision(loaded, dtype, batch_clips)
         self._model = loaded.model.eval()
         self._spec = loaded.spec
         self._device = device
-        self._dtype = dtype
+        self._dtype = next(loaded.model.parameters()).dtype
         self._batches = BatchSizes(
             f"one clip of {loaded.spec.frames} frames does not fit on {device}"
         )
@@ -83,8 +88,10 @@ class TorchEngine:
             spec=loaded.spec,
             checkpoint_sha256=loaded.sha256,
             device=_device_name(device),
-            batch_clips=batch_clips or BATCH_CLIPS.get(device.type, 1),
+            batch_clips=batch_clips,
             clip_seconds=warm_up(self.explain, loaded.spec),
+            precision=precision_of(loaded.model) or "float32",
+            precision_report=report,
         )
 
     def explain(self, frames: NDArray[np.uint8], request: Explain) -> Arrays:
@@ -144,19 +151,18 @@ def load(options: EngineOptions) -> TorchEngine:
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, or its digest differs from the pinned one.
-        DeviceError: there is no such device here.
+        DeviceError: there is no such device here, or it does not compute in that precision.
     """
     device = open_device(options.device)
-    dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
     loaded = open_model(
         options.model,
         options.checkpoint,
         sha256=options.checkpoint_sha256,
         settings=options.settings,
         device=device,
-        dtype=dtype,
+        dtype=open_dtype(options.dtype, device),
     )
-    return TorchEngine(loaded, device, dtype, options.batch_clips)
+    return TorchEngine(loaded, device, options.dtype, options.batch_clips)
 
 
 def _free_memory() -> None:

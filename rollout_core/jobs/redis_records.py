@@ -16,7 +16,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from rollout_core.contract import Frozen
+from rollout_core.contract import Frozen, Precision
 from rollout_core.errors import AttemptLost, OtherStore
 from rollout_core.jobs.records import JobRecord
 from rollout_core.model.specs import ModelSpec
@@ -215,6 +215,7 @@ class Announcement(Frozen):
     checkpoint_sha256: str | None
     engine: Literal["torch", "fake"]
     device: str
+    precision: Precision | None = Field(None, description="None while its engine is loading.")
     ready: bool = Field(description="False while its engine is loading, or while it pauses.")
     waiting_for: Literal["store"] | None = Field(
         None, description="store: it pauses until the store can be written."
@@ -234,7 +235,10 @@ class Announcement(Frozen):
         return self.takes_jobs or (not self.stopping and self.checkpoint_sha256 is not None)
 
     def identity(self) -> str:
-        """Return what it serves. Workers of one model must not differ in it."""
+        """Return what it serves. Workers of one model must not differ in it.
+
+        They may differ in device and precision: a precision is used only if it agrees with float32.
+        """
         return self.model_dump_json(include={"model", "checkpoint_sha256", "engine"})
 
     def age_seconds(self, now: datetime) -> float:

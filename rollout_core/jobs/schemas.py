@@ -13,6 +13,7 @@ from rollout_core.contract import (
     Artifact,
     ExplainRequest,
     Frozen,
+    Precision,
     Prediction,
     SourceVideo,
     UploadId,
@@ -152,6 +153,9 @@ class ServedModel(Frozen):
     )
     engines: tuple[str, ...]
     devices: tuple[str, ...]
+    precisions: tuple[Precision, ...] = Field(
+        (), description="Number formats in which loaded engines compute."
+    )
     workers: int = Field(description="Live workers.")
     ready: int = Field(description="Live workers whose engine has loaded.")
     waiting_for: Literal["store"] | None = Field(

@@ -123,18 +123,24 @@ def open_model(
 
 
 def load_named(
-    text: str, device: torch.device | str = "cpu", settings: InputSettings | None = None
+    text: str,
+    device: torch.device | str = "cpu",
+    settings: InputSettings | None = None,
+    dtype: torch.dtype | None = None,
 ) -> LoadedModel:
     """Load the model that a user names: NAME, NAME=CHECKPOINT, or CHECKPOINT alone.
 
+    Args:
+        dtype: of the parameters; default float32.
     Raises:
         CheckpointError: as for `open_model`.
     """
     name, separator, checkpoint = text.partition("=")
     is_named = (separator or name in SPECS) and not Path(text).expanduser().exists()
-    if is_named:
-        return open_model(name, checkpoint or None, settings=settings, device=device)
-    return open_model(model_name(text), text, settings=settings, device=device)
+    source: str | None = checkpoint or None
+    if not is_named:
+        name, source = model_name(text), text
+    return open_model(name, source, settings=settings, device=device, dtype=dtype)
 
 
 def adopt_model(
