@@ -75,6 +75,7 @@ HeadFusion = Literal["mean", "max", "min"]
 Weighting = Literal["projection", "deviation"]
 Fill = Literal["blur", "mean", "still"]
 Layout = Literal["overlay", "side_by_side"]
+HeatScale = Literal["video", "frame", "absolute"]
 Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
@@ -148,6 +149,12 @@ class Overlay(Frozen):
         0.6, ge=0, le=1, description="Opacity of the heat map at its highest relevance."
     )
     layout: Layout = "overlay"
+    scale: HeatScale = Field(
+        "video",
+        description="Which relevance gets the hottest colour: video: 99 % of the patches of the "
+        "video have less; frame: the highest of each frame; absolute: 8 times the mean, so that "
+        "pictures of several videos compare.",
+    )
     max_height: int = Field(
         DEFAULT_OVERLAY_LINES,
         ge=MIN_OVERLAY_LINES,

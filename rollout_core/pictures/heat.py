@@ -7,10 +7,18 @@ import numpy as np
 from cmap import Colormap
 from numpy.typing import NDArray
 
-from rollout_core.contract import Color
+from rollout_core.contract import Color, HeatScale
 from rollout_core.errors import InvalidRequest
 from rollout_core.video.color import LUMA, matrix_of
 
+HOT_PERCENT = 99
+"""So many patches of a video are colder than the hottest colour: a few that stand out do not leave
+all others pale."""
+
+HOT_MULTIPLE = 8
+"""Relevance that gets the hottest colour on the absolute scale, as a multiple of an even spread."""
+
+Floats = NDArray[np.float64]
 Table = NDArray[np.uint8]
 
 
@@ -47,15 +55,17 @@ def heat_track(
     *,
     pts_seconds: NDArray[np.float64],
     frame_index: NDArray[np.int64],
+    scale: HeatScale = "video",
 ) -> HeatTrack:
-    """Scale the positive part of relevance to 0..1 by its minimum and maximum over the whole video.
+    """Scale the positive part of relevance to 0..1.
 
     A frame that was sampled more than once gets the mean of its maps and the sum of its shares.
-    If all relevance is equal, all heat is 0.
+    If all relevance is equal, all heat is 0, except on the absolute scale.
 
     Args:
         relevance: `clip t h w`.
         pts_seconds, frame_index: `clip t`, of the sampled frames.
+        scale: see `Overlay.scale`.
     """
     maps = relevance.reshape(-1, *relevance.shape[2:]).clip(min=0).astype(np.float64)
     indices, first, inverse, counts = np.unique(
@@ -64,8 +74,7 @@ def heat_track(
     sums = np.zeros((len(indices), *maps.shape[1:]))
     np.add.at(sums, inverse.ravel(), maps)
     means = sums / counts[:, None, None]
-    low, high = means.min(), means.max()
-    heat = (means - low) / (high - low) if high > low else np.zeros_like(means)
+    heat = _scaled(means, scale)
     shares = sums.sum(axis=(1, 2))
     total = shares.sum()
     return HeatTrack(
@@ -74,6 +83,22 @@ def heat_track(
         heat=heat.astype(np.float32),
         share=shares / total if total > 0 else np.full(len(shares), 1 / len(shares)),
     )
+
+
+def _scaled(maps: Floats, scale: HeatScale) -> Floats:
+    """Scale maps, `n h w`, to 0..1."""
+    low: Floats | float
+    high: Floats | float
+    if scale == "frame":
+        low, high = (reduce(maps, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
+    elif scale == "absolute":
+        low, high = 0.0, HOT_MULTIPLE * maps.mean()
+    else:
+        low = maps.min()
+        high = np.percentile(maps, HOT_PERCENT)
+        high = high if high > low else maps.max()
+    span = np.asarray(high - low)
+    return ((maps - low) / np.where(span > 0, span, np.inf)).clip(0, 1)
 
 
 def check_colormap(name: str) -> None:
@@ -114,6 +139,14 @@ def yuv_table(rgb: Table, color: Color) -> Table:
 def alpha_table(opacity: float) -> Table:
     """Return the alpha for each heat value, uint8 `256`: linear from 0 to 255 × `opacity`."""
     return _rounded(opacity * np.arange(256.0))
+
+
+def saturation(opacity: float) -> float:
+    """Return how much of its colour a picture keeps below a heat map, so that the map's stand out.
+
+    Brightness stays. Without opacity the picture is unchanged.
+    """
+    return 1 - opacity
 
 
 def _rounded(values: NDArray[np.float64]) -> Table:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rollout_core.contract import Color, Overlay
-from rollout_core.pictures.heat import rgb_table, yuv_table
+from rollout_core.pictures.heat import rgb_table, saturation, yuv_table
 from rollout_core.video.clips import Crop
 from rollout_core.video.color import black_of
 from rollout_core.video.convert import Plane, Planes
@@ -28,20 +28,32 @@ BAND_LINES = 64
 PRODUCT_LINES = 4
 """For a product of matrices of more lines, OpenBLAS starts threads, which wait busily."""
 
+NO_CHROMA = 128
+"""Value of a plane of chroma in a grey picture."""
+
 Part = tuple[slice, slice]
 """Rows and columns of a plane."""
 
 
 class Painter:
-    """Blends heat maps into the crop of the frames of a video, and dims the rest of them."""
+    """Blends heat maps into the crop of the frames of a video, and dims the rest of them.
+
+    Below a heat map a frame loses some of its colour.
+    """
 
     def __init__(self, overlay: Overlay, crop: Crop, color: Color) -> None:
         self._crop = crop
         self._black = black_of(color)
         weight = np.rint(256 * overlay.opacity * np.arange(256) / 255).astype(np.uint16)
         colours = yuv_table(rgb_table(overlay.colormap), color)
-        self._kept = 256 - weight
-        self._added = [weight * colours[:, channel] + 128 for channel in range(3)]
+        left = 256 - weight
+        of_chroma = np.rint(saturation(overlay.opacity) * left).astype(np.uint16)
+        greyed = NO_CHROMA * (left - of_chroma)
+        self._kept = [left, of_chroma, of_chroma]
+        self._added = [
+            weight * colours[:, channel] + more + 128
+            for channel, more in enumerate((0, greyed, greyed))
+        ]
         self._heat: NDArray[np.float32] | None = None
         self._bands: list[_Band] = []
 
@@ -65,7 +77,7 @@ class Painter:
         """Yield how the inside of each plane is blended."""
         for scale, channels in ((1, (0,)), (2, (1, 2))):
             for part, levels in _grown(heat, self._crop, scale, insides[channels[0]]):
-                kept = self._kept.take(levels, mode="clip")
+                kept = self._kept[channels[0]].take(levels, mode="clip")
                 for channel in channels:
                     added = self._added[channel].take(levels, mode="clip")
                     yield _Band(channel, part, kept, added)

@@ -75,7 +75,12 @@ def render(
         InvalidRequest: the colormap is unknown.
         VideoError: the source cannot be used; see `decoder.open_video` and `Decoder.frames`.
     """
-    track = heat_track(relevance, pts_seconds=pts_seconds, frame_index=frame_index)
+    track = heat_track(
+        relevance,
+        pts_seconds=pts_seconds,
+        frame_index=frame_index,
+        scale=(overlay or Overlay()).scale,
+    )
     last = int(track.frame_index[-1])
     has_video = overlay is not None or preview is not None
     total = frames if has_video else last + 1
@@ -173,7 +178,7 @@ def render_comparison(
         InvalidRequest, VideoError: as for `render`.
     """
     tracks = [
-        heat_track(maps, pts_seconds=pts_seconds, frame_index=frame_index)
+        heat_track(maps, pts_seconds=pts_seconds, frame_index=frame_index, scale=overlay.scale)
         for maps in relevance.values()
     ]
     collector = _Collector(tracks, crop)

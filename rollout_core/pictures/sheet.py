@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rollout_core.contract import Caption, Overlay
-from rollout_core.pictures.heat import alpha_table, rgb_table
+from rollout_core.contract import Caption, HeatScale, Overlay
+from rollout_core.pictures.heat import HOT_MULTIPLE, alpha_table, rgb_table, saturation
 from rollout_core.video.clips import Crop
 
 MAX_FRAMES = 16
@@ -41,7 +41,11 @@ SHARE_WIDTH = 0.3
 """Of a bar, relative to the picture."""
 
 KEY_WIDTH, KEY_HEIGHT = 160, 12
-KEY_TEXT = "least to most relevance in this video"
+KEY_TEXTS: dict[HeatScale, str] = {
+    "video": "least to most relevance in this video",
+    "frame": "least to most relevance in each frame",
+    "absolute": f"none to {HOT_MULTIPLE} times an even spread of relevance",
+}
 HEADER_HEIGHT = MARGIN + TITLE_LINE + LINE + GAP // 2 + KEY_HEIGHT + 2 * GAP
 MIN_WIDTH = 520
 """Of a sheet, for its header."""
@@ -149,8 +153,10 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 def heated(
     thumbnail: NDArray[np.uint8], heat: NDArray[np.float32], overlay: Overlay
 ) -> Image.Image:
-    """Return a picture, uint8 `H W c`, blended with its heat map, `h w`."""
+    """Return a picture, uint8 `H W c`, with less colour, blended with its heat map, `h w`."""
     picture = Image.fromarray(thumbnail)
+    grey = picture.convert("L").convert("RGB")
+    picture = Image.blend(grey, picture, saturation(overlay.opacity))
     small = Image.fromarray(np.asarray(np.rint(255 * heat), dtype=np.uint8))
     grown = small.resize(picture.size, Image.Resampling.BICUBIC)
     colours = Image.fromarray(rgb_table(overlay.colormap)[np.asarray(grown)])
@@ -258,7 +264,7 @@ def _draw_header(
     ramp = np.linspace(0, 1, KEY_WIDTH, dtype=np.float32)[np.newaxis]
     sheet.paste(heated(behind, ramp, overlay), (MARGIN, top))
     beside = MARGIN + KEY_WIDTH + GAP, top + KEY_HEIGHT / 2
-    pen.text(beside, KEY_TEXT, fill=MUTED, font=font, anchor="lm")
+    pen.text(beside, KEY_TEXTS[overlay.scale], fill=MUTED, font=font, anchor="lm")
 
 
 def _complete(caption: Caption, shown: int, sampled: int | None) -> Caption:

@@ -52,7 +52,7 @@ REQUESTS = {
     '{"overlay": "turbo"}': "request.overlay: must be an object",
     '{"overlay": {"colour": 1}}': "request.overlay.colour: no such field; did you mean colormap?",
     '{"overlay": {"x": 1}}': "request.overlay.x: no such field; "
-    "the fields are: colormap, opacity, layout, max_height",
+    "the fields are: colormap, opacity, layout, scale, max_height",
     '{"query": "1:2"}': f"request.query: {QUERY}",
     '{"query": 7}': f"request.query: {QUERY}",
     '{"query": ["cls", "1:2"]}': f"request.query.1: {QUERY}",

@@ -146,18 +146,19 @@ def figures_of(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row for each target: what, limit, each revision's values, verdict of the last."""
+    """Return a row for each target: what, limit, each revision's values, the present verdict."""
     targets = ON_CPU if report["device"] == "cpu" else ON_GPU
     instructions = report["machine"]["instructions"]
     by_label = {
         label: figures_of(revision["sections"]) for label, revision in report["revisions"].items()
     }
+    judged = by_label.get("now", [*by_label.values()][-1])
     return [
         {
             "what": target.text,
             "target": f"{'≥' if target.at_most is None else '≤'} {target.limit(instructions):g}",
             **{label: _text(target.values(figures)) for label, figures in by_label.items()},
-            "verdict": target.verdict([*by_label.values()][-1], instructions),
+            "verdict": target.verdict(judged, instructions),
         }
         for target in targets
     ]

@@ -16,13 +16,57 @@ def track_of(maps, pts, index):
     return heat_track(relevance, pts_seconds=np.array(pts, float), frame_index=np.array(index))
 
 
+def scaled(relevance, scale):
+    """Return the heat of two clips of two frames."""
+    pts, index = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0, 25], [50, 75]])
+    track = heat_track(relevance, pts_seconds=pts, frame_index=index, scale=scale)
+    assert track.heat.shape == relevance.reshape(4, *relevance.shape[2:]).shape
+    assert track.heat.dtype == np.float32
+    return track.heat
+
+
 def test_relevance_is_scaled_over_the_whole_video():
     relevance = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3) + 100
-    pts, index = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0, 25], [50, 75]])
-    track = heat_track(relevance, pts_seconds=pts, frame_index=index)
-    np.testing.assert_allclose(track.heat.ravel(), np.arange(24) / 23, atol=1e-6)
-    assert track.heat.shape == (4, 2, 3)
-    assert track.heat.dtype == np.float32
+    expected = (np.arange(24) / (0.99 * 23)).clip(0, 1)
+    np.testing.assert_allclose(scaled(relevance, "video").ravel(), expected, atol=1e-6)
+
+
+def test_one_patch_that_stands_out_does_not_leave_the_others_pale():
+    relevance = np.linspace(0, 1, 2 * 2 * 16 * 16, dtype=np.float32).reshape(2, 2, 16, 16)
+    relevance[0, 0, 3, 4] = 1000
+    heat = scaled(relevance, "video")
+    assert heat[0, 3, 4] == 1
+    assert heat[3].mean() > 0.8
+
+
+def test_a_map_of_few_hot_patches_is_scaled_by_the_hottest():
+    relevance = np.zeros((2, 2, 16, 16), np.float32)
+    relevance[0, 0, 0, :2] = 1, 4
+    assert scaled(relevance, "video")[0, 0, :3].tolist() == [0.25, 1, 0]
+
+
+def test_each_frame_can_be_scaled_by_itself():
+    relevance = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3) ** 2
+    heat = scaled(relevance, "frame")
+    for frame in heat:
+        assert (frame.min(), frame.max()) == (0, 1)
+    np.testing.assert_allclose(heat[0].ravel(), np.arange(6) ** 2 / 25, atol=1e-6)
+
+
+def test_a_frame_of_even_relevance_has_no_heat_beside_others():
+    relevance = np.ones((2, 2, 2, 3), np.float32)
+    relevance[1, 1, 0, 0] = 2
+    heat = scaled(relevance, "frame")
+    assert heat[:3].max() == 0
+    assert heat[3].max() == 1
+
+
+def test_the_absolute_scale_counts_in_multiples_of_an_even_spread():
+    relevance = np.full((2, 2, 2, 3), 0.5, np.float32)
+    np.testing.assert_allclose(scaled(relevance, "absolute"), 1 / 8)
+    relevance[0, 0, 0, 0] = 100
+    np.testing.assert_allclose(scaled(relevance, "absolute")[0, 0, 0], 1)
+    assert scaled(np.zeros_like(relevance), "absolute").max() == 0
 
 
 def test_heat_is_linear_in_time_and_constant_beyond():

@@ -14,6 +14,9 @@ from rollout_core.video.color import BT709
 WIDTH, HEIGHT = 96, 64
 CROP = Crop(16, 0, 64, 64)
 GREY = 120
+FADED = 125
+"""Chroma of the same value below a heat map of the usual opacity, 0.6: nearer to 128."""
+
 BT601 = BT709.model_copy(update={"matrix": "smpte170m"})
 
 
@@ -29,10 +32,10 @@ def paint(heat, overlay=None, crop=CROP):
     return target
 
 
-def test_crop_without_heat_is_unchanged_and_the_rest_is_dimmed():
+def test_crop_without_heat_keeps_its_brightness_and_the_rest_is_dimmed():
     luma, u, v = paint(np.zeros((4, 4)))
     assert (luma[:, 16:80] == GREY).all()
-    assert (u[:, 8:40] == GREY).all()
+    assert (u[:, 8:40] == FADED).all()
     outside = np.r_[0:16, 80:96]
     assert (luma[:, outside] == GREY // 2 + 8).all()
     assert (v[:, np.r_[0:8, 40:48]] == GREY // 2 + 64).all()
@@ -52,14 +55,17 @@ def test_colour_is_blended_by_opacity_times_heat(opacity):
     heat = 128
     weight = opacity * heat / 255
     found = paint(np.full((4, 4), heat / 255), Overlay(opacity=opacity))
-    for plane, colour in zip(found, colours[heat], strict=True):
+    faded = opacity * 128 + (1 - opacity) * GREY
+    for plane, below, colour in zip(found, (GREY, faded, faded), colours[heat], strict=True):
         middle = plane[plane.shape[0] // 2, plane.shape[1] // 2]
-        assert middle == pytest.approx((1 - weight) * GREY + weight * colour, abs=1)
+        assert middle == pytest.approx((1 - weight) * below + weight * colour, abs=1)
 
 
 def test_zero_opacity_paints_nothing():
-    luma, _, _ = paint(np.ones((4, 4)), Overlay(opacity=0))
+    luma, u, v = paint(np.ones((4, 4)), Overlay(opacity=0))
     assert (luma[:, 16:80] == GREY).all()
+    assert (u[:, 8:40] == GREY).all()
+    assert (v[:, 8:40] == GREY).all()
 
 
 def test_heat_is_drawn_at_its_patch():
@@ -131,7 +137,8 @@ def reference(source, heat, overlay, crop):
         is_inside, shares = (cells != -1).all(axis=(1, 3)), cells.mean(axis=(1, 3)).clip(0, 1)
         black = 16 if channel == 0 else 128
         weight = overlay.opacity * shares
-        blended = (1 - weight) * plane + weight * colours[
+        fade = 0 if channel == 0 else overlay.opacity
+        blended = (1 - weight) * (fade * 128 + (1 - fade) * plane) + weight * colours[
             np.rint(255 * shares).astype(int), channel
         ]
         planes.append(np.where(is_inside, blended, (plane.astype(float) + black) / 2))

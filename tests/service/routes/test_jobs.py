@@ -80,6 +80,7 @@ class TestCreate:
                     "colormap": "turbo",
                     "opacity": 0.6,
                     "layout": "overlay",
+                    "scale": "video",
                     "max_height": 1080,
                 },
             },

@@ -6,8 +6,11 @@ export { drawHeat } from "./drawing.js";
 
 /** @typedef {import("../types.d.ts").HeatTrack} HeatTrack */
 
+/** So many patches of a video are colder than the hottest colour. */
+const HOT_SHARE = 0.99;
+
 /**
- * Scale the positive part of relevance to 0..1 by its minimum and maximum over the whole video.
+ * Scale the positive part of relevance to 0..1 by its minimum and its 99th percentile over the whole video.
  *
  * A frame that was sampled more than once gets the mean of its maps and the sum of its shares. If
  * all relevance is equal, all heat is 0.
@@ -29,7 +32,7 @@ export function heatTrack(relevance, { rows, columns, seconds, frameIndex }) {
     times: Float64Array.from(frames.first, (place) => seconds[place]),
     rows,
     columns,
-    heat: new Float32Array(scaled(means)),
+    heat: new Float32Array(scaled(means, HOT_SHARE)),
     shares: Float64Array.from(totals, (part) => (total > 0 ? part / total : 1 / totals.length)),
   };
 }
@@ -76,16 +79,28 @@ function meanMaps(relevance, { index, counts, frameOf }, size) {
   return means.map((value, n) => value / counts[Math.floor(n / size)]);
 }
 
-/** @param {Float32Array | Float64Array} values @returns {Float64Array} */
-function scaled(values) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  const range = high - low;
-  return Float64Array.from(values, (value) => (range > 0 ? (value - low) / range : 0));
+/**
+ * @param {Float32Array | Float64Array} values
+ * @param {number} share of the values that are at most 1.
+ * @returns {Float64Array}
+ */
+function scaled(values, share = 1) {
+  const sorted = values.slice().sort();
+  const low = sorted[0];
+  const most = sorted[sorted.length - 1];
+  const high = quantile(sorted, share);
+  const range = (high > low ? high : most) - low;
+  return Float64Array.from(values, (value) => (range > 0 ? Math.min((value - low) / range, 1) : 0));
+}
+
+/** @param {ArrayLike<number>} sorted @param {number} share @returns {number} linear between values. */
+function quantile(sorted, share) {
+  const place = share * (sorted.length - 1);
+  const before = Math.floor(place);
+  const after = Math.min(before + 1, sorted.length - 1);
+  const weight = place - before;
+  const step = sorted[after] - sorted[before];
+  return weight < 0.5 ? sorted[before] + step * weight : sorted[after] - step * (1 - weight);
 }
 
 /** @param {Float64Array} values @param {number} begin @param {number} count */
