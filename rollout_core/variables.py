@@ -30,6 +30,7 @@ EXPLAIN = (
     *("against", "allow_incomplete", "channel_order", "clips", "compare", "device"),
     *(
         "discard_ratio",
+        "dtype",
         "end_seconds",
         "faithfulness",
         "full_rollout",
