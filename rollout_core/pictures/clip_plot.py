@@ -8,7 +8,8 @@ from PIL.Image import Resampling
 
 from rollout_core.archive import Archive
 from rollout_core.contract import ExplainResult, Overlay
-from rollout_core.pictures.heat import rgb_table
+from rollout_core.pictures.heat import rgb_table, scale_maps
+from rollout_core.pictures.sheet import heated
 
 SCALE = 3
 """Pixels of the drawing per pixel of the model's input, along each side."""
@@ -25,8 +26,7 @@ def plot_clip(
 ) -> Figure:
     """Draw the frames of a clip with their heat maps.
 
-    Colours are scaled by the least and the highest relevance of the whole video, of which negative
-    values count as 0, as in the other pictures.
+    Colours are scaled as in the other pictures; negative relevance counts as 0.
 
     Args:
         frames: `clip t H W c`; None draws the heat maps alone.
@@ -34,9 +34,9 @@ def plot_clip(
         IndexError: there is no such clip.
     """
     overlay = result.request.overlay or Overlay()
-    positive = arrays.relevance.clip(min=0)  # clip t h w
-    relevance, low, high = positive[clip], positive.min(), positive.max()
-    heat = (relevance - low) / (high - low) if high > low else np.zeros_like(relevance)
+    positive = arrays.relevance.clip(min=0).astype(np.float64)  # clip t h w
+    scaled = scale_maps(positive.reshape(-1, *positive.shape[2:]), overlay.scale)
+    heat = scaled.reshape(positive.shape)[clip].astype(np.float32)
     rows, columns = -(-len(heat) // COLUMNS), min(len(heat), COLUMNS)
     size = columns * CELL_INCHES, rows * (CELL_INCHES + 0.25) + TITLE_INCHES
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
@@ -55,16 +55,11 @@ def _blend(
     heat: NDArray[np.float32], frame: NDArray[np.uint8] | None, overlay: Overlay
 ) -> NDArray[np.uint8]:
     """Return the colours of a heat map `h w`; if there is a frame, `H W c`, smoothly over it."""
-    table = rgb_table(overlay.colormap)
     if frame is None:
-        return np.asarray(table[np.rint(255 * heat).astype(int)])
+        return np.asarray(rgb_table(overlay.colormap)[np.rint(255 * heat).astype(int)])
     height, width = frame.shape[:2]
-    size = width * SCALE, height * SCALE
-    below = np.asarray(Image.fromarray(frame).resize(size, Resampling.BICUBIC), np.float32)
-    smooth = np.asarray(Image.fromarray(heat).resize(size, Resampling.BICUBIC)).clip(0, 1)
-    alpha = overlay.opacity * smooth[..., np.newaxis]
-    mixed = (1 - alpha) * below + alpha * table[np.rint(255 * smooth).astype(int)]
-    return np.asarray(np.rint(mixed), np.uint8)
+    large = Image.fromarray(frame).resize((width * SCALE, height * SCALE), Resampling.BICUBIC)
+    return np.asarray(heated(np.asarray(large), heat, overlay))
 
 
 def _title(result: ExplainResult, clip: int) -> str:

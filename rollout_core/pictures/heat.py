@@ -12,8 +12,10 @@ from rollout_core.errors import InvalidRequest
 from rollout_core.video.color import LUMA, matrix_of
 
 HOT_PERCENT = 99
-"""So many patches of a video are colder than the hottest colour: a few that stand out do not leave
-all others pale."""
+"""Percentage of the patches of a video that are below the hottest colour.
+
+So a few patches that stand out do not leave all others pale.
+"""
 
 HOT_MULTIPLE = 8
 """Relevance that gets the hottest colour on the absolute scale, as a multiple of an even spread."""
@@ -74,7 +76,7 @@ def heat_track(
     sums = np.zeros((len(indices), *maps.shape[1:]))
     np.add.at(sums, inverse.ravel(), maps)
     means = sums / counts[:, None, None]
-    heat = _scaled(means, scale)
+    heat = scale_maps(means, scale)
     shares = sums.sum(axis=(1, 2))
     total = shares.sum()
     return HeatTrack(
@@ -85,8 +87,8 @@ def heat_track(
     )
 
 
-def _scaled(maps: Floats, scale: HeatScale) -> Floats:
-    """Scale maps, `n h w`, to 0..1."""
+def scale_maps(maps: Floats, scale: HeatScale) -> Floats:
+    """Scale the maps of a video, `n h w`, none of them negative, to 0..1; see `Overlay.scale`."""
     low: Floats | float
     high: Floats | float
     if scale == "frame":

@@ -1,4 +1,4 @@
-/** Heat maps: relevance scaled to 0..1 and interpolated in time. The arithmetic of the overlay video. */
+/** Heat maps: relevance scaled to 0..1 and interpolated in time, as in the overlay video at its default scale. */
 
 import { distinctFrames, firstAtLeast } from "./frames.js";
 
@@ -6,7 +6,7 @@ export { drawHeat } from "./drawing.js";
 
 /** @typedef {import("../types.d.ts").HeatTrack} HeatTrack */
 
-/** So many patches of a video are colder than the hottest colour. */
+/** Share of the patches of a video that are below the hottest colour. */
 const HOT_SHARE = 0.99;
 
 /**
