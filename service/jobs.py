@@ -5,9 +5,8 @@ the pages of the list in `service.job_pages`.
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
-from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -30,7 +29,7 @@ from service.ledger import Entry, Ledger
 from service.redis_jobs import RedisJobs
 from service.reservations import EntryOf, Reservation, Reservations
 from service.submissions import Rules, Submissions
-from service.upload_store import Received, UploadRecord, UploadStore
+from service.upload_store import UploadRecord, UploadStore
 from service.usage import Owner
 from service.workers import Workers
 
@@ -80,7 +79,7 @@ class Jobs:
             result_ttl=result_ttl,
         )
         self._pages = JobPages(self._redis_jobs, self._states)
-        self._submissions = Submissions(
+        self.submissions = Submissions(
             redis, store, self._redis_jobs, self._workers, self._inventory, rules or Rules()
         )
 
@@ -99,21 +98,6 @@ class Jobs:
         """Renew the leases of the uploads in flight."""
         self._reservations.renew()
 
-    def require_place(self, owner: Owner | None = None) -> None:
-        """See `Submissions.require_place`."""
-        self._submissions.require_place(owner)
-
-    def adding_upload(
-        self,
-        path: Path,
-        video: Received,
-        *,
-        owner: str | None = None,
-        filename: str | None = None,
-    ) -> AbstractContextManager[UploadRecord]:
-        """See `Submissions.adding_upload`."""
-        return self._submissions.adding_upload(path, video, owner=owner, filename=filename)
-
     def submit(
         self,
         request: JobOptions,
@@ -128,7 +112,7 @@ class Jobs:
         Args:
             reservation: of the bytes, settled. Without one, the next count of the store has them.
         """
-        ticket = self._submissions.submit(
+        ticket = self.submissions.submit(
             request,
             upload,
             owner=owner,

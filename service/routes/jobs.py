@@ -130,7 +130,7 @@ async def create_job(
     name = owner.name if owner else None
     async with services.jobs.idempotency.claiming(idempotency_key, name) as claim:
         if not (claim and claim.exists):
-            await services.pools.run("upload", services.jobs.require_place, owner)
+            await services.pools.run("upload", services.jobs.submissions.require_place, owner)
         with uploads.naming_part(is_json):
             job = await create(request, services, owner, claim)
     location = router.url_path_for("get_job", job_id=job.id)
@@ -228,7 +228,9 @@ async def _create_from_form(
         if claim and claim.exists:
             return await run("upload", jobs.repeat, claim.job_id, body, owner=name)
         await reservation.settle(form.video.bytes)
-        adding = partial(jobs.adding_upload, path, form.video, owner=name, filename=form.filename)
+        adding = partial(
+            jobs.submissions.adding_upload, path, form.video, owner=name, filename=form.filename
+        )
         async with entered(adding) as upload:
             submit = partial(jobs.submit, owner=owner, reservation=reservation, body_sha256=body)
             return await run("upload", submit, form.options, upload)
@@ -278,7 +280,9 @@ async def _create_from_url(
         await reservation.settle(video.bytes)
         owner = await authenticate_again(request, services)
         name = owner.name if owner else None
-        adding = partial(jobs.adding_upload, path, video, owner=name, filename=filename_of(url))
+        adding = partial(
+            jobs.submissions.adding_upload, path, video, owner=name, filename=filename_of(url)
+        )
         body = body_digest(wanted) if claim else None
         async with entered(adding) as upload:
             submit = partial(jobs.submit, owner=owner, reservation=reservation, body_sha256=body)

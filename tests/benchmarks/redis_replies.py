@@ -98,7 +98,7 @@ def build(data_dir: Path, redis: Redis) -> Calls:
     def submit() -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            with jobs.adding_upload(path, Received.of(path)) as upload:
+            with jobs.submissions.adding_upload(path, Received.of(path)) as upload:
                 return jobs.submit(JobOptions(model=MODEL), upload).id
 
     return Calls(

@@ -166,7 +166,7 @@ def submit(
         with store.receiving() as path:
             path.write_bytes(b"video")
             to = jobs or usual
-            with to.adding_upload(path, Received.of(path)) as upload:
+            with to.submissions.adding_upload(path, Received.of(path)) as upload:
                 return to.submit(JobOptions(**request), upload).id
 
     return one

@@ -18,7 +18,7 @@ def ask(jobs, store, announce):
         with store.receiving() as path:
             path.write_bytes(video)
             name = owner.name if owner else None
-            with jobs.adding_upload(path, Received.of(path), owner=name) as upload:
+            with jobs.submissions.adding_upload(path, Received.of(path), owner=name) as upload:
                 return jobs.submit(JobOptions(**request), upload, owner=owner)
 
     return one
@@ -147,14 +147,14 @@ def test_a_result_without_one_of_its_files_answers_nothing(store, ask, answered)
 
 
 def test_a_result_that_is_deleted_meanwhile_is_computed(store, ask, answered, monkeypatch, jobs):
-    find = jobs._submissions._answers.find
+    find = jobs.submissions._answers.find
 
     def find_late(*args, **kwargs):
         found = find(*args, **kwargs)
         store.delete(answered.id)
         return found
 
-    monkeypatch.setattr(jobs._submissions._answers, "find", find_late)
+    monkeypatch.setattr(jobs.submissions._answers, "find", find_late)
 
     job = ask()
 
@@ -163,7 +163,7 @@ def test_a_result_that_is_deleted_meanwhile_is_computed(store, ask, answered, mo
 
 
 def test_an_answer_needs_no_place_in_the_queue(jobs, ask, answered, monkeypatch):
-    monkeypatch.setattr(jobs._submissions, "_rules", Rules(max_queued=0))
+    monkeypatch.setattr(jobs.submissions, "_rules", Rules(max_queued=0))
 
     assert ask().state == "succeeded"
 

@@ -10,7 +10,7 @@ from service.errors import IdempotencyInProgress, IdempotencyKeyReused, QueueFul
 from service.idempotency import Idempotency, body_digest
 from service.jobs import Jobs
 from service.routes.artifacts import artifact_url
-from service.submissions import Rules
+from service.submissions import Rules, Submissions
 from service.upload_store import Received
 
 BODY = body_digest(JobOptions(), "a" * 64)
@@ -95,7 +95,7 @@ def test_a_repeated_call_needs_no_place(create, monkeypatch):
         raise QueueFull("full", retry_after_seconds=1)
 
     first = create("k")
-    monkeypatch.setattr(Jobs, "require_place", full)
+    monkeypatch.setattr(Submissions, "require_place", full)
 
     assert create("k").json()["id"] == first.json()["id"]
     assert create("other").status_code == 429
@@ -199,7 +199,7 @@ def test_of_two_calls_that_do_not_see_each_other_one_makes_the_job(redis, store,
 
     with store.receiving() as path:
         path.write_bytes(mp4)
-        with jobs.adding_upload(path, Received.of(path)) as upload:
+        with jobs.submissions.adding_upload(path, Received.of(path)) as upload:
             jobs._ledger.update({})
             first = asyncio.run(submit(BODY))
             with pytest.raises(IdempotencyKeyReused):
@@ -222,7 +222,7 @@ def test_a_call_that_fails_leaves_what_a_faster_one_has_begun(redis, store, anno
 
     with store.receiving() as path:
         path.write_bytes(mp4)
-        with jobs.adding_upload(path, Received.of(path)) as upload:
+        with jobs.submissions.adding_upload(path, Received.of(path)) as upload:
             jobs._ledger.update({})
             with pytest.raises(QueueFull):
                 asyncio.run(submit())

@@ -123,7 +123,7 @@ def test_a_lost_model_is_unavailable_while_its_jobs_wait(redis, store, submit, a
     with store.receiving() as path:
         path.write_bytes(b"video")
         with (
-            jobs.adding_upload(path, Received.of(path)) as upload,
+            jobs.submissions.adding_upload(path, Received.of(path)) as upload,
             pytest.raises(ModelUnavailable),
         ):
             jobs.submit(JobOptions(model="fake"), upload)
