@@ -28,30 +28,10 @@ WORKER = (
 )
 EXPLAIN = (
     *("against", "allow_incomplete", "channel_order", "clips", "compare", "device"),
-    *(
-        "discard_ratio",
-        "dtype",
-        "end_seconds",
-        "faithfulness",
-        "full_rollout",
-        "head_fusion",
-        "labels",
-        "layer",
-        "mean",
-    ),
-    *("method", "model", "no_overlay", "output", "overlay", "per_layer", "preview", "query"),
-    *(
-        "reference",
-        "sampling",
-        "start_layer",
-        "start_seconds",
-        "std",
-        "stream",
-        "stride",
-        "target",
-        "video",
-    ),
-    "weighting",
+    *("discard_ratio", "dtype", "end_seconds", "faithfulness", "full_rollout", "head_fusion"),
+    *("labels", "layer", "mean", "method", "model", "no_overlay", "output", "overlay"),
+    *("per_layer", "preview", "query", "reference", "sampling", "start_layer", "start_seconds"),
+    *("std", "stream", "stride", "target", "video", "weighting"),
 )
 CLIENT = ("api_key", "other_api_key", "url")
 COMPOSE = (

@@ -1,6 +1,5 @@
 """The engine that runs a TimeSformer. Only the engine process imports this module."""
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from math import prod
@@ -14,7 +13,7 @@ from torch import Tensor
 from rollout_core.contract import PrecisionChoice
 from rollout_core.errors import OutOfMemory
 from rollout_core.model.checkpoints import LoadedModel, open_model
-from rollout_core.model.devices import open_device
+from rollout_core.model.devices import free_memory, open_device
 from rollout_core.relevance.explain import explain_clips, prepare_clips
 from rollout_core.relevance.perturbation import forward_clips, perturbed_probabilities
 from rollout_core.relevance.precision import open_dtype, precision_of, settle_precision
@@ -51,7 +50,7 @@ class BatchSizes:
                 return work(size)
             except torch.OutOfMemoryError:
                 pass  # The traceback holds tensors; they are freed after this block.
-            _free_memory()
+            free_memory()
             if size == 1:
                 raise OutOfMemory(self._message)
             self._sizes[kind] = size = size // 2
@@ -163,11 +162,6 @@ def load(options: EngineOptions) -> TorchEngine:
         dtype=open_dtype(options.dtype, device),
     )
     return TorchEngine(loaded, device, options.dtype, options.batch_clips)
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,5 +1,7 @@
 """Which device a model runs on."""
 
+import gc
+
 import torch
 
 from rollout_core.errors import DeviceError
@@ -31,6 +33,12 @@ def open_device(name: str) -> torch.device:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def free_memory() -> None:
+    """Give back the memory of what is not referred to any more, on the GPU, too."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _require_gpu(name: str, device: torch.device) -> None:

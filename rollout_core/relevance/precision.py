@@ -4,7 +4,6 @@
 faster one is used only if it predicts the same class and its rollout is nearly the same.
 """
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from rollout_core.contract import Precision, PrecisionChoice
 from rollout_core.errors import DeviceError, OutOfMemory
 from rollout_core.model.checkpoints import LoadedModel
-from rollout_core.model.devices import first_line
+from rollout_core.model.devices import first_line, free_memory
 from rollout_core.model.specs import ModelSpec
 from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance.explain import Explanation, explain_clips, prepare_clips
@@ -133,7 +132,7 @@ def settle_precision(
             break
         except torch.OutOfMemoryError:
             pass  # The traceback holds tensors; they are freed after this block.
-        _free_memory()
+        free_memory()
         if clips == 1:
             raise OutOfMemory(f"one clip of {loaded.spec.frames} frames does not fit on {device}")
         clips = 1
@@ -181,7 +180,7 @@ def choose(
         if trial is not None and speedup >= best_speedup:
             best, best_speedup = trial, speedup
         del trial
-        _free_memory()
+        free_memory()
     return best, measured
 
 
@@ -306,8 +305,3 @@ def _precisions(device: torch.device) -> tuple[Precision, ...]:
 
 def _use_tf32(is_used: bool) -> None:
     torch.set_float32_matmul_precision("high" if is_used else "highest")
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()
