@@ -78,8 +78,8 @@ def rollout_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Return time and memory of both rollouts by the number of frames, on logarithmic axes."""
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _curves(left, rows, "ms", title="Time", units=((6e4, "min"), (1e3, "s"), (1, "ms")))
-    _curves(right, rows, "MiB", title="Memory", units=((1024, "GiB"), (1, "MiB")))
+    _curves(left, rows, "ms", title="Time", units=((1e3, "s"), (1, "ms")))
+    _curves(right, rows, "MiB", title="Memory", units=((1, "MiB"),))
     return figure
 
 
