@@ -1,5 +1,6 @@
 """Fixtures: a real Valkey server, the real app, and a fake worker driven by the tests."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress, Tick
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
-from service import workers
+from service import names, workers
 from service.app import create_app
 from service.inventory import Inventory
 from service.jobs import Jobs
@@ -45,6 +46,12 @@ MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
 def _old_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tests' Redis count as one that all workers have announced themselves to."""
     monkeypatch.setattr(workers, "YOUNG_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _eager_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each pass find at once what a test has written behind the service's back."""
+    monkeypatch.setattr(names, "LISTS_SHARE", math.inf)
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import errno
-import math
 import os
 import time
 from datetime import UTC, datetime
@@ -114,7 +113,6 @@ def test_ended_jobs_are_not_looked_at_again(inventory, store, accept, surveyed):
 def test_names_are_read_again_only_if_the_folder_changed(
     inventory, store, accept, jobs_folder, monkeypatch
 ):
-    monkeypatch.setattr("service.names.LISTS_SHARE", math.inf)
     accept(1)
     os.utime(jobs_folder, (0, time.time() - 60))
     inventory.refresh()

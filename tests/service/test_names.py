@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service import names as module
-from service.names import LIST_SECONDS, Names
+from service.names import LIST_SECONDS, LISTS_SHARE, Names
 
 
 class Folder:
@@ -28,7 +28,8 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LISTS_SHARE", LISTS_SHARE)  # other tests read at each pass
     (tmp_path / "one").mkdir()
     os.utime(tmp_path, (1000, 1000))
     return Folder(tmp_path)
