@@ -5,6 +5,10 @@ goes on from there. The batch of a step depends on the seed and the number of th
 
 Training begins with small frames and so with few patches, where most of the learning is cheap, and
 ends with frames of full size. Position embeddings are resized in between.
+
+The class of a clip alone teaches a small model little about where to look: after 400 steps it is
+right in 0.14 of the clips. So a second layer, which is not part of the model, is trained with it:
+it tells the class of the act that each patch shows. With that, it is 0.47.
 """
 
 import argparse
@@ -18,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Generator, Tensor, nn
 
 from rollout_core.demo.grounds import Split
@@ -68,6 +72,9 @@ DECAY_SHARE = 0.25
 """Last share of the steps, in which the learning rate falls to 0."""
 
 MAX_GRADIENT_NORM = 1.0
+MIN_COVER = 0.25
+"""A patch shows an act if the act's things cover at least this share of it."""
+
 LOG_EVERY_STEPS = 50
 SAVE_EVERY_STEPS = 200
 HELD_OUT_SEED = 2_000_003
@@ -102,17 +109,36 @@ class Plan:
     mix: Mix = Mix()
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Clips to train on.
+
+    Attributes:
+        frames: `b c t H W`. The clips in which both acts move come first.
+        labels: `b`. If both acts move, the first's.
+        patch_labels: `b t p`, the class of the act that a patch shows, or `len(CLASSES)`: none.
+    """
+
+    frames: Tensor
+    labels: Tensor
+    patch_labels: Tensor
+
+
 @dataclass
 class Training:
     """A training that can be stored and continued.
 
     Attributes:
+        patch_head: tells what a patch shows; used in training alone.
+        began: step at which the optimizer began.
         step: number of finished steps.
         seed: of the initial parameters and of all batches.
     """
 
     model: TimeSformer
+    patch_head: nn.Linear
     optimizer: torch.optim.AdamW
+    began: int
     step: int
     seed: int
 
@@ -120,7 +146,9 @@ class Training:
         """Write everything to one file, atomically."""
         state = {
             "model": self.model.state_dict(),
+            "patch_head": self.patch_head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "began": self.began,
             "step": self.step,
             "seed": self.seed,
             "size": self.model.architecture.height,
@@ -133,14 +161,22 @@ class Training:
 def start(size: int, seed: int) -> Training:
     """Begin a training on frames of `size` × `size` pixels."""
     model = new_model(replace(ARCHITECTURE, height=size, width=size), seed).train()
-    return Training(model, _optimizer(model), step=0, seed=seed)
+    patch_head = nn.Linear(ARCHITECTURE.dim, len(CLASSES) + 1)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *patch_head.parameters()],
+        lr=PEAK_LEARNING_RATE,
+        betas=(0.9, SECOND_MOMENT),
+        weight_decay=WEIGHT_DECAY,
+    )
+    return Training(model, patch_head, optimizer, began=0, step=0, seed=seed)
 
 
 def resume(path: Path, size: int) -> Training:
     """Continue a training; if `size` is another one than before, with resized embeddings."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     training = start(size, state["seed"])
-    training.step = state["step"]
+    training.began = training.step = state["step"]
+    training.patch_head.load_state_dict(state["patch_head"])
     grid = training.model.architecture.grid
     training.model.load_state_dict(
         {
@@ -150,43 +186,82 @@ def resume(path: Path, size: int) -> Training:
     )
     if state["size"] == size:
         training.optimizer.load_state_dict(state["optimizer"])
+        training.began = state["began"]
     return training
 
 
 def take_step(training: Training, plan: Plan) -> Tensor:
     """Train on a new batch; return the loss and the share of correct answers, `2`."""
-    training.optimizer.param_groups[0]["lr"] = learning_rate(training.step, plan.steps)
+    rate = learning_rate(training.step, plan.steps, began=training.began)
+    training.optimizer.param_groups[0]["lr"] = rate
     generator = Generator().manual_seed(training.seed * 10_000_000 + training.step)
-    size = training.model.architecture.height
-    frames, labels = draw_batch(plan.clips, generator, size, "train", plan.mix)
+    model = training.model
+    batch = draw_batch(plan.clips, generator, model.architecture.height, "train", plan.mix)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = training.model(normalize(frames, SPEC))
-    loss = F.cross_entropy(logits.float(), labels)
+        tokens = model.encode(normalize(batch.frames, SPEC))
+        logits = model.classify(tokens)
+        patch_logits = training.patch_head(model.norm(tokens[:, :, 1:]))
+    loss = F.cross_entropy(logits.float(), batch.labels)
     training.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(training.model.parameters(), MAX_GRADIENT_NORM)
+    (loss + _patch_loss(patch_logits.float(), batch.patch_labels)).backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
     training.optimizer.step()
     training.step += 1
-    return torch.stack((loss.detach(), (logits.argmax(dim=-1) == labels).float().mean()))
+    return torch.stack((loss.detach(), (logits.argmax(dim=-1) == batch.labels).float().mean()))
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Return the rate: a linear rise, a constant, and a linear fall at the end."""
-    rise = (step + 1) / WARMUP_STEPS
+def learning_rate(step: int, steps: int, *, began: int = 0) -> float:
+    """Return the rate: a linear rise, a constant, and a linear fall at the end.
+
+    Args:
+        step: number of finished steps.
+        steps: of the whole training.
+        began: step at which the optimizer began.
+    """
+    rise = (step - began + 1) / WARMUP_STEPS
     fall = (steps - step) / (DECAY_SHARE * steps)
     return PEAK_LEARNING_RATE * max(0.0, min(1.0, rise, fall))
 
 
 def draw_batch(
     count: int, generator: Generator, size: int, split: Split, mix: Mix = Mix()
-) -> tuple[Tensor, Tensor]:
-    """Return clips `b c t H W` and labels `b`. If both acts move, the label is the first's."""
+) -> Batch:
+    """Return `count` clips of `size` × `size` pixels."""
     pairs = random_label_pairs(round(mix.both * count), generator)
     singles = random_labels(count - len(pairs), generator)
     marked = torch.rand(len(singles), generator=generator) < mix.cued
     draw = partial(render, frames=SPEC.frames, height=size, width=size, split=split, view=mix.view)
     two, one = draw(pairs, generator), draw(singles, generator, cued=marked)
-    return torch.cat((two.frames, one.frames)), torch.cat((pairs[:, 0], singles))
+    return Batch(
+        torch.cat((two.frames, one.frames)),
+        torch.cat((pairs[:, 0], singles)),
+        torch.cat(
+            (
+                patch_labels(two.evidence, pairs),
+                patch_labels(one.evidence[:, None], singles[:, None]),
+            )
+        ),
+    )
+
+
+def _patch_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of patches that show an act, and of the others, each a mean."""
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    shows = (labels < len(CLASSES)).flatten()
+    return losses[shows].sum() / shows.sum().clamp(min=1) + losses[~shows].mean()
+
+
+def patch_labels(evidence: Tensor, labels: Tensor) -> Tensor:
+    """Return the class that each patch shows, `b t p`, or `len(CLASSES)`: none.
+
+    Args:
+        evidence: `b a t H W`, where the things of each act are.
+        labels: `b a`.
+    """
+    sides = {"h": SPEC.patch_height, "w": SPEC.patch_width}
+    cover, act = reduce(evidence, "b a t (y h) (x w) -> b a t (y x)", "mean", **sides).max(dim=1)
+    shown = labels.gather(1, act.flatten(1)).view_as(act)
+    return torch.where(cover < MIN_COVER, len(CLASSES), shown)
 
 
 @torch.no_grad()
@@ -198,21 +273,14 @@ def confusion(model: TimeSformer, clips: int, split: Split = "test") -> Tensor:
     table = torch.zeros(2, len(CLASSES), len(CLASSES), dtype=torch.long)
     generator = Generator().manual_seed(HELD_OUT_SEED)
     for _ in range(math.ceil(clips / BATCH_CLIPS)):
-        frames, labels = draw_batch(BATCH_CLIPS, generator, model.architecture.height, split)
+        batch = draw_batch(BATCH_CLIPS, generator, model.architecture.height, split)
         with torch.autocast("cpu", torch.bfloat16):
-            answers = model(normalize(frames, SPEC)).argmax(dim=-1)
+            answers = model(normalize(batch.frames, SPEC)).argmax(dim=-1)
         is_single = torch.arange(BATCH_CLIPS) >= BATCH_CLIPS // 2
-        table.index_put_((is_single.long(), labels, answers), torch.tensor(1), accumulate=True)
+        table.index_put_(
+            (is_single.long(), batch.labels, answers), torch.tensor(1), accumulate=True
+        )
     return table
-
-
-def _optimizer(model: TimeSformer) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=PEAK_LEARNING_RATE,
-        betas=(0.9, SECOND_MOMENT),
-        weight_decay=WEIGHT_DECAY,
-    )
 
 
 def _resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -235,11 +303,15 @@ def main() -> None:
     parser.add_argument("--both", type=float, default=Mix.both, help="share of two live acts")
     parser.add_argument("--cued", type=float, default=Mix.cued, help="of the rest with a ring")
     parser.add_argument("--steady", action="store_true", help="large things, a still camera")
+    parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
     parser.add_argument("--held-out", type=int, default=512, help="clips of the report at the end")
     parser.add_argument("--out", type=Path, help="write the model to this checkpoint")
     options = parser.parse_args()
     state: Path = options.state
     training = resume(state, options.size) if state.exists() else start(options.size, options.seed)
+    if options.compile:
+        for block in training.model.layers:
+            block.compile(dynamic=False)
     plan = Plan(
         options.steps,
         options.clips,

@@ -19,6 +19,7 @@ from rollout_core.demo.train_scenes import (
     confusion,
     draw_batch,
     learning_rate,
+    patch_labels,
     resume,
     run,
     start,
@@ -38,13 +39,30 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_batch_holds_both_kinds_of_clips():
-    frames, labels = draw_batch(6, Generator().manual_seed(0), SIZE, "train")
-    assert frames.shape == (6, 3, SPEC.frames, SIZE, SIZE)
-    assert labels.shape == (6,)
-    assert labels.max() < len(CLASSES)
+    batch = draw_batch(6, Generator().manual_seed(0), SIZE, "train")
+    assert batch.frames.shape == (6, 3, SPEC.frames, SIZE, SIZE)
+    assert batch.labels.shape == (6,)
+    assert batch.labels.max() < len(CLASSES)
+    assert batch.patch_labels.shape == (6, SPEC.frames, 4)
     for both in (0.0, 1.0):
-        frames, labels = draw_batch(3, Generator().manual_seed(0), SIZE, "test", Mix(both))
-        assert frames.shape[0] == labels.shape[0] == 3
+        batch = draw_batch(3, Generator().manual_seed(0), SIZE, "test", Mix(both))
+        assert len(batch.frames) == len(batch.labels) == len(batch.patch_labels) == 3
+
+
+def test_patches_are_labelled_with_the_act_that_covers_a_quarter_of_them():
+    batch = draw_batch(8, Generator().manual_seed(0), 112, "train")
+    both, one = batch.patch_labels[:4], batch.patch_labels[4:]
+    for clip, label in zip(one, batch.labels[4:], strict=True):
+        assert set(clip.unique().tolist()) == {int(label), len(CLASSES)}
+    for clip, label in zip(both, batch.labels[:4], strict=True):
+        shown = set(clip.unique().tolist())
+        assert {int(label), len(CLASSES)} < shown
+        assert len(shown) == 3
+
+    cover = torch.zeros(1, 2, 1, 16, 8)
+    cover[0, 0, 0, :4, :4] = 1  # a quarter of the upper patch
+    cover[0, 1, 0, 8:, :1] = 1  # an eighth of the lower one
+    assert patch_labels(cover, torch.tensor([[3, 5]])).tolist() == [[[3, len(CLASSES)]]]
 
 
 def test_resumed_training_equals_one_without_a_break(state: Path):
@@ -106,6 +124,7 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
     assert set(flat) == {PEAK_LEARNING_RATE}
     assert rates[-1] == 0
     assert learning_rate(2 * STEPS, STEPS) == 0
+    assert learning_rate(300, STEPS, began=300) == rates[0]
 
 
 def test_confusion_counts_every_held_out_clip():
