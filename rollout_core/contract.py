@@ -144,7 +144,7 @@ class Frozen(BaseModel):
 class Overlay(Frozen):
     """How the overlay video looks."""
 
-    colormap: str = Field("turbo", max_length=64, description="Name of a matplotlib colormap.")
+    colormap: str = Field("plasma", max_length=64, description="Name of a matplotlib colormap.")
     opacity: float = Field(
         0.6, ge=0, le=1, description="Opacity of the heat map at its highest relevance."
     )
@@ -155,11 +155,24 @@ class Overlay(Frozen):
         "video have less; frame: the highest of each frame; absolute: 8 times the mean, so that "
         "pictures of several videos compare.",
     )
+    signed: bool = Field(
+        False,
+        description="Also draw what speaks against the class, in blue, beside what speaks for it, "
+        "in red; `colormap` is then not used. Only for maps of classes.",
+    )
+    contours: bool = Field(
+        False,
+        description="Draw lines where relevance is 0.5 and 0.8 of that of the hottest colour.",
+    )
+    caption: bool = Field(
+        True,
+        description="Write the prediction, the time and what the colours mean below the picture.",
+    )
     max_height: int = Field(
         DEFAULT_OVERLAY_LINES,
         ge=MIN_OVERLAY_LINES,
         le=1 << 14,
-        description="Most lines of the overlay video; a higher picture is scaled down.",
+        description="Most lines of the picture; a higher one is scaled down.",
     )
 
 
@@ -439,6 +452,12 @@ class ExplainRequest(ClipRequest):
         start = self.start_seconds or 0
         if self.end_seconds is not None and self.end_seconds <= start:
             raise ValueError("end_seconds must be greater than start_seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sign(self) -> Self:
+        if self.overlay and self.overlay.signed and not self.explains_classes:
+            raise ValueError("overlay.signed is for methods that explain a class, with a target")
         return self
 
     @model_validator(mode="after")

@@ -286,6 +286,7 @@ class Computed:
             pts_seconds=found.pts_seconds,
             frame_index=found.frame_index,
             relevance=found.relevance,
+            temporal_rollout=found.temporal_rollout,
             crop=job.video.crop,
             overlay=job.run.request.overlay,
             preview=thumbnail_sheet(job.run.request, found, self.source),

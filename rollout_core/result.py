@@ -181,6 +181,8 @@ def caption_of(
         classes = dict.fromkeys(target.label for target in explained)
         of_classes = f" of {', '.join(classes)}" if classes else ""
         parts.append(run.request.method + of_classes)
+    else:
+        parts.append("each row of maps is another method's")
     if run.queries[0] != CLS:
         parts.append("for one patch")
     seen = run.crop[2:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rollout_core.pictures.heat import rgb_table
 
-NAMES = ("turbo", "inferno", "magma", "viridis", "cividis", "gray")
+NAMES = ("plasma", "turbo", "inferno", "magma", "viridis", "cividis", "gray")
 TARGET = Path(__file__).parents[1] / "service/page/static/data/colormap_tables.js"
 HEADER = """\
 /** Written by scripts/page-colormaps. Each table is `256 3`, RGB, in base64. */

@@ -314,12 +314,13 @@ class Attempt:
             preview=thumbnail_sheet(request, arrays, source),
             faithfulness=found.measured,
         )
-        media.send(
-            order,
-            relevance=arrays.relevance,
-            pts_seconds=arrays.pts_seconds,
-            frame_index=arrays.frame_index,
-        )
+        shown = {
+            "relevance": arrays.relevance,
+            "temporal_rollout": arrays.temporal_rollout,
+            "pts_seconds": arrays.pts_seconds,
+            "frame_index": arrays.frame_index,
+        }
+        media.send(order, **{name: array for name, array in shown.items() if array is not None})
         self._heartbeat.advance("render", 0, 1)
         finished = False
         while not finished:

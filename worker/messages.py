@@ -248,8 +248,9 @@ class Render(AnyMessage):
         caption: what stands above the sheet.
         preview: the tiles of the thumbnails; None for no thumbnails and no preview video.
 
-    Arrays: `relevance` `clip t h w`; `pts_seconds` and `frame_index` `clip t`. Answered by
-    `Rendered`, repeatedly until one has `finished`.
+    Arrays: `relevance` `clip t h w`; `pts_seconds` and `frame_index` `clip t`; unless maps are of
+    classes, `temporal_rollout` `clip t t`. Answered by `Rendered`, repeatedly until one has
+    `finished`.
     """
 
     kind: Literal["render"] = "render"

@@ -8,7 +8,7 @@ from PIL.Image import Resampling
 
 from rollout_core.archive import Archive
 from rollout_core.contract import ExplainResult, Overlay
-from rollout_core.pictures.heat import rgb_table, scale_maps
+from rollout_core.pictures.heat import colour_table, scale_maps
 from rollout_core.pictures.sheet import heated
 
 SCALE = 3
@@ -26,7 +26,7 @@ def plot_clip(
 ) -> Figure:
     """Draw the frames of a clip with their heat maps.
 
-    Colours are scaled as in the other pictures; negative relevance counts as 0.
+    Colours are scaled as in the other pictures.
 
     Args:
         frames: `clip t H W c`; None draws the heat maps alone.
@@ -34,9 +34,11 @@ def plot_clip(
         IndexError: there is no such clip.
     """
     overlay = result.request.overlay or Overlay()
-    positive = arrays.relevance.clip(min=0).astype(np.float64)  # clip t h w
-    scaled = scale_maps(positive.reshape(-1, *positive.shape[2:]), overlay.scale)
-    heat = scaled.reshape(positive.shape)[clip].astype(np.float32)
+    maps = arrays.relevance.astype(np.float64)  # clip t h w
+    if not overlay.signed:
+        maps = maps.clip(min=0)
+    scaled = scale_maps(maps.reshape(-1, *maps.shape[2:]), overlay)
+    heat = scaled.reshape(maps.shape)[clip].astype(np.float32)
     rows, columns = -(-len(heat) // COLUMNS), min(len(heat), COLUMNS)
     size = columns * CELL_INCHES, rows * (CELL_INCHES + 0.25) + TITLE_INCHES
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
@@ -56,7 +58,7 @@ def _blend(
 ) -> NDArray[np.uint8]:
     """Return the colours of a heat map `h w`; if there is a frame, `H W c`, smoothly over it."""
     if frame is None:
-        return np.asarray(rgb_table(overlay.colormap)[np.rint(255 * heat).astype(int)])
+        return np.asarray(colour_table(overlay)[np.rint(255 * heat).astype(int)])
     height, width = frame.shape[:2]
     large = Image.fromarray(frame).resize((width * SCALE, height * SCALE), Resampling.BICUBIC)
     return np.asarray(heated(np.asarray(large), heat, overlay))

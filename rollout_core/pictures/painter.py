@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rollout_core.contract import Color, Overlay
-from rollout_core.pictures.heat import rgb_table, saturation, yuv_table
+from rollout_core.pictures.heat import (
+    alpha_table,
+    colour_table,
+    contours,
+    saturation,
+    yuv_table,
+)
 from rollout_core.video.clips import Crop
 from rollout_core.video.color import black_of
 from rollout_core.video.convert import Plane, Planes
@@ -28,6 +34,9 @@ BAND_LINES = 64
 PRODUCT_LINES = 4
 """For a product of matrices of more lines, OpenBLAS starts threads, which wait busily."""
 
+LINES_PER_CONTOUR = 360
+"""A contour is as thick as a pixel of a picture of this height."""
+
 NO_CHROMA = 128
 """Value of a plane of chroma in a grey picture."""
 
@@ -44,8 +53,10 @@ class Painter:
     def __init__(self, overlay: Overlay, crop: Crop, color: Color) -> None:
         self._crop = crop
         self._black = black_of(color)
-        weight = np.rint(256 * overlay.opacity * np.arange(256) / 255).astype(np.uint16)
-        colours = yuv_table(rgb_table(overlay.colormap), color)
+        self._overlay = overlay
+        self._contour = yuv_table(np.full((1, 3), 255, np.uint8), color)[0].tolist()  # white
+        weight = np.rint(256 * alpha_table(overlay)).astype(np.uint16)
+        colours = yuv_table(colour_table(overlay), color)
         left = 256 - weight
         of_chroma = np.rint(saturation(overlay.opacity) * left).astype(np.uint16)
         greyed = NO_CHROMA * (left - of_chroma)
@@ -77,10 +88,21 @@ class Painter:
         """Yield how the inside of each plane is blended."""
         for scale, channels in ((1, (0,)), (2, (1, 2))):
             for part, levels in _grown(heat, self._crop, scale, insides[channels[0]]):
-                kept = self._kept[channels[0]].take(levels, mode="clip")
+                whole = levels.astype(np.intp)
+                lines = self._lines(levels - np.float32(0.5), scale)
+                kept = _without(self._kept[channels[0]].take(whole, mode="clip"), lines)
                 for channel in channels:
-                    added = self._added[channel].take(levels, mode="clip")
+                    added = _without(self._added[channel].take(whole, mode="clip"), lines)
+                    if lines is not None:
+                        added += (lines * (256 * self._contour[channel])).astype(np.uint16)
                     yield _Band(channel, part, kept, added)
+
+    def _lines(self, levels: NDArray[np.float32], scale: int) -> NDArray[np.float32] | None:
+        """Return the opacity of contours in a plane, `H W`; None if they are not drawn."""
+        if not self._overlay.contours:
+            return None
+        thickness = max(1.0, self._crop.height / LINES_PER_CONTOUR) / scale
+        return contours(levels, self._overlay, thickness)
 
 
 class _Band(NamedTuple):
@@ -104,6 +126,11 @@ class _Band(NamedTuple):
         target[:] = mixed
 
 
+def _without(values: NDArray[np.uint16], lines: NDArray[np.float32] | None) -> NDArray[np.uint16]:
+    """Return what is left of values, `H W`, under lines of some opacity, `H W`."""
+    return values if lines is None else (values * (1 - lines)).astype(np.uint16)
+
+
 def _dim(plane: Plane, target: Plane, inside: Part, black: int) -> None:
     """Write the pixels outside the crop, halfway to black, into `target`."""
     rows, columns = inside
@@ -118,10 +145,11 @@ def _dim(plane: Plane, target: Plane, inside: Part, black: int) -> None:
 
 def _grown(
     heat: NDArray[np.float32], crop: Crop, scale: int, inside: Part
-) -> Iterator[tuple[Part, NDArray[np.intp]]]:
+) -> Iterator[tuple[Part, NDArray[np.float32]]]:
     """Scale a heat map to the inside of a plane, which may be less than the crop.
 
-    Yield bands of it: rows and columns of the plane, and levels, of which 0 to 255 are meant.
+    Yield bands of it: rows and columns of the plane, and levels from 0 to 255, plus a half, so that
+    they round when they are cut.
     """
     rows, columns = inside
     height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -148,7 +176,7 @@ def _grown(
     for top, lines in zip(range(0, height, BAND_LINES), np.resize(down, shape), strict=True):
         grown = (lines @ wide).reshape(BAND_LINES, width)[: height - top]
         band = slice(rows.start + top, rows.start + top + len(grown))
-        yield (band, columns), grown.astype(np.intp)
+        yield (band, columns), grown
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rollout_core.contract import Faithfulness, Fill, FillFaithfulness, OrderScores
 
-WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 8.0, 2.6, 1.1
+WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 8.0, 2.6, 1.5
 DOTS_PER_INCH = 100
 
 FAINT = "#e2e5e9"
@@ -24,6 +24,10 @@ FILL_NAMES: dict[Fill, str] = {
     "still": "missing patches held still",
 }
 TITLE_CHARACTERS = 90  # per line
+MEANING = (
+    "If the map is right, deleting its most relevant patches first lowers the probability\n"
+    "soonest, and inserting them first raises it soonest."
+)
 
 
 def plot_faithfulness(faithfulness: Faithfulness, path: Path) -> None:
@@ -33,8 +37,13 @@ def plot_faithfulness(faithfulness: Faithfulness, path: Path) -> None:
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
     title = f"Probability of “{faithfulness.target.label}” while patches are deleted or inserted"
     figure.suptitle(
-        fill(title, TITLE_CHARACTERS), x=0.01, ha="left", fontsize="medium", parse_math=False
+        f"{fill(title, TITLE_CHARACTERS)}\n{MEANING}",
+        x=0.01,
+        ha="left",
+        fontsize="medium",
+        parse_math=False,
     )
+    figure.supylabel("probability", fontsize="medium")
     panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     for scored, (left, right) in zip(faithfulness.fills, panels, strict=True):
         _draw_fill(left, right, scored)

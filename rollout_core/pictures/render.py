@@ -46,6 +46,7 @@ def render(
     pts_seconds: NDArray[np.float64],
     frame_index: NDArray[np.int64],
     relevance: NDArray[np.float32],
+    temporal_rollout: NDArray[np.float32] | None = None,
     crop: Crop,
     overlay: Overlay | None,
     preview: ThumbnailSheet | None = None,
@@ -63,9 +64,11 @@ def render(
     Args:
         pts_seconds, frame_index: `clip t`, of the sampled frames.
         relevance: `clip t h w`; see `heat_track` for its scaling.
+        temporal_rollout: `clip t t`, of which a sheet of one clip shows how frames depend on one
+            another; None: there is none.
         overlay: how `overlay.mp4` looks; None for none.
         preview: the tiles of `thumbnails.jpg`, which is written with `preview.mp4`; None for none.
-        caption: what stands above the sheet.
+        caption: what stands above the sheet, and below the pictures of the overlay.
         kept: thumbnails by the index of their frame, see `KeptThumbnails`. Where they are all that
             is drawn of the source, it is not read.
         frames: approximate number of frames of the source.
@@ -79,14 +82,15 @@ def render(
         relevance,
         pts_seconds=pts_seconds,
         frame_index=frame_index,
-        scale=(overlay or Overlay()).scale,
+        overlay=overlay or Overlay(),
     )
+    when = temporal_rollout[0] if temporal_rollout is not None and len(relevance) == 1 else None
     last = int(track.frame_index[-1])
     has_video = overlay is not None or preview is not None
     total = frames if has_video else last + 1
     collector = _Collector([track], crop, kept)
     if collector.is_complete and not has_video:
-        collector.save(folder / SHEET_NAME, Overlay(), caption)
+        collector.save(folder / SHEET_NAME, Overlay(), caption, when=when)
         progress(1, 1)
         return
     thumbnails = None if preview is None else Thumbnails(preview)
@@ -101,6 +105,7 @@ def render(
             preview=preview is not None,
             crop=crop,
             track=track,
+            caption=caption,
         ) as write:
             for frame in chain((first,), decoded):
                 write(frame)
@@ -110,7 +115,7 @@ def render(
                 progress(frame.index + 1, max(total, frame.index + 1))
                 if not has_video and frame.index == last:
                     break
-    collector.save(folder / SHEET_NAME, overlay or Overlay(), caption)
+    collector.save(folder / SHEET_NAME, overlay or Overlay(), caption, when=when)
     if thumbnails is not None:
         thumbnails.save(folder / THUMBNAILS_NAME)
 
@@ -125,6 +130,7 @@ def write_videos(
     preview: bool,
     crop: Crop,
     track: HeatTrack,
+    caption: Caption = NO_CAPTION,
 ) -> Iterator[Callable[[Frame], None]]:
     """Write the videos that are asked for into `folder`; see `write_overlay`.
 
@@ -141,6 +147,7 @@ def write_videos(
                 overlay=overlay,
                 crop=crop,
                 track=track,
+                caption=caption,
                 planes=planes,
             )
             writers.append(stack.enter_context(video))
@@ -178,7 +185,7 @@ def render_comparison(
         InvalidRequest, VideoError: as for `render`.
     """
     tracks = [
-        heat_track(maps, pts_seconds=pts_seconds, frame_index=frame_index, scale=overlay.scale)
+        heat_track(maps, pts_seconds=pts_seconds, frame_index=frame_index, overlay=overlay)
         for maps in relevance.values()
     ]
     collector = _Collector(tracks, crop)
@@ -219,11 +226,17 @@ class _Collector:
         return len(self.columns) == len(self._places)
 
     def save(
-        self, path: Path, overlay: Overlay, caption: Caption, names: Sequence[str] = ("",)
+        self,
+        path: Path,
+        overlay: Overlay,
+        caption: Caption,
+        *,
+        names: Sequence[str] = ("",),
+        when: NDArray[np.float32] | None = None,
     ) -> None:
         """Draw the sheet, and write it as PNG."""
         sampled = len(self._tracks[0].frame_index)
-        sheet = draw_sheet(self.columns, overlay, caption, sampled=sampled, names=names)
+        sheet = draw_sheet(self.columns, overlay, caption, sampled=sampled, names=names, when=when)
         save_sheet(sheet, path)
 
     def add(self, frame: Frame) -> None:

@@ -8,6 +8,7 @@
      ▁       ▇       ▃       how much of the relevance each frame has
     0.60 s  1.84 s  3.12 s
     21 % of relevance ...
+    ▓▒░                      from which frame each frame's output comes, one square for each pair
 
 More than `BAND_COLUMNS` frames stand in two bands, so that the sheet stays legible on a page.
 """
@@ -22,7 +23,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rollout_core.contract import Caption, HeatScale, Overlay
-from rollout_core.pictures.heat import HOT_MULTIPLE, alpha_table, rgb_table, saturation
+from rollout_core.pictures.heat import (
+    HOT_MULTIPLE,
+    LEVELS,
+    alpha_table,
+    colour_table,
+    contours,
+    rgb_table,
+    saturation,
+)
 from rollout_core.video.clips import Crop
 
 MAX_FRAMES = 16
@@ -46,9 +55,27 @@ KEY_TEXTS: dict[HeatScale, str] = {
     "frame": "least to most relevance in each frame",
     "absolute": f"none to {HOT_MULTIPLE} times an even spread of relevance",
 }
+SIGNED_TEXT = "blue speaks against the class, red for it; {}"
+SIGNED_SCALES: dict[HeatScale, str] = {
+    "video": "scaled to this video",
+    "frame": "scaled to each frame",
+    "absolute": f"up to {HOT_MULTIPLE} times the mean",
+}
+CONTOUR_COLOUR, CONTOUR_THICKNESS = (255, 255, 255), 1.2
 HEADER_HEIGHT = MARGIN + TITLE_LINE + LINE + GAP // 2 + KEY_HEIGHT + 2 * GAP
 MIN_WIDTH = 520
 """Of a sheet, for its header."""
+
+WHEN_PIXELS, WHEN_CELL = 208, 26
+"""Longest side of the picture of all pairs of frames, and of one pair in it."""
+
+WHEN_TITLE = "When"
+WHEN_TEXTS = (
+    "How much the last layer's patches of each frame (row)",
+    "owe to each frame of the input (column).",
+    "The first frame is at the top left. A bright diagonal:",
+    "each frame looked mostly at itself.",
+)
 
 PAPER, INK, MUTED, FAINT = (255, 255, 255), (38, 42, 48), (95, 103, 112), (208, 213, 219)
 BEHIND_KEY = (128, 128, 128)
@@ -116,14 +143,18 @@ def draw_sheet(
     *,
     sampled: int | None = None,
     names: Sequence[str] = ("",),
+    when: NDArray[np.float32] | None = None,
 ) -> Image.Image:
     """Draw the frames, and below them a row of heat maps for each of `names`.
 
     Args:
         sampled: number of sampled frames, of which `columns` may be a part. Default: all of them.
+        when: `t t`, the relevance of each frame (column) for the output of each frame (row).
     """
     layout = _Layout.of(columns, names)
-    sheet = Image.new("RGB", layout.size, PAPER)
+    width, height = layout.size
+    below = 0 if when is None else 2 * GAP + LINE + _when_side(len(when)) + MARGIN
+    sheet = Image.new("RGB", (width, height + below), PAPER)
     pen = ImageDraw.Draw(sheet)
     _draw_header(sheet, pen, overlay, _complete(caption, len(columns), sampled))
     largest = [
@@ -142,6 +173,8 @@ def draw_sheet(
         for row, name in enumerate(names):
             middle = MARGIN, layout.map_top(place, row) + layout.height / 2
             pen.text(middle, name, fill=INK, font=layout.font, anchor="lm")
+    if when is not None:
+        _draw_when(sheet, pen, layout.font, height, when, overlay)
     return sheet
 
 
@@ -157,11 +190,24 @@ def heated(
     picture = Image.fromarray(thumbnail)
     grey = picture.convert("L").convert("RGB")
     picture = Image.blend(grey, picture, saturation(overlay.opacity))
-    small = Image.fromarray(np.asarray(np.rint(255 * heat), dtype=np.uint8))
+    small = Image.fromarray(np.asarray(np.rint(LEVELS * heat), dtype=np.uint8))
     grown = small.resize(picture.size, Image.Resampling.BICUBIC)
-    colours = Image.fromarray(rgb_table(overlay.colormap)[np.asarray(grown)])
-    alpha = grown.point(alpha_table(overlay.opacity).tolist())
-    return Image.composite(colours, picture, alpha)
+    colours = Image.fromarray(colour_table(overlay)[np.asarray(grown)])
+    alpha = grown.point(np.rint(255 * alpha_table(overlay)).tolist())
+    drawn = Image.composite(colours, picture, alpha)
+    if overlay.contours:
+        smooth = Image.fromarray(LEVELS * heat).resize(picture.size, Image.Resampling.BICUBIC)
+        lines = contours(np.asarray(smooth), overlay, CONTOUR_THICKNESS)
+        drawn.paste(CONTOUR_COLOUR, mask=Image.fromarray(np.uint8(255 * lines)))
+    return drawn
+
+
+def shortened(text: str, font: Font, width: int) -> str:
+    """Return a text that is at most `width` pixels wide: the whole, or its beginning and "…"."""
+    if font.getlength(text) <= width:
+        return text
+    fitting = (text[:end].rstrip() + "…" for end in range(len(text) - 1, 0, -1))
+    return next((one for one in fitting if font.getlength(one) <= width), "")
 
 
 @dataclass(frozen=True)
@@ -256,7 +302,7 @@ def _draw_header(
         (caption.detail, FONT_SIZE, LINE, MUTED),
     ):
         font = ImageFont.load_default(size=size)
-        pen.text((MARGIN, top), _shortened(text, font, width), fill=colour, font=font, anchor="la")
+        pen.text((MARGIN, top), shortened(text, font, width), fill=colour, font=font, anchor="la")
         top += line
     top += GAP // 2
     font = ImageFont.load_default(size=FONT_SIZE)
@@ -264,7 +310,38 @@ def _draw_header(
     ramp = np.linspace(0, 1, KEY_WIDTH, dtype=np.float32)[np.newaxis]
     sheet.paste(heated(behind, ramp, overlay), (MARGIN, top))
     beside = MARGIN + KEY_WIDTH + GAP, top + KEY_HEIGHT / 2
-    pen.text(beside, KEY_TEXTS[overlay.scale], fill=MUTED, font=font, anchor="lm")
+    text = KEY_TEXTS[overlay.scale]
+    if overlay.signed:
+        text = SIGNED_TEXT.format(SIGNED_SCALES[overlay.scale])
+    pen.text(beside, text, fill=MUTED, font=font, anchor="lm")
+
+
+def _when_side(frames: int) -> int:
+    """Return the side of the picture of all pairs of frames, in pixels."""
+    return max(1, min(WHEN_CELL, WHEN_PIXELS // frames)) * frames
+
+
+def _draw_when(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    font: Font,
+    top: int,
+    when: NDArray[np.float32],
+    overlay: Overlay,
+) -> None:
+    """Draw the relevance of all pairs of frames, `t t`, and say what it is."""
+    side = _when_side(len(when))
+    pen.line((MARGIN, top, sheet.width - MARGIN, top), fill=FAINT)
+    top += 2 * GAP
+    pen.text((MARGIN, top), WHEN_TITLE, fill=INK, font=font, anchor="la")
+    top += LINE
+    levels = np.rint(LEVELS * when / (when.max() or 1)).clip(0, LEVELS).astype(int)
+    cells = Image.fromarray(rgb_table(overlay.colormap)[levels])
+    sheet.paste(cells.resize((side, side), Image.Resampling.NEAREST), (MARGIN, top))
+    left = MARGIN + side + 2 * GAP
+    for line, text in enumerate(WHEN_TEXTS):
+        fitting = shortened(text, font, sheet.width - MARGIN - left)
+        pen.text((left, top + line * LINE), fitting, fill=MUTED, font=font, anchor="la")
 
 
 def _complete(caption: Caption, shown: int, sampled: int | None) -> Caption:
@@ -273,14 +350,6 @@ def _complete(caption: Caption, shown: int, sampled: int | None) -> Caption:
         return caption
     parts = filter(None, (caption.detail, f"{shown} of {sampled} frames"))
     return Caption(title=caption.title, detail=" · ".join(parts))
-
-
-def _shortened(text: str, font: Font, width: int) -> str:
-    """Return a text that is at most `width` pixels wide: the whole, or its beginning and "…"."""
-    if font.getlength(text) <= width:
-        return text
-    fitting = (text[:end].rstrip() + "…" for end in range(len(text) - 1, 0, -1))
-    return next((one for one in fitting if font.getlength(one) <= width), "")
 
 
 def _draw_share(

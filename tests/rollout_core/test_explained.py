@@ -243,7 +243,7 @@ def test_hottest_patch_has_the_last_colour_of_the_colormap(explained, tmp_path):
         explained.relevance.argmax(), explained.relevance.shape
     )
     picture = figure.axes[frame].images[0].get_array()
-    assert tuple(picture[row, column]) == tuple(rgb_table("turbo")[255])
+    assert tuple(picture[row, column]) == tuple(rgb_table("plasma")[255])
 
 
 BASE_ONLY = """

@@ -342,7 +342,9 @@ def test_caption_tells_the_prediction_and_how_it_is_explained(request_, size, de
     if request_.get("method") == "gradient_rollout":
         found = replace(found, targets=np.array([2, 0]))
     assert caption_of(job, found, size) == Caption(title="left, 50 %", detail=detail)
-    assert caption_of(job, found, (60, 60), has_method=False).detail == "moving-shapes"
+    assert caption_of(job, found, (60, 60), has_method=False).detail == (
+        "moving-shapes · each row of maps is another method's"
+    )
 
 
 def test_caption_of_a_patch_says_so():

@@ -50,9 +50,10 @@ REQUESTS = {
     "fake has no class 'running '; it has 3; did you mean running?",
     '{"per_layer": "maybe"}': "request.per_layer: must be true or false",
     '{"overlay": "turbo"}': "request.overlay: must be an object",
-    '{"overlay": {"colour": 1}}': "request.overlay.colour: no such field; did you mean colormap?",
+    '{"overlay": {"colour": 1}}': "request.overlay.colour: no such field; "
+    "did you mean contours or colormap?",
     '{"overlay": {"x": 1}}': "request.overlay.x: no such field; "
-    "the fields are: colormap, opacity, layout, scale, max_height",
+    "the fields are: colormap, opacity, layout, scale, signed, contours, caption, max_height",
     '{"query": "1:2"}': f"request.query: {QUERY}",
     '{"query": 7}': f"request.query: {QUERY}",
     '{"query": ["cls", "1:2"]}': f"request.query.1: {QUERY}",

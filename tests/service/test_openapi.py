@@ -234,7 +234,7 @@ def test_defaults_are_in_the_descriptions(document):
     assert fields["discard_ratio"]["description"].endswith(" Default: `0.0`.")
     overlay = document["components"]["schemas"]["JobOptions"]["properties"]["overlay"]
 
-    assert 'Default: `{"colormap": "turbo"' in overlay["description"]
+    assert 'Default: `{"colormap": "plasma"' in overlay["description"]
 
 
 def test_every_schema_has_examples_that_are_valid(document):

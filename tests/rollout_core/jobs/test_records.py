@@ -159,7 +159,9 @@ def test_claim_that_ends_the_job_can_be_renewed():
 
 TICKET = Ticket(
     id="0" * 32,
-    request=ExplainRequest(model="fake", clips="tile", overlay=Overlay(opacity=0.3)),
+    request=ExplainRequest(
+        model="fake", clips="tile", overlay=Overlay(colormap="viridis", opacity=0.3)
+    ),
     created_at=NOW,
     upload_bytes=5,
     owner="ann",

@@ -39,7 +39,19 @@ def columns(count: int, rows: int = 1) -> list[Column]:
 
 def sheet() -> Image.Image:
     caption = Caption(title="moves right, 98 %", detail="a-model · gradient_rollout of moves right")
-    return draw_sheet(columns(8), Overlay(), caption)
+    frames = np.arange(8.0)
+    near = np.exp(-np.abs(frames[:, None] - frames) / 2) + (frames == 5)
+    return draw_sheet(columns(8), Overlay(), caption, when=near.astype(np.float32))
+
+
+def signed() -> Image.Image:
+    caption = Caption(title="moves right, 98 %", detail="a-model · difference of moves right")
+    overlay = Overlay(signed=True, contours=True)
+    both = [
+        Column(each.thumbnail, each.pts_seconds, [HeatMap(0.5 + (of.heat - against.heat) / 2, 0.1)])
+        for each, of, against in ((one, *one.maps) for one in columns(4, 2))
+    ]
+    return draw_sheet(both, overlay, caption)
 
 
 def bands() -> Image.Image:
@@ -52,7 +64,12 @@ def comparison() -> Image.Image:
     return draw_sheet(columns(4, 2), Overlay(), caption, names=["rollout", "attention"])
 
 
-PICTURES = {"sheet.png": sheet, "bands.png": bands, "comparison.png": comparison}
+PICTURES = {
+    "sheet.png": sheet,
+    "bands.png": bands,
+    "comparison.png": comparison,
+    "signed.png": signed,
+}
 
 
 @pytest.mark.parametrize("name", PICTURES)

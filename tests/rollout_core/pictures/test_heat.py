@@ -4,7 +4,16 @@ import pytest
 
 from rollout_core.contract import Overlay
 from rollout_core.errors import InvalidRequest
-from rollout_core.pictures.heat import alpha_table, check_colormap, heat_track, rgb_table, yuv_table
+from rollout_core.pictures.heat import (
+    DIVERGING,
+    alpha_table,
+    check_colormap,
+    colour_table,
+    contours,
+    heat_track,
+    rgb_table,
+    yuv_table,
+)
 from rollout_core.result import frame_shares
 from rollout_core.video.color import BT709
 
@@ -16,10 +25,11 @@ def track_of(maps, pts, index):
     return heat_track(relevance, pts_seconds=np.array(pts, float), frame_index=np.array(index))
 
 
-def scaled(relevance, scale):
+def scaled(relevance, scale, **style):
     """Return the heat of two clips of two frames."""
     pts, index = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0, 25], [50, 75]])
-    track = heat_track(relevance, pts_seconds=pts, frame_index=index, scale=scale)
+    overlay = Overlay(scale=scale, **style)
+    track = heat_track(relevance, pts_seconds=pts, frame_index=index, overlay=overlay)
     assert track.heat.shape == relevance.reshape(4, *relevance.shape[2:]).shape
     assert track.heat.dtype == np.float32
     return track.heat
@@ -183,8 +193,68 @@ def test_matrices_agree_with_ffmpeg(matrix, number, full):
 
 
 def test_alpha_grows_with_heat():
-    table = alpha_table(0.6)
-    assert (table[0], table[255]) == (0, 153)
-    assert (np.diff(table.astype(int)) >= 0).all()
-    assert alpha_table(0).max() == 0
-    assert alpha_table(1).tolist() == list(range(256))
+    table = alpha_table(Overlay(opacity=0.6))
+    assert (table[0], table[255]) == (0, 0.6)
+    assert (np.diff(table) > 0).all()
+    assert alpha_table(Overlay(opacity=0)).max() == 0
+
+
+@pytest.mark.parametrize("scale", ["video", "frame", "absolute"])
+def test_signed_heat_is_even_around_its_middle(scale):
+    relevance = np.random.default_rng(0).normal(size=(2, 2, 16, 16)).astype(np.float32)
+    heat = scaled(relevance, scale, signed=True)
+    np.testing.assert_allclose(scaled(-relevance, scale, signed=True), 1 - heat, atol=1e-6)
+    flat = relevance.reshape(4, 16, 16)
+    assert (np.sign(heat - 0.5) == np.sign(flat)).all()
+    assert heat.max() > 0.7
+    unsigned = scaled(relevance, scale)
+    assert unsigned[flat < 0].max() == 0
+
+
+def test_signs_do_not_change_the_shares_of_frames():
+    relevance = np.array([[[[1, -5]], [[3, 0]]]], np.float32)
+    index = np.array([[0, 1]])
+    for signed in (False, True):
+        track = heat_track(
+            relevance, pts_seconds=index * 1.0, frame_index=index, overlay=Overlay(signed=signed)
+        )
+        assert track.share.tolist() == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_nothing_is_drawn_where_there_is_nothing(value):
+    maps = np.full((2, 2, 2, 3), 0, np.float32)
+    maps[0, 0, 0, 0] = value
+    heat = scaled(maps, "video", signed=True)
+    assert (heat.ravel()[1:] == 0.5).all()
+    table = alpha_table(Overlay(signed=True, opacity=1))
+    assert table[[127, 128]].max() < 0.005
+    assert table[[0, 255]].tolist() == [1, 1]
+
+
+def test_signs_have_colours_of_their_own():
+    table = colour_table(Overlay(signed=True, colormap="viridis"))
+    assert np.array_equal(table, rgb_table(DIVERGING))
+    red, blue = table[255].astype(int), table[0].astype(int)
+    assert red[0] > red[2] + 100
+    assert blue[2] > blue[0] + 100
+
+
+def test_contours_are_where_the_level_is_and_as_thick_as_asked_for():
+    levels = np.broadcast_to(np.linspace(0, 255, 511, dtype=np.float32), (40, 511))
+    for thickness in (1.0, 4.0):
+        lines = contours(levels, Overlay(), thickness)
+        np.testing.assert_allclose(lines.sum(axis=1), 2 * thickness, atol=0.6)
+        assert lines[:, 255].min() == 1
+        assert lines[:, 408].min() == 1
+    signed = contours(levels, Overlay(signed=True), 1.0)
+    places = np.flatnonzero(signed[0] > 0.4)
+    nearest = np.abs(places[:, None] / 510 - [0.1, 0.25, 0.75, 0.9])
+    assert nearest.min(axis=1).max() < 0.003
+    assert nearest.min(axis=0).max() < 0.003
+
+
+def test_even_heat_has_no_contours():
+    for level in (0, 127, 128, 204, 255):
+        assert contours(np.full((8, 8), level, np.float32), Overlay(), 2.0).max() == 0
+    assert contours(np.zeros((1, 1), np.float32), Overlay(), 2.0).shape == (1, 1)

@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from rollout_core.contract import Overlay
+from rollout_core.contract import Caption, Overlay
 from rollout_core.pictures import encoder
+from rollout_core.pictures.caption_band import band_lines
 from rollout_core.pictures.heat import heat_track
 from rollout_core.pictures.overlay import scaled_crop, write_overlay
 from rollout_core.video.clips import Crop, crop_of, probe
@@ -29,14 +30,21 @@ def track_of(*maps, seconds=None):
 COLD_THEN_HOT = track_of(np.zeros((2, 2)), np.ones((2, 2)), seconds=[0.0, 0.36])
 
 
-def overlay_of(path, *, overlay=None, crop=None, track=COLD_THEN_HOT):
-    """Write the overlay of a video next to it; return its path."""
+def overlay_of(path, *, overlay=None, crop=None, track=COLD_THEN_HOT, caption=None):
+    """Write the overlay of a video next to it, without a caption by default; return its path."""
+    overlay = (overlay or Overlay()).model_copy(update={"caption": caption is not None})
     crop = crop or crop_of(probe(path, LIMITS), height=8, width=8)
     target = path.with_name("overlay.mp4")
     with open_video(path, LIMITS) as decoder:
         frames = list(decoder.frames())
         with write_overlay(
-            target, decoder, frames[0], overlay=overlay or Overlay(), crop=crop, track=track
+            target,
+            decoder,
+            frames[0],
+            overlay=overlay,
+            crop=crop,
+            track=track,
+            caption=caption or Caption(),
         ) as write:
             for frame in frames:
                 write(frame)
@@ -300,3 +308,23 @@ def test_packets_are_written_while_frames_arrive(film):
                 write(frame)
             before_the_end = target.stat().st_size
     assert before_the_end > 0.5 * target.stat().st_size
+
+
+@pytest.mark.parametrize("layout", ["overlay", "side_by_side"])
+def test_a_caption_stands_below_the_picture(film, layout):
+    source = film(width=640, height=360, frames=3)
+    plain = films.decode(overlay_of(source, overlay=Overlay(layout=layout)))
+    bare = [frame.to_ndarray(format="rgb24") for frame in plain]
+    caption = Caption(title="a thing moves left, 98 %")
+
+    path = overlay_of(source, overlay=Overlay(layout=layout), caption=caption)
+    captioned = [frame.to_ndarray(format="rgb24") for frame in films.decode(path)]
+
+    height, width = bare[0].shape[:2]
+    lines = band_lines((640, 360))
+    assert [frame.shape for frame in captioned] == [(height + lines, width, 3)] * 3
+    for with_band, without in zip(captioned, bare, strict=True):
+        assert np.abs(with_band[: height - 8] - np.float64(without[: height - 8])).mean() < 3
+    bands = [np.float64(frame[height:]) for frame in captioned]
+    assert np.abs(bands[0][4:, :-80] - bands[2][4:, :-80]).mean() < 2
+    assert np.abs(bands[0][4:, -80:] - bands[2][4:, -80:]).max() > 60  # the time

@@ -51,7 +51,7 @@ def test_full_heat_at_full_opacity_has_the_colour_of_the_colormap():
 
 @pytest.mark.parametrize("opacity", [0.25, 0.6])
 def test_colour_is_blended_by_opacity_times_heat(opacity):
-    colours = yuv_table(rgb_table("turbo"), BT601).astype(float)
+    colours = yuv_table(rgb_table("plasma"), BT601).astype(float)
     heat = 128
     weight = opacity * heat / 255
     found = paint(np.full((4, 4), heat / 255), Overlay(opacity=opacity))

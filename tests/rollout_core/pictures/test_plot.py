@@ -107,4 +107,4 @@ def test_plot_works_in_the_sandbox_of_the_media_process_without_a_home(tmp_path)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["cache", "plot.png"]
     assert [found.suffix for found in cache.iterdir()] == [".json"]
     with Image.open(path) as image:
-        assert image.size == (800, 630)
+        assert image.size == (800, 670)

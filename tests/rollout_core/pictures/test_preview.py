@@ -138,7 +138,11 @@ def test_hdr_is_tone_mapped_as_in_the_overlay(film, transfer):
     )
     with open_video(source, LIMITS) as decoder:
         frames = list(decoder.frames())
-        invisible = {"overlay": Overlay(opacity=0), "crop": Crop(0, 0, 64, 48), "track": track}
+        invisible = {
+            "overlay": Overlay(opacity=0, caption=False),
+            "crop": Crop(0, 0, 64, 48),
+            "track": track,
+        }
         with write_overlay(overlay, decoder, frames[0], **invisible) as write:
             for frame in frames:
                 write(frame)

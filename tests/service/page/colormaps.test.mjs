@@ -10,7 +10,7 @@ test("the tables are those of the overlay video", () => {
 })
 
 test("an unknown name, also that of a method of objects, is the default", () => {
-    assert.deepEqual(rgbTable("toString"), rgbTable("turbo"))
+    assert.deepEqual(rgbTable("toString"), rgbTable("plasma"))
 })
 
 test("a gradient begins and ends as the table does", () => {

@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from rollout_core.archive import load
-from rollout_core.contract import Target
+from rollout_core.contract import Overlay, Target
 from rollout_core.pictures.heat import alpha_table, heat_track, rgb_table
 from rollout_core.relevance.faithfulness import summarize
 from tests.service.page.test_data import SAMPLE
@@ -135,10 +135,11 @@ def canvas_centres(page, rows, columns, pane=0):
     return np.array(values).reshape(rows, columns, 4)
 
 
-def expected_centres(track, seconds, *, colormap="turbo", opacity=0.6):
+def expected_centres(track, seconds, *, colormap="plasma", opacity=0.6):
     """Return what the product's own pictures are made of, `h w rgba`."""
     heat = np.rint(255 * track.at(seconds)).astype(np.uint8)
-    colours, alpha = rgb_table(colormap), alpha_table(opacity)
+    colours = rgb_table(colormap)
+    alpha = np.rint(255 * alpha_table(Overlay(opacity=opacity)))
     return np.concatenate([colours[heat], alpha[heat][..., None]], axis=-1).astype(int)
 
 
@@ -163,7 +164,7 @@ PLAIN = "smoothing=0&scale=video"
 
 
 class TestHeat:
-    @pytest.mark.parametrize(("seconds", "colormap"), [(0.4, "turbo"), (4.0, "viridis")])
+    @pytest.mark.parametrize(("seconds", "colormap"), [(0.4, "plasma"), (4.0, "viridis")])
     def test_it_is_that_of_the_frame(self, open_view, service, job, seconds, colormap):
         query = f"?seconds={seconds}&{PLAIN}&colormap={colormap}&opacity=0.9"
         page = open_view(job["id"], query)
@@ -433,7 +434,7 @@ class TestLink:
 
         page.wait_for_function("() => __rollout.heat.current?.track")
         assert state(page, "opacity") == 0.6
-        assert state(page, "colormap") == "turbo"
+        assert state(page, "colormap") == "plasma"
 
 
 class TestKeys:

@@ -30,7 +30,7 @@ export const DEFAULTS = {
   end_seconds: null,
   stream: null,
   allow_incomplete: false,
-  overlay: { colormap: "turbo", opacity: 0.6, layout: "overlay", scale: "video", max_height: 1080 },
+  overlay: { colormap: "plasma", opacity: 0.6, layout: "overlay", scale: "video", signed: false, contours: false, caption: true, max_height: 1080 },
   preview: false,
   fake: null,
 };

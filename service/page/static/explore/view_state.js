@@ -19,7 +19,7 @@ import { COLORMAPS } from "../data/colormaps.js";
 const FIRST_VIEW = {
   shown: true,
   opacity: 0.6,
-  colormap: "turbo",
+  colormap: "plasma",
   threshold: 0,
   smoothing: 0.5,
   scale: "frame",
