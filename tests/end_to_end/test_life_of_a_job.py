@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rollout_core.jobs.redis_records import LIVE_SECONDS
+from rollout_core.pictures.caption_band import band_lines
 from tests.system.processes import is_alive
 from tests.system.waiting import WAIT_SECONDS, wait_until
 
@@ -46,7 +47,7 @@ def test_a_job_succeeds_with_all_artifacts(system, video):
         assert json.loads(str(found["meta"]))["model"] == "fake"
     with av.open(io.BytesIO(fetch(system, job_id, "overlay.mp4"))) as overlay:
         stream = overlay.streams.video[0]
-        assert (stream.width, stream.height) == (96, 80)
+        assert (stream.width, stream.height) == (96, 80 + band_lines((96, 80)))
         assert len(list(overlay.decode(stream))) == 24
     with Image.open(io.BytesIO(fetch(system, job_id, "sheet.png"))) as sheet:
         assert sheet.format == "PNG"

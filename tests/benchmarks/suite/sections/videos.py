@@ -194,7 +194,7 @@ def psnr(film: Film, path: Path) -> float | None:
     errors = []
     with av.open(film.source) as left, av.open(path) as right:
         for pair in zip(left.decode(video=0), right.decode(video=0), strict=True):
-            if len({frame.height for frame in pair}) > 1:
+            if len({frame.width for frame in pair}) > 1:
                 return None
             ours, theirs = (frame.to_ndarray()[rows, columns].astype(float) for frame in pair)
             errors.append(np.mean((ours - theirs) ** 2))
