@@ -3,7 +3,6 @@
 from math import ceil
 
 import numpy as np
-from einops import reduce
 from PIL import Image, ImageDraw, ImageFont
 
 from rollout_core.contract import Caption, Color, Overlay
@@ -109,5 +108,7 @@ class CaptionBand:
 
     def _convert(self, picture: Image.Image) -> Planes:
         pixels = yuv_table(np.asarray(picture), self._color)
-        halved = reduce(pixels[..., 1:] + 0.5, "(y 2) (x 2) c -> c y x", "mean")
-        return [pixels[..., 0].copy(), *halved.astype(np.uint8)]
+        lines, width = pixels.shape[:2]
+        squares = pixels[..., 1:].reshape(lines // 2, 2, width // 2, 2, 2)
+        halved = np.rint(squares.mean(axis=(1, 3))).astype(np.uint8)
+        return [pixels[..., 0].copy(), halved[..., 0], halved[..., 1]]
