@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rollout_core.contract import Caption, Color, Overlay
-from rollout_core.pictures.heat import LEVELS, alpha_table, colour_table, yuv_table
-from rollout_core.pictures.sheet import shortened
+from rollout_core.pictures.heat import yuv_table
+from rollout_core.pictures.sheet import colour_key, shortened
 from rollout_core.video.convert import Planes
 from rollout_core.video.geometry import Size
 
@@ -26,7 +26,6 @@ TITLE_SHARE = 0.4
 prediction."""
 
 INK, MUTED, BEHIND = (240, 242, 245), (168, 176, 186), (24, 27, 31)
-BEHIND_KEY = 128
 LONGEST_TIME = "000.00 s"
 
 
@@ -88,12 +87,10 @@ class CaptionBand:
     def _draw_key(self, left: int, width: int, overlay: Overlay) -> None:
         lines = self._picture.height
         height = max(4, round(KEY_SHARE * lines))
-        levels = np.rint(np.linspace(0, LEVELS, width)).astype(np.uint8)
-        alpha = alpha_table(overlay)[levels, np.newaxis]
-        colours = alpha * colour_table(overlay)[levels] + (1 - alpha) * BEHIND_KEY
-        row = np.asarray(np.rint(colours), np.uint8)
-        bar = Image.fromarray(np.repeat(row[np.newaxis], height, axis=0))
-        self._picture.paste(bar, (left, (lines - height) // 2))
+        plain = overlay.model_copy(
+            update={"contours": False}
+        )  # they would be blots on so slim a bar
+        self._picture.paste(colour_key(width, height, plain), (left, (lines - height) // 2))
 
     def _draw_time(self, text: str) -> None:
         """Draw the time over the one before, which is all that is converted again."""

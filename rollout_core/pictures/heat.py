@@ -77,7 +77,7 @@ def heat_track(
     frame_index: NDArray[np.int64],
     overlay: Overlay = DEFAULT_OVERLAY,
 ) -> HeatTrack:
-    """Scale relevance to 0..1, or only its positive part unless signs are drawn.
+    """Scale relevance to 0..1: its positive part alone, unless signs are drawn.
 
     A frame that was sampled more than once gets the mean of its maps and the sum of its shares.
     If all relevance is equal, all heat is 0, except on the absolute scale.

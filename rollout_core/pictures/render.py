@@ -64,8 +64,8 @@ def render(
     Args:
         pts_seconds, frame_index: `clip t`, of the sampled frames.
         relevance: `clip t h w`; see `heat_track` for its scaling.
-        temporal_rollout: `clip t t`, of which a sheet of one clip shows how frames depend on one
-            another; None: there is none.
+        temporal_rollout: `clip t t`; a sheet of one clip shows it. None where the method gives
+            none.
         overlay: how `overlay.mp4` looks; None for none.
         preview: the tiles of `thumbnails.jpg`, which is written with `preview.mp4`; None for none.
         caption: what stands above the sheet, and below the pictures of the overlay.

@@ -78,7 +78,7 @@ WHEN_TEXTS = (
 )
 
 PAPER, INK, MUTED, FAINT = (255, 255, 255), (38, 42, 48), (95, 103, 112), (208, 213, 219)
-BEHIND_KEY = (128, 128, 128)
+BEHIND_KEY = 128
 
 COMPRESS_LEVEL = 1
 """Of zlib: a third to a half of the time of level 6, and 6 to 45 % more bytes."""
@@ -153,7 +153,7 @@ def draw_sheet(
     """
     layout = _Layout.of(columns, names)
     width, height = layout.size
-    below = 0 if when is None else 2 * GAP + LINE + _when_side(len(when)) + MARGIN
+    below = 0 if when is None else _when_height(len(when))
     sheet = Image.new("RGB", (width, height + below), PAPER)
     pen = ImageDraw.Draw(sheet)
     _draw_header(sheet, pen, overlay, _complete(caption, len(columns), sampled))
@@ -200,6 +200,12 @@ def heated(
         lines = contours(np.asarray(smooth), overlay, CONTOUR_THICKNESS)
         drawn.paste(CONTOUR_COLOUR, mask=Image.fromarray(np.uint8(255 * lines)))
     return drawn
+
+
+def colour_key(width: int, height: int, overlay: Overlay) -> Image.Image:
+    """Return the colours of heat over grey, from the least at the left to the most."""
+    behind = np.full((height, width, 3), BEHIND_KEY, np.uint8)
+    return heated(behind, np.linspace(0, 1, width, dtype=np.float32)[np.newaxis], overlay)
 
 
 def shortened(text: str, font: Font, width: int) -> str:
@@ -306,9 +312,7 @@ def _draw_header(
         top += line
     top += GAP // 2
     font = ImageFont.load_default(size=FONT_SIZE)
-    behind = np.full((KEY_HEIGHT, KEY_WIDTH, 3), BEHIND_KEY, np.uint8)
-    ramp = np.linspace(0, 1, KEY_WIDTH, dtype=np.float32)[np.newaxis]
-    sheet.paste(heated(behind, ramp, overlay), (MARGIN, top))
+    sheet.paste(colour_key(KEY_WIDTH, KEY_HEIGHT, overlay), (MARGIN, top))
     beside = MARGIN + KEY_WIDTH + GAP, top + KEY_HEIGHT / 2
     text = KEY_TEXTS[overlay.scale]
     if overlay.signed:
@@ -319,6 +323,11 @@ def _draw_header(
 def _when_side(frames: int) -> int:
     """Return the side of the picture of all pairs of frames, in pixels."""
     return max(1, min(WHEN_CELL, WHEN_PIXELS // frames)) * frames
+
+
+def _when_height(frames: int) -> int:
+    """Return how much higher a sheet is with that picture, its title and its margins."""
+    return 2 * GAP + LINE + _when_side(frames) + MARGIN
 
 
 def _draw_when(
