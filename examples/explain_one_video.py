@@ -23,7 +23,7 @@ def explain(video: Path, output: Path) -> None:
     """Explain a video; print the predictions, and when and where the model looked most."""
     explained = rollout_core.explain_file(
         video,
-        "moving-shapes",  # or "/path/to/checkpoint.pyth", or a model of transformers
+        "moving-things",  # or "/path/to/checkpoint.pyth", or a model of transformers
         method="contribution_rollout",
         weighting="deviation",
         clips="tile",

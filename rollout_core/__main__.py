@@ -24,7 +24,7 @@ from rollout_core.contract import (
 )
 from rollout_core.errors import InvalidRequest, RolloutError
 from rollout_core.model.input_settings import InputFlags
-from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.model.specs import MOVING_THINGS
 from rollout_core.resolve import check_colormap, with_method
 
 with require_extra("rollout-explain", "worker"):
@@ -49,7 +49,7 @@ class Command(InputFlags, ExplainRequest, BaseSettings):
     compare: tuple[Method, ...] = Field(
         (), description="Also draw the maps of this method, into comparison.png; may be repeated."
     )
-    model: str = Field(MOVING_SHAPES.name, description="NAME, NAME=CHECKPOINT or CHECKPOINT.")
+    model: str = Field(MOVING_THINGS.name, description="NAME, NAME=CHECKPOINT or CHECKPOINT.")
     output: Path = Field(
         Path("rollout-output"),
         validation_alias=AliasChoices("o", "output"),

@@ -22,7 +22,7 @@ from rollout_core.contract import (
 )
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.input_settings import InputSettings
-from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.model.specs import MOVING_THINGS
 from rollout_core.resolve import check_colormap
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class ExplainedVideo:
 
 def explain_file(
     video: str | Path,
-    model: Any = MOVING_SHAPES.name,
+    model: Any = MOVING_THINGS.name,
     *,
     device: str = "auto",
     settings: InputSettings | None = None,
@@ -128,7 +128,7 @@ def explain_file(
 
     Args:
         video: path of the file.
-        model: "moving-shapes"; the path of a checkpoint, or `hf://` and an id of the hub;
+        model: "moving-things"; the path of a checkpoint, or `hf://` and an id of the hub;
             "NAME=CHECKPOINT" with a name of `rollout_core.model.specs.SPECS`; a `LoadedModel`, as
             `open_model` returns; or a `TimesformerForVideoClassification` of transformers.
         device: a torch device; "auto" for the GPU if there is one. A `LoadedModel` stays where it

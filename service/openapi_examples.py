@@ -20,11 +20,11 @@ DETAILS = {
     "internal": "internal error of the service",
     "invalid_request": "request.metod: no such field; did you mean method?",
     "job_not_found": "there is no such job",
-    "queue_full": "64 jobs wait for 'moving-shapes' already",
-    "range_not_satisfiable": "the file has 265357 bytes",
+    "queue_full": "64 jobs wait for 'moving-things' already",
+    "range_not_satisfiable": "the file has 935650 bytes",
     "unauthorized": "the API key is not known",
-    "unknown_model": "'moving-shape' is not known; known: moving-shapes; "
-    "did you mean moving-shapes?",
+    "unknown_model": "'moving-thing' is not known; known: moving-things; "
+    "did you mean moving-things?",
     "upload_too_large": "the body has 600000000 bytes; at most 536870912 are accepted",
     "video_container_unsupported": "the file is not MP4, MOV, Matroska, WebM, AVI or MPEG-TS",
 }

@@ -11,7 +11,7 @@ from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS, Precision
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.patterns import MODEL, SHA256
 
-DEFAULT_MODELS = {"torch": "moving-shapes", "fake": "fake"}
+DEFAULT_MODELS = {"torch": "moving-things", "fake": "fake"}
 
 
 class Settings(InputFlags, BaseSettings):
@@ -25,7 +25,7 @@ class Settings(InputFlags, BaseSettings):
     model: str | None = Field(
         None,
         pattern=MODEL,
-        description="NAME or NAME=CHECKPOINT. Default: moving-shapes; of the fake engine: all.",
+        description="NAME or NAME=CHECKPOINT. Default: moving-things; of the fake engine: all.",
     )
     checkpoint_sha256: str | None = Field(
         None, pattern=SHA256, description="SHA-256 that the checkpoint must have."

@@ -1,1 +1,1 @@
-"""Moving shapes: clips with known evidence, and a small TimeSformer trained on them."""
+"""Moving things: clips with known evidence, and a small TimeSformer trained on them."""

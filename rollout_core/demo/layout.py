@@ -15,6 +15,7 @@ from rollout_core.demo.sprites import level_for, ring, textures
 
 ACTS = 2
 THINGS_PER_ACT = 2
+NO_RING = -1
 UNEVEN = ((0.85, 1.0), (1.0, 1.15))
 """Factors of the radius of an act's things: of the one behind, and of the one in front."""
 
@@ -67,7 +68,7 @@ class Things:
 
 def arrange(
     labels: Tensor,
-    cued: Tensor,
+    ringed: Tensor,
     generator: Generator,
     time: Tensor,
     *,
@@ -76,7 +77,12 @@ def arrange(
     split: Split,
     view: View,
 ) -> Things:
-    """Return the things of scenes with one or two live acts, `b a`."""
+    """Return the things of scenes.
+
+    Args:
+        labels: `b a`, classes of the one or two live acts.
+        ringed: `b`, the act whose things have a ring, or `NO_RING`.
+    """
     b, live = labels.shape
     frozen_labels = random_labels(b, generator)
     # More often near the ends of the clip: there, moving things would stand out most.
@@ -101,7 +107,7 @@ def arrange(
     return Things(
         place=torch.cat(places, dim=1),
         radius=torch.cat(radii, dim=1),
-        texture=_with_ring(textures(level)[which], cued),
+        texture=_with_ring(textures(level)[which], ringed),
         tilt=uniform((b, n), (-TILT, TILT), generator),
         mirror=torch.randint(2, (b, n), generator=generator) * 2.0 - 1,
     )
@@ -139,14 +145,14 @@ def _sprites(b: int, n: int, generator: Generator, split: Split) -> Tensor:
     return begin + uniform((b, end - begin), (0, 1), generator).argsort(dim=1)[:, :n]
 
 
-def _with_ring(texture: Tensor, cued: Tensor) -> Tensor:
-    """Lay the ring around the first act's things, under them, where `cued`; `b n 5 S S`."""
-    mark = ring(texture.shape[-1]) * rearrange(cued.float(), "b -> b 1 1 1 1")
-    first = texture[:, 1 : 1 + THINGS_PER_ACT]
-    color = first[:, :, :3] + mark[:, :, :3] * (1 - first[:, :, 4:])
-    opacity = 1 - (1 - first[:, :, 3:]) * (1 - mark[:, :, 3:])
-    marked = torch.cat((color, opacity), dim=2)
-    return torch.cat((texture[:, :1], marked, texture[:, 1 + THINGS_PER_ACT :]), dim=1)
+def _with_ring(texture: Tensor, ringed: Tensor) -> Tensor:
+    """Lay the ring around the things of one act of each scene, under them; `b n 5 S S`."""
+    act = (torch.arange(texture.shape[1]) - 1) // THINGS_PER_ACT  # -1 for the still thing
+    has_ring = (ringed[:, None] == act) & (act >= 0)  # b n
+    mark = ring(texture.shape[-1]) * rearrange(has_ring.float(), "b n -> b n 1 1 1")
+    color = texture[:, :, :3] + mark[:, :, :3] * (1 - texture[:, :, 4:])
+    opacity = 1 - (1 - texture[:, :, 3:]) * (1 - mark[:, :, 3:])
+    return torch.cat((color, opacity), dim=2)
 
 
 def _log_uniform(shape: tuple[int, ...], span: tuple[float, float], generator: Generator) -> Tensor:

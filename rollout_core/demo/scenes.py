@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Generator, Tensor
 
 from rollout_core.demo.drawing import axis, look_at, paint
@@ -22,6 +22,7 @@ from rollout_core.demo.grounds import Split, draw_grounds
 from rollout_core.demo.layout import (
     ACTS,
     MARGIN,
+    NO_RING,
     THINGS_PER_ACT,
     USUAL_VIEW,
     View,
@@ -30,6 +31,9 @@ from rollout_core.demo.layout import (
 )
 
 NOISE = 0.015  # standard deviation of the camera noise, for brightness from 0 to 1
+
+ON_THING = 0.25
+"""A patch is on a thing if the thing covers at least this share of it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def render(
     width: int,
     split: Split = "train",
     view: View = USUAL_VIEW,
-    cued: Tensor | None = None,
+    ringed: Tensor | None = None,
     noise: float = NOISE,
 ) -> ClipBatch:
     """Render one random scene per label, or per row of two labels.
@@ -71,18 +75,19 @@ def render(
         height, width: size of a frame, in pixels.
         split: which sprites and grounds to draw from.
         view: how near the things are, and how the camera moves.
-        cued: `b`, bool: whether the ring marks the first act. Default: where both acts move.
+        ringed: `b`, the act whose things have the ring, or `NO_RING`. Default: the first where
+            both acts move, else none.
         noise: standard deviation of the camera noise.
     """
     rows = rearrange(labels, "b ... -> b (...)")
     b, live = rows.shape
     aspect = width / height
     time = (torch.arange(frames) + 0.5) / frames
-    if cued is None:
-        cued = torch.full((b,), live == ACTS)
+    if ringed is None:
+        ringed = torch.full((b,), 0 if live == ACTS else NO_RING)
     camera = draw_camera(b, generator, time, view)
     things = arrange(
-        rows, cued, generator, time, height=height, aspect=aspect, split=split, view=view
+        rows, ringed, generator, time, height=height, aspect=aspect, split=split, view=view
     )
     canvas = torch.zeros(b, frames, height, width, 3 + live)
     ground = _ground(b, generator, split, camera, height, width)
@@ -109,6 +114,17 @@ def touched(batch: ClipBatch) -> Tensor:
 def path(batch: ClipBatch) -> Tensor:
     """Return where the acts' things are in any frame of the clip; shaped as the evidence."""
     return _over_frames(batch, reach=batch.frames.shape[2])
+
+
+def coverage_of(evidence: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Return the covered share of each patch, `... t h w`.
+
+    Args:
+        evidence: `... t H W`, 0 to 1 per pixel.
+        patch: height and width of a patch, in pixels.
+    """
+    y, x = patch
+    return reduce(evidence, "... t (h y) (w x) -> ... t h w", "mean", y=y, x=x)
 
 
 def _over_frames(batch: ClipBatch, reach: int) -> Tensor:

@@ -24,10 +24,10 @@ from rollout_core.model.checkpoint_formats import (
 )
 from rollout_core.model.input_settings import InputSettings, read_settings_beside
 from rollout_core.model.parameter_names import first_few
-from rollout_core.model.specs import MOVING_SHAPES, SAMPLING_RATE_HZ, SPECS, ModelSpec
+from rollout_core.model.specs import MOVING_THINGS, SAMPLING_RATE_HZ, SPECS, ModelSpec
 from rollout_core.model.timesformer import TimeSformer
 
-MOVING_SHAPES_PATH = Path(__file__).parents[1] / "demo" / "moving-shapes.safetensors"
+MOVING_THINGS_PATH = Path(__file__).parents[1] / "demo" / "moving-things.safetensors"
 
 FLOATING_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Number formats of parameters. Others are those of quantized models, whose scales are not read."""
@@ -92,7 +92,7 @@ def open_model(
     Attention type, patch size and depth always come from the source.
 
     Args:
-        source: as for `load_model`; optional for "moving-shapes", which is built in.
+        source: as for `load_model`; optional for "moving-things", which is built in.
         sha256: the expected `LoadedModel.sha256`; a source with another digest is not parsed.
         settings: what is known of the input and the classes. They count more than those in a file
             beside the source, which count more than the source; see `input_settings`.
@@ -101,9 +101,9 @@ def open_model(
             number of classes than the source, or an input size that the patches do not fill.
     """
     if source is None:
-        if name != MOVING_SHAPES.name:
+        if name != MOVING_THINGS.name:
             raise CheckpointError(f"{name} needs a checkpoint: {name}=PATH")
-        source = MOVING_SHAPES_PATH
+        source = MOVING_THINGS_PATH
     path = find_source(source)
     settings = (settings or InputSettings()).over(read_settings_beside(path))
     checkpoint = read_checkpoint(path, settings.heads, sha256=sha256)

@@ -190,18 +190,31 @@ def _ssv2(name: str, *, frames: int, size: int, top1: float) -> ModelSpec:
     )
 
 
-MOVING_SHAPES = ModelSpec(
-    name="moving-shapes",
+MOVING_THINGS = ModelSpec(
+    name="moving-things",
     frames=8,
     sampling="uniform",
     clip_seconds=10.0,
-    height=64,
-    width=64,
+    height=112,
+    width=112,
     patch_height=8,
     patch_width=8,
     depth=4,
-    classes=8,
-    labels=("left", "right", "up", "down", "grow", "shrink", "swing", "blink"),
+    classes=12,
+    labels=(
+        "a thing moves left",
+        "a thing moves right",
+        "a thing rises",
+        "a thing falls",
+        "a thing approaches",
+        "a thing moves away",
+        "a thing swings",
+        "two things meet",
+        "two things part",
+        "a thing passes another",
+        "a thing is covered by another",
+        "a thing appears from behind another",
+    ),
     licence="Apache-2.0",
 )
 
@@ -209,7 +222,7 @@ _K400 = "kinetics400"
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        MOVING_SHAPES,
+        MOVING_THINGS,
         _strided("timesformer-k400", classes=400, label_set=_K400, top1=77.9),
         _strided(
             "timesformer-hr-k400",

@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize
 
-from rollout_core.demo.shapes import SAMPLE_PATH
+from rollout_core.demo.sample import SAMPLE_PATH
 from tests.system.browser import open_browser
 from tests.system.system import System, open_system
 
@@ -52,7 +52,7 @@ def main() -> None:
     with open_system() as system, open_browser() as browser:
         system.api()
         system.worker()
-        system.await_models("moving-shapes")
+        system.await_models("moving-things")
         measure_first_view(browser, system, options.rounds)
         measure_sample(browser, system, options.rounds)
         measure_cost(system)
@@ -174,7 +174,7 @@ Shoot = Callable[[str], None]
 def take_screenshots(browser: Browser, folder: Path) -> None:
     """Write a picture of each view into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for system in (running_system("moving-shapes"), running_system("fake")):
+    for system in (running_system("moving-things"), running_system("fake")):
         with system as (name, address, jobs):
             for scheme in ("dark", "light"):
                 with visit(browser, color_scheme=scheme, reduced_motion="reduce") as page:
@@ -240,7 +240,7 @@ def shoot_jobs(page: Page, address: str, jobs: dict[str, str], shoot: Shoot) -> 
 RESULTS = {"patch": "seconds=4.4&patch=3:3:4&shown=yes", "explore": "seconds=4.4"}
 """Views of the sample, by the query of their address."""
 
-VIEWS = {"moving-shapes": shoot_results, "fake": shoot_jobs}
+VIEWS = {"moving-things": shoot_results, "fake": shoot_jobs}
 
 
 if __name__ == "__main__":

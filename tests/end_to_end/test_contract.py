@@ -42,8 +42,8 @@ def test_the_fake_service_keeps_the_contract(tmp_path):
 def test_a_real_engine_keeps_the_contract(tmp_path):
     with open_system() as system:
         system.api()
-        system.worker("--model", "moving-shapes")
-        system.await_models("moving-shapes")
+        system.worker("--model", "moving-things")
+        system.await_models("moving-things")
         output, counts = run_suite(tmp_path, "--rollout-url", str(system.client.base_url))
         assert not system.client.get("/v1/jobs").json()["jobs"]
     assert counts["passed"] > 50

@@ -24,10 +24,18 @@ PATCH = PatchQuery(frame=2, row=3, column=5)
 REQUESTS: list[dict[str, Any]] = [
     {"head_fusion": "max", "discard_ratio": 0.1, "start_layer": 1},
     {"method": "attention", "layer": 2, "per_layer": True},
-    {"method": "gradient_rollout", "target": "swing", "query": ["cls", PATCH.model_dump()]},
+    {
+        "method": "gradient_rollout",
+        "target": "a thing swings",
+        "query": ["cls", PATCH.model_dump()],
+    },
     {"method": "contribution_rollout", "full_rollout": True},
-    {"method": "contribution_rollout", "target": ["swing", "predicted", "left"], "per_layer": True},
-    {"method": "difference", "target": ["predicted", "up"], "per_layer": True},
+    {
+        "method": "contribution_rollout",
+        "target": ["a thing swings", "predicted", "a thing moves left"],
+        "per_layer": True,
+    },
+    {"method": "difference", "target": ["predicted", "a thing rises"], "per_layer": True},
     {"method": "contribution_rollout", "weighting": "deviation"},
     {"method": "contribution_rollout", "weighting": "projection", "start_layer": 1},
 ]
@@ -38,9 +46,9 @@ OF_TARGETS = ("target_relevance", "target_classes")
 
 @pytest.fixture(scope="module")
 def worker(system):
-    worker = system.worker("--engine", "torch", "--model", "moving-shapes", "--device", "cpu")
+    worker = system.worker("--engine", "torch", "--model", "moving-things", "--device", "cpu")
     try:
-        system.await_models("moving-shapes")
+        system.await_models("moving-things")
         yield worker
     finally:
         assert worker.stop() == 0
@@ -48,7 +56,7 @@ def worker(system):
 
 def explain(system, **request: Any) -> dict[str, Any]:
     sample = (DEMO / "sample.mp4").read_bytes()
-    job_id = system.accepted(sample, "moving-shapes", overlay=None, **request)
+    job_id = system.accepted(sample, "moving-things", overlay=None, **request)
     job = system.wait(job_id, seconds=300)
     assert job["state"] == "succeeded", job
     return job
@@ -62,7 +70,7 @@ def asked(system, worker, request) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def loaded():
-    return open_model("moving-shapes", device="cpu", dtype=torch.float32)
+    return open_model("moving-things", device="cpu", dtype=torch.float32)
 
 
 def test_the_sample_clip_is_recognised(asked):
@@ -97,7 +105,7 @@ def test_the_archive_can_be_read_without_this_project(system, asked):
     content = system.client.get(f"/v1/jobs/{asked[1]['id']}/artifacts/rollout.npz").content
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
         relevance, seconds = found["relevance"], found["pts_seconds"]
-    assert relevance.shape == (1, 8, 8, 8)
+    assert relevance.shape == (1, 8, 14, 14)
     assert seconds.shape == (1, 8)
     assert (relevance.sum(axis=(1, 2, 3)) > 0).all()
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from rollout_core import archive
-from rollout_core.demo.shapes import SAMPLE_PATH
+from rollout_core.demo.sample import SAMPLE_PATH
 from rollout_core.relevance.precision import MAX_MAP_ERROR
 
-MODEL = "moving-shapes"
+MODEL = "moving-things"
 
 
 def found(system, folder: Path, *flags: str) -> tuple[str, np.ndarray]:

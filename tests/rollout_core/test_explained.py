@@ -13,7 +13,7 @@ from transformers import TimesformerConfig, TimesformerForVideoClassification
 import rollout_core
 from rollout_core import ExplainedVideo, explain_file, load_result
 from rollout_core.contract import ExplainRequest
-from rollout_core.demo.shapes import LABEL_PATH, SAMPLE_PATH
+from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
 from rollout_core.errors import CheckpointError, InvalidRequest
 from rollout_core.model.checkpoints import LoadedModel, open_model
 from rollout_core.model.input_settings import InputSettings
@@ -28,16 +28,16 @@ def explained() -> ExplainedVideo:
 
 def test_sample_is_explained_in_memory(explained: ExplainedVideo):
     assert explained.predictions[0].label == LABEL_PATH.read_text().strip()
-    assert explained.relevance.shape == (1, 8, 8, 8)
+    assert explained.relevance.shape == (1, 8, 14, 14)
     assert explained.times_seconds.shape == (1, 8)
     assert explained.frames is not None
-    assert explained.frames.shape == (1, 8, 64, 64, 3)
+    assert explained.frames.shape == (1, 8, 112, 112, 3)
     assert explained.frames.dtype == np.uint8
     assert explained.result.artifacts == ()
 
 
 def test_arrays_and_files_are_those_of_the_command(explained: ExplainedVideo, tmp_path: Path):
-    explain_video(SAMPLE_PATH, tmp_path / "command", ExplainRequest(), open_model("moving-shapes"))
+    explain_video(SAMPLE_PATH, tmp_path / "command", ExplainRequest(), open_model("moving-things"))
     result = explained.save(tmp_path / "ours")
     for path in (tmp_path / "command").iterdir():
         if path.name != "result.json":  # it has times
@@ -91,7 +91,7 @@ def test_frames_are_those_of_the_video(explained: ExplainedVideo):
 
 
 def test_strings_and_paths_are_alike(explained: ExplainedVideo):
-    again = explain_file(str(SAMPLE_PATH), model="moving-shapes", device="cpu")
+    again = explain_file(str(SAMPLE_PATH), model="moving-things", device="cpu")
     np.testing.assert_array_equal(again.relevance, explained.relevance)
 
 
@@ -102,13 +102,13 @@ def test_request_fields_are_keywords():
 
 
 def test_loaded_model_is_used_as_it_is():
-    loaded = open_model("moving-shapes", dtype=torch.float64)
+    loaded = open_model("moving-things", dtype=torch.float64)
     relevance = explain_file(SAMPLE_PATH, loaded).relevance
     np.testing.assert_allclose(relevance, explain_file(SAMPLE_PATH).relevance, atol=1e-5)
 
 
 def test_checkpoint_is_given_by_its_path(tmp_path: Path):
-    source = Path(rollout_core.__file__).parent / "demo" / "moving-shapes.safetensors"
+    source = Path(rollout_core.__file__).parent / "demo" / "moving-things.safetensors"
     path = tmp_path / "My Shapes.safetensors"
     path.write_bytes(source.read_bytes())
     for model in (path, str(path)):
@@ -274,7 +274,7 @@ except ModuleNotFoundError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == ""
     values, plotting = done.stdout.splitlines()
-    assert values == f"{explained.predictions[0].label} (1, 8, 8, 8) None"
+    assert values == f"{explained.predictions[0].label} (1, 8, 14, 14) None"
     assert plotting.startswith(
         "plot needs the extra 'media': pip install 'timesformer-rollout[media]'"
     )
@@ -289,7 +289,7 @@ def test_explaining_in_the_base_installation_names_the_extra():
 def test_repr_is_one_short_line(explained: ExplainedVideo):
     best = explained.predictions[0]
     assert repr(explained) == (
-        f"<ExplainedVideo: {best.label} {best.probability:.0%}; moving-shapes, 1 clip of 8 frames>"
+        f"<ExplainedVideo: {best.label} {best.probability:.0%}; moving-things, 1 clip of 8 frames>"
     )
 
 

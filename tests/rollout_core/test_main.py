@@ -10,8 +10,8 @@ from pydantic_settings import CliApp
 
 from rollout_core.__main__ import Command, main
 from rollout_core.contract import ExplainRequest, Overlay, PatchQuery, PointQuery
-from rollout_core.demo.shapes import LABEL_PATH, SAMPLE_PATH
-from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
+from rollout_core.model.specs import MOVING_THINGS
 
 
 def parse(*arguments: str) -> Command:
@@ -21,7 +21,7 @@ def parse(*arguments: str) -> Command:
 def test_without_flags_the_request_has_all_defaults():
     command = parse()
     assert command.request == ExplainRequest()
-    assert (command.video, command.model) == (Path("a.mp4"), "moving-shapes")
+    assert (command.video, command.model) == (Path("a.mp4"), "moving-things")
 
 
 def test_every_field_of_a_request_is_a_flag():
@@ -78,7 +78,7 @@ def test_a_method_that_does_not_go_with_the_request_is_not_compared():
 def test_target_may_be_a_number():
     target = parse("--method", "gradient_rollout", "--target", "3").request.target
     assert target is not None
-    assert MOVING_SHAPES.class_index(target) == 3
+    assert MOVING_THINGS.class_index(target) == 3
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_overlay_may_be_null():
 def test_environment_sets_defaults_of_flags(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ROLLOUT_MODEL", "timesformer-k400=/a/file.pyth")
     assert parse().model == "timesformer-k400=/a/file.pyth"
-    assert parse("--model", "moving-shapes").model == "moving-shapes"
+    assert parse("--model", "moving-things").model == "moving-things"
 
 
 def test_command_explains_a_video(tmp_path: Path):

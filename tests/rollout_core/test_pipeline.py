@@ -18,7 +18,7 @@ from rollout_core.contract import (
     PatchQuery,
     Target,
 )
-from rollout_core.demo.shapes import LABEL_PATH, SAMPLE_PATH
+from rollout_core.demo.sample import LABEL_PATH, SAMPLE_PATH
 from rollout_core.errors import InvalidRequest
 from rollout_core.model.checkpoints import LoadedModel, open_model
 from rollout_core.pipeline import UNLIMITED, compare_methods, compute, explain_video
@@ -32,7 +32,7 @@ from rollout_core.video.sampling import plan
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
     """The demo model."""
-    return open_model("moving-shapes")
+    return open_model("moving-things")
 
 
 def test_video_gives_all_files_of_a_result(loaded: LoadedModel, tmp_path: Path):
@@ -90,7 +90,7 @@ def explained(loaded: LoadedModel, *, target: int | None = None, **options: Any)
     info, spec = probe(SAMPLE_PATH, UNLIMITED), loaded.spec
     moments = plan(info.duration_seconds, ExplainRequest(), spec)
     crop = crop_of(info, height=spec.height, width=spec.width)
-    (clip,) = read_clips(SAMPLE_PATH, moments, crop, height=64, width=64, limits=UNLIMITED)
+    (clip,) = read_clips(SAMPLE_PATH, moments, crop, height=112, width=112, limits=UNLIMITED)
     clips = prepare_clips(
         clip.frames[np.newaxis], spec, device=torch.device("cpu"), dtype=torch.float32
     )
@@ -146,13 +146,13 @@ def test_methods_give_different_relevance(loaded: LoadedModel, tmp_path: Path):
 
 
 def test_target_may_be_a_label(loaded: LoadedModel, tmp_path: Path):
-    request = ExplainRequest(method="gradient_rollout", target="down", overlay=None)
+    request = ExplainRequest(method="gradient_rollout", target="a thing falls", overlay=None)
     result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
-    assert result.targets == (Target(label="down", index=3),)
+    assert result.targets == (Target(label="a thing falls", index=3),)
     expected = explained(loaded, method="gradient_rollout", target=3)
     found = archive.load(tmp_path / "rollout.npz")
     np.testing.assert_allclose(found.relevance, expected.relevance, atol=1e-6)
-    assert (found.targets.tolist(), found.meta["targets"]) == ([3], ["down"])
+    assert (found.targets.tolist(), found.meta["targets"]) == ([3], ["a thing falls"])
 
 
 def test_default_target_is_the_predicted_class(loaded: LoadedModel, tmp_path: Path):
@@ -163,16 +163,16 @@ def test_default_target_is_the_predicted_class(loaded: LoadedModel, tmp_path: Pa
 
 
 def test_query_relevance_is_a_row_of_the_full_rollout(loaded: LoadedModel, tmp_path: Path):
-    crop = crop_of(probe(SAMPLE_PATH, UNLIMITED), height=64, width=64)
+    crop = crop_of(probe(SAMPLE_PATH, UNLIMITED), height=112, width=112)
     point = {"x": crop.x + 0.7 * crop.width, "y": crop.y + 0.3 * crop.height, "seconds": 0.01}
     request = ExplainRequest.model_validate(
         {"query": ["cls", point], "full_rollout": True, "overlay": None}
     )
     result = explain_video(SAMPLE_PATH, tmp_path, request, loaded)
-    assert result.queries == ("cls", PatchQuery(frame=0, row=2, column=5))
+    assert result.queries == ("cls", PatchQuery(frame=0, row=4, column=9))
     found = archive.load(tmp_path / "rollout.npz")
     assert found.full_rollout.dtype == np.float16
-    for query, token in enumerate((0, 1 + 2 * 8 + 5)):
+    for query, token in enumerate((0, 1 + 4 * 14 + 9)):
         row = found.full_rollout[0, token]
         assert row.astype(float).sum() == pytest.approx(1, abs=2e-3)
         relevance = found.query_relevance[query, 0].ravel()
@@ -194,7 +194,7 @@ def test_patch_query_has_relevance_in_its_own_clip_only(loaded: LoadedModel, tmp
     found = archive.load(tmp_path / "rollout.npz")
     assert found.relevance.sum(axis=(1, 2, 3)) == pytest.approx([0, 1], abs=0.2)
     assert found.frame_relevance.sum(axis=1) == pytest.approx([0, 1])
-    assert found.relevance[1].argmax() == np.ravel_multi_index((4, 3, 3), (8, 8, 8))
+    assert found.relevance[1].argmax() == np.ravel_multi_index((4, 3, 3), (8, 14, 14))
 
 
 def test_faithfulness_is_measured_for_the_target(
@@ -203,22 +203,22 @@ def test_faithfulness_is_measured_for_the_target(
     monkeypatch.setattr("rollout_core.pipeline.STEPS", 2)
     monkeypatch.setattr("rollout_core.relevance.faithfulness.RANDOM_ORDERS", 2)
     stages: list[tuple[str, int, int]] = []
-    request = ExplainRequest(faithfulness=True, overlay=None, target="right")
+    request = ExplainRequest(faithfulness=True, overlay=None, target="a thing falls")
     result = explain_video(
         SAMPLE_PATH, tmp_path, request, loaded, progress=lambda *step: stages.append(step)
     )
     measured = result.faithfulness
     assert measured is not None
-    assert measured.target == Target(label="right", index=1)
+    assert measured.target == Target(label="a thing falls", index=3)
     assert (measured.steps, measured.forwards) == (2, 3 * 4 * len(FILLS))
     assert result.targets is None
     assert [fill.fill for fill in measured.fills] == list(FILLS)
     logits = torch.from_numpy(archive.load(tmp_path / "rollout.npz").logits)
-    expected = float(logits.softmax(dim=1)[0, 1])
+    expected = float(logits.softmax(dim=1)[0, 3])
     assert [fill.most_first_deleted[0] for fill in measured.fills] == pytest.approx(
         [expected] * len(FILLS), abs=1e-5
     )
-    curves = len(FILLS) * len(orders(np.zeros((8, 8, 8))))
+    curves = len(FILLS) * len(orders(np.zeros((8, 14, 14))))
     steps = [step for step in stages if step[0] == "faithfulness"]
     assert steps == [("faithfulness", done, curves) for done in range(curves)]
     assert result.timings_seconds["faithfulness"] > 0

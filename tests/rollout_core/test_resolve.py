@@ -6,7 +6,7 @@ import pytest
 
 from rollout_core.contract import ExplainRequest, Method, PatchQuery
 from rollout_core.errors import InvalidRequest
-from rollout_core.model.specs import MOVING_SHAPES, SPECS, ModelSpec
+from rollout_core.model.specs import MOVING_THINGS, SPECS, ModelSpec
 from rollout_core.resolve import (
     ResolvedRun,
     check_request,
@@ -260,9 +260,9 @@ def test_method_for_classes_cannot_replace_one_for_a_patch():
 
 
 def test_request_is_checked_against_the_size_of_the_demo_model():
-    check_request(request(query=patch(7, 7, 7), start_layer=3), MOVING_SHAPES)
-    with pytest.raises(InvalidRequest, match="row is 8"):
-        check_request(request(query=patch(7, 8, 7)), MOVING_SHAPES)
+    check_request(request(query=patch(7, 13, 13), start_layer=3), MOVING_THINGS)
+    with pytest.raises(InvalidRequest, match="row is 14"):
+        check_request(request(query=patch(7, 14, 7)), MOVING_THINGS)
 
 
 def test_import_loads_neither_numpy_nor_torch():

@@ -17,7 +17,7 @@ from rollout_core.contract import (
     TokenQuery,
 )
 from rollout_core.errors import InvalidRequest
-from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.model.specs import MOVING_THINGS
 from rollout_core.relevance.faithfulness import FILLS, RANDOM_ORDERS, STEPS, summarize
 from rollout_core.resolve import ResolvedRun
 from rollout_core.result import (
@@ -33,11 +33,15 @@ from rollout_core.timings import Timings
 from tests.rollout_core.sources import SOURCE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "swing", "blink")
+SPEC = MOVING_THINGS.model_copy(
+    update={"name": "motions", "classes": len(MOTIONS), "labels": MOTIONS}
+)
 
 
 def run(*queries: TokenQuery, **request: object) -> ResolvedRun:
     return ResolvedRun(
-        spec=MOVING_SHAPES,
+        spec=SPEC,
         checkpoint_sha256="ab" * 32,
         request=ExplainRequest.model_validate(request),
         crop=(10, 0, 60, 60),
@@ -129,14 +133,14 @@ def test_optional_arrays_are_kept():
 
 def test_archive_metadata_describes_the_run():
     meta = result_arrays().archive(run(head_fusion="max")).meta
-    assert (meta["model"], meta["checkpoint_sha256"]) == ("moving-shapes", "ab" * 32)
+    assert (meta["model"], meta["checkpoint_sha256"]) == ("motions", "ab" * 32)
     assert meta["method"]["head_fusion"] == "max"
     assert (meta["sampling"]["name"], meta["sampling"]["end_seconds"]) == ("uniform", 2.0)
 
 
 def test_request_in_result_has_all_defaults_filled_in(folder: Path):
     request = described(folder, run(discard_ratio=0.25)).request
-    assert (request.model, request.sampling) == ("moving-shapes", "uniform")
+    assert (request.model, request.sampling) == ("motions", "uniform")
     assert (request.start_seconds, request.end_seconds) == (0.5, 2.0)
     assert request.discard_ratio == 0.25
 
@@ -171,7 +175,7 @@ def test_result_has_the_class_of_each_clip_if_there_is_one(folder: Path):
     found = result_arrays()
     found.add(targets=np.array([7, 1]))
     targets = described(folder, run(), found.archive(run())).targets
-    assert targets == (target_of(7, MOVING_SHAPES), target_of(1, MOVING_SHAPES))
+    assert targets == (target_of(7, SPEC), target_of(1, SPEC))
     assert described(folder, run()).targets is None
 
 
@@ -214,7 +218,7 @@ def test_result_has_the_patches_of_points(folder: Path):
 
 def test_faithfulness_adds_its_plot(folder: Path):
     curves = np.ones((len(FILLS), 2 + RANDOM_ORDERS, STEPS + 1), np.float32)
-    measured = summarize(curves, target_of(3, MOVING_SHAPES))
+    measured = summarize(curves, target_of(3, SPEC))
     result = described(folder, run(faithfulness=True, overlay=None), faithfulness=measured)
     assert result.faithfulness == measured
     names = [artifact.name for artifact in result.artifacts]
@@ -287,7 +291,7 @@ def test_missing_file_raises(folder: Path):
 
 def test_probabilities_are_the_softmax_of_the_logits():
     logits = np.log(np.array([[1, 2, 3, 4, 0.5, 0.5, 0.5, 0.5]], dtype=np.float32))
-    top = top_predictions(logits, MOVING_SHAPES)
+    top = top_predictions(logits, SPEC)
     assert [prediction.index for prediction in top] == [3, 2, 1, 0, 4]
     assert [prediction.label for prediction in top][:2] == ["down", "up"]
     assert top[0].probability == pytest.approx(4 / 12)
@@ -297,43 +301,43 @@ def test_clips_are_averaged_as_probabilities_not_as_logits():
     # One certain clip and one that says nothing: (1 + 1/8) / 2, not softmax of the mean logits.
     logits = np.zeros((2, 8), dtype=np.float32)
     logits[0, 6] = 100
-    top = top_predictions(logits, MOVING_SHAPES)
+    top = top_predictions(logits, SPEC)
     assert top[0].index == 6
     assert top[0].probability == pytest.approx((1 + 1 / 8) / 2)
 
 
 def test_probabilities_of_all_classes_sum_to_one():
     logits = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32) * 10
-    top = top_predictions(logits, MOVING_SHAPES, count=8)
+    top = top_predictions(logits, SPEC, count=8)
     assert sum(prediction.probability for prediction in top) == pytest.approx(1)
     assert sorted(prediction.index for prediction in top) == list(range(8))
 
 
 def test_large_logits_do_not_overflow():
     logits = np.array([[1e4] + [-1e4] * 7], dtype=np.float32)
-    assert top_predictions(logits, MOVING_SHAPES)[0].probability == 1
+    assert top_predictions(logits, SPEC)[0].probability == 1
 
 
 @pytest.mark.parametrize("target", [7, "7", "blink"])
 def test_target_may_be_index_digits_or_label(target: int | str):
-    assert target_of(target, MOVING_SHAPES) == Target(label="blink", index=7)
+    assert target_of(target, SPEC) == Target(label="blink", index=7)
 
 
 def test_unknown_class_is_refused():
     with pytest.raises(InvalidRequest, match="no class 'jump'"):
-        target_of("jump", MOVING_SHAPES)
+        target_of("jump", SPEC)
 
 
 @pytest.mark.parametrize(
     ("request_", "size", "detail"),
     [
-        ({}, (60, 60), "moving-shapes · rollout"),
+        ({}, (60, 60), "motions · rollout"),
         (
             {"method": "attention"},
             (80, 60),
-            "moving-shapes · attention · the model sees 60 by 60 of 80 by 60 pixels",
+            "motions · attention · the model sees 60 by 60 of 80 by 60 pixels",
         ),
-        ({"method": "gradient_rollout"}, (60, 60), "moving-shapes · gradient_rollout of up, left"),
+        ({"method": "gradient_rollout"}, (60, 60), "motions · gradient_rollout of up, left"),
     ],
 )
 def test_caption_tells_the_prediction_and_how_it_is_explained(request_, size, detail):
@@ -343,7 +347,7 @@ def test_caption_tells_the_prediction_and_how_it_is_explained(request_, size, de
         found = replace(found, targets=np.array([2, 0]))
     assert caption_of(job, found, size) == Caption(title="left, 50 %", detail=detail)
     assert caption_of(job, found, (60, 60), has_method=False).detail == (
-        "moving-shapes · each row of maps is another method's"
+        "motions · each row of maps is another method's"
     )
 
 
@@ -351,4 +355,4 @@ def test_caption_of_a_patch_says_so():
     patch = PatchQuery(clip=0, frame=1, row=1, column=1)
     job = run(patch)
     caption = caption_of(job, result_arrays(clips=1).archive(job), (60, 60))
-    assert caption.detail == "moving-shapes · rollout · for one patch"
+    assert caption.detail == "motions · rollout · for one patch"

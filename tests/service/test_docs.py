@@ -46,7 +46,7 @@ class Docs:
 
 @pytest.fixture
 def open_docs(settings, redis, announce):
-    announce("moving-shapes", labels=("left", "right", "up"))
+    announce("moving-things", labels=("a thing moves left", "a thing moves right", "a thing rises"))
 
     @contextmanager
     def opened(root_path=""):

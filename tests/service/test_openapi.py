@@ -263,7 +263,7 @@ def validate(document, schema, value):
 
 
 def test_the_examples_of_a_request_are_accepted(client, announce, mp4, document):
-    announce("moving-shapes", labels=("left", "right", "up"))
+    announce("moving-things", labels=("a thing moves left", "a thing moves right", "a thing rises"))
     form = document["components"]["schemas"]["JobForm"]["examples"]
     options = document["components"]["schemas"]["JobOptions"]["examples"]
 

@@ -47,7 +47,7 @@ def test_script_explains_the_sample_clip(root, tmp_path):
     done = run(root / "examples" / "explain_one_video.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, *_ = done.stdout.splitlines()
-    assert first.split()[-1] == label
+    assert first.endswith(f" {label}")
     assert "most relevant patch: row " in done.stdout
     assert {path.name for path in (tmp_path / "rollout-output").iterdir()} == RESULTS
 

@@ -61,7 +61,7 @@ BREACHES = {
     "no package has an import circle": [
         ("service/usage.py", "import service.app"),
         ("worker/wire.py", "import worker.runner"),
-        ("rollout_core/demo/shapes.py", "import rollout_core.demo.train"),
+        ("rollout_core/demo/scenes.py", "import rollout_core.demo.train"),
     ],
 }
 """Contract → lines that break it, each added to a file by itself."""

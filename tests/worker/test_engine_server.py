@@ -1,5 +1,6 @@
 """One contract for both engines: the fake engine must behave like the real one."""
 
+import math
 import time
 from collections.abc import Iterator
 from itertools import combinations
@@ -13,7 +14,7 @@ import torch
 
 from rollout_core.contract import PatchQuery
 from rollout_core.errors import CheckpointError, DeviceError, InvalidRequest, OutOfMemory
-from rollout_core.model.specs import MOVING_SHAPES
+from rollout_core.model.specs import MOVING_THINGS
 from rollout_core.relevance.faithfulness import FILLS
 from tests.worker.orders import explain_order
 from worker import engine_server, fake_engine, torch_engine, wire
@@ -32,7 +33,7 @@ from worker.messages import (
 
 LOADERS = {
     "fake": lambda: fake_engine.load(EngineOptions(model="fake")),
-    "torch": lambda: torch_engine.load(EngineOptions(model="moving-shapes", device="cpu")),
+    "torch": lambda: torch_engine.load(EngineOptions(model="moving-things", device="cpu")),
 }
 METHODS: list[dict[str, object]] = [
     {"method": "rollout"},
@@ -52,12 +53,12 @@ CLASS_MAPS: list[dict[str, object]] = [
 SHARED = [options for options in METHODS if options["method"] != "gradient_rollout"]
 """Methods whose relevance sums to at most 1."""
 
+PATCHES = math.prod(MOVING_THINGS.grid)
+
 ROLLED = [options for options in METHODS if options["method"] != "attention"]
 """Methods that roll out through all layers."""
 
 PATCH = PatchQuery(clip=1, frame=5, row=2, column=6)
-TOKEN = 1 + (5 * 8 + 2) * 8 + 6
-"""Index of `PATCH` in a full rollout."""
 
 
 @pytest.fixture(scope="module", params=LOADERS)
@@ -79,7 +80,7 @@ def relevance_of(loaded: LoadedEngine, frames: np.ndarray, **request: object) ->
 def test_ready_describes_the_model(loaded):
     ready = loaded.ready
     assert ready.spec.label(0) != "class 0"
-    assert ready.spec.grid == (8, 8, 8)
+    assert ready.spec.frames == 8
     assert ready.spec.depth == 4
     assert ready.device
     assert ready.checkpoint_sha256 is None or len(ready.checkpoint_sha256) == 64
@@ -90,9 +91,9 @@ def test_every_method_answers_with_finite_arrays_for_every_clip(loaded, frames, 
     found = loaded.explain(frames, explain_order(**options, queries=("cls", PATCH), per_layer=True))
     expected = {
         "logits": ("float32", (2, loaded.ready.spec.classes)),
-        "query_relevance": ("float32", (2, 2, 8, 8, 8)),
+        "query_relevance": ("float32", (2, 2, *loaded.ready.spec.grid)),
         "temporal_rollout": ("float32", (2, 8, 8)),
-        "layer_relevance": ("float32", (2, 4, 8, 8, 8)),
+        "layer_relevance": ("float32", (2, 4, *loaded.ready.spec.grid)),
     }
     if options["method"] == "gradient_rollout":
         expected["targets"] = ("int64", (2,))
@@ -151,10 +152,10 @@ def test_maps_of_classes_have_signs_and_each_is_as_if_alone(loaded, frames, opti
     assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == {
         "logits": ("float32", (2, loaded.ready.spec.classes)),
         "targets": ("int64", (2,)),
-        "query_relevance": ("float32", (2, 1, 8, 8, 8)),
-        "target_relevance": ("float32", (2, 3, 8, 8, 8)),
+        "query_relevance": ("float32", (2, 1, *loaded.ready.spec.grid)),
+        "target_relevance": ("float32", (2, 3, *loaded.ready.spec.grid)),
         "target_classes": ("int64", (2, 3)),
-        "layer_relevance": ("float32", (2, 4, 8, 8, 8)),
+        "layer_relevance": ("float32", (2, 4, *loaded.ready.spec.grid)),
     }
     maps, best = found["target_relevance"], found["logits"].argmax(axis=1)
     assert found["target_classes"].tolist() == [[1, k, 4] for k in best]
@@ -173,8 +174,11 @@ def test_query_relevance_is_a_row_of_the_full_rollout(loaded, frames, options):
     request = explain_order(**options, queries=("cls", PATCH), full_rollout=True)
     found = loaded.explain(frames, request)
     full = found["full_rollout"]
-    assert (full.dtype, full.shape) == (np.float16, (2, 513, 513))
-    rows = full[1, [0, TOKEN], 1:].astype(np.float32)
+    grid = loaded.ready.spec.grid
+    tokens = 1 + math.prod(grid)
+    assert (full.dtype, full.shape) == (np.float16, (2, tokens, tokens))
+    patch = np.ravel_multi_index((PATCH.frame, PATCH.row, PATCH.column), grid)
+    rows = full[1, [0, 1 + patch], 1:].astype(np.float32)
     np.testing.assert_allclose(
         found["query_relevance"][1].reshape(2, -1), rows, rtol=2e-3, atol=1e-6
     )
@@ -183,7 +187,8 @@ def test_query_relevance_is_a_row_of_the_full_rollout(loaded, frames, options):
 @pytest.mark.parametrize("options", ROLLED)
 def test_temporal_rollout_is_the_full_rollout_by_frames(loaded, frames, options):
     found = loaded.explain(frames, explain_order(**options, full_rollout=True))
-    patches = found["full_rollout"][:, 1:, 1:].astype(np.float32).reshape(2, 8, 64, 8, 64)
+    t, h, w = loaded.ready.spec.grid
+    patches = found["full_rollout"][:, 1:, 1:].astype(np.float32).reshape(2, t, h * w, t, h * w)
     by_frame = patches.mean(axis=2).sum(axis=-1)
     np.testing.assert_allclose(found["temporal_rollout"], by_frame, rtol=2e-3, atol=1e-4)
 
@@ -232,7 +237,8 @@ def test_layer_out_of_range_is_refused(loaded, frames, field, changes):
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_perturbation_starts_at_the_whole_clip_and_ends_without_patches(loaded, frames, fill):
-    clip, forth = frames[:1], np.random.default_rng(0).permutation(512)
+    clip = frames[:1]
+    forth = np.random.default_rng(0).permutation(math.prod(loaded.ready.spec.grid))
     scores = np.exp(loaded.explain(clip, Explain())["logits"][0].astype(np.float64))
     for target in (0, int(scores.argmax())):
         request = Perturb(fill=fill, target=target, steps=4)
@@ -240,12 +246,13 @@ def test_perturbation_starts_at_the_whole_clip_and_ends_without_patches(loaded, 
         assert (one.dtype, one.shape) == (np.float32, (5,))
         assert one[0] == pytest.approx(scores[target] / scores.sum(), abs=1e-5)
         np.testing.assert_allclose(one[[0, -1]], other[[0, -1]], atol=1e-5)
-        assert not np.allclose(one[1:-1], other[1:-1], atol=1e-6)
+    assert not np.allclose(one[1:-1], other[1:-1], atol=1e-6)
 
 
 def test_fills_give_different_curves(loaded, frames):
+    patches = math.prod(loaded.ready.spec.grid)
     curves = [
-        loaded.perturb(frames[:1], np.arange(512), Perturb(fill=fill, target=2, steps=4))
+        loaded.perturb(frames[:1], np.arange(patches), Perturb(fill=fill, target=2, steps=4))
         for fill in FILLS
     ]
     for one, other in combinations(curves, 2):
@@ -254,12 +261,12 @@ def test_fills_give_different_curves(loaded, frames):
 
 def test_torch_engine_loads_the_demo_model():
     ready = LOADERS["torch"]().ready
-    assert (ready.spec.name, ready.device) == (MOVING_SHAPES.name, "cpu")
+    assert (ready.spec.name, ready.device) == (MOVING_THINGS.name, "cpu")
     assert len(ready.checkpoint_sha256) == 64
 
 
 def test_torch_engine_computes_in_bfloat16_on_request(frames):
-    options = EngineOptions(model="moving-shapes", device="cpu", dtype="bfloat16")
+    options = EngineOptions(model="moving-things", device="cpu", dtype="bfloat16")
     rough = torch_engine.load(options).explain(frames, Explain())
     exact = LOADERS["torch"]().explain(frames, Explain())
     for name, one in rough.items():
@@ -370,10 +377,10 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path):
 
 def test_only_the_pinned_checkpoint_is_loaded():
     digest = LOADERS["torch"]().ready.checkpoint_sha256
-    pinned = EngineOptions(model="moving-shapes", checkpoint_sha256=digest, device="cpu")
+    pinned = EngineOptions(model="moving-things", checkpoint_sha256=digest, device="cpu")
     assert torch_engine.load(pinned).ready.checkpoint_sha256 == digest
     other = "0" * 64
-    detail = failure_to_load(model="moving-shapes", checkpoint_sha256=other, device="cpu")
+    detail = failure_to_load(model="moving-things", checkpoint_sha256=other, device="cpu")
     assert digest in detail
     assert other in detail
 
@@ -386,7 +393,7 @@ class LimitedMemory:
         self.forwards: list[int] = []
 
     def __call__(self, patch_embed: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
-        clips = len(arguments[0]) // MOVING_SHAPES.frames
+        clips = len(arguments[0]) // MOVING_THINGS.frames
         self.forwards.append(clips)
         if clips > self.clips:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -401,7 +408,7 @@ def limited() -> Iterator[tuple[LoadedEngine, LimitedMemory]]:
 
 @pytest.fixture(scope="module")
 def many() -> np.ndarray:
-    return np.random.default_rng(6).integers(0, 256, (5, 8, 64, 64, 3), np.uint8)
+    return np.random.default_rng(6).integers(0, 256, (5, 8, 112, 112, 3), np.uint8)
 
 
 @pytest.mark.parametrize("options", METHODS)
@@ -428,7 +435,7 @@ def test_batch_that_does_not_fit_is_halved_with_the_same_answer(limited, many, o
 
 def test_perturbation_that_does_not_fit_runs_in_smaller_batches(limited, many):
     real, memory = limited
-    order = np.random.default_rng(0).permutation(512)
+    order = np.random.default_rng(0).permutation(PATCHES)
     request = Perturb(fill="blur", target=1, steps=8)
     curve = real.perturb(many[:1], order, request)
     assert memory.forwards == [9, 3, 2, 2, 2, 2, 1]
@@ -443,9 +450,9 @@ def test_clip_that_does_not_fit_fails_and_the_next_is_served(limited, many):
     with pytest.raises(OutOfMemory, match="one clip of 8 frames"):
         real.explain(many, Explain())
     with pytest.raises(OutOfMemory, match="one clip of 8 frames"):
-        real.perturb(many[:1], np.arange(512), Perturb(fill="mean", target=0, steps=2))
+        real.perturb(many[:1], np.arange(PATCHES), Perturb(fill="mean", target=0, steps=2))
     memory.clips = 1
-    assert relevance_of(real, many).shape == (5, 8, 8, 8)
+    assert relevance_of(real, many).shape == (5, *MOVING_THINGS.grid)
 
 
 def test_ready_has_the_time_of_a_clip_after_warm_up(loaded):
@@ -456,7 +463,7 @@ def test_ready_has_the_time_of_a_clip_after_warm_up(loaded):
 @pytest.mark.parametrize("name", LOADERS)
 def test_batch_clips_can_be_configured(name):
     options = EngineOptions(
-        model={"fake": "fake", "torch": "moving-shapes"}[name], device="cpu", batch_clips=3
+        model={"fake": "fake", "torch": "moving-things"}[name], device="cpu", batch_clips=3
     )
     load = {"fake": fake_engine.load, "torch": torch_engine.load}[name]
     assert load(options).ready.batch_clips == 3
@@ -464,5 +471,5 @@ def test_batch_clips_can_be_configured(name):
 
 def test_start_up_does_not_count_as_time_of_a_clip():
     waits = iter([0.3, 0.0])
-    assert engine_server.warm_up(lambda *_: time.sleep(next(waits)), MOVING_SHAPES) < 0.2
+    assert engine_server.warm_up(lambda *_: time.sleep(next(waits)), MOVING_THINGS) < 0.2
     assert next(waits, None) is None

@@ -17,7 +17,7 @@ def test_default_is_the_demo_model():
     settings = parse()
     assert (settings.engine, settings.model_name, settings.checkpoint) == (
         "torch",
-        "moving-shapes",
+        "moving-things",
         None,
     )
     assert settings.max_attempts == 3

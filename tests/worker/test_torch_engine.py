@@ -91,4 +91,4 @@ def test_other_errors_are_not_caught(batches):
 @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
 def test_device_that_cannot_be_used_is_an_error(device):
     with pytest.raises(DeviceError):
-        load(EngineOptions(model="moving-shapes", device=device))
+        load(EngineOptions(model="moving-things", device=device))

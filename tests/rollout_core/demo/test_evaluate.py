@@ -5,16 +5,18 @@ import torch
 from torch import Generator, Tensor
 
 from rollout_core.demo.evaluate import (
-    bootstrap,
-    coverage_of,
-    frame_hit_rate,
+    BATCH_CLIPS,
+    average_precision,
+    confusion,
     leaning,
     object_share,
     pointing_game,
     rank_correlation,
+    top1,
 )
+from rollout_core.demo.train import start
 
-SCORES = [pointing_game, frame_hit_rate, object_share]
+SCORES = [pointing_game, object_share]
 T, H, W = 3, 4, 5
 
 
@@ -31,14 +33,6 @@ def moving_coverage(batch: int = 64) -> Tensor:
 def noise(batch: int = 4000) -> Tensor:
     """Return random maps, `b t h w`."""
     return torch.rand(batch, T, H, W, generator=Generator().manual_seed(0))
-
-
-def test_coverage_is_the_mean_over_the_pixels_of_a_patch():
-    evidence = torch.zeros(2, 1, 4, 6)
-    evidence[1, 0, :2, 3] = 1
-    expected = torch.zeros(2, 1, 2, 2)
-    expected[1, 0, 0, 1] = 1 / 3
-    torch.testing.assert_close(coverage_of(evidence, (2, 3)), expected)
 
 
 def test_scores_worked_by_hand():
@@ -66,12 +60,11 @@ def test_inverted_map_scores_zero(score):
     assert (score(inverted, coverage) == 0).all()
 
 
-@pytest.mark.parametrize("score", [pointing_game, frame_hit_rate])
 @pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
-def test_constant_map_points_by_chance(score, value: float):
+def test_constant_map_points_by_chance(value: float):
     coverage = moving_coverage()
     chance = torch.full((64,), 3 / (H * W))
-    torch.testing.assert_close(score(torch.full_like(coverage, value), coverage), chance)
+    torch.testing.assert_close(pointing_game(torch.full_like(coverage, value), coverage), chance)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
@@ -83,7 +76,7 @@ def test_constant_map_is_shared_by_area(value: float):
 
 @pytest.mark.parametrize(
     ("score", "chance"),
-    [(pointing_game, 3 / 20), (frame_hit_rate, 3 / 20), (object_share, 2 / 20)],
+    [(pointing_game, 3 / 20), (object_share, 2 / 20)],
 )
 def test_random_map_scores_by_chance(score, chance: float):
     mean = score(noise(), moving_coverage(4000)).mean().item()
@@ -103,14 +96,22 @@ def test_scores_do_not_depend_on_the_scale(score):
     torch.testing.assert_close(score(1e-3 * relevance, coverage), score(relevance, coverage))
 
 
-def test_frame_hit_rate_counts_every_frame_with_an_object():
-    coverage = moving_coverage(1)
-    coverage[:, 0] = 0  # no object yet
-    relevance = coverage.clone()
-    relevance[:, 1] = 1e-6  # barely relevant, and the same everywhere
-    expected = torch.tensor([(3 / 20 + 1) / 2])
-    torch.testing.assert_close(frame_hit_rate(relevance, coverage), expected)
-    assert pointing_game(relevance, coverage).item() == 1
+def test_average_precision_worked_by_hand():
+    relevance = torch.tensor([[[[0.9, 0.5], [0.7, 0.1]]]])
+    on_thing = torch.tensor([[[[True, True], [False, False]]]])
+    # Found in the first and in the third place.
+    assert average_precision(relevance, on_thing).item() == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(relevance.square(), on_thing).item() == pytest.approx(5 / 6)
+    assert average_precision(-relevance, on_thing).item() == pytest.approx((1 / 2 + 2 / 4) / 2)
+
+
+def test_average_precision_of_equal_and_random_maps_is_by_chance():
+    on_thing = moving_coverage(4000) >= 0.5
+    chance = on_thing.float().mean().item()
+    assert average_precision(torch.ones(4000, T, H, W), on_thing).mean() == pytest.approx(chance)
+    # Of a ranking at random: a little more than the share, as the first places count.
+    assert average_precision(noise(), on_thing).mean() == pytest.approx(chance, abs=0.1)
+    assert average_precision(on_thing.float(), on_thing).min() == 1
 
 
 def test_leaning_divides_the_relevance_on_both_objects():
@@ -156,21 +157,8 @@ def test_rank_correlation_with_a_constant_is_zero():
     assert (rank_correlation(noise(64), torch.ones(64, T, H, W)) == 0).all()
 
 
-def test_interval_equals_the_normal_approximation():
-    values = (torch.rand(500, generator=Generator().manual_seed(1)) < 0.3).float()
-    interval = bootstrap(values)
-    half = 1.96 * values.std().item() / math.sqrt(500)
-    assert interval.mean == pytest.approx(values.mean().item())
-    assert interval.low == pytest.approx(interval.mean - half, abs=0.006)
-    assert interval.high == pytest.approx(interval.mean + half, abs=0.006)
-
-
-def test_interval_of_a_constant_is_a_point():
-    interval = bootstrap(torch.full((20,), 0.25))
-    assert (interval.mean, interval.low, interval.high) == (0.25, 0.25, 0.25)
-
-
-def test_interval_depends_on_the_seed():
-    values = noise(1).flatten()
-    assert bootstrap(values) == bootstrap(values)
-    assert bootstrap(values) != bootstrap(values, seed=1)
+@pytest.mark.parametrize("both", [True, False])
+def test_confusion_counts_every_held_out_clip(both: bool):
+    table = confusion(start(16, 0).model.eval(), BATCH_CLIPS + 1, both=both)
+    assert table.sum() == 2 * BATCH_CLIPS
+    assert top1(table) == pytest.approx(table.diagonal().sum().item() / table.sum().item())

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from rollout_core.demo.grounds import HELD_OUT_GROUNDS, TRAINING_GROUNDS
-from rollout_core.demo.layout import STEADY_VIEW
+from rollout_core.demo.layout import NO_RING, STEADY_VIEW
 from rollout_core.demo.motions import CLASSES, random_labels
-from rollout_core.demo.scenes import ClipBatch, path, render, touched
+from rollout_core.demo.scenes import ClipBatch, coverage_of, path, render, touched
 
 FRAMES, SIZE = 8, 56
 
@@ -99,7 +99,7 @@ def test_steady_view_has_a_still_camera_and_large_things():
 
 
 def test_ring_is_all_that_the_cue_changes():
-    plain, cued = clips(4), clips(4, cued=torch.ones(8, dtype=torch.bool))
+    plain, cued = clips(4), clips(4, ringed=torch.zeros(8, dtype=torch.long))
     changed = (plain.frames - cued.frames).abs().amax(dim=1) > 1e-5
     assert (changed.sum(dim=(1, 2, 3)) > 20).all()
     assert (cued.evidence[changed] > 0).all()
@@ -113,9 +113,20 @@ def test_two_acts_move_and_only_the_first_has_a_ring():
     for act, sign in ((0, -1), (1, 1)):
         world = centers(batch.evidence[:, act]) + batch.camera
         assert (sign * (world[:, -1] - world[:, 0])[:, 0] > 0.2).all()
-    bare = clips(labels.expand(8, 2), width=3 * SIZE, cued=torch.zeros(8, dtype=torch.bool))
+    bare = clips(labels.expand(8, 2), width=3 * SIZE, ringed=torch.full((8,), NO_RING))
     torch.testing.assert_close(bare.evidence[:, 1], batch.evidence[:, 1], atol=0.3, rtol=0)
     assert (batch.evidence[:, 0].sum() - bare.evidence[:, 0].sum()) > 100
+
+
+def test_ring_can_mark_either_act():
+    labels = torch.tensor([[CLASSES.index("a thing rises"), CLASSES.index("two things meet")]])
+    bare, first, second = (
+        clips(labels.expand(8, 2), ringed=torch.full((8,), act)) for act in (NO_RING, 0, 1)
+    )
+    for act, marked in enumerate((first, second)):
+        changed = (marked.frames - bare.frames).abs().amax(dim=1) > 1e-5
+        assert (changed.sum(dim=(1, 2, 3)) > 20).all()
+        assert (marked.evidence[:, act][changed] > 0).all()
 
 
 def test_hidden_thing_is_no_evidence():
@@ -161,3 +172,11 @@ def test_linear_classifier_of_single_frames_is_near_chance():
         gram = known @ known.T + 100 * torch.eye(800)
         answers = (new @ known.T @ torch.linalg.solve(gram, targets[:800])).argmax(dim=1)
         assert (answers == labels[800:]).float().mean() < 2 / len(CLASSES)
+
+
+def test_coverage_is_the_mean_over_the_pixels_of_a_patch():
+    evidence = torch.zeros(2, 1, 4, 6)
+    evidence[1, 0, :2, 3] = 1
+    expected = torch.zeros(2, 1, 2, 2)
+    expected[1, 0, 0, 1] = 1 / 3
+    torch.testing.assert_close(coverage_of(evidence, (2, 3)), expected)

@@ -14,7 +14,7 @@ from transformers import TimesformerConfig, TimesformerForVideoClassification
 
 from rollout_core.errors import CheckpointError
 from rollout_core.model.checkpoints import load_model, open_model, save_model
-from rollout_core.model.specs import MOVING_SHAPES, SPECS
+from rollout_core.model.specs import MOVING_THINGS, SPECS
 from rollout_core.model.timesformer import TimeSformer
 from tests.rollout_core.models import random_clips, random_model
 
@@ -67,7 +67,7 @@ def rewritten(tmp_path: Path, **changes: torch.Tensor | None) -> Path:
 def saved(tmp_path: Path, **changes: object) -> tuple[TimeSformer, Path]:
     """Save a random model as safetensors; return it and the path."""
     model, path = random_model(**changes), tmp_path / "model.safetensors"
-    spec = MOVING_SHAPES.model_copy(
+    spec = MOVING_THINGS.model_copy(
         update={
             "name": "saved",
             "classes": 5,
@@ -479,7 +479,7 @@ def test_labels_of_the_checkpoint_count_before_those_of_a_known_name(tmp_path: P
 
 def test_half_precision_file_is_loaded_as_float32_by_default(tmp_path: Path):
     path = tmp_path / "half.safetensors"
-    save_model(path, random_model(), MOVING_SHAPES)
+    save_model(path, random_model(), MOVING_THINGS)
     assert {p.dtype for p in load_model(path).parameters()} == {torch.float32}
     assert {p.dtype for p in load_model(path, dtype=torch.bfloat16).parameters()} == {
         torch.bfloat16
@@ -511,7 +511,7 @@ def test_known_spec_takes_its_architecture_from_the_parameters(tmp_path: Path):
 
 
 def test_built_in_model_has_its_known_spec():
-    assert open_model("moving-shapes").spec == MOVING_SHAPES
+    assert open_model("moving-things").spec == MOVING_THINGS
 
 
 def test_spec_of_a_checkpoint_takes_its_architecture_from_the_parameters(tmp_path: Path):
@@ -519,7 +519,7 @@ def test_spec_of_a_checkpoint_takes_its_architecture_from_the_parameters(tmp_pat
     spec = open_model("mine", path).spec
     assert (spec.attention_type, spec.depth) == ("joint_space_time", 2)
     assert (spec.patch_height, spec.patch_width) == (8, 4)
-    assert spec.grid == (8, 8, 16)
+    assert spec.grid == (8, 14, 28)
 
 
 def test_input_size_that_the_patches_do_not_fill_is_refused(tmp_path: Path):

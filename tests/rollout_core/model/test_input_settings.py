@@ -62,11 +62,11 @@ def test_settings_of_the_caller_count_more_than_the_file(checkpoint: Path):
 
 def test_settings_change_a_known_name_too(checkpoint: Path):
     (checkpoint.parent / "moving.safetensors").write_bytes(
-        (Path(__file__).parents[3] / "rollout_core/demo/moving-shapes.safetensors").read_bytes()
+        (Path(__file__).parents[3] / "rollout_core/demo/moving-things.safetensors").read_bytes()
     )
     settings = InputSettings(channel_order="BGR", labels=("only one",))
     source = checkpoint.parent / "moving.safetensors"
-    spec = open_model("moving-shapes", source, settings=settings).spec
+    spec = open_model("moving-things", source, settings=settings).spec
     assert spec.channel_order == "BGR"
     assert (spec.label(0), spec.label(1)) == ("only one", "class 1")
 
@@ -136,7 +136,7 @@ def test_model_is_named_by_a_path_alone(checkpoint: Path):
     write_beside(checkpoint)
     assert load_named(str(checkpoint)).spec.name == "best"
     assert load_named(f"mine={checkpoint}").spec.name == "mine"
-    assert load_named("moving-shapes").spec.name == "moving-shapes"
+    assert load_named("moving-things").spec.name == "moving-things"
 
 
 def test_path_with_an_equals_sign_is_a_path_if_it_exists(checkpoint: Path):

@@ -156,7 +156,7 @@ def test_offset_is_part_of_the_mean(tmp_path: Path):
     frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     expected = torch.tensor(np.array(processor(list(frames))["pixel_values"]))
     fields = input_of("x", json.loads(processor.to_json_string()) | {"image_mean": [0.0] * 3})
-    spec = open_model("moving-shapes").spec.model_copy(update=fields)
+    spec = open_model("moving-things").spec.model_copy(update=fields)
     found = prepared(spec, frames).transpose(1, 2)
     torch.testing.assert_close(found, expected.float().reshape(found.shape), atol=1e-5, rtol=1e-5)
 

@@ -1,11 +1,11 @@
 import pytest
 from pydantic import ValidationError
 
-from rollout_core.demo.shapes import CLASSES
+from rollout_core.demo.motions import CLASSES
 from rollout_core.errors import InvalidRequest, UnknownModel
-from rollout_core.model.specs import MOVING_SHAPES, SPECS, ModelSpec, spec_of
+from rollout_core.model.specs import MOVING_THINGS, SPECS, ModelSpec, spec_of
 
-PUBLISHED = [spec for spec in SPECS.values() if spec is not MOVING_SHAPES]
+PUBLISHED = [spec for spec in SPECS.values() if spec is not MOVING_THINGS]
 
 
 def test_every_published_model_has_a_spec():
@@ -69,14 +69,14 @@ def test_unknown_label_is_the_class_number():
 
 
 def test_demo_model_has_the_labels_of_its_generator():
-    assert MOVING_SHAPES.labels == CLASSES
-    assert MOVING_SHAPES.classes == len(CLASSES)
+    assert MOVING_THINGS.labels == CLASSES
+    assert MOVING_THINGS.classes == len(CLASSES)
 
 
 @pytest.mark.parametrize(
     ("name", "grid", "depth"),
     [
-        ("moving-shapes", (8, 8, 8), 4),
+        ("moving-things", (8, 14, 14), 4),
         ("timesformer-k400", (8, 14, 14), 12),
         ("timesformer-hr-ssv2", (16, 28, 28), 12),
         ("timesformer-l-k600", (96, 14, 14), 12),
@@ -89,29 +89,32 @@ def test_grid_and_depth_of_a_model(name: str, grid: tuple[int, int, int], depth:
 
 def test_grid_of_an_oblong_input():
     sizes = {"height": 48, "width": 60, "patch_height": 8, "patch_width": 6}
-    assert MOVING_SHAPES.model_copy(update=sizes).grid == (8, 6, 10)
+    assert MOVING_THINGS.model_copy(update=sizes).grid == (8, 6, 10)
 
 
 @pytest.mark.parametrize(
-    ("target", "index"), [(0, 0), (7, 7), ("0", 0), ("7", 7), ("left", 0), ("blink", 7)]
+    ("target", "index"),
+    [(0, 0), (11, 11), ("0", 0), ("11", 11), ("a thing rises", 2), ("two things meet", 7)],
 )
 def test_class_is_found_by_index_digits_or_label(target: int | str, index: int):
-    assert MOVING_SHAPES.class_index(target) == index
+    assert MOVING_THINGS.class_index(target) == index
 
 
-@pytest.mark.parametrize("target", [8, -1, "8", "-1", "+1", "07", "", "Left", "²", "9" * 5000])
+@pytest.mark.parametrize(
+    "target", [12, -1, "12", "-1", "+1", "07", "", "A thing rises", "²", "9" * 5000]
+)
 def test_unknown_class_is_refused(target: int | str):
-    with pytest.raises(InvalidRequest, match=r"moving-shapes has no class .* it has 8"):
-        MOVING_SHAPES.class_index(target)
+    with pytest.raises(InvalidRequest, match=r"moving-things has no class .* it has 12"):
+        MOVING_THINGS.class_index(target)
 
 
 def test_label_takes_precedence_over_digits():
-    spec = MOVING_SHAPES.model_copy(update={"labels": ("1", "one"), "classes": 2})
+    spec = MOVING_THINGS.model_copy(update={"labels": ("1", "one"), "classes": 2})
     assert [spec.class_index(target) for target in ("1", "0", 1)] == [0, 0, 1]
 
 
 def test_name_of_two_classes_is_no_target():
-    spec = MOVING_SHAPES.model_copy(update={"labels": ("crane", "crane", "1"), "classes": 3})
+    spec = MOVING_THINGS.model_copy(update={"labels": ("crane", "crane", "1"), "classes": 3})
     with pytest.raises(InvalidRequest, match="several classes 'crane'; give an index: 0, 1"):
         spec.class_index("crane")
     assert [spec.class_index(target) for target in (0, 1, "2")] == [0, 1, 2]
@@ -120,7 +123,7 @@ def test_name_of_two_classes_is_no_target():
 def test_more_labels_than_classes_are_refused():
     with pytest.raises(ValidationError, match="3 labels for 2 classes"):
         ModelSpec.model_validate(
-            MOVING_SHAPES.model_dump() | {"labels": ["a", "b", "c"], "classes": 2}
+            MOVING_THINGS.model_dump() | {"labels": ["a", "b", "c"], "classes": 2}
         )
 
 

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rollout_core import resolve
 from rollout_core.contract import MethodOptions, PatchQuery, TokenQuery
 from rollout_core.errors import InvalidRequest
-from rollout_core.model.checkpoints import MOVING_SHAPES_PATH, load_model
-from rollout_core.model.specs import MOVING_SHAPES, spec_of
+from rollout_core.model.checkpoints import MOVING_THINGS_PATH, load_model
+from rollout_core.model.specs import MOVING_THINGS, spec_of
 from rollout_core.model.timesformer import TimeSformer
 from rollout_core.relevance import explain
 from rollout_core.relevance.class_contributions import class_contributions
@@ -476,7 +476,7 @@ def test_full_rollout_is_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("options", METHODS, ids=named)
 def test_half_precision_changes_relevance_little(options: dict[str, str]):
-    model = load_model(MOVING_SHAPES_PATH)
+    model = load_model(MOVING_THINGS_PATH)
     clips = random_clips(batch=1, t=8, height=64, width=64)
     target = {"target": 0} if options["method"] == "gradient_rollout" else {}
     exact = explained(model, clips, **options, **target).relevance
@@ -489,7 +489,7 @@ def test_half_precision_changes_relevance_little(options: dict[str, str]):
 def test_prepare_normalises_and_keeps_rgb():
     frames = np.zeros((1, 2, 4, 6, 3), dtype=np.uint8)
     frames[..., 0] = 255
-    clips = prepare_clips(frames, MOVING_SHAPES, device=torch.device("cpu"), dtype=torch.float32)
+    clips = prepare_clips(frames, MOVING_THINGS, device=torch.device("cpu"), dtype=torch.float32)
     assert clips.shape == (1, 3, 2, 4, 6)
     close(clips[0, :, 0, 0, 0], torch.tensor([(1 - 0.45) / 0.225, -2.0, -2.0]))
 

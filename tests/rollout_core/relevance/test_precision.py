@@ -142,7 +142,7 @@ class TestRounds:
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
-    return open_model("moving-shapes")
+    return open_model("moving-things")
 
 
 class TestModel:
@@ -201,7 +201,7 @@ def explained(loaded: LoadedModel, frames: np.ndarray) -> Explanation:
     return explain_clips(loaded.model, prepare_clips(frames, loaded.spec, device=CPU, dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["moving-shapes", "timesformer-k400"])
+@pytest.mark.parametrize("name", ["moving-things", "timesformer-k400"])
 def test_the_clip_has_the_size_of_the_model_moves_and_is_not_flat(name):
     spec = spec_of(name)
     clip = measuring_clip(spec)

@@ -45,7 +45,7 @@ test("meta is a text of JSON", async () => {
         const { shape, data } = await archive.read("meta")
 
         assert.deepEqual(shape, [])
-        assert.equal(JSON.parse(data[0]).model, "moving-shapes")
+        assert.equal(JSON.parse(data[0]).model, "moving-things")
     })
 })
 

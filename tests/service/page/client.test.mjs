@@ -24,7 +24,7 @@ async function ended(request, name) {
 }
 
 async function movingShapes() {
-    return (await client.listModels()).find(({ name }) => name === "moving-shapes")
+    return (await client.listModels()).find(({ name }) => name === "moving-things")
 }
 
 test("an exploration of a real job has all that the view needs", async () => {
@@ -47,7 +47,7 @@ test("a full rollout is asked for where the service makes one", async () => {
     const model = await movingShapes()
     const large = { name: "large", spec: { ...model.spec, frames: 96, height: 224, width: 224, patch_height: 16, patch_width: 16 } }
 
-    assert.equal(explorationRequest(model, { method: "gradient_rollout", target: "left" }).full_rollout, true)
+    assert.equal(explorationRequest(model, { method: "gradient_rollout", target: "a thing moves left" }).full_rollout, true)
     assert.equal(explorationRequest(model, { method: "attention" }).full_rollout, undefined)
     assert.equal(explorationRequest(model, { clips: "tile" }).full_rollout, undefined)
     assert.equal(explorationRequest(large).full_rollout, undefined)

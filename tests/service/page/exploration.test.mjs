@@ -57,7 +57,7 @@ for (const name of ["rollout", "contribution_rollout", "attention", "tile", "rep
         assert.deepEqual(frames.map(({ share }) => share), [...(await exploration.heat(null)).shares])
         for (const { seconds, clip, t } of frames) assert.equal(expected.pts_seconds[clip][t], seconds)
         assert.deepEqual([crop.x, crop.y, crop.width, crop.height], expected.crop)
-        assert.deepEqual([exploration.width, exploration.height, exploration.duration], [640, 360, 10])
+        assert.deepEqual([exploration.width, exploration.height, exploration.duration], [480, 360, 10])
         for (let clip = 0; clip < clips; clip++) {
             const { size, values } = await exploration.temporal(clip)
             assert.equal(size, length)

@@ -28,7 +28,7 @@ def system():
         system.api()
         system.worker()
         system.worker(model="fake")
-        system.await_models("moving-shapes", "fake")
+        system.await_models("moving-things", "fake")
         yield system
 
 

@@ -57,7 +57,7 @@ def patches_of(model, request):
 def folder(tmp_path_factory):
     """Make results, each in a folder, with `expected.json` beside its files."""
     folder = tmp_path_factory.mktemp("results")
-    model = load_named("moving-shapes", open_device("cpu"))
+    model = load_named("moving-things", open_device("cpu"))
     for name, request in REQUESTS.items():
         explained = explain_file(SAMPLE, model, per_layer=True, overlay=None, **request)
         explained.save(folder / name)

@@ -67,7 +67,7 @@ def service(tmp_path_factory):
     with open_system() as system:
         system.api()
         system.worker()
-        system.await_models("moving-shapes")
+        system.await_models("moving-things")
         yield Service(system, tmp_path_factory.mktemp("arrays"))
 
 

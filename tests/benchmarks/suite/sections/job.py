@@ -19,7 +19,7 @@ from tests.benchmarks.suite.service import Done, Served, run_job, serving
 from tests.benchmarks.suite.timing import Seconds, Spread, Timing, measured, timed
 from tests.system.system import System
 
-SMALL, LARGE = "moving-shapes", "timesformer-k400"
+SMALL, LARGE = "moving-things", "timesformer-k400"
 
 PARTS = "Where the time goes, in seconds: the job with the median wall"
 """Title of the table behind the plot."""

@@ -22,8 +22,8 @@ class Plan(NamedTuple):
 
 
 PLANS: dict[Scale, Plan] = {
-    "full": Plan(SIZES["720p"], 10, (1, 6, 60), "moving-shapes"),
-    "quick": Plan(SIZES["720p"], 4, (1, 6), "moving-shapes"),
+    "full": Plan(SIZES["720p"], 10, (1, 6, 60), "moving-things"),
+    "quick": Plan(SIZES["720p"], 4, (1, 6), "moving-things"),
     "tiny": Plan(Size(160, 96), 1, (1, 2), "fake"),
 }
 

@@ -18,7 +18,7 @@ from tests.system.processes import ROOT
 from tests.system.system import System, open_system
 from tests.system.waiting import wait_until
 
-MODELS: dict[Scale, str] = {"full": "moving-shapes", "quick": "moving-shapes", "tiny": "fake"}
+MODELS: dict[Scale, str] = {"full": "moving-things", "quick": "moving-things", "tiny": "fake"}
 
 ENGINE = """
 from worker.messages import EngineOptions

@@ -37,8 +37,8 @@ class Plan(NamedTuple):
 
 
 PLANS: dict[Scale, Plan] = {
-    "full": Plan((1, 2, 4), 12, "moving-shapes", SIZES["360p"], 5),
-    "quick": Plan((1, 2), 4, "moving-shapes", SIZES["360p"], 2),
+    "full": Plan((1, 2, 4), 12, "moving-things", SIZES["360p"], 5),
+    "quick": Plan((1, 2), 4, "moving-things", SIZES["360p"], 2),
     "tiny": Plan((1, 2), 1, "fake", Size(160, 96), 1),
 }
 

@@ -6,26 +6,26 @@ import pytest
 import torch
 from torch import Generator
 
-from rollout_core.demo import train_scenes
+from rollout_core.demo import train
 from rollout_core.demo.motions import CLASSES
-from rollout_core.demo.train_scenes import (
+from rollout_core.demo.train import (
     ARCHITECTURE,
     DECAY_SHARE,
     PEAK_LEARNING_RATE,
-    SPEC,
     WARMUP_STEPS,
     Mix,
     Plan,
-    confusion,
     draw_batch,
     learning_rate,
     patch_labels,
     resume,
     run,
+    spec_of,
     start,
     take_step,
 )
 from rollout_core.model.checkpoints import open_model, save_model
+from rollout_core.model.specs import MOVING_THINGS
 
 SIZE = 16
 STEPS = 1000
@@ -40,10 +40,10 @@ def state(tmp_path: Path) -> Path:
 
 def test_batch_holds_both_kinds_of_clips():
     batch = draw_batch(6, Generator().manual_seed(0), SIZE, "train")
-    assert batch.frames.shape == (6, 3, SPEC.frames, SIZE, SIZE)
+    assert batch.frames.shape == (6, 3, MOVING_THINGS.frames, SIZE, SIZE)
     assert batch.labels.shape == (6,)
     assert batch.labels.max() < len(CLASSES)
-    assert batch.patch_labels.shape == (6, SPEC.frames, 4)
+    assert batch.patch_labels.shape == (6, MOVING_THINGS.frames, 4)
     for both in (0.0, 1.0):
         batch = draw_batch(3, Generator().manual_seed(0), SIZE, "test", Mix(both))
         assert len(batch.frames) == len(batch.labels) == len(batch.patch_labels) == 3
@@ -92,9 +92,9 @@ def test_training_goes_on_with_larger_frames(state: Path):
 
 
 def test_training_lowers_the_loss_on_a_batch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(train_scenes, "WARMUP_STEPS", 1)
+    monkeypatch.setattr(train, "WARMUP_STEPS", 1)
     batch = draw_batch(8, Generator().manual_seed(0), SIZE, "train")
-    monkeypatch.setattr(train_scenes, "draw_batch", lambda *_, **__: batch)
+    monkeypatch.setattr(train, "draw_batch", lambda *_, **__: batch)
     training = start(SIZE, 0)
     figures = torch.stack([take_step(training, PLAN) for _ in range(20)])
     assert figures[-1, 0] < 0.5 * figures[0, 0]
@@ -102,13 +102,13 @@ def test_training_lowers_the_loss_on_a_batch(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_signal_stops_after_the_present_step(state: Path, monkeypatch: pytest.MonkeyPatch):
-    step = train_scenes.take_step
+    step = train.take_step
 
     def interrupted(*arguments: object) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
 
-    monkeypatch.setattr(train_scenes, "take_step", interrupted)
+    monkeypatch.setattr(train, "take_step", interrupted)
     previous = signal.getsignal(signal.SIGTERM)
     try:
         assert not run(start(SIZE, 0), state, PLAN, until=5)
@@ -127,16 +127,18 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
     assert learning_rate(300, STEPS, began=300) == rates[0]
 
 
-def test_confusion_counts_every_held_out_clip():
-    table = confusion(start(SIZE, 0).model.eval(), 32)
-    assert table.shape == (2, len(CLASSES), len(CLASSES))
-    assert table.sum(dim=(1, 2)).tolist() == [16, 16]
+def test_depth_is_kept_when_a_training_goes_on(state: Path):
+    start(SIZE, 0, depth=2).save(state)
+    resumed = resume(state, 2 * SIZE)
+    assert resumed.model.architecture.depth == 2
+    spec = spec_of(resumed.model, "other")
+    assert (spec.name, spec.depth, spec.height, spec.width) == ("other", 2, 2 * SIZE, 2 * SIZE)
 
 
 def test_model_fits_the_loader_and_the_limit(tmp_path: Path):
     path = tmp_path / "things.safetensors"
-    save_model(path, start(SPEC.height, 0).model, SPEC)
-    loaded = open_model(SPEC.name, path)
-    assert loaded.spec == SPEC
+    save_model(path, start(MOVING_THINGS.height, 0).model, MOVING_THINGS)
+    loaded = open_model(MOVING_THINGS.name, path)
+    assert loaded.spec == MOVING_THINGS
     assert loaded.model.architecture == ARCHITECTURE
     assert path.stat().st_size < 12_000_000

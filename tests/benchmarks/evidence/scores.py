@@ -1,4 +1,4 @@
-"""Scores of every clip, kept in a file so that an interrupted run can continue."""
+"""Scores of every scene, kept in a file so that an interrupted run can continue."""
 
 import json
 from collections.abc import Mapping
@@ -6,17 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-import torch
 from torch import Tensor
 
-from rollout_core.demo.evaluate import Interval, bootstrap
-
-DECIMALS = 6
+DECIMALS = 4
 
 
 @dataclass
 class Scores:
-    """Scores by row and metric, one for each clip, in the order of the clips.
+    """Scores by row and metric, one for each scene, in their order.
 
     Attributes:
         about: what was measured; a file about something else is not continued.
@@ -40,14 +37,14 @@ class Scores:
             raise ValueError(f"{path} is about {stored['about']}, not about {about}")
         return cls(about, path, stored["rows"])
 
-    def clips(self, row: str, metric: str | None = None) -> int:
-        """Return on how many clips a row was measured, by any metric or by the given one."""
+    def scenes(self, row: str, metric: str | None = None) -> int:
+        """Return on how many scenes a row was measured, by any metric or by the given one."""
         of_row = self.rows.get(row, {})
         counts = [len(values) for name, values in of_row.items() if metric in (None, name)]
         return max(counts, default=0)
 
     def add(self, row: str, scores: Mapping[str, Tensor]) -> None:
-        """Append the scores of the next clips of a row, `b` for each metric."""
+        """Append the scores of the next scenes of a row, `b` for each metric."""
         for metric, values in scores.items():
             rounded = [round(value, DECIMALS) for value in values.tolist()]
             self.rows.setdefault(row, {}).setdefault(metric, []).extend(rounded)
@@ -61,16 +58,7 @@ class Scores:
         if self.path is None:
             return
         content = json.dumps({"about": self.about, "rows": self.rows})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{self.path.name}.part")
         beside.write_text(content, encoding="utf-8")
         beside.replace(self.path)
-
-    def interval(self, row: str, metric: str) -> Interval:
-        """Return the mean of a metric over the clips, and its interval."""
-        return bootstrap(torch.tensor(self.rows[row][metric]))
-
-    def lead(self, row: str, other: str, metric: str) -> Interval:
-        """Return the mean difference of two rows on the clips that both have."""
-        first, second = (torch.tensor(self.rows[name][metric]) for name in (row, other))
-        both = min(len(first), len(second))
-        return bootstrap(first[:both] - second[:both])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.scores import Scores
+from tests.benchmarks.evidence.scores import Scores
 
 ABOUT: dict[str, str | int] = {"seed": 3}
 
@@ -19,7 +19,7 @@ def test_an_interrupted_run_continues(tmp_path: Path):
     path = tmp_path / "scores.json"
     filled(path).save()
     again = Scores.open(path, ABOUT)
-    assert (again.clips("a"), again.clips("b"), again.clips("c")) == (4, 2, 0)
+    assert (again.scenes("a"), again.scenes("b"), again.scenes("c")) == (4, 2, 0)
     again.add("b", {"hits": torch.tensor([1.0])})
     again.save()
     assert Scores.open(path, ABOUT).rows["b"]["hits"] == [0, 0, 1]
@@ -39,26 +39,17 @@ def test_without_a_file_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_metric_may_be_measured_on_fewer_clips():
+def test_a_metric_may_be_measured_on_fewer_scenes():
     scores = filled()
     scores.add("a", {"area": torch.tensor([0.5])})
-    assert scores.clips("a") == scores.clips("a", "hits") == 4
-    assert scores.clips("a", "area") == 1
-    assert scores.clips("a", "time") == 0
+    assert scores.scenes("a") == scores.scenes("a", "hits") == 4
+    assert scores.scenes("a", "area") == 1
+    assert scores.scenes("a", "time") == 0
 
 
 def test_a_forgotten_row_is_measured_again():
     scores = filled()
     scores.forget("a")
     scores.forget("never measured")
-    assert scores.clips("a") == 0
-    assert scores.clips("b") == 2
-
-
-def test_means_and_leads_are_of_the_clips_that_both_have():
-    scores = filled()
-    assert scores.interval("a", "hits").mean == 0.75
-    lead = scores.lead("a", "b", "hits")
-    assert lead.mean == 0.5
-    assert lead.low <= 0 < lead.high <= 1
-    assert scores.lead("b", "a", "hits").mean == -0.5
+    assert scores.scenes("a") == 0
+    assert scores.scenes("b") == 2

@@ -3,7 +3,7 @@ import torch
 
 from rollout_core.model.timesformer import AttentionStep, watch
 from rollout_core.relevance.contributions import positive_shares
-from tests.benchmarks.weightings import WEIGHTINGS, contribution_map, raw_shares
+from tests.benchmarks.evidence.weightings import WEIGHTINGS, contribution_map, raw_shares
 from tests.rollout_core import dense
 from tests.rollout_core.models import random_clips, random_model
 from tests.rollout_core.relevance.test_contributions import hand_made, two_tokens

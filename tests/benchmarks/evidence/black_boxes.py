@@ -1,7 +1,7 @@
-"""Maps by perturbation: how much the class's probability falls when parts of a clip are hidden.
+"""Maps by perturbation: how much the logits of classes fall when parts of a clip are hidden.
 
-They use the model only through `probability`, which maps clips, `n c t H W`, to the probability of
-one class, `n`. So they work with any model, and need hundreds of forwards for a clip.
+They use the model only through `answer`, which maps clips, `n c t H W`, to one number for each
+class, `n r`. So they work with any model, and need hundreds of forwards for a clip.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Generator, Tensor
 
-Probability = Callable[[Tensor], Tensor]
+Answer = Callable[[Tensor], Tensor]
 
 BATCH_CLIPS = 32
 CUBOID = (2, 2, 2)
@@ -25,30 +25,27 @@ TUBE_COLOR = 2.0
 """Weight of colours, scaled to 0 to 1, against time and place, also scaled to 0 to 1."""
 
 
-def occlusion(
-    probability: Probability, clip: Tensor, replacement: Tensor, grid: tuple[int, int, int]
-) -> Tensor:
-    """Slide a cuboid over the patches; measure how much probability is lost while it is hidden.
+def occlusion(answer: Answer, clip: Tensor, replacement: Tensor, cuboids: Tensor) -> Tensor:
+    """Hide one cuboid of patches after the other; measure how much is lost while it is hidden.
 
     Source: Zeiler & Fergus 2014, arXiv:1311.2901, with time as a third dimension.
 
     Args:
         clip: `1 c t H W`.
         replacement: pixels for hidden patches; broadcasts to `clip`.
-        grid: patches, `(t, h, w)`.
+        cuboids: bool `n t h w`; see `sliding_cuboids`.
     Returns:
-        `t h w`: the mean loss over the cuboids that cover a patch. Takes one forward for the clip
-        and one for each cuboid.
+        `r t h w`: the mean loss over the cuboids that cover a patch; 0 where there is none. Takes
+        one forward for the clip and one for each cuboid.
     """
-    cuboids = _sliding_cuboids(grid)  # n t h w
-    whole = probability(clip).cpu()
-    loss = whole - _hidden(probability, clip, replacement, _pixels(cuboids, clip))
-    sums = torch.einsum("n, n t h w -> t h w", loss, cuboids.float())
-    return sums / reduce(cuboids.float(), "n t h w -> t h w", "sum")
+    whole = answer(clip).cpu()
+    loss = whole - _hidden(answer, clip, replacement, _pixels(cuboids, clip))  # n r
+    sums = torch.einsum("n r, n t h w -> r t h w", loss, cuboids.float())
+    return sums / reduce(cuboids.float(), "n t h w -> t h w", "sum").clamp(min=1)
 
 
 def lime(
-    probability: Probability,
+    answer: Answer,
     clip: Tensor,
     replacement: Tensor,
     segments: Tensor,
@@ -56,7 +53,7 @@ def lime(
     forwards: int,
     generator: Generator,
 ) -> Tensor:
-    """Hide random halves of a clip's segments and fit a linear model of the probability.
+    """Hide random halves of a clip's segments and fit a linear model of the answers.
 
     The fit is a ridge regression on the segments that are visible. A sample's weight is
     exp(−distance² / width²) of its cosine distance from the whole clip. Source: Ribeiro, Singh &
@@ -68,15 +65,16 @@ def lime(
         segments: int64 `t H W`, the segment of each pixel, counted from 0.
         generator: draws the samples, on the CPU.
     Returns:
-        `t H W`: the coefficient of each pixel's segment.
+        `r t H W`: the coefficient of each pixel's segment.
     """
     count = int(segments.max()) + 1
     present = torch.randint(2, (forwards, count), generator=generator).bool()
     present[0] = True
-    answers = _hidden(probability, clip, replacement, ~present[:, segments])
+    answers = _hidden(answer, clip, replacement, ~present[:, segments])
     distance = 1 - present.double().mean(dim=1).sqrt()  # of the cosine, from the whole clip
     weight = torch.exp(-((distance / KERNEL_WIDTH) ** 2))
-    return _ridge(present.double(), answers.double(), weight).float()[segments]
+    found = _ridge(present.double(), answers.double(), weight).float()  # segment r
+    return rearrange(found[segments], "t H W r -> r t H W")
 
 
 def tube_segments(clip: Tensor, count: int, generator: Generator) -> Tensor:
@@ -100,15 +98,21 @@ def tube_segments(clip: Tensor, count: int, generator: Generator) -> Tensor:
     return rearrange(nearest, "(t H W) -> t H W", t=t, H=height)
 
 
-def _sliding_cuboids(grid: tuple[int, int, int]) -> Tensor:
-    """Return every place of a cuboid in a grid: bool `n t h w`, true inside the cuboid."""
+def sliding_cuboids(grid: tuple[int, int, int], most: int) -> Tensor:
+    """Return places of a cuboid in a grid: bool `n t h w`, true inside the cuboid.
+
+    All places, or `most` that are spread evenly among them.
+    """
     t, y, x = (_spans(size, side) for size, side in zip(grid, CUBOID, strict=True))
     cuboids = (
         rearrange(t, "i t -> i 1 1 t 1 1")
         & rearrange(y, "j h -> 1 j 1 1 h 1")
         & rearrange(x, "k w -> 1 1 k 1 1 w")
     )
-    return rearrange(cuboids, "i j k t h w -> (i j k) t h w")
+    everywhere = rearrange(cuboids, "i j k t h w -> (i j k) t h w")
+    if len(everywhere) <= most:
+        return everywhere
+    return everywhere[torch.linspace(0, len(everywhere) - 1, most).round().long()]
 
 
 def _spans(size: int, side: int) -> Tensor:
@@ -124,21 +128,22 @@ def _pixels(patches: Tensor, clip: Tensor) -> Tensor:
     return repeat(patches, "n t h w -> n t (h y) (w x)", y=y, x=x)
 
 
-def _hidden(probability: Probability, clip: Tensor, replacement: Tensor, hidden: Tensor) -> Tensor:
-    """Return the probability, `n`, of a clip under masks, bool `n t H W`, true where hidden."""
+def _hidden(answer: Answer, clip: Tensor, replacement: Tensor, hidden: Tensor) -> Tensor:
+    """Return the answers, `n r`, for a clip under masks, bool `n t H W`, true where hidden."""
     answers = [
-        probability(torch.where(masks[:, None].to(clip.device), replacement, clip)).cpu()
+        answer(torch.where(masks[:, None].to(clip.device), replacement, clip)).cpu()
         for masks in hidden.split(BATCH_CLIPS)
     ]
     return torch.cat(answers)
 
 
 def _ridge(inputs: Tensor, outputs: Tensor, weight: Tensor) -> Tensor:
-    """Return the coefficients, `f`, of a weighted ridge regression with an intercept.
+    """Return the coefficients, `f r`, of a weighted ridge regression with an intercept.
 
     Args:
         inputs: `n f`.
-        outputs, weight: `n`.
+        outputs: `n r`.
+        weight: `n`.
     """
     x = inputs - weight @ inputs / weight.sum()
     y = outputs - weight @ outputs / weight.sum()

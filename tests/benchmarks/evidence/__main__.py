@@ -1,0 +1,164 @@
+"""Measure which maps are true of the model, on scenes whose evidence is known.
+
+    python -m tests.benchmarks.evidence --scores FOLDER            # measures; goes on where it was
+    python -m tests.benchmarks.evidence --quick                    # a few minutes
+    python -m tests.benchmarks.evidence --scores FOLDER --document # also writes the documents
+
+The scores of every scene are kept in one file for each model. The report, its plot and the JSON
+with all figures are printed to `--out`; `--document` writes them to `tests/benchmarks/results` and
+the tables of docs/methods.md. What the scores mean is said in `measure.py`.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+
+from tqdm import tqdm
+
+from rollout_core.demo.layout import ACTS
+from rollout_core.model.checkpoints import MOVING_THINGS_PATH, load_model
+from rollout_core.model.timesformer import TimeSformer
+from tests.benchmarks.evidence.cases import SCENES, SEEDS, Part, Scenes
+from tests.benchmarks.evidence.maps import ROWS, Row, by_name
+from tests.benchmarks.evidence.measure import Truth, about_the_model, judge
+from tests.benchmarks.evidence.report import document, write_report
+from tests.benchmarks.evidence.sanity import sanity
+from tests.benchmarks.evidence.scores import Scores
+from tests.benchmarks.evidence.summary import MODEL, summarize
+
+CHECKPOINTS = (
+    MOVING_THINGS_PATH,
+    Path(__file__).with_name("things-64px-depth8.safetensors"),
+    Path(__file__).with_name("things-96px.safetensors"),
+)
+
+DEAR = 50
+"""A row whose maps cost more forwards is measured on fewer scenes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many scenes to measure, of two clips each.
+
+    Attributes:
+        scenes: for most scores.
+        dear: for rows that cost many forwards.
+        single: for holding each single patch still, as many forwards as a clip has patches.
+        curves: for deletion and insertion.
+        sanity: for the check with models that have forgotten.
+    """
+
+    scenes: int
+    dear: int
+    single: int
+    curves: int
+    sanity: int
+
+    def of(self, row: Row) -> "Plan":
+        """Return the plan for one row."""
+        if row.forwards <= DEAR:
+            return self
+        few = self.dear
+        return Plan(
+            few, few, min(self.single, few), min(self.curves, few), min(self.sanity, few // 2)
+        )
+
+
+FULL = Plan(scenes=32, dear=4, single=4, curves=4, sanity=4)
+QUICK = Plan(scenes=4, dear=0, single=0, curves=2, sanity=2)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scenes that are measured together; drawn when they are needed."""
+
+    model: TimeSformer
+    number: int
+    part: Part
+    plan: Plan
+
+    @property
+    def begin(self) -> int:
+        """Number of the first scene."""
+        return self.number * SCENES
+
+    def here(self, until: int) -> int:
+        """Return how many of the first `until` scenes are in this batch."""
+        return max(0, min(SCENES, until - self.begin))
+
+    @cached_property
+    def truth(self) -> Truth:
+        scenes = Scenes.draw(self.model, self.number, self.part)
+        return Truth.find(scenes, single=self.here(self.plan.single))
+
+    def measure(self, row: Row, scores: Scores) -> None:
+        """Add a row's scores of these scenes."""
+        plan = self.plan.of(row)
+        found = judge(row, self.truth, curves=self.here(plan.curves), timed=self.number == 0)
+        if few := self.here(plan.sanity):
+            case = self.truth.scenes.case.part(slice(0, ACTS * few, ACTS), slice(0, 1))
+            found |= sanity(row, case)
+        scores.add(row.name, found)
+
+
+def measure(
+    model: TimeSformer, scores: Scores, rows: Iterable[Row], plan: Plan, part: Part
+) -> None:
+    """Measure what `scores` does not have yet."""
+    rows = list(rows)
+    batches = range(-(-plan.scenes // SCENES))
+    for number in tqdm(batches, unit="batch", desc="measuring"):
+        batch = Batch(model, number, part, plan)
+        if scores.scenes(MODEL) <= batch.begin:
+            scores.add(MODEL, about_the_model(batch.truth))
+        for row in rows:
+            if scores.scenes(row.name) <= batch.begin < plan.of(row).scenes:
+                batch.measure(row, scores)
+                scores.save()
+
+
+def main() -> None:
+    """Read the command line, measure and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scores", type=Path, help="folder for the scores of every scene")
+    parser.add_argument("--quick", action="store_true", help="few scenes, no black boxes")
+    parser.add_argument("--part", choices=SEEDS, default="report", help="which scenes")
+    parser.add_argument("--checkpoint", type=Path, action="append", help="default: all three")
+    parser.add_argument("--row", action="append", choices=[row.name for row in ROWS])
+    parser.add_argument("--again", action="store_true", help="forget what there is of these rows")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="folder of the report; default: a new one")
+    parser.add_argument("--document", action="store_true", help="write the documents")
+    options = parser.parse_args()
+    plan = QUICK if options.quick else FULL
+    rows = [by_name(name) for name in options.row] if options.row else ROWS
+    found: dict[str, Scores] = {}
+    for path in options.checkpoint or CHECKPOINTS:
+        model = load_model(path).to(options.device)
+        about = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "part": options.part}
+        kept = options.scores and options.scores / f"{path.stem}.json"
+        scores = Scores.open(kept, about)
+        if options.again:
+            for row in rows:
+                scores.forget(row.name)
+        measure(model, scores, rows, plan, options.part)
+        found[path.stem] = scores
+    summary = summarize(found)
+    out = options.out or Path(mkdtemp(prefix="evidence-"))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evidence.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_report(summary, out)
+    print(out / "evidence.md")
+    if options.document:
+        document(summary)
+
+
+if __name__ == "__main__":
+    main()
