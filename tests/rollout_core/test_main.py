@@ -190,12 +190,12 @@ def test_incomplete_video_is_refused_or_told(tmp_path, monkeypatch, capsys):
     video.write_bytes(SAMPLE_PATH.read_bytes()[:20_000])
     arguments = ["rollout-explain", str(video), "-o", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit, match=r"only 1\.320 s of 10\.000 s \(33 of 250 frames\)"):
+    with pytest.raises(SystemExit, match=r"only 0\.760 s of 10\.000 s \(19 of 250 frames\)"):
         main()
     monkeypatch.setattr(sys, "argv", [*arguments, "--allow-incomplete", "--overlay", "null"])
     main()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("rollout-explain: video_incomplete: only 1.320 s of 10.000 s")
+    assert line.startswith("rollout-explain: video_incomplete: only 0.760 s of 10.000 s")
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["source"]["frames_promised"] == 250
     assert result["source"]["frames_decoded"] == 33

@@ -148,7 +148,7 @@ def video_lime(case: Case) -> Tensor:
             forwards=BLACK_BOX_FORWARDS,
             generator=generator,
         )
-        return _by_patch(relevance[None], one)[0]
+        return _by_patch(relevance[:, None], one)  # the classes as clips of one channel
 
     return _one_by_one(case, explain, grey)
 
