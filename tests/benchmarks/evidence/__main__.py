@@ -132,7 +132,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few scenes, no black boxes")
     parser.add_argument("--scenes", type=int, help="measure at most so many of each model")
     parser.add_argument("--part", choices=SEEDS, default="report", help="which scenes")
-    parser.add_argument("--checkpoint", type=Path, action="append", help="default: all that are here")
+    parser.add_argument(
+        "--checkpoint", type=Path, action="append", help="default: all that are here"
+    )
     parser.add_argument("--row", action="append", choices=[row.name for row in ROWS])
     parser.add_argument("--again", action="store_true", help="forget what there is of these rows")
     parser.add_argument("--device", default="cpu")

@@ -233,10 +233,10 @@ class TestPatches:
         wait_for_frame(page, 4.3)
         box = page.locator(".heat").bounding_box()
 
-        page.mouse.click(box["x"] + box["width"] * 5.5 / 8, box["y"] + box["height"] * 2.5 / 8)
+        page.mouse.click(box["x"] + box["width"] * 9.5 / 14, box["y"] + box["height"] * 4.5 / 14)
 
-        assert state(page, "patch") == {"frame": 3, "row": 2, "column": 5}
-        self.wait_for_patch(page, self.asked(service, 3, 2, 5))
+        assert state(page, "patch") == {"frame": 3, "row": 4, "column": 9}
+        self.wait_for_patch(page, self.asked(service, 3, 4, 9))
         expect(page.locator(".cell.asked")).to_have_count(1)
         page.keyboard.press("Escape")
         expect(page.locator(".patch.asked")).to_have_count(0)
@@ -250,7 +250,7 @@ class TestPatches:
         page.keyboard.press("Enter")
 
         patch = state(page, "patch")
-        assert (patch["row"], patch["column"]) == (3, 5)
+        assert (patch["row"], patch["column"]) == (6, 8)
         page.keyboard.press("Escape")
         assert state(page, "patch") == patch, "the first Escape leaves the patches"
         page.keyboard.press("Escape")
@@ -577,8 +577,8 @@ class TestFiles:
             assert shown.format == "PNG"
             assert list(shown.size) == size
             difference = np.abs(np.asarray(shown, int) - np.asarray(hidden, int)).max(axis=-1)
-        assert difference[:, 140:500].max() > 60, "the heat lies over the crop"
-        assert difference[:, :135].max() == 0, "and nowhere else"
+        assert difference[:, 65:415].max() > 60, "the heat lies over the crop"
+        assert difference[:, :55].max() == 0, "and nowhere else"
 
     def test_the_video_has_its_colour_only_without_heat(self, open_view, job):
         page = open_view(job["id"], "?seconds=0.4&saturation=0")
@@ -586,7 +586,7 @@ class TestFiles:
 
         def colour(*keys):
             with Image.open(take_picture(page, *keys)) as picture:
-                return int(np.ptp(np.asarray(picture.convert("RGB"), int)[:, :130], axis=-1).max())
+                return int(np.ptp(np.asarray(picture.convert("RGB"), int)[:, :55], axis=-1).max())
 
         assert colour() < 3, "beside the heat, the video is grey"
         assert colour("h") > 60

@@ -149,6 +149,8 @@ async function* chunksOf(stream) {
 }
 
 /**
+ * Past the cache of the browser: Chromium's gives wrong bytes where the same parts are read twice at once.
+ *
  * @param {string} url
  * @param {string} range
  * @param {AbortSignal} [signal]
@@ -158,7 +160,7 @@ async function fetchPart(url, range, signal) {
   let response;
   let bytes;
   try {
-    response = await fetch(url, { headers: { Range: range }, signal });
+    response = await fetch(url, { headers: { Range: range }, cache: "no-store", signal });
     bytes = new Uint8Array(await response.arrayBuffer());
   } catch {
     signal?.throwIfAborted();
