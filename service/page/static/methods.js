@@ -11,6 +11,9 @@ export const METHODS = {
   difference: { name: "Difference", line: "Shows what the motion did for one class." },
 };
 
+/** With what `difference` compares the clip, in words. @type {Record<import("./types.d.ts").Reference, string>} */
+export const REFERENCES = { still: "the clip held still", blur: "the clip blurred", mean: "one colour" };
+
 /** What contribution_rollout is called where it explains a class. */
 export const CLASS_CONTRIBUTIONS = "Class contributions";
 

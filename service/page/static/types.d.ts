@@ -162,6 +162,14 @@ export interface View extends HeatStyle {
 }
 
 /** All that the page knows of a job that has succeeded. Arrays are read when they are needed. */
+export type Reference = "still" | "blur" | "mean";
+
+/** What a map of a class compares with: another clip (`difference`), or another class (class contributions). */
+export interface Contrast {
+  reference?: Reference;
+  against?: number | string;
+}
+
 export interface Exploration {
   job: Job;
   /** The content of `result.json`. */

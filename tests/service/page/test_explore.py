@@ -309,6 +309,38 @@ class TestMethods:
         assert made["method"] == "contribution_rollout"
         assert made["target"][0] == prediction["index"]
 
+    def choose_against(self, page, words):
+        before = state(page, "job")
+        page.get_by_label("Against").select_option(label=words)
+        page.wait_for_function("before => __rollout.state.current.job !== before", arg=before)
+        expect(page.get_by_label("Against").locator("option:checked")).to_have_text(words)
+
+    def test_a_difference_may_be_from_another_reference(self, open_view, service, job):
+        page = open_view(job["id"], "?seconds=1")
+        wait_for_frame(page, 1)
+        page.get_by_role("button", name="Difference").click()
+        expect(page.get_by_label("Against")).to_be_visible()
+        still = state(page, "job")
+
+        self.choose_against(page, "the clip blurred")
+
+        made = service.http.get(f"/v1/jobs/{state(page, 'job')}").json()["request"]
+        assert (made["method"], made["reference"]) == ("difference", "blur")
+        self.choose_against(page, "the clip held still")
+        assert state(page, "job") == still, "what is known is not computed again"
+
+    def test_a_class_is_explained_against_another(self, open_view, service, job):
+        page = open_view(job["id"], "?seconds=1")
+        wait_for_frame(page, 1)
+        first, second = job["result"]["predictions"][:2]
+        page.locator(".predictions").get_by_role("button").first.click()
+        expect(page.get_by_label("Against")).to_be_visible()
+
+        self.choose_against(page, second["label"])
+
+        made = service.http.get(f"/v1/jobs/{state(page, 'job')}").json()["request"]
+        assert (made["target"][0], made["against"]) == (first["index"], second["index"])
+
     def test_the_classes_of_one_result_cost_no_other_job(self, open_view, service, job):
         labels = [prediction["index"] for prediction in job["result"]["predictions"]]
         contributions = service.explain(

@@ -2,6 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { ComparePane, ComparePicker } from "./compare.js";
+import { ContrastChoice } from "./contrast.js";
 import { Controls } from "./controls.js";
 import { Downloads } from "./downloads.js";
 import { Faithfulness } from "./faithfulness.js";
@@ -11,7 +12,7 @@ import { Layers } from "./layers.js";
 import { Look } from "./look.js";
 import { Matrix } from "./matrix.js";
 import { Methods } from "./methods.js";
-import { targetOf, titleOf } from "./titles.js";
+import { contrastOf, targetOf, titleOf } from "./titles.js";
 import { Pane } from "./pane.js";
 import { Panel } from "./panel.js";
 import { Predictions } from "./predictions.js";
@@ -79,8 +80,11 @@ function PanelArea({ session }) {
   const { exploration, player, state, canCompute, explain, method } = session;
   return html`<${Panel} exploration=${exploration}>
     <${Predictions} predictions=${exploration.job.result?.predictions ?? []} target=${targetOf(exploration)?.index ?? null}
-      explainClass=${canCompute || exploration.targets.length > 1 ? (/** @type {any} */ { index }) => explain(methodForClass(method), index) : null} />
-    <${Methods} method=${method} choose=${explain} isReady=${session.isReady} canCompute=${canCompute} />
+      explainClass=${canCompute || exploration.targets.length > 1 ? (/** @type {any} */ { index }) => explain(methodForClass(method), index, method === "difference" ? contrastOf(exploration) : {}) : null} />
+    <${Methods} method=${method} choose=${explain} isReady=${session.isReady} canCompute=${canCompute}>
+      <${ContrastChoice} exploration=${exploration} canCompute=${canCompute}
+        choose=${(/** @type {import("../types.d.ts").Contrast} */ contrast) => explain(method, targetOf(exploration)?.index ?? null, contrast)} />
+    <//>
     ${session.first.previewUrl && html`<${Heat} session=${session} />`}
     <${Matrix} exploration=${exploration} player=${player} />
     <${Faithfulness} exploration=${exploration} canCompute=${canCompute} isBusy=${session.work !== null} measure=${session.measure} />

@@ -6,9 +6,11 @@ import { METHOD_NAMES, METHODS } from "../methods.js";
 /** @typedef {import("../types.d.ts").Method} Method */
 
 /**
- * @param {{ method: Method, choose: (method: Method) => void, isReady: (method: Method) => boolean, canCompute: boolean }} props
+ * @param {{
+ *   method: Method, choose: (method: Method) => void, isReady: (method: Method) => boolean, canCompute: boolean, children?: unknown,
+ * }} props `children`: what else there is to choose of the method.
  */
-export function Methods({ method, choose, isReady, canCompute }) {
+export function Methods({ method, choose, isReady, canCompute, children }) {
   return html`<section aria-labelledby="how">
     <h2 id="how">Method</h2>
     <ul class="methods">
@@ -25,6 +27,7 @@ export function Methods({ method, choose, isReady, canCompute }) {
         </li>`,
       )}
     </ul>
+    ${children}
     ${!canCompute && html`<p class="small muted">The video is no longer stored. Upload it again to compute more.</p>`}
   </section>`;
 }

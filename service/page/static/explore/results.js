@@ -7,14 +7,21 @@ import { createJob, failureSentence, getJob } from "../api/client.js";
 import { followJob } from "../api/follow.js";
 import { loadExploration } from "../data/exploration.js";
 import { explorationRequest } from "../data/requests.js";
-import { idOf, methodOf, targetOf } from "./titles.js";
+import { contrastOf, idOf, methodOf, targetOf } from "./titles.js";
 
 /** @typedef {import("../types.d.ts").Exploration} Exploration */
 /** @typedef {import("../types.d.ts").ExplainRequest} ExplainRequest */
 /** @typedef {import("../types.d.ts").Job} Job */
 /** @typedef {import("../types.d.ts").Method} Method */
 /** @typedef {import("../types.d.ts").Patch} Patch */
+/** @typedef {import("../types.d.ts").Contrast} Contrast */
 /** @typedef {{ signal?: AbortSignal, onJob?: (job: Job) => void }} Following */
+/**
+ * @typedef {object} Asked
+ * @property {Method} method
+ * @property {number | null} [target] null: the class that is predicted.
+ * @property {Contrast} [contrast]
+ */
 
 /** What of a request says which part of the video is explained, and how it is read. */
 const READING = ["sampling", "clips", "start_seconds", "end_seconds", "stream", "allow_incomplete"];
@@ -31,22 +38,17 @@ export class Results {
 
   /** @param {Exploration} exploration */
   keep(exploration) {
-    const method = methodOf(exploration);
-    const target = targetOf(exploration)?.index ?? null;
-    const asked = exploration.job.request.target ?? null;
+    const asked = { method: methodOf(exploration), contrast: contrastOf(exploration) };
     if (isOfWhole(exploration.job.request)) {
-      this.kept.set(nameOf(method, target), exploration);
-      if (asked === null) this.kept.set(nameOf(method, null), exploration);
+      this.kept.set(nameOf({ ...asked, target: targetOf(exploration)?.index ?? null }), exploration);
+      if ((exploration.job.request.target ?? null) === null) this.kept.set(nameOf(asked), exploration);
     }
     this.kept.set(idOf(exploration), exploration);
   }
 
-  /**
-   * @param {Method} method
-   * @param {number | null} target null: the class that is predicted.
-   */
-  has(method, target) {
-    return this.kept.get(nameOf(method, target)) ?? null;
+  /** @param {Asked} asked */
+  has(asked) {
+    return this.kept.get(nameOf(asked)) ?? null;
   }
 
   /** @param {string} id as in `idOf`, of a job on this upload or another. @returns {Promise<Exploration>} */
@@ -62,14 +64,14 @@ export class Results {
   }
 
   /**
-   * @param {Method} method
-   * @param {number | null} target
+   * @param {Asked} asked
    * @returns {Promise<Exploration | null>} the map of a class that a job has beside others; null if none has.
    */
-  async amongOthers(method, target) {
+  async amongOthers(asked) {
     for (const kept of this.kept.values()) {
-      const place = kept.targets.findIndex(({ index }) => index === target);
-      if (place < 0 || !isOfWhole(kept.job.request) || kept.job.upload !== this.upload || methodOf(kept) !== method) continue;
+      const place = kept.targets.findIndex(({ index }) => index === asked.target);
+      if (place < 0 || !isOfWhole(kept.job.request) || kept.job.upload !== this.upload) continue;
+      if (nameOf({ ...asked, method: methodOf(kept), contrast: contrastOf(kept) }) !== nameOf(asked)) continue;
       const exploration = await kept.ofTarget(place);
       this.keep(exploration);
       return exploration;
@@ -78,18 +80,19 @@ export class Results {
   }
 
   /**
-   * @param {Method} method
-   * @param {number | null} target
+   * @param {Asked} asked
    * @param {Following} following
    */
-  async explain(method, target, following) {
-    const kept = this.has(method, target) ?? (await this.amongOthers(method, target));
+  async explain(asked, following) {
+    const kept = this.has(asked) ?? (await this.amongOthers(asked));
     if (kept) return kept;
+    const { method, target = null, contrast = {} } = asked;
+    const explained = target === null ? {} : { target: this.targets(method, target, contrast.against) };
     // Without the overlay video, which takes most of the time of a job; the page draws the same.
-    const options = { ...reading(this.first), method, overlay: null, ...(target === null ? {} : { target: this.targets(method, target) }) };
+    const options = { ...reading(this.first), method, overlay: null, ...explained, ...contrast };
     const exploration = await this.run(explorationRequest(modelOf(this.first), options), following);
     this.keep(exploration);
-    if (target === null) this.kept.set(nameOf(method, null), exploration);
+    if (target === null) this.kept.set(nameOf(asked), exploration);
     return exploration;
   }
 
@@ -97,11 +100,12 @@ export class Results {
    * Class contributions of all predicted classes cost as much as those of one.
    * @param {Method} method
    * @param {number} target
+   * @param {number | string} [against] which cannot be explained against itself.
    */
-  targets(method, target) {
+  targets(method, target, against) {
     if (method !== "contribution_rollout") return target;
     const predicted = this.first.job.result?.predictions.map(({ index }) => index) ?? [];
-    return [target, ...predicted.filter((index) => index !== target)];
+    return [target, ...predicted.filter((index) => index !== target && index !== against)];
   }
 
   /**
@@ -187,8 +191,9 @@ function isOfWhole({ query }) {
   return query === undefined || query === "cls" || (Array.isArray(query) && query[0] === "cls");
 }
 
-/** @param {Method} method @param {number | null} target */
-function nameOf(method, target) {
+/** @param {Asked} asked */
+function nameOf({ method, target = null, contrast = {} }) {
   const isOfClass = method === "gradient_rollout" || method === "difference" || target !== null;
-  return isOfClass ? `${method} ${target ?? "predicted"}` : method;
+  const { reference = "still", against = null } = contrast;
+  return isOfClass ? `${method} ${target ?? "predicted"} ${reference} ${against}` : method;
 }

@@ -75,7 +75,7 @@ function abilities(base, show) {
       const made = await start("answer", "Making it explorable", (following) => results.explainAgain(following));
       if (made) location.hash = jobAddress(made.job.id);
     },
-    isReady: (/** @type {Method} */ method) => results.has(method, null) !== null,
+    isReady: (/** @type {Method} */ method) => results.has({ method }) !== null,
   };
 }
 
@@ -83,20 +83,20 @@ function abilities(base, show) {
 
 /** @param {Base} base @param {(found: Exploration | null) => void} show */
 function explainingOf({ state, results, start }, show) {
-  /** @param {string} slot @param {Method} method @param {number | null} target */
-  const find = async (slot, method, target) =>
-    results.has(method, target) ??
-    start(slot, nameOfMap(method, target), (following) => results.explain(method, target, following));
+  /** @param {string} slot @param {import("./results.js").Asked} asked */
+  const find = async (slot, asked) =>
+    results.has(asked) ??
+    start(slot, nameOfMap(asked.method, asked.target ?? null), (following) => results.explain(asked, following));
   /** @param {string} choice as in `ComparePicker`. */
   const findOther = (choice) => {
     const [kind, value] = choice.split(":");
     if (kind === "job") return start("other", "Opening the other job", () => results.open(value));
-    if (kind === "class") return find("other", "contribution_rollout", Number(value));
-    return find("other", /** @type {Method} */ (value), null);
+    if (kind === "class") return find("other", { method: "contribution_rollout", target: Number(value) });
+    return find("other", { method: /** @type {Method} */ (value) });
   };
   return {
-    /** @param {Method} method @param {number | null} [target] */
-    explain: async (method, target = null) => show(await find("answer", method, target)),
+    /** @param {Method} method @param {number | null} [target] @param {import("../types.d.ts").Contrast} [contrast] */
+    explain: async (method, target = null, contrast = {}) => show(await find("answer", { method, target, contrast })),
     /** @param {string} choice */
     pick: async (choice) => {
       const found = await findOther(choice);
@@ -113,7 +113,7 @@ function actionsOf({ state, results, view, exploration, player, whole }, { expla
     heat: () => state.set({ shown: !view.shown }),
     lessOpacity: () => state.set({ opacity: stepped(view.opacity, -OPACITY_STEP) }),
     moreOpacity: () => state.set({ opacity: stepped(view.opacity, OPACITY_STEP) }),
-    method: () => (results.upload || results.has(next, null)) && explain(next),
+    method: () => (results.upload || results.has({ method: next })) && explain(next),
     whole,
     compare: () => {
       state.set({ compare: view.compare === null ? "" : null });

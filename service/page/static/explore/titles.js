@@ -1,6 +1,6 @@
 /** What a map shows, in words. */
 
-import { CLASS_CONTRIBUTIONS, METHODS } from "../methods.js";
+import { CLASS_CONTRIBUTIONS, METHODS, REFERENCES } from "../methods.js";
 
 /** @typedef {import("../types.d.ts").Method} Method */
 
@@ -22,6 +22,16 @@ export function targetOf(exploration) {
 
 /**
  * @param {import("../types.d.ts").Exploration} exploration
+ * @returns {import("../types.d.ts").Contrast} what the map compares with; only what is not the default.
+ */
+export function contrastOf({ job }) {
+  const { reference, against } = /** @type {import("../types.d.ts").Contrast} */ (job.request);
+  const other = job.result?.predictions.find(({ label }) => label === against)?.index ?? against ?? null;
+  return { ...(reference && reference !== "still" && { reference }), ...(other !== null && { against: other }) };
+}
+
+/**
+ * @param {import("../types.d.ts").Exploration} exploration
  * @returns {string} which tells the classes of a job apart: `ID`, or `ID:PLACE` for another than its first.
  */
 export function idOf({ job, target }) {
@@ -34,7 +44,14 @@ export function idOf({ job, target }) {
  */
 export function titleOf(exploration) {
   const target = targetOf(exploration);
-  return nameOfMap(methodOf(exploration), target) + (target ? `: ${target.label}` : "");
+  const { reference, against } = contrastOf(exploration);
+  const other = exploration.job.result?.predictions.find(({ index }) => index === against)?.label ?? against;
+  return (
+    nameOfMap(methodOf(exploration), target) +
+    (target ? `: ${target.label}` : "") +
+    (reference ? `, against ${REFERENCES[reference]}` : "") +
+    (against === undefined ? "" : `, against ${other}`)
+  );
 }
 
 /** @param {Method} method @param {unknown} target a class; null if the map is for none. */
