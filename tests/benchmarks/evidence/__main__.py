@@ -36,6 +36,8 @@ CHECKPOINTS = (
     Path(__file__).with_name("things-96px.safetensors"),
 )
 
+"""The built-in model, and one of another seed and grid; rollout_core/demo/README.md has both."""
+
 DEAR = 50
 """A row whose maps cost more forwards is measured on fewer scenes."""
 

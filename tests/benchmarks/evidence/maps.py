@@ -236,7 +236,7 @@ ROWS = (
             1,
             partial(explained_classes, method="contribution_rollout", weighting=weighting),
         )
-        for weighting in ("deviation", "projection")
+        for weighting in ("projection", "deviation")
     ),
     *(
         Row(

@@ -89,7 +89,7 @@ OVERVIEW_NAMES = {
     "contribution_rollout, deviation": "`contribution_rollout`",
     "contribution_rollout, projection": "`contribution_rollout`, `projection`",
     "class contributions, projection": "`contribution_rollout` with a target",
-    "class contributions, deviation": "the same, `deviation`",
+    "class contributions, deviation": "`contribution_rollout` with a target, `deviation`",
     "difference, still": "`difference`",
     "difference, blur": "`difference`, `blur`",
     "difference, mean": "`difference`, `mean`",
@@ -148,7 +148,11 @@ def table(
     *,
     intervals: bool = True,
 ) -> str:
-    """Return a table of all rows, grouped; the best of each column in bold."""
+    """Return a table of all rows, grouped; the best of each column in bold.
+
+    Rows that were measured on fewer scenes say so, and are not compared.
+    """
+    scenes = _scenes(summary)
     best = {c.key: best_of(c.key, summary["rows"]) for c in columns if c not in SANITY}
     headings = " | ".join(c.heading if c in SANITY else f"{c.heading} {c.arrow}" for c in columns)
     lines = [f"| | {headings} | forwards | time |", "|---|" + "---|" * (len(columns) + 2)]
@@ -162,7 +166,10 @@ def table(
             ]
             time = figures["time"]["mean"] if "time" in figures else float("nan")
             cells += [f"{row.forwards:,}", f"{time:,.1f}"]
-            lines.append(f"| {names.get(row.name, row.name)} | {' | '.join(cells)} |")
+            name = names.get(row.name, row.name)
+            if scenes[row.name] < max(scenes.values()):
+                name += f" ({scenes[row.name]} scenes)"
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -195,6 +202,14 @@ def _draw_column(axis: Axes, column: Column, rows: list[Row], summary: Summary) 
     axis.tick_params(axis="y", length=0)
 
 
+def _scenes(summary: Summary) -> dict[str, int]:
+    """Return on how many scenes each row was measured."""
+    return {
+        row.name: max(figure["scenes"] for figure in summary["rows"][row.name].values())
+        for row in _measured(summary)
+    }
+
+
 def _measured(summary: Summary) -> list[Row]:
     return [row for row in ROWS if row.name in summary["rows"]]
 
@@ -216,9 +231,8 @@ def _about(summary: Summary) -> str:
     """Tell how much was measured, and what is true of the models."""
     figures = summary["rows"][MODEL]
     rows = [summary["rows"][row.name] for row in _measured(summary)]
-    most = max(row["own"]["scenes"] for row in rows)
-    few = sorted({row["own"]["scenes"] for row in rows} - {most})
-    of_dear = f" ({few[0]} for rows of 1,000 forwards)" if few else ""
+    most = max(_scenes(summary).values())
+    of_dear = ", but for rows that say otherwise" if len({*_scenes(summary).values()}) > 1 else ""
     curves, single = (
         max((row[metric]["scenes"] for row in rows if metric in row), default=0)
         for metric in ("deletion still", "single")

@@ -56,12 +56,14 @@ def interval(values: Sequence[Tensor], *, seed: int = 0) -> dict[str, float]:
 
 
 def best_of(metric: str, rows: Mapping[str, Any]) -> str | None:
-    """Return the row with the best mean."""
-    means = {
-        name: figures[metric]["mean"]
+    """Return the row with the best mean, of those that were measured on the most scenes."""
+    measured = {
+        name: figures[metric]
         for name, figures in rows.items()
         if name != MODEL and metric in figures
     }
+    most = max((figure["scenes"] for figure in measured.values()), default=0)
+    means = {name: figure["mean"] for name, figure in measured.items() if figure["scenes"] == most}
     pick = min if metric in LEAST_IS_BEST else max
     return pick(means, key=means.__getitem__, default=None)
 

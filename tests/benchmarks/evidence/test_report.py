@@ -30,15 +30,17 @@ def test_page_has_every_row_and_says_what_was_measured(summary: Summary, tmp_pat
     write_report(summary, tmp_path)
     page = (tmp_path / "evidence.md").read_text()
     for row in ROWS:
-        assert page.count(f"| {row.name} |") == 5
-    assert "2 models, 8 scenes of two clips each (4 for rows of 1,000 forwards)" in page
+        few = " (4 scenes)" if row.forwards > 100 else ""
+        assert page.count(f"| {row.name}{few} |") >= 4
+    assert "2 models, 8 scenes of two clips each, but for rows that say otherwise" in page
     assert "nan" not in page
     assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_best_of_each_column_is_bold(summary: Summary):
     lines = table(summary, COLUMNS[:1]).splitlines()
-    assert [line.split("|")[1].strip() for line in lines if "**0" in line] == [ROWS[-1].name]
+    best = next(row for row in reversed(ROWS) if row.forwards < 100)  # of those with all scenes
+    assert [line.split("|")[1].strip() for line in lines if "**0" in line] == [best.name]
     deletion = tuple(column for column in COLUMNS if column.key == "deletion still")
     lines = table(summary, deletion).splitlines()
     assert [line.split("|")[1].strip() for line in lines if "**0" in line] == [ROWS[0].name]
