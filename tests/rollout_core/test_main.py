@@ -198,7 +198,7 @@ def test_incomplete_video_is_refused_or_told(tmp_path, monkeypatch, capsys):
     assert line.startswith("rollout-explain: video_incomplete: only 0.760 s of 10.000 s")
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["source"]["frames_promised"] == 250
-    assert result["source"]["frames_decoded"] == 33
+    assert result["source"]["frames_decoded"] == 19
     assert result["warnings"][0]["code"] == "video_incomplete"
 
 
