@@ -13,7 +13,6 @@ from einops import rearrange, reduce
 from torch import Generator, Tensor
 from tqdm import trange
 
-from rollout_core.demo.grounds import Split
 from rollout_core.demo.motions import CLASSES
 from rollout_core.demo.scenes import ON_THING
 from rollout_core.demo.train import Mix, draw_batch
@@ -34,10 +33,9 @@ def confusion(
     clips: int,
     *,
     both: bool,
-    split: Split = "test",
     seed: int = HELD_OUT_SEED,
 ) -> Tensor:
-    """Return how many clips of each class (row) were taken for which (column), int64 `k k`.
+    """Return how many clips of each class (row) were given each answer (column), int64 `k k`.
 
     Args:
         clips: how many to draw, rounded up to whole batches.
@@ -48,7 +46,7 @@ def confusion(
     mix = Mix(both=float(both))
     size = model.architecture.height
     for _ in trange(math.ceil(clips / BATCH_CLIPS), unit="batch", desc="evaluating"):
-        batch = draw_batch(BATCH_CLIPS, generator, size, split, mix)
+        batch = draw_batch(BATCH_CLIPS, generator, size, "test", mix)
         answers = model(normalize(batch.frames, MOVING_THINGS)).argmax(dim=-1)
         table.index_put_((batch.labels, answers), torch.tensor(1), accumulate=True)
     return table
@@ -68,7 +66,9 @@ def pointing_game(relevance: Tensor, coverage: Tensor) -> Tensor:
         relevance, coverage: `b t h w`.
     """
     flat, evidence = (rearrange(m, "b t h w -> b (t h w)") for m in (relevance, coverage))
-    return _peak_on_object(flat, evidence)
+    flat = flat.clamp(min=0)
+    peak = (flat == flat.amax(dim=1, keepdim=True)).float()
+    return (peak * (evidence >= ON_THING)).sum(dim=1) / peak.sum(dim=1)
 
 
 def average_precision(relevance: Tensor, on_thing: Tensor) -> Tensor:
@@ -121,8 +121,12 @@ def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
 
     The correlation with a constant map is 0.
     """
-    ranks = [_ranks(rearrange(m, "b t h w -> b (t h w)")) for m in (maps, others)]
-    first, second = (r - r.mean(dim=1, keepdim=True) for r in ranks)
+    return correlation(*(_ranks(rearrange(m, "b t h w -> b (t h w)")) for m in (maps, others)))
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return Pearson's correlation of each pair of rows, `b n`, as `b`; 0 with a constant row."""
+    first, second = (part - part.mean(dim=1, keepdim=True) for part in (first, second))
     return torch.cosine_similarity(first, second, dim=1)
 
 
@@ -141,13 +145,6 @@ def main() -> None:
         print(f"{name}: top-1 on {int(table.sum())} held-out clips: {top1(table):.4f}")
         for label, row in zip(CLASSES, table, strict=True):
             print(f"  {label:<36}" + " ".join(f"{int(count):4d}" for count in row))
-
-
-def _peak_on_object(relevance: Tensor, evidence: Tensor) -> Tensor:
-    """Return the share of the most relevant patches that is on the object: `... p` → `...`."""
-    relevance = relevance.clamp(min=0)
-    peak = (relevance == relevance.amax(dim=-1, keepdim=True)).float()
-    return (peak * (evidence >= ON_THING)).sum(dim=-1) / peak.sum(dim=-1)
 
 
 def _positive(relevance: Tensor) -> Tensor:

@@ -12,21 +12,9 @@ import torch
 from torch import Generator, Tensor
 
 from rollout_core.demo.draws import uniform
+from rollout_core.model.specs import MOVING_THINGS
 
-CLASSES = (
-    "a thing moves left",
-    "a thing moves right",
-    "a thing rises",
-    "a thing falls",
-    "a thing approaches",
-    "a thing moves away",
-    "a thing swings",
-    "two things meet",
-    "two things part",
-    "a thing passes another",
-    "a thing is covered by another",
-    "a thing appears from behind another",
-)
+CLASSES = MOVING_THINGS.labels or ()
 LEFT, RIGHT, RISES, FALLS, NEARS, RECEDES, SWINGS, MEET, PART, PASSES, COVERED, APPEARS = range(12)
 
 TRAVEL = (0.6, 0.8)  # length of a path, in half-heights

@@ -5,7 +5,7 @@
     python -m tests.benchmarks.evidence --scores FOLDER --document # also writes the documents
 
 The scores of every scene are kept in one file for each model. The report, its plot and the JSON
-with all figures are printed to `--out`; `--document` writes them to `tests/benchmarks/results` and
+with all figures are written to `--out`; `--document` writes them to `tests/benchmarks/results` and
 the tables of docs/methods.md. What the scores mean is said in `measure.py`.
 """
 
@@ -38,9 +38,6 @@ CHECKPOINTS = (
 
 """The built-in model, and one of another seed and grid; rollout_core/demo/README.md has both."""
 
-DEAR = 50
-"""A row whose maps cost more forwards is measured on fewer scenes."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,13 +59,13 @@ class Plan:
 
     def of(self, row: Row) -> "Plan":
         """Return the plan for one row."""
-        if row.forwards <= DEAR:
+        if not row.is_dear:
             return self
         few = self.at_most(self.dear)
         return replace(few, sanity=min(self.sanity, self.dear // 2))
 
     def at_most(self, scenes: int) -> "Plan":
-        """Return the plan with no more than so many scenes for any score."""
+        """Return the plan with the number of scenes limited, for each score."""
         return Plan(**{name: min(count, scenes) for name, count in vars(self).items()})
 
 
@@ -132,7 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--scores", type=Path, help="folder for the scores of every scene")
     parser.add_argument("--quick", action="store_true", help="few scenes, no black boxes")
-    parser.add_argument("--scenes", type=int, help="measure at most so many of each model")
+    parser.add_argument("--scenes", type=int, help="limit of the scenes, for each model")
     parser.add_argument("--part", choices=SEEDS, default="report", help="which scenes")
     parser.add_argument(
         "--checkpoint", type=Path, action="append", help="default: all that are here"

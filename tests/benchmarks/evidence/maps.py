@@ -32,6 +32,7 @@ CENTER_WIDTH = 0.5
 GRADIENT_STEPS = 32
 """Of the path of integrated gradients."""
 
+DEAR_FORWARDS = 50
 BLACK_BOX_FORWARDS = 1000
 LIME_SEGMENTS = 64
 
@@ -51,6 +52,11 @@ class Row:
     forwards: float
     explain: Callable[[Case], Tensor]
     knows_class: bool = True
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether a map costs so much that few are made."""
+        return self.forwards > DEAR_FORWARDS
 
 
 def explained(case: Case, **options: object) -> Tensor:

@@ -12,7 +12,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from rollout_core.contract import Fill
-from rollout_core.demo.evaluate import average_precision, leaning, pointing_game
+from rollout_core.demo.evaluate import average_precision, correlation, leaning, pointing_game
 from rollout_core.demo.layout import ACTS
 from rollout_core.demo.scenes import ON_THING
 from rollout_core.relevance.faithfulness import area, orders
@@ -30,8 +30,7 @@ STEPS = 16
 """Of a curve of deletion."""
 
 RUNS = 5
-CHEAP = 50
-"""A row whose maps cost more forwards is timed once."""
+"""Of a row that is timed; a dear one runs once."""
 
 Scores = dict[str, Tensor]
 """For each metric, one number for each scene."""
@@ -97,18 +96,12 @@ def judge(row: Row, truth: Truth, *, curves: int, timed: bool) -> Scores:
     }
     if len(truth.single):
         single = of_ringed[: ACTS * len(truth.single) : ACTS]
-        scores["single"] = pearson(single.flatten(1), truth.single.flatten(1))
+        scores["single"] = correlation(single.flatten(1), truth.single.flatten(1))
     if curves:
         scores |= _curves(case.part(slice(0, ACTS * curves, ACTS)), of_ringed[::ACTS])
     if timed:
         scores["time"] = torch.full((1,), _forwards_in_time(row, case))
     return scores
-
-
-def pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Return the correlation of each pair of rows, `b n` and `b n`; 0 with a constant row."""
-    first, second = (part - part.mean(dim=1, keepdim=True) for part in (first, second))
-    return torch.cosine_similarity(first, second, dim=1)
 
 
 def _agreement_when_held(maps: Tensor, truth: Truth) -> Tensor:
@@ -117,7 +110,7 @@ def _agreement_when_held(maps: Tensor, truth: Truth) -> Tensor:
     There are four numbers a clip: for each class, the relevance on the path of each act.
     """
     relevance = torch.einsum("b r t h w, b a t h w -> b r a", maps, truth.scenes.path)
-    return pearson(relevance.flatten(1), truth.held.flatten(1))
+    return correlation(relevance.flatten(1), truth.held.flatten(1))
 
 
 def _curves(case: Case, maps: Tensor) -> Scores:
@@ -153,7 +146,7 @@ def _by_scene(values: Tensor) -> Tensor:
 def _forwards_in_time(row: Row, case: Case) -> float:
     """Return the time of one map of one clip, in plain forwards of that clip; best of some runs."""
     one = case.part(slice(0, 1), slice(0, 1))
-    runs = RUNS if row.forwards < CHEAP else 1
+    runs = 1 if row.is_dear else RUNS
 
     @torch.inference_mode()
     def forward() -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rollout_core.demo.evaluate import correlation
 from rollout_core.demo.layout import ACTS
 from rollout_core.demo.train import start
 from rollout_core.model.checkpoints import MOVING_THINGS_PATH, load_model, save_model
@@ -15,7 +16,7 @@ from tests.benchmarks.evidence import measure
 from tests.benchmarks.evidence.__main__ import Plan
 from tests.benchmarks.evidence.cases import SCENES, Case, Scenes, losses_without_a_patch
 from tests.benchmarks.evidence.maps import Row, by_name
-from tests.benchmarks.evidence.measure import Truth, about_the_model, judge, pearson
+from tests.benchmarks.evidence.measure import Truth, about_the_model, judge
 from tests.benchmarks.evidence.scores import Scores
 
 METRICS = {"own", "both", "thing", "touched", "path", "precision", "other", "held"}
@@ -132,7 +133,7 @@ class TestJudge:
     def test_correlation_of_rows(self):
         first = torch.tensor([[1.0, 2, 3], [1, 2, 3], [1, 1, 1]])
         other = torch.tensor([[2.0, 4, 6], [3, 2, 1], [1, 2, 3]])
-        assert pearson(first, other).tolist() == pytest.approx([1, -1, 0])
+        assert correlation(first, other).tolist() == pytest.approx([1, -1, 0])
 
 
 class TestCommand:
