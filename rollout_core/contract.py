@@ -76,6 +76,7 @@ Weighting = Literal["projection", "deviation"]
 Fill = Literal["blur", "mean", "still"]
 Layout = Literal["overlay", "side_by_side"]
 HeatScale = Literal["video", "frame", "absolute"]
+Priority = Literal["low", "normal"]
 Stage = Literal["decode", "explain", "faithfulness", "render", "publish"]
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
@@ -485,6 +486,10 @@ class JobOptions(ExplainRequest):
     reuse: bool = Field(
         True,
         description="Answer at once with the result of an equal job of yours, if there is one.",
+    )
+    priority: Priority = Field(
+        "normal",
+        description="A job of low priority waits while others wait, for an hour at most.",
     )
 
     @property

@@ -150,6 +150,7 @@ class JobStates:
             "created_at": ticket.created_at,
             "request": ticket.request,
             "tag": submission.tag,
+            "priority": submission.priority,
             "filename": submission.filename,
             "reused_from": submission.reused_from,
             "upload": upload if has_upload else None,

@@ -4,6 +4,7 @@ How a job is submitted is in `service.submissions`, its public state in `service
 the pages of the list in `service.job_pages`.
 """
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
@@ -229,8 +230,15 @@ class Jobs:
             raise NotCounted("the service counts what it stores; try again")
 
     def wait_seconds(self, job: Job) -> int:
-        """Return the seconds after which a client should ask for a job again."""
-        return self._workers.wait_seconds(job.model, job.queue_position or 1)
+        """Return the seconds, at least 1, after which a job that has not ended will have."""
+        if job.queue_position is None or job.started_at is not None:
+            seconds, _ = self._workers.pace(job.model)
+            if job.started_at is not None:
+                seconds -= (self._redis_jobs.now() - job.started_at).total_seconds()
+        else:
+            running = self._redis_jobs.running(job.model)
+            seconds = self._workers.seconds_until_end(job.model, job.queue_position, running)
+        return max(1, math.ceil(seconds))
 
     def forget_stale_workers(self) -> None:
         """Remove the announcements of workers that ended long ago."""

@@ -76,6 +76,8 @@ class Reconciler:
         open_jobs = self._inventory.open
         self._queue_again(open_jobs, recorded)
         self._delete_records(recorded - open_jobs.keys())
+        for model in {ticket.model for ticket in open_jobs.values()}:
+            self._redis_jobs.sort(model, open_jobs.keys())
 
     def _queue_again(self, open_jobs: dict[str, Ticket], recorded: set[str]) -> None:
         """Queue open jobs that have no record, or that were lost at this pass and the last one."""
@@ -95,8 +97,11 @@ class Reconciler:
 
         An attempt that Redis has lost may still run: the next one must not get the same number.
         """
-        is_open = self._store.is_open(ticket.id)
-        if is_open and self._redis_jobs.add(ticket, self._store.latest_attempt(ticket.id)):
+        if not self._store.is_open(ticket.id):
+            return
+        latest = self._store.latest_attempt(ticket.id)
+        priority = self._store.submission(ticket.id).priority
+        if self._redis_jobs.add(ticket, latest, priority=priority):
             self._report_lost(ticket.id)
 
     def _report_lost(self, job_id: str) -> None:

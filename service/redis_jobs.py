@@ -6,9 +6,11 @@ Keys:
     rollout:job:<id>          the `JobRecord` of a job that has not ended
     rollout:token:<id>        the token of its latest claim
     rollout:open:<owner>      sorted set: open job id → time of its reservation in Unix seconds
+    rollout:order:<queue>     hash of what orders the waiting jobs; see `service.fair_order`
     rollout:probe             written to see whether Redis accepts writes; expires
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import NamedTuple, cast
 
@@ -18,6 +20,7 @@ from rq import Queue, Retry
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
+from rollout_core.contract import Priority
 from rollout_core.errors import AttemptLost
 from rollout_core.jobs.records import JobRecord, Ticket
 from rollout_core.jobs.redis_records import (
@@ -29,6 +32,7 @@ from rollout_core.jobs.redis_records import (
     token_key,
 )
 from service import job_lists
+from service.fair_order import FairOrder
 from service.job_lists import JobLists
 
 OPEN_KEY = "rollout:open:"
@@ -68,13 +72,14 @@ class RedisJobs:
         self.records = JobRecords(redis)
         self.lists = JobLists(redis)
         self._redis = redis
+        self._order = FairOrder(redis)
 
     def now(self) -> datetime:
         """Return the time by the clock of Redis, which all processes share."""
         return redis_now(self._redis)
 
-    def add(self, ticket: Ticket, attempt: int = 0) -> bool:
-        """Write a job's record, queue it, and list it, in one transaction.
+    def add(self, ticket: Ticket, attempt: int = 0, *, priority: Priority = "normal") -> bool:
+        """Write a job's record, queue it in its fair place, and list it, in one transaction.
 
         Args:
             attempt: number of the latest attempt, if Redis has lost the record of the job.
@@ -84,7 +89,8 @@ class RedisJobs:
         """
 
         def enqueue(pipeline: Pipeline) -> None:
-            self._enqueue(ticket.id, ticket.model, pipeline)
+            queue = self._enqueue(ticket.id, ticket.model, pipeline)
+            self._order.place(pipeline, queue, ticket, priority)
             created = ticket.created_at.timestamp()
             job_lists.add(pipeline, ticket.id, ticket.owner, created)
             if ticket.owner is not None:
@@ -125,14 +131,31 @@ class RedisJobs:
         taken = self._queue(model).intermediate_queue
         taken.remove(job_id)
         with self._redis.pipeline() as pipeline:
-            self._enqueue(job_id, model, pipeline)
+            queue = self._enqueue(job_id, model, pipeline)
+            self._order.sort(queue, pipeline)
             # RQ stores when it first saw the job in `taken`, and would use that for its next stay.
             pipeline.delete(taken.get_first_seen_key(job_id))
             pipeline.execute()
 
+    def sort(self, model: str, open_jobs: Collection[str]) -> None:
+        """Bring a model's queue in its fair order, and forget jobs that are no longer open."""
+        self._order.tidy(self._queue(model), open_jobs)
+
     def waiting(self, model: str) -> int:
         """Return the number of jobs that wait for `model`."""
         return int(self._queue(model).count)
+
+    def waiting_of(self, owner: str | None, model: str) -> int:
+        """Return the number of an owner's jobs that wait for `model`."""
+        return self._order.waiting_of(self._queue(model), owner)
+
+    def running(self, model: str) -> int:
+        """Return the number of a model's jobs that workers have taken or started."""
+        queue = self._queue(model)
+        with self._redis.pipeline() as pipeline:
+            pipeline.llen(queue.intermediate_queue_key)
+            pipeline.zcard(queue.started_job_registry.key)
+            return sum(cast("list[int]", pipeline.execute()))
 
     def position(self, job_id: str, model: str) -> int | None:
         """Return a job's position in its queue, 1 being next; None if it is not there."""
@@ -208,9 +231,10 @@ class RedisJobs:
         pairs = cast("list[tuple[bytes, float]]", entries)
         return {job_id.decode(): reserved_at for job_id, reserved_at in pairs}
 
-    def _enqueue(self, job_id: str, model: str, pipeline: Pipeline) -> None:
+    def _enqueue(self, job_id: str, model: str, pipeline: Pipeline) -> Queue:
         """Queue a job, as the first part of a transaction: RQ opens it itself."""
-        self._queue(model).enqueue_call(
+        queue = self._queue(model)
+        queue.enqueue_call(
             TASK,
             args=(job_id,),
             job_id=job_id,
@@ -219,6 +243,7 @@ class RedisJobs:
             retry=Retry(max=MAX_DELIVERIES),
             pipeline=pipeline,
         )
+        return queue
 
     def _queue(self, model: str) -> Queue:
         queue = Queue(queue_name(model), connection=self._redis, serializer=JSONSerializer)

@@ -30,6 +30,12 @@ from service.upload_store import Received, UploadRecord, UploadStore
 from service.usage import Owner, Quotas
 from service.workers import Workers
 
+OWNER_SHARE = 9
+"""An owner's waiting jobs may be this many times the free places of a queue: 90 % of an empty one.
+
+So one owner cannot fill a queue, and each further one finds room.
+"""
+
 CheckWebhook = Callable[[Webhook, Owner | None], None]
 """Raises `WebhookRefused` if an owner may not use a webhook."""
 
@@ -222,6 +228,7 @@ class Submissions:
             webhook=request.webhook,
             answer_key=_answer_key(ticket, spec, upload),
             body_sha256=body_sha256,
+            priority=request.priority,
         )
         may_reuse = request.reuse and request.fake is None
         return _NewJob(ticket, submission, spec, owner, may_reuse)
@@ -257,10 +264,25 @@ class Submissions:
         if waiting >= self._rules.max_queued:
             seconds = self._workers.wait_seconds(model, waiting)
             raise QueueFull(f"{waiting} jobs wait for {model}", retry_after_seconds=seconds)
+        self._require_share(model, new.ticket.owner, self._rules.max_queued - waiting)
         if not self._quotas.reserve(new.id, new.owner):
             raise _quota_exceeded(self._workers.wait_seconds(model, 1))
         self._keep(new, new.submission)
-        self._redis_jobs.add(new.ticket)
+        self._redis_jobs.add(new.ticket, priority=new.submission.priority)
+
+    def _require_share(self, model: str, owner: str | None, places: int) -> None:
+        """Check that an owner's jobs leave room for others in a queue with `places` left.
+
+        Raises:
+            QueueFull: they do not.
+        """
+        if owner is None or self._redis_jobs.waiting(model) <= OWNER_SHARE * places:
+            return
+        own = self._redis_jobs.waiting_of(owner, model)
+        if own > OWNER_SHARE * places:
+            seconds = self._workers.wait_seconds(model, own)
+            detail = f"{own} of your jobs wait for {model}; the last {places} places are for others"
+            raise QueueFull(detail, retry_after_seconds=seconds)
 
     def _keep(self, new: _NewJob, submission: Submission, *, answer: str | None = None) -> None:
         """Store a job for its upload.

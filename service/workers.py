@@ -120,13 +120,37 @@ class Workers:
         """Return whether every worker of a known model has the fake engine."""
         return all(item.engine == "fake" for item in self._read()[1] if item.model.name == model)
 
-    def wait_seconds(self, model: str, jobs: int) -> int:
-        """Return the seconds that the model's live workers need for `jobs` jobs, at least 1."""
+    def pace(self, model: str) -> tuple[float, int]:
+        """Return the seconds that a job of a model takes, and the number of its workers.
+
+        The workers are those that are ready; if none is, those that are alive, and at least 1.
+        """
         for served in self.served():
             if served.name == model:
-                seconds_per_job = served.seconds_per_job or UNMEASURED_SECONDS_PER_JOB
-                return max(1, math.ceil(jobs * seconds_per_job / served.workers))
-        return max(1, math.ceil(jobs * UNMEASURED_SECONDS_PER_JOB))
+                seconds = served.seconds_per_job or UNMEASURED_SECONDS_PER_JOB
+                return seconds, served.ready or served.workers
+        return UNMEASURED_SECONDS_PER_JOB, 1
+
+    def wait_seconds(self, model: str, jobs: int) -> int:
+        """Return the seconds that the model's workers need for `jobs` jobs, at least 1."""
+        seconds, workers = self.pace(model)
+        return max(1, math.ceil(jobs * seconds / workers))
+
+    def seconds_until_end(self, model: str, position: int, running: int) -> float:
+        """Return the seconds after which a waiting job will have ended.
+
+        It starts when enough of the jobs before it have ended. Those that run have half of their
+        time left, on average.
+
+        Args:
+            position: of the job in its queue, 1 being next.
+            running: jobs of the model that run.
+        """
+        seconds, workers = self.pace(model)
+        must_end = position + running - workers
+        if must_end <= 0:
+            return seconds
+        return seconds + (must_end - 0.5 * min(1, running / workers)) * seconds / workers
 
     def are_absent(self, model: str, seconds: float) -> bool:
         """Return whether no worker of a model has announced itself for `seconds`.

@@ -130,9 +130,12 @@ class Runner:
 
     @property
     def seconds_per_job(self) -> float | None:
-        """Mean duration of the latest attempts, or None before the first."""
+        """Mean duration of the latest attempts; before the first, that of a clip, if known."""
         latest = self._latest_seconds
-        return sum(latest) / len(latest) if latest else None
+        if latest:
+            return sum(latest) / len(latest)
+        model = self.children.engine.model
+        return (model.clip_seconds or None) if model else None
 
     def run(self, job_id: str) -> None:
         """Make attempts until the job has ended; return at once if it is unknown or has ended.

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, ValidationError
 
-from rollout_core.contract import ExplainRequest, Frozen, Stage, UploadId, Webhook
+from rollout_core.contract import ExplainRequest, Frozen, Priority, Stage, UploadId, Webhook
 from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
 from rollout_core.patterns import ID
 
@@ -109,6 +109,7 @@ class Submission(StoredRecord):
         reused_from: the job whose result this one has.
         answer_key: equal for jobs that must have equal results; see `service.answers`.
         body_sha256: of what the client asked for; set if it sent an Idempotency-Key.
+        priority: orders the job among those that wait; see `service.fair_order`.
     """
 
     upload: UploadId | None = None
@@ -119,6 +120,7 @@ class Submission(StoredRecord):
     reused_from: JobId | None = None
     answer_key: str | None = None
     body_sha256: str | None = None
+    priority: Priority = "normal"
 
 
 class Ended(StoredRecord):

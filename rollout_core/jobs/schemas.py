@@ -15,6 +15,7 @@ from rollout_core.contract import (
     Frozen,
     Precision,
     Prediction,
+    Priority,
     SourceVideo,
     UploadId,
     VideoWarning,
@@ -75,6 +76,7 @@ class Job(Frozen):
     state: JobState
     model: str
     tag: str | None = Field(description="As the client set it.")
+    priority: Priority = Field("normal", description="As the client set it.")
     upload: UploadId | None = Field(
         description="The upload that it explains, for further jobs; null once that is gone."
     )

@@ -37,6 +37,7 @@ from service.maintenance import Reconciler
 from service.routes.artifacts import artifact_url
 from service.settings import Settings
 from service.upload_store import Received
+from service.usage import Owner
 from tests.service.owners import write_keys
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 8
@@ -169,12 +170,12 @@ def submit(
     announce()
     usual = jobs
 
-    def one(jobs: Jobs | None = None, **request: Any) -> str:
+    def one(jobs: Jobs | None = None, *, owner: Owner | None = None, **request: Any) -> str:
         with store.receiving() as path:
             path.write_bytes(b"video")
-            to = jobs or usual
-            with to.submissions.adding_upload(path, Received.of(path)) as upload:
-                return to.submit(JobOptions(**request), upload).id
+            to, name = jobs or usual, owner.name if owner else None
+            with to.submissions.adding_upload(path, Received.of(path), owner=name) as upload:
+                return to.submit(JobOptions(**request), upload, owner=owner).id
 
     return one
 

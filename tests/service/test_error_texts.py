@@ -16,7 +16,7 @@ FIELDS = (
     "the fields are: method, weighting, head_fusion, discard_ratio, start_layer, layer, "
     "reference, target, against, query, per_layer, full_rollout, faithfulness, model, sampling, "
     "clips, start_seconds, end_seconds, stream, allow_incomplete, overlay, "
-    "preview, fake, tag, webhook, reuse"
+    "preview, fake, tag, webhook, reuse, priority"
 )
 QUERY = (
     "this is not a query: write 'cls', a patch [CLIP:]FRAME:ROW:COLUMN such as '3:4:5', or a "

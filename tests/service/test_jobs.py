@@ -157,6 +157,18 @@ class TestDelete:
         assert leftovers() == []
 
 
+def test_a_job_that_runs_ends_after_what_is_left_of_its_time(
+    jobs, submit, announce, worker, shift_redis_clock
+):
+    announce(seconds_per_job=60)
+    job_id = submit()
+    worker.claim(job_id)
+
+    assert jobs.wait_seconds(jobs.get(job_id)) == 60
+    shift_redis_clock(4)
+    assert jobs.wait_seconds(jobs.get(job_id)) == 56
+
+
 def test_the_retry_time_grows_with_the_queue(jobs, submit, announce):
     announce(seconds_per_job=3)
     ids = [submit() for _ in range(3)]

@@ -86,7 +86,7 @@ class TestAdd:
         def add_elsewhere_first(*arguments):
             monkeypatch.setattr(jobs, "_enqueue", enqueue)
             assert jobs.add(ticket)
-            enqueue(*arguments)
+            return enqueue(*arguments)
 
         monkeypatch.setattr(jobs, "_enqueue", add_elsewhere_first)
 

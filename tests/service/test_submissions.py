@@ -14,6 +14,7 @@ from service.jobs import Jobs
 from service.routes.artifacts import artifact_url
 from service.submissions import Rules
 from service.upload_store import Received
+from service.usage import Owner
 
 ERROR = JobError(code="video_undecodable", title="The video cannot be decoded", detail="frame 3")
 
@@ -97,6 +98,43 @@ def test_a_full_queue_gives_a_time_to_retry(redis, store, submit, announce):
 
     assert caught.value.retry_after_seconds == 40
     assert jobs.get(submit(jobs, model="other")).queue_position == 1
+
+
+def test_one_owner_cannot_fill_a_queue(redis, store, submit, announce):
+    announce(seconds_per_job=2)
+    jobs = Jobs(redis, store, artifact_url=artifact_url, rules=Rules(max_queued=20))
+    greedy, other, third = (Owner(name=name) for name in ("greedy", "other", "third"))
+    for _ in range(19):
+        submit(jobs, owner=greedy)
+
+    with pytest.raises(QueueFull, match="19 of your jobs wait for fake; the last 1 places") as full:
+        submit(jobs, owner=greedy)
+    assert full.value.retry_after_seconds == 38
+    submit(jobs, owner=other)
+    with pytest.raises(QueueFull, match="20 jobs wait"):
+        submit(jobs, owner=third)
+
+
+def test_jobs_without_keys_fill_a_queue(redis, store, submit):
+    jobs = Jobs(redis, store, artifact_url=artifact_url, rules=Rules(max_queued=20))
+
+    assert len({submit(jobs) for _ in range(20)}) == 20
+
+
+def test_the_priority_of_a_job_orders_the_queue(jobs, submit):
+    low, normal = submit(priority="low"), submit()
+
+    assert [jobs.get(job_id).queue_position for job_id in (normal, low)] == [1, 2]
+    assert [jobs.get(job_id).priority for job_id in (normal, low)] == ["normal", "low"]
+
+
+def test_the_priority_of_a_job_that_redis_lost_is_kept(jobs, submit, redis, reconciler, announce):
+    low, normal = submit(priority="low"), submit()
+    redis.flushall()
+    announce()
+    reconciler.reconcile()
+
+    assert [jobs.get(job_id).queue_position for job_id in (normal, low)] == [1, 2]
 
 
 def test_a_job_that_cannot_be_queued_is_not_kept(jobs, submit, monkeypatch, leftovers):

@@ -157,6 +157,27 @@ def test_waiting_time_is_divided_by_live_workers(workers, announce):
     assert workers.wait_seconds("a", 0) == 1
 
 
+@pytest.mark.parametrize(
+    ("position", "running", "workers_", "seconds"),
+    [
+        (1, 0, 1, 10),
+        (3, 0, 1, 30),
+        (1, 1, 1, 15),
+        (3, 1, 1, 35),
+        (1, 1, 2, 10),
+        (1, 2, 2, 12.5),
+        (4, 2, 2, 27.5),
+        (8, 4, 4, 28.75),
+    ],
+)
+def test_the_end_of_a_waiting_job_is_told(workers, announce, position, running, workers_, seconds):
+    for number in range(workers_):
+        announce("a", worker=f"w{number}", seconds_per_job=10)
+    announce("a", worker="loading", seconds_per_job=10, ready=False)
+
+    assert workers.seconds_until_end("a", position, running) == seconds
+
+
 def test_without_measurements_a_job_counts_as_one_second(workers, announce):
     announce("a")
 

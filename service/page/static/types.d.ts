@@ -48,6 +48,7 @@ export interface Job {
   state: JobState;
   model: string;
   tag: string | null;
+  priority: "low" | "normal";
   upload: string | null;
   filename: string | null;
   reused_from: string | null;

@@ -44,6 +44,7 @@ class TestCreate:
             "model": "fake",
             "tag": None,
             "upload": job["upload"],
+            "priority": "normal",
             "filename": "clip.mp4",
             "reused_from": None,
             "expires_at": job["expires_at"],
