@@ -145,10 +145,10 @@ class DeadlineExceeded(RolloutError):
 
 
 class TooMuchWork(RolloutError):
-    """By its plan, the job cannot end before its deadline."""
+    """By its plan, the job cannot end before its deadline, or takes more than is allowed."""
 
     code = "too_much_work"
-    title = "The job would take too long"
+    title = "The job is too much work"
 
 
 class OutOfMemory(RolloutError):

@@ -155,6 +155,7 @@ def _open_services(settings: Settings) -> Services:
         max_bytes=settings.max_store_bytes,
         rules=Rules(
             max_queued=settings.max_queued,
+            max_array_bytes=settings.max_array_bytes,
             default_model=settings.default_model,
             check_webhook=webhooks.check,
         ),

@@ -23,6 +23,7 @@ from rollout_core.errors import (
     RolloutError,
     StoreFull,
     StoreUnavailable,
+    TooMuchWork,
     UnknownFormat,
     UnsupportedContainer,
 )
@@ -48,6 +49,7 @@ CORE_STATUS: Mapping[type[RolloutError], HTTPStatus] = {
     JobEnded: HTTPStatus.CONFLICT,
     UnsupportedContainer: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooMuchWork: HTTPStatus.UNPROCESSABLE_ENTITY,
     StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     UnknownFormat: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -10,6 +10,7 @@ from redis import ConnectionPool
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 from rollout_core.patterns import URL_PATH
+from rollout_core.work import DEFAULT_ARRAY_BYTES
 from service.auth import API_PREFIX
 from service.cors import check_origins
 from service.outbound import Hosts
@@ -81,6 +82,11 @@ class Settings(BaseSettings):
     )
     page: bool = Field(True, description="Serve the web page at the root path.")
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
+    max_array_bytes: int = Field(
+        DEFAULT_ARRAY_BYTES,
+        gt=0,
+        description="Most bytes of the arrays of a clip, uncompressed.",
+    )
     default_model: ModelName | None = Field(
         None, description="Model for requests that name none. Default: the only one."
     )

@@ -19,6 +19,7 @@ from rollout_core.jobs.records import Submission, Ticket
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import check_request, refuse_script
+from rollout_core.work import DEFAULT_ARRAY_BYTES, check_array_bytes, work_of
 from service.answers import Answers, answer_key
 from service.delivery_store import DeliveryStore
 from service.errors import QueueFull, QuotaExceeded, WebhookRefused
@@ -51,10 +52,12 @@ class Rules:
 
     Attributes:
         max_queued: jobs that may wait for one model.
+        max_array_bytes: of a result, before compression.
         default_model: for requests that name none.
     """
 
     max_queued: int = 1000
+    max_array_bytes: int = DEFAULT_ARRAY_BYTES
     default_model: str | None = None
     check_webhook: CheckWebhook = refuse_webhooks
 
@@ -171,6 +174,7 @@ class Submissions:
             WebhookRefused: the request's webhook may not be used.
             UnknownModel, ModelUnavailable, CheckpointsDiffer: see `Workers.choose`.
             InvalidRequest: the request does not fit the model.
+            TooMuchWork: the arrays of one clip are too large.
             QueueFull: the model's queue has reached its limit.
             QuotaExceeded: the owner has reached the limit of open jobs.
         """
@@ -197,6 +201,7 @@ class Submissions:
         default = self._rules.default_model
         spec = self._workers.choose(request.model, default=default, is_expected=self._has_open_jobs)
         check_request(request, spec)
+        check_array_bytes(work_of(request, spec, clips=1), self._rules.max_array_bytes)
         if request.fake is not None and not self._workers.runs_fake(spec.name):
             refuse_script(request)
         return spec

@@ -62,7 +62,7 @@ from worker.messages import (
     Working,
 )
 from worker.wire import Arrays
-from worker.work_estimate import check_work
+from worker.work_estimate import DEFAULT_LIMITS, WorkLimits, check_work
 
 MAX_BATCH_BYTES = 1 << 28
 """Most bytes of frames sent to the engine at once. The next batch waits here meanwhile."""
@@ -85,6 +85,7 @@ class AttemptInput:
         engine_timeout_seconds: timeout of the engine for each clip in a batch; None: a multiple
             of what a clip took at its warm-up.
         media_timeout_seconds: longest time between two messages of the media process.
+        limits: what the job may take.
         script: what the fake engine does; empty for a real one.
     """
 
@@ -97,6 +98,7 @@ class AttemptInput:
     deadline_seconds: float
     engine_timeout_seconds: float | None
     media_timeout_seconds: float
+    limits: WorkLimits = DEFAULT_LIMITS
     script: FakeScript = NO_SCRIPT
 
 
@@ -189,7 +191,7 @@ class Attempt:
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
             raise media.kill_as_lost("sent an invalid plan")
-        check_work(request, model, opened, seconds_left=left)
+        check_work(request, model, opened, self._job.limits, seconds_left=left)
         run = ResolvedRun.resolve(
             request,
             spec,

@@ -43,6 +43,7 @@ from worker.fake_script import script_of
 from worker.heartbeat import Canceled, Heartbeat, Pulse, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
 from worker.settings import Settings
+from worker.work_estimate import WorkLimits
 
 WORKER_DIED = "the worker died"
 """Cause of an attempt's end if that attempt could not report one."""
@@ -438,6 +439,10 @@ class Runner:
             deadline_seconds=self._settings.job_deadline_seconds,
             engine_timeout_seconds=self._settings.engine_timeout_seconds,
             media_timeout_seconds=self._settings.media_timeout_seconds,
+            limits=WorkLimits(
+                max_forwards=self._settings.max_forwards,
+                max_array_bytes=self._settings.max_array_bytes,
+            ),
             script=script_of(ticket.request, self._settings.engine),
         )
 

@@ -10,6 +10,7 @@ from rollout_core.command import settings_config
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS, PrecisionChoice
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.patterns import MODEL, SHA256
+from rollout_core.work import DEFAULT_ARRAY_BYTES
 
 DEFAULT_MODELS = {"torch": "moving-things", "fake": "fake"}
 
@@ -60,6 +61,12 @@ class Settings(InputFlags, BaseSettings):
         MAX_VIDEO_SECONDS, gt=0, description="Longest video that is accepted."
     )
     max_video_pixels: int = Field(MAX_VIDEO_PIXELS, gt=0, description="Most pixels in a frame.")
+    max_array_bytes: int = Field(
+        DEFAULT_ARRAY_BYTES, gt=0, description="Most bytes of a result's arrays, uncompressed."
+    )
+    max_forwards: int | None = Field(
+        None, gt=0, description="Most forwards of a job. Default: what its deadline allows."
+    )
     require_confinement: bool = Field(
         False, description="Refuse to start unless Landlock and seccomp are both in force."
     )

@@ -12,6 +12,7 @@ from rollout_core.errors import (
     JobEnded,
     StoreFull,
     StoreUnavailable,
+    TooMuchWork,
     UnknownModel,
     UnsupportedContainer,
 )
@@ -79,6 +80,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/jobs", tags=["jobs"])
             MalformedUpload,
             InvalidForm,
             InvalidRequest,
+            TooMuchWork,
             WebhookRefused,
             UnknownModel,
             UploadTooLarge,

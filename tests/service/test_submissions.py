@@ -4,7 +4,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.contract import ExplainRequest, JobOptions
-from rollout_core.errors import InvalidRequest, UnknownModel
+from rollout_core.errors import InvalidRequest, TooMuchWork, UnknownModel
 from rollout_core.jobs.records import JobError
 from rollout_core.jobs.redis_records import redis_now
 from service.errors import ModelUnavailable, QueueFull
@@ -61,6 +61,16 @@ def test_a_request_that_does_not_fit_the_model_is_refused(submit, leftovers, req
         submit(**request_)
 
     assert leftovers() == []
+
+
+def test_a_request_with_too_large_arrays_is_refused(redis, store, submit, leftovers):
+    rules = Rules(max_array_bytes=2_000)
+    jobs = Jobs(redis, store, artifact_url=artifact_url, rules=rules)
+    with pytest.raises(TooMuchWork, match=r"the arrays of 1 clip, 64 queries, .* are allowed"):
+        submit(jobs, query=["cls"] * 64)
+
+    assert leftovers() == []
+    submit(jobs)
 
 
 def test_only_a_fake_engine_takes_a_script(submit, jobs, announce):

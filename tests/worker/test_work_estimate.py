@@ -4,10 +4,12 @@ from rollout_core.contract import ExplainRequest
 from rollout_core.errors import TooMuchWork
 from worker.fake_engine import SPECS
 from worker.messages import Opened, Ready
-from worker.work_estimate import SAFETY, check_work
+from worker.work_estimate import DEFAULT_LIMITS, SAFETY, WorkLimits, check_work
 
 
-def check(*, clips=1, media=0.0, clip=1.0, batch=1, left=900.0, **request: object) -> None:
+def check(
+    *, clips=1, media=0.0, clip=1.0, batch=1, left=900.0, limits=DEFAULT_LIMITS, **request: object
+) -> None:
     ready = Ready(
         spec=SPECS["fake"],
         checkpoint_sha256=None,
@@ -26,7 +28,7 @@ def check(*, clips=1, media=0.0, clip=1.0, batch=1, left=900.0, **request: objec
         height=2160,
         media_seconds=media,
     )
-    check_work(ExplainRequest(**request), ready, opened, seconds_left=left)
+    check_work(ExplainRequest(**request), ready, opened, limits, seconds_left=left)
 
 
 def test_a_minute_of_4k60_is_refused_with_the_numbers():
@@ -49,3 +51,20 @@ def test_forwards_of_faithfulness_count():
     check(clip=3.0)
     with pytest.raises(TooMuchWork, match="running the model 694 times"):
         check(clip=5.0, faithfulness=True)
+
+
+def test_forwards_are_limited():
+    limits = WorkLimits(max_forwards=60)
+    check(clips=60, limits=limits)
+    check(clips=10, limits=limits, method="difference", target=0)
+    with pytest.raises(TooMuchWork, match="11 clips take 66 forwards of the model; 60 are allowed"):
+        check(clips=11, limits=limits, method="difference", target=0)
+    with pytest.raises(TooMuchWork, match="1 clips take 694 forwards"):
+        check(limits=limits, faithfulness=True)
+
+
+def test_bytes_of_arrays_are_limited():
+    everything = {"query": ["cls"] * 64, "per_layer": True}
+    check(clips=600, batch=8, **everything)
+    with pytest.raises(TooMuchWork, match="600 clips, 64 queries, 0 targets and 4 layers take"):
+        check(clips=600, batch=8, limits=WorkLimits(max_array_bytes=80_000_000), **everything)
