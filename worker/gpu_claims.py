@@ -11,6 +11,7 @@ The files stay: removing one that another process is about to lock would let two
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from pathlib import Path
 
 PRIVATE = 0o700
 PRIVATE_FILE = 0o600
+
+log = logging.getLogger(__name__)
 
 
 class Claim:
@@ -53,8 +56,18 @@ class GpuClaims:
             None if all are claimed, and `share` is false.
 
         Raises:
-            OSError: the folder cannot be written, or has no locks.
+            OSError: the folder cannot be written, or its file system has no locks. A worker that
+                shares needs none, and gets the first.
         """
+        try:
+            return self._take(uuids, share=share)
+        except OSError as error:
+            if not share or not uuids:
+                raise
+            log.warning("%s; other workers do not see that this one uses %s", error, uuids[0])
+            return Claim(uuids[0], -1)
+
+    def _take(self, uuids: Sequence[str], *, share: bool) -> Claim | None:
         with self._choosing():
             claims = {uuid: sum(map(self._is_locked, self._files(uuid))) for uuid in uuids}
             least = min(claims, key=lambda uuid: claims[uuid], default=None)

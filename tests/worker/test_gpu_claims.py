@@ -138,11 +138,21 @@ def test_the_files_are_private_and_few(claims, folder):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_file_system_without_locks_is_named(claims, folder, monkeypatch):
-    def no_locks(descriptor, kind):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+def no_locks(descriptor, kind):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
+
+def test_a_file_system_without_locks_is_named(claims, folder, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(OSError, match="GPUs cannot be claimed: No locks available") as caught:
         claims.take(["GPU-a"])
     assert caught.value.filename == str(folder)
+
+
+def test_a_worker_that_shares_needs_no_locks(claims, caplog, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    claim = claims.take(["GPU-b", "GPU-a"], share=True)
+    assert claim.uuid == "GPU-b"
+    claim.release()
+    assert "GPUs cannot be claimed: No locks available" in caplog.text
+    assert "other workers do not see that this one uses GPU-b" in caplog.text
