@@ -83,9 +83,14 @@ def test_a_worker_for_a_gpu_that_is_not_there_ends_for_good(start, log):
     )
 
 
-def test_a_gpu_that_pytorch_cannot_use_is_left_to_others(start, claims, log):
-    """The PyTorch that is installed may have no CUDA, as where this test runs."""
+def test_a_worker_goes_on_when_a_gpu_is_free_and_leaves_it_if_pytorch_cannot_use_it(
+    start, claims, log
+):
+    """The PyTorch that is installed may have no CUDA. Here, it cannot find the faked GPU."""
+    other = claims.take(["GPU-a"])
     start("--device", "auto")
+    wait_until(lambda: "waiting until one is free" in log.read_text())
+    other.release()
     wait_until(lambda: "ready: moving-things" in log.read_text(), 120)
     assert "claimed cuda:0 NVIDIA H100 80GB HBM3 (GPU-a), 77.0 GiB free" in log.read_text()
     assert "ready: moving-things on cpu" in log.read_text()
