@@ -33,7 +33,8 @@ WORKER = (
     *("dtype", "engine", "engine_load_seconds", "engine_timeout_seconds", "job_deadline_seconds"),
     *("labels", "max_array_bytes", "max_attempts", "max_forwards", "max_video_pixels"),
     *("max_video_seconds", "mean"),
-    *("media_timeout_seconds", "model", "redis_url", "require_confinement", "std", "stride"),
+    *("media_timeout_seconds", "model", "redis_url", "require_confinement", "share_gpu", "std"),
+    "stride",
 )
 EXPLAIN = (
     *("against", "allow_incomplete", "channel_order", "clips", "compare", "device"),

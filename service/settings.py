@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         None,
         description="NAME or NAME=CHECKPOINT of the standalone worker. Default: the worker's.",
     )
-    device: str = Field("auto", description="Device of the standalone worker: auto, cpu, cuda ….")
+    device: str = Field("auto", description="Device of the standalone worker; see rollout-worker.")
 
     @field_validator("root_path")
     @classmethod

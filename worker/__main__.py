@@ -3,8 +3,11 @@
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -18,12 +21,19 @@ from rollout_core.command import (
 )
 
 with require_extra("rollout-worker", "worker"):
-    from rollout_core.errors import OtherStore
+    from redis import Redis
+
+    from rollout_core.errors import DeviceError, OtherStore
     from rollout_core.jobs.redis_records import require_store
     from rollout_core.jobs.store import ArtifactStore
     from worker import fake_engine
     from worker.children import Children
+    from worker.engine_gpu import LOOK_SECONDS, EngineGpu, GpuSearch
     from worker.fake_workers import FakeWorkers
+    from worker.gpu_choice import is_of_gpu
+    from worker.gpu_claims import GpuClaims
+    from worker.gpus import VISIBLE_DEVICES, open_nvml
+    from worker.health import announce_waiting
     from worker.heartbeat import Shutdown
     from worker.lazy_children import LazyChildren
     from worker.messages import Confinement, EngineOptions, MediaOptions
@@ -35,6 +45,9 @@ with require_extra("rollout-worker", "worker"):
 
 REDIS_TIMEOUT_SECONDS = 2.0
 """Timeout of one Redis call, so that a Redis that hangs delays a running job only briefly."""
+
+TORCH_MODULES = ("torch", "timm", "einops", "safetensors", "huggingface_hub", "pynvml")
+"""What the real engine needs besides."""
 
 log = logging.getLogger("worker")
 
@@ -57,7 +70,7 @@ def main() -> None:
     make_files_private()
     if settings.engine == "torch":
         with require_extra("rollout-worker", "worker"):
-            require_modules("torch", "timm", "einops", "safetensors", "huggingface_hub")
+            require_modules(*TORCH_MODULES)
     confinement = _confinement(settings)
     if settings.engine == "fake" and settings.model is None:
         sys.exit(FakeWorkers(partial(_run_fake, settings, confinement)).serve())
@@ -74,25 +87,23 @@ def _run_fake(settings: Settings, confinement: Confinement, model: str) -> None:
 def _run(settings: Settings, start_children: Callable[[], Children]) -> None:
     """Serve jobs of one model until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, _leave)
-    children = start_children()
     try:
-        _serve(settings, children)
-    except EngineUnusable as error:
+        children = start_children()
+        try:
+            _serve(settings, children)
+        finally:
+            children.close()
+    except (EngineUnusable, DeviceError) as error:
         print(f"rollout-worker: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(UNUSABLE_STATUS if error.is_lasting else 1)
+        is_lasting = isinstance(error, DeviceError) or error.is_lasting
+        sys.exit(UNUSABLE_STATUS if is_lasting else 1)
     except (NameTaken, Exhausted, OSError, OtherStore, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
-    finally:
-        children.close()
 
 
 def _serve(settings: Settings, children: Children) -> None:
     """Wait for the engine, then take jobs until SIGINT or SIGTERM."""
-    quick = connect(
-        settings.redis_url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-    )
+    quick = _connect(settings)
     shutdown = Shutdown(settings.drain_seconds)
     records = RetryingRecords(quick, shutdown.check_shutdown)
     store = ArtifactStore(settings.data_dir)
@@ -102,8 +113,9 @@ def _serve(settings: Settings, children: Children) -> None:
         supervisor.await_engine()
         supervisor.require_name()
         model = children.engine.require_model()
+        children.release_unused_gpu()
         log.info("precision: %s", model.precision_report)
-        log.info("ready: %s on %s", settings.model_name, model.device)
+        log.info("ready: %s on %s", settings.model_name, children.gpu or model.device)
         supervisor.work(logging_level="WARNING")
         supervisor.check_store()
         if supervisor.exhausted:
@@ -128,13 +140,14 @@ def _confinement(settings: Settings) -> Confinement:
 
 
 def _children(settings: Settings, confinement: Confinement, *, is_lazy: bool = False) -> Children:
+    gpu = _claim_gpu(settings)
     options = EngineOptions(
         model=settings.model_name,
         checkpoint=settings.checkpoint,
         settings=settings.input_settings,
         checkpoint_sha256=settings.checkpoint_sha256,
         batch_clips=settings.batch_clips,
-        device=settings.device,
+        device="cuda" if gpu and settings.device != "auto" else settings.device,
         dtype=settings.dtype,
     )
     media_options = MediaOptions(
@@ -149,7 +162,43 @@ def _children(settings: Settings, confinement: Confinement, *, is_lazy: bool = F
         return LazyChildren(
             settings.engine, options, media_options, load_seconds=load_seconds, model=model
         )
-    return Children(settings.engine, options, media_options, load_seconds=load_seconds)
+    return Children(settings.engine, options, media_options, load_seconds=load_seconds, gpu=gpu)
+
+
+def _claim_gpu(settings: Settings) -> EngineGpu | None:
+    """Claim a GPU for the engine; wait for one while other workers have all of them.
+
+    Returns:
+        None if the engine needs none, or if NVML finds none: then PyTorch looks for the device.
+
+    Raises:
+        DeviceError: the settings name a GPU that is not here.
+    """
+    if settings.engine == "fake" or not is_of_gpu(settings.device):
+        return None
+    nvml = open_nvml()
+    if nvml is None:
+        return None
+    claims = GpuClaims(ArtifactStore(settings.data_dir).root / "gpus")
+    visible = os.environ.get(VISIBLE_DEVICES)
+    search = GpuSearch(nvml, claims, wish=settings.device, visible=visible)
+    return search.claim(share=settings.share_gpu, idle=partial(_wait, _connect(settings)))
+
+
+def _wait(redis: Redis) -> None:
+    """Tell the health check that this worker waits, and pause."""
+    with suppress(*UNREACHABLE):
+        announce_waiting(redis, socket.gethostname())
+    time.sleep(LOOK_SECONDS)
+
+
+def _connect(settings: Settings) -> Redis:
+    """Return a client whose calls have a short timeout."""
+    return connect(
+        settings.redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+    )
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -18,6 +18,7 @@ from stat import S_ISREG
 from rollout_core.contract import Frozen
 from worker.child import GONE_SECONDS, Child, ChildProcess
 from worker.cores import thread_environment
+from worker.engine_gpu import EngineGpu
 from worker.fork_server import ForkServer
 from worker.messages import EngineOptions, MediaOptions, Message, Ready
 from worker.wire import Arrays
@@ -34,6 +35,9 @@ The slowest method, with all options, takes 5 times as long as the warm-up; see 
 LEAST_ENGINE_SECONDS = 10.0
 """Shortest timeout for the engine that is computed from the warm-up."""
 
+CPU = "cpu"
+"""Device of an engine that uses no GPU."""
+
 MAX_MEDIA_FILES = 64
 """Most files that a media process may have at a time."""
 
@@ -41,10 +45,15 @@ BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
 
 
-def start_process(kind: str, options: Frozen) -> ChildProcess:
+def start_process(
+    kind: str, options: Frozen, environment: dict[str, str] | None = None
+) -> ChildProcess:
     """Start `worker.child_main` as `kind`. Its output is inherited.
 
     Its OpenMP threads are as many as the cores, and sleep while they wait; see `worker.cores`.
+
+    Args:
+        environment: variables that it gets besides.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -53,7 +62,7 @@ def start_process(kind: str, options: Frozen) -> ChildProcess:
             [sys.executable, "-P", "-m", "worker.child_main", *arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env=os.environ | thread_environment(os.environ),
+            env=os.environ | thread_environment(os.environ) | (environment or {}),
         )
         return ChildProcess(process, Connection(ours.detach()))
 
@@ -61,9 +70,15 @@ def start_process(kind: str, options: Frozen) -> ChildProcess:
 class Engine(Child):
     """The child that holds the model."""
 
-    def __init__(self, kind: str, options: EngineOptions, load_seconds: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        options: EngineOptions,
+        load_seconds: float,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         """Start an engine, which must send `Ready` within `load_seconds`."""
-        super().__init__("the engine", start_process(kind, options))
+        super().__init__("the engine", start_process(kind, options, environment))
         self.model: Ready | None = None
         self.expect(load_seconds)
 
@@ -135,11 +150,13 @@ class Children:
         *,
         load_seconds: float,
         start_media: Callable[[MediaOptions], Media] | None = None,
+        gpu: EngineGpu | None = None,
     ) -> None:
         """Start the engine, and the template of media processes.
 
         Args:
             load_seconds: timeout for the engine to load its model.
+            gpu: the one that every engine uses; it is released by `close`. Default: as CUDA finds.
             start_media: starts a media process; default: it is forked from a template.
         """
         self._engine_kind = engine_kind
@@ -147,6 +164,7 @@ class Children:
         self._media_options = media_options
         self._load_seconds = load_seconds
         self._start_media = start_media
+        self.gpu = gpu
         self.engine = self._start_engine()
         self.template = self._start_template()
 
@@ -177,14 +195,26 @@ class Children:
         if self.template is not None:
             self.template.restart_if_dead()
 
+    def release_unused_gpu(self) -> None:
+        """Release the GPU if the engine, which has loaded its model, runs on the CPU.
+
+        The PyTorch that is installed may have no CUDA.
+        """
+        if self.gpu is not None and self.engine.require_model().device == CPU:
+            self.gpu.release()
+            self.gpu = None
+
     def close(self) -> None:
-        """Stop the engine, and kill the template."""
+        """Stop the engine, release its GPU, and kill the template."""
         if self.template is not None:
             self.template.close()
         self.engine.stop()
+        if self.gpu is not None:
+            self.gpu.release()
 
     def _start_engine(self) -> Engine:
-        return Engine(self._engine_kind, self._engine_options, self._load_seconds)
+        environment = self.gpu.environment if self.gpu else {}
+        return Engine(self._engine_kind, self._engine_options, self._load_seconds, environment)
 
     def _start_template(self) -> ForkServer | None:
         return None if self._start_media else ForkServer()

@@ -31,7 +31,14 @@ class Settings(InputFlags, BaseSettings):
     checkpoint_sha256: str | None = Field(
         None, pattern=SHA256, description="SHA-256 that the checkpoint must have."
     )
-    device: str = Field("auto", description="Device of torch; auto: a GPU if there is one.")
+    device: str = Field(
+        "auto",
+        description="auto (a free GPU if there is one), cpu, cuda (a free GPU), cuda:NUMBER, or a "
+        "UUID or the beginning of one: GPU-…, MIG-….",
+    )
+    share_gpu: bool = Field(
+        False, description="Use a GPU that other workers use, too, if none is free."
+    )
     dtype: PrecisionChoice = Field(
         "auto",
         description="Number format of the model; auto: the fastest that agrees with float32.",

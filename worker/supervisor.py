@@ -457,6 +457,7 @@ class Supervisor(SimpleWorker):
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
             engine=self._settings.engine,
             device=model.device if model else self._settings.device,
+            gpu=self._children.gpu.measure() if self._children.gpu else None,
             precision=model.precision if model else None,
             ready=is_usable and not stopping,
             stopping=stopping,

@@ -208,6 +208,19 @@ class JobRecords:
         return cast(T, result)
 
 
+class Gpu(Frozen):
+    """The GPU, or the MIG slice of one, on which a worker's engine runs.
+
+    Attributes:
+        memory_used_bytes: by all processes that use it.
+    """
+
+    uuid: str
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int
+
+
 class Announcement(Frozen):
     """What a worker announces about itself at every heartbeat."""
 
@@ -215,6 +228,7 @@ class Announcement(Frozen):
     checkpoint_sha256: str | None
     engine: Literal["torch", "fake"]
     device: str
+    gpu: Gpu | None = Field(None, description="None on a CPU, or if the GPU cannot be measured.")
     precision: Precision | None = Field(None, description="None while its engine is loading.")
     ready: bool = Field(description="False while its engine is loading, or while it pauses.")
     waiting_for: Literal["store"] | None = Field(

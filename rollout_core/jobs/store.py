@@ -1,6 +1,7 @@
 """The artifact store: a folder per job. Files and folders appear in it only when complete.
 
     identity/id                   a random id, by which a process tells this store from others
+    gpus/<uuid>.<n>               locked by the worker that uses this GPU; see `worker.gpu_claims`
     session/secret                signs the sessions of browsers; see `service.sessions`
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job

@@ -111,6 +111,15 @@ def test_only_the_torch_worker_wants_a_gpu(base):
     assert gpu == {"worker"}
 
 
+def test_each_worker_chooses_among_all_gpus_by_a_claim_in_the_shared_volume(base):
+    """With fewer, `--scale` would give all of them the same."""
+    worker = base["services"]["worker"]
+    (devices,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert worker["environment"]["ROLLOUT_DEVICE"] == "cuda"
+    assert "artifacts:/data" in worker["volumes"]
+
+
 def test_cpu_override_removes_only_the_gpu(base, cpu):
     expected = copy.deepcopy(base)
     del expected["services"]["worker"]["deploy"]

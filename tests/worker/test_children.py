@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.system.processes import is_alive
 from tests.system.waiting import wait_until
+from tests.worker.fake_nvml import FakeGpu, FakeNvml
 from worker import children as children_module
 from worker.child import Child, ChildLost, next_message
 from worker.children import Children, Engine, Media, start_process
+from worker.engine_gpu import EngineGpu, GpuSearch
+from worker.gpu_claims import GpuClaims
 from worker.messages import EngineOptions, MediaOptions, Ready
 
 
@@ -186,3 +190,76 @@ def test_close_leaves_no_process():
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     children.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.fixture
+def claims(tmp_path) -> GpuClaims:
+    return GpuClaims(tmp_path / "gpus")
+
+
+@pytest.fixture
+def gpu(claims) -> EngineGpu:
+    search = GpuSearch(FakeNvml((FakeGpu("GPU-a"),)), claims, wish="cuda", visible=None)
+    gpu = search.claim(share=False, idle=idle)
+    assert gpu is not None
+    return gpu
+
+
+@pytest.fixture
+def children_on_gpu(gpu) -> Iterator[Children]:
+    options = EngineOptions(model="fake"), MediaOptions()
+    children = Children("fake", *options, load_seconds=30, gpu=gpu)
+    yield children
+    children.close()
+
+
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the folder itself, in this process
+            found.add(str(path.readlink()))
+    return found
+
+
+def test_every_engine_sees_the_claimed_gpu_alone(children_on_gpu, claims, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for _ in range(2):
+        load(children_on_gpu)
+        assert b"CUDA_VISIBLE_DEVICES=GPU-a" in environment(children_on_gpu.engine.pid)
+        assert claims.take(["GPU-a"]) is None
+        children_on_gpu.engine.kill()
+        assert claims.take(["GPU-a"]) is None
+        children_on_gpu.restart_dead()
+
+
+def test_no_child_inherits_the_claim(children_on_gpu, tmp_path):
+    load(children_on_gpu)
+    media = children_on_gpu.take_media()
+    claim = str(tmp_path / "gpus" / "GPU-a.0")
+    try:
+        assert claim in open_files(os.getpid())
+        for pid in (children_on_gpu.engine.pid, children_on_gpu.template.pid, media.pid):
+            assert claim not in open_files(pid)
+    finally:
+        media.kill()
+
+
+def test_close_releases_the_gpu(children_on_gpu, claims):
+    children_on_gpu.close()
+    assert claims.take(["GPU-a"])
+
+
+@pytest.mark.parametrize(("device", "is_kept"), [("NVIDIA T4", True), ("cpu", False)])
+def test_a_gpu_is_released_if_the_engine_runs_on_the_cpu(children_on_gpu, claims, device, is_kept):
+    load(children_on_gpu)
+    engine = children_on_gpu.engine
+    engine.model = engine.model.model_copy(update={"device": device})
+
+    children_on_gpu.release_unused_gpu()
+
+    assert (children_on_gpu.gpu is not None) == is_kept
+    assert (claims.take(["GPU-a"]) is None) == is_kept

@@ -12,7 +12,7 @@ from redis import Redis
 from rollout_core.jobs.redis_records import LIVE_SECONDS, WORKERS_KEY, Announcement
 from tests.system.valkey import running_valkey, url_of
 from worker.fake_engine import SPECS
-from worker.health import is_beating, new_name
+from worker.health import announce_waiting, is_beating, is_waiting, new_name
 from worker.redis_jobs import RetryingRecords
 
 
@@ -94,6 +94,19 @@ def test_announcement_of_another_version_is_skipped(redis, worker):
 def test_removed_announcement_does_not_count(redis, worker):
     RetryingRecords(redis).remove_announcement(worker)
     assert not is_beating(redis, socket.gethostname(), datetime.now(UTC))
+
+
+def test_worker_that_waits_for_a_gpu_is_well_until_it_is_silent(url, redis):
+    announce_waiting(redis, socket.gethostname())
+    assert not is_waiting(redis, "elsewhere")
+    assert not redis.exists(WORKERS_KEY)
+    assert check(url).returncode == 0
+
+    (key,) = redis.keys("rollout:waiting:*")
+    assert 0 < redis.ttl(key) <= LIVE_SECONDS
+    redis.delete(key)  # as when it expires
+
+    assert check(url).returncode == 1
 
 
 def test_command_succeeds_while_a_worker_is_alive(url, redis, worker):

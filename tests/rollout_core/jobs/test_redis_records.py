@@ -6,7 +6,9 @@ from rollout_core.jobs.redis_records import (
     STORE_KEY,
     STORE_SECONDS,
     WORKERS_KEY,
+    Announcement,
     Announcements,
+    Gpu,
     JobRecords,
     announce_store,
     job_key,
@@ -14,6 +16,7 @@ from rollout_core.jobs.redis_records import (
     require_store,
     token_key,
 )
+from rollout_core.model.specs import ModelSpec
 
 IDS = [f"{number:032x}" for number in range(3)]
 
@@ -128,6 +131,27 @@ def test_an_unreadable_announcement_is_skipped_but_can_be_removed(redis):
     announcements.remove("other-version")
     announcements.remove()
     assert announcements.read_raw() == {}
+
+
+def test_an_announcement_tells_the_gpu_but_only_if_there_is_one(redis):
+    announcements = Announcements(redis)
+    on_cpu = Announcement(
+        model=ModelSpec(name="m", frames=4, clip_seconds=1, height=32, width=48, classes=3),
+        checkpoint_sha256=None,
+        engine="torch",
+        device="cpu",
+        ready=True,
+        beat_at=redis_now(redis),
+    )
+    gpu = Gpu(uuid="GPU-1", name="NVIDIA T4", memory_total_bytes=16, memory_used_bytes=3)
+    announcements.write("cpu", on_cpu)
+    announcements.write("gpu", on_cpu.model_copy(update={"gpu": gpu}))
+
+    found = announcements.read()
+
+    assert (found["cpu"].gpu, found["gpu"].gpu) == (None, gpu)
+    assert b"gpu" not in announcements.read_raw()["cpu"]
+    assert found["cpu"].identity() == found["gpu"].identity()
 
 
 def test_a_store_is_checked_against_the_one_of_the_service(redis):
