@@ -18,13 +18,14 @@ SERVICE = (
     *("max_queued", "max_store_bytes", "max_upload_bytes", "model", "port", "private_hosts"),
     *("redis_url", "result_ttl", "root_path", "standalone", "trusted_proxies", "unix_socket"),
     *("upload_idle_seconds", "upload_ttl", "video_url_hosts", "webhook_hosts"),
-    *("page", "session_ttl", "webhook_secret_file"),
+    *("page", "session_ttl", "webhook_secret_file", "log_format", "log_level"),
 )
 WORKER = (
     *("batch_clips", "channel_order", "checkpoint_sha256", "data_dir", "device", "drain_seconds"),
     *("dtype", "engine", "engine_load_seconds", "engine_timeout_seconds", "job_deadline_seconds"),
     *("labels", "max_attempts", "max_video_pixels", "max_video_seconds", "mean"),
     *("media_timeout_seconds", "model", "redis_url", "require_confinement", "std", "stride"),
+    *("log_format", "log_level"),
 )
 EXPLAIN = (
     *("against", "allow_incomplete", "channel_order", "clips", "compare", "device"),

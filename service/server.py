@@ -1,6 +1,7 @@
 """Runs the app under uvicorn, with timeouts and a limit of connections."""
 
 import asyncio
+import logging
 import resource
 import socket
 import sys
@@ -39,7 +40,9 @@ event loop would wait 5 ms for each busy thread, several times in each request."
 OTHER_FILES = 200
 """Open files of the service that belong to no connection."""
 
-ACCESS_NOTICE = "rollout-service: no API keys are set; only this machine can connect\n"
+ACCESS_NOTICE = "no API keys are set; only this machine can connect"
+
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
@@ -66,7 +69,8 @@ def make_server(settings: Settings) -> uvicorn.Server:
         ws="none",
         lifespan="on",
         server_header=False,
-        access_log=False,
+        access_log=False,  # `AccessLog` writes it
+        log_config=None,
         log_level="warning",
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.drain_seconds,
@@ -292,7 +296,8 @@ class _Server(uvicorn.Server):
             host, port, *_ = listener.getsockname()
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             notice = _access_notice(host)
-        sys.stderr.write("" if self._has_keys else notice)
+        if not self._has_keys:
+            logger.warning(notice)
         sys.stdout.write(f"rollout-service listens on {url}\n")
         sys.stdout.flush()
 
@@ -311,6 +316,6 @@ def _access_notice(host: str) -> str:
     if ip_address(host).is_loopback:
         return ACCESS_NOTICE
     return (
-        f"rollout-service: WARNING: it listens on {host} and NO API KEYS are set: everyone who "
-        "can connect can run, see and delete all jobs; set ROLLOUT_API_KEYS_FILE\n"
+        f"it listens on {host} and NO API KEYS are set: everyone who can connect can run, see and "
+        "delete all jobs; set ROLLOUT_API_KEYS_FILE"
     )

@@ -17,6 +17,7 @@ from stat import S_ISREG
 
 from rollout_core.contract import Frozen
 from worker.child import GONE_SECONDS, Child, ChildProcess
+from worker.child_output import OutputReader
 from worker.cores import thread_environment
 from worker.fork_server import ForkServer
 from worker.messages import EngineOptions, MediaOptions, Message, Ready
@@ -24,6 +25,9 @@ from worker.wire import Arrays
 
 REAP_SECONDS = 2.0
 """Wait this long for a killed media process: the kernel may still write to a slow disk for it."""
+
+OUTPUT_SECONDS = 0.5
+"""Wait this long until the last output of a killed engine is logged."""
 
 CLIP_ALLOWANCE = 20
 """Timeout for a clip, as a multiple of the seconds that a clip took at the warm-up.
@@ -42,7 +46,7 @@ BLOCK_BYTES = 512
 
 
 def start_process(kind: str, options: Frozen) -> ChildProcess:
-    """Start `worker.child_main` as `kind`. Its output is inherited.
+    """Start `worker.child_main` as `kind`. Its output is a pipe; see `OutputReader`.
 
     Its OpenMP threads are as many as the cores, and sleep while they wait; see `worker.cores`.
     """
@@ -52,6 +56,8 @@ def start_process(kind: str, options: Frozen) -> ChildProcess:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.child_main", *arguments],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
             env=os.environ | thread_environment(os.environ),
         )
@@ -63,7 +69,10 @@ class Engine(Child):
 
     def __init__(self, kind: str, options: EngineOptions, load_seconds: float) -> None:
         """Start an engine, which must send `Ready` within `load_seconds`."""
-        super().__init__("the engine", start_process(kind, options))
+        started = start_process(kind, options)
+        super().__init__("the engine", started)
+        assert started.process.stdout is not None
+        self._output = OutputReader(self.name, started.process.stdout)
         self.model: Ready | None = None
         self.expect(load_seconds)
 
@@ -73,6 +82,10 @@ class Engine(Child):
         if isinstance(message, Ready):
             self.model = message
         return message, arrays
+
+    def _log_output(self) -> None:
+        """Wait for the thread that logs the output as it comes."""
+        self._output.finish(OUTPUT_SECONDS)
 
     def expect_work(self, clips: int, clip_seconds: float | None) -> None:
         """Start the timeout for running the model on `clips` clips.
