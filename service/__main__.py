@@ -1,11 +1,12 @@
 """The command `rollout-service`, or `python -m service`."""
 
+import os
 import signal
 import sys
 from contextlib import nullcontext, suppress
 from types import FrameType
 
-from rollout_core import logs
+from rollout_core import logs, tracing
 from rollout_core.command import make_files_private, read_settings, require_extra
 from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
@@ -31,8 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(number, _exit_once)
     settings = read_settings(Settings, arguments, _prepare_logs)
     make_files_private()
-    with logs.telling_exit("rollout-service"):
-        _run(settings)
+    tracing.configure("rollout-service", os.environ)
+    try:
+        with logs.telling_exit("rollout-service"):
+            _run(settings)
+    finally:
+        tracing.shut_down()
 
 
 def _prepare_logs(settings: Settings) -> None:

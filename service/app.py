@@ -14,7 +14,8 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
-from service import cors, docs, openapi, problems
+from service import cors, docs, instrumentation, openapi, problems
+from service.access_log import NoteRoute
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
 from service.dependencies import Services, refuse_unknown_input
@@ -122,6 +123,7 @@ def create_app(settings: Settings) -> FastAPI:
         page.install(app)
     else:
         page.install_without_page(app)
+    instrumentation.install(app)
     return app
 
 
@@ -229,6 +231,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         has_keys=has_keys,
         origins=settings.cors_origins,
     )
+    app.add_middleware(NoteRoute)
     app.add_middleware(RequireKey)
     app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
     app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)

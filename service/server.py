@@ -17,6 +17,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from rollout_core import logs
+from service.access_log import HEADER, AccessLog, log_answer, new_request_id
 from service.app import create_app
 from service.connections import LINGER_SECONDS, LingeringTransport, Timer, make_room
 from service.problems import RETRY_AFTER_SECONDS, ProblemResponse, too_many_connections
@@ -54,15 +56,15 @@ def serve(settings: Settings) -> None:
 
 def make_server(settings: Settings) -> uvicorn.Server:
     """Return the server, not started yet."""
-    app = create_app(settings)
+    app, proxies = create_app(settings), TrustedProxies(settings.trusted_proxies)
     config = uvicorn.Config(
-        _ShutdownResponder(RejectAmbiguousLength(app)),
+        AccessLog(_ShutdownResponder(RejectAmbiguousLength(app)), proxies),
         host=settings.host,
         port=settings.port,
         uds=str(settings.unix_socket) if settings.unix_socket else None,
         http=partial(  # type: ignore[arg-type]
             GuardedProtocol,
-            proxies=TrustedProxies(settings.trusted_proxies),
+            proxies=proxies,
             address_limit=settings.address_limit,
         ),
         proxy_headers=False,  # uvicorn believes those of 127.0.0.1; CheckHosts reads them
@@ -187,7 +189,8 @@ class GuardedProtocol(H11Protocol):
         if excess > SPARE_CONNECTIONS:
             self.transport.abort()
         elif excess > 0:
-            self.app = too_many_connections("the service, or your address,")
+            refusal = too_many_connections("the service, or your address,")
+            self.app = AccessLog(refusal, self._proxies)
 
     def _protocols(self) -> Iterable["GuardedProtocol"]:
         return cast(Iterable[GuardedProtocol], self.connections)
@@ -227,8 +230,11 @@ class GuardedProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return
-        problem = ProblemResponse(status, code, title, detail)
-        headers = [*problem.raw_headers, (b"connection", b"close")]
+        problem, request_id = ProblemResponse(status, code, title, detail), new_request_id()
+        own = [(b"connection", b"close"), (HEADER.lower().encode(), request_id.encode())]
+        headers = [*problem.raw_headers, *own]
+        with logs.task_about(request_id=request_id):
+            log_answer({"status": status, "client": self.client[0] if self.client else "unix"})
         head = h11.Response(status_code=status, headers=headers, reason=title.encode())
         for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))

@@ -4,6 +4,7 @@ A job that equals one of the owner's that has succeeded is answered at once inst
 to that result, and never enters a queue.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rollout_core import logs, tracing
 from rollout_core.contract import JobOptions, Webhook
-from rollout_core.jobs.records import Submission, Ticket
+from rollout_core.jobs.records import Origin, Submission, Ticket
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import check_request, refuse_script
@@ -29,6 +31,8 @@ from service.stored_uploads import expired, not_found
 from service.upload_store import Received, UploadRecord, UploadStore
 from service.usage import Owner, Quotas
 from service.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 CheckWebhook = Callable[[Webhook, Owner | None], None]
 """Raises `WebhookRefused` if an owner may not use a webhook."""
@@ -244,6 +248,8 @@ class Submissions:
             self._keep(new, answered, answer=found)
         except FileNotFoundError:  # the equal job has just been deleted, or has expired
             return False
+        with logs.task_about(job_id=ticket.id):
+            logger.info("answered by job %s, which equals it", found)
         created = ticket.created_at
         stored = StoredJob(0, 0, "succeeded", owner=ticket.owner, created_at=created)
         with suppress(RedisError):  # then the `Reconciler` lists it
@@ -261,6 +267,8 @@ class Submissions:
             raise _quota_exceeded(self._workers.wait_seconds(model, 1))
         self._keep(new, new.submission)
         self._redis_jobs.add(new.ticket)
+        with logs.task_about(job_id=new.id):
+            logger.info("accepted for %s", model, extra={"fields": {"model": model}})
 
     def _keep(self, new: _NewJob, submission: Submission, *, answer: str | None = None) -> None:
         """Store a job for its upload.
@@ -275,7 +283,9 @@ class Submissions:
         path = self._uploads.path(new.upload)
         try:
             self._uploads.attach(new.upload, new.id)
-            self._store.accept(new.ticket, path, submission, answer=answer)
+            self._store.accept(
+                new.ticket, path, submission, answer=answer, origin=_present_origin()
+            )
         except FileNotFoundError as error:
             if path.exists():
                 raise
@@ -308,6 +318,11 @@ def _answer_key(ticket: Ticket, spec: ModelSpec, upload: UploadRecord) -> str | 
     if upload.sha256 is None:
         return None
     return answer_key(ticket.request, spec, upload_sha256=upload.sha256, owner=ticket.owner)
+
+
+def _present_origin() -> Origin:
+    """Return the request that is handled now, as far as it is known."""
+    return Origin(request_id=logs.present().request_id, traceparent=tracing.traceparent())
 
 
 def _quota_exceeded(retry_after_seconds: int) -> QuotaExceeded:

@@ -9,7 +9,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from rollout_core import logs
+from rollout_core import logs, tracing
 from rollout_core.command import (
     UNUSABLE_STATUS,
     make_files_private,
@@ -73,8 +73,12 @@ def _run_fake(settings: Settings, confinement: Confinement, model: str) -> None:
 def _run(settings: Settings, start_children: Callable[[], Children]) -> None:
     """Serve jobs of one model until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, _leave)
-    with logs.telling_exit("rollout-worker"):
-        _run_children(settings, start_children())
+    tracing.configure("rollout-worker", os.environ)  # after the fork
+    try:
+        with logs.telling_exit("rollout-worker"):
+            _run_children(settings, start_children())
+    finally:
+        tracing.shut_down()
 
 
 def _run_children(settings: Settings, children: Children) -> None:

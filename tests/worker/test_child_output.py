@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 
 import pytest
 
@@ -109,12 +110,16 @@ def reading():
     reader.finish(5)
 
 
+def has_lines(written, count):
+    return len(written()) == count
+
+
 def test_lines_are_logged_as_they_come_with_the_job_of_that_moment(reading, written):
-    for job in ("a", "b"):
+    for job, count in (("a", 2), ("b", 4)):
         with logs.process_about(job_id=job):
             reading.write(b"one\ntw")
             reading.write(b"o\n")
-            wait_until(lambda: len(written()) % 2 == 0 and job in written()[-1:][0])
+            wait_until(partial(has_lines, written, count))
     assert records(written()) == [
         (job, f"the engine wrote: {word}") for job in ("a", "b") for word in ("one", "two")
     ]
