@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from threading import Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 HTTP = "http/protobuf"
+
+SHUTDOWN_SECONDS = 3.0
+"""A process that ends waits no longer than this for a collector that does not answer."""
 
 Attributes = Mapping[str, str | int | float]
 
@@ -67,9 +71,11 @@ def provider() -> "TracerProvider | None":
 
 
 def shut_down() -> None:
-    """Send what is left, and make no more spans."""
+    """Send what is left, for `SHUTDOWN_SECONDS` at most, and make no more spans."""
     if _provider is not None:
-        _provider.shutdown()
+        sending = Thread(target=_provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(SHUTDOWN_SECONDS)
         use(None)
 
 
