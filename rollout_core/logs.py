@@ -177,7 +177,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        found = _fields(record) | found
+        found = found | _fields(record) | found  # no field replaces one that every line has
         if lines := _traceback(self, record).splitlines():
             found["exception"] = "\n".join(map(escape, lines))
         return json.dumps(found, default=str)

@@ -10,14 +10,17 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rollout_core import logs
 from rollout_core.patterns import REQUEST_ID
+from service.auth import path_of
 from service.proxies import TrustedProxies
 
 HEADER = "X-Request-ID"
@@ -91,19 +94,27 @@ class AccessLog:
 
 
 class NoteRoute:
-    """Middleware: notes which route has answered. It is the innermost one, next to the router."""
+    """Middleware: notes which route has answered, or would have, if the key is refused.
 
-    def __init__(self, app: ASGIApp) -> None:
+    It is next to the check of the key, and shares its scope with the router.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._app = app
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         try:
             await self._app(scope, receive, send)
         finally:
-            path = getattr(scope.get("route"), "path", None)
-            if scope["type"] == "http" and path is not None:
-                scope["state"]["route"] = path
+            if scope["type"] == "http":
+                route = scope.get("route")
+                scope["state"]["route"] = route.path if route else self._find(scope)
+
+    def _find(self, scope: Scope) -> str | None:
+        path = path_of(scope)
+        return next((item.path for item in self._routes if item.path_regex.match(path)), None)
 
 
 def request_id_of(headers: Headers) -> str:
@@ -120,14 +131,14 @@ def new_request_id() -> str:
 
 
 def log_answer(fields: dict[str, Any], level: int = logging.INFO) -> None:
-    """Log an answer; the fields `method`, `route`, `status` and `seconds` are its message, too."""
-    shown = (fields.get(name, "-") for name in ("method", "route", "status", "seconds"))
-    logger.log(level, "%s %s %s %s s", *shown, extra={"fields": fields})
+    """Log an answer; its message is the method, the route and the status."""
+    shown = (fields.get(name, "-") for name in ("method", "route", "status"))
+    logger.log(level, "%s %s %s", *shown, extra={"fields": fields})
 
 
 def is_quiet(scope: Scope) -> bool:
     """Return whether a request is one of many that say little."""
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    path = path_of(scope)
     return path in QUIET_ROUTES or path.startswith(QUIET_PREFIXES)
 
 

@@ -54,6 +54,11 @@ REDIS_TIMEOUT_SECONDS = 5.0
 REDIS_CONNECTIONS = 8
 """Calls are short, so few connections serve all threads. More would stay open after a peak."""
 
+ROUTERS = tuple(
+    module.router for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status)
+)
+"""A request goes to the first route that fits."""
+
 TAGS = [
     {"name": "jobs", "description": "Upload a video, follow the job, cancel or delete it."},
     {"name": "uploads", "description": "Send a video once, and make many jobs from it."},
@@ -112,9 +117,9 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.shutdown = Shutdown()
-    for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status):
-        app.include_router(module.router)
-        _answer_head(app, module.router)
+    for router in ROUTERS:
+        app.include_router(router)
+        _answer_head(app, router)
     _add_middleware(app, settings)
     problems.install(app)
     openapi.install(app)
@@ -231,8 +236,9 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         has_keys=has_keys,
         origins=settings.cors_origins,
     )
-    app.add_middleware(NoteRoute)
     app.add_middleware(RequireKey)
+    routes = [route for router in ROUTERS for route in router.routes]
+    app.add_middleware(NoteRoute, routes=routes)
     app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
     app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)
     if settings.cors_origins:
