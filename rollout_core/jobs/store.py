@@ -211,7 +211,7 @@ class ArtifactStore:
         """Return where a job comes from; empty if that cannot be read."""
         try:
             return Origin.read(read_if_exists(self._job(job_id) / ORIGIN_NAME))
-        except OSError:
+        except (OSError, UnknownFormat):
             return Origin()
 
     def ticket(self, job_id: str) -> Ticket | None:
