@@ -33,13 +33,13 @@ RUN python -m venv --without-pip /opt/rollout \
     done
 
 FROM dependencies AS dependencies-api
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[service]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[service,telemetry]'
 
 FROM dependencies AS dependencies-worker-fake
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[media]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[media,telemetry]'
 
 FROM dependencies AS dependencies-worker
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,telemetry]'
 
 # The code, as a wheel that each image installs over the empty packages.
 FROM base AS wheel

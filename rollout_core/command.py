@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from rollout_core.error_texts import explain_errors
+from rollout_core.logs import tell
 from rollout_core.variables import ENV_PREFIX, unknown_variables
 
 if TYPE_CHECKING:
@@ -50,13 +51,18 @@ def settings_config(command: str) -> "SettingsConfigDict":
     }
 
 
-def read_settings(settings: type[S], arguments: Sequence[str] | None = None) -> S:
+def read_settings(
+    settings: type[S],
+    arguments: Sequence[str] | None = None,
+    prepare: Callable[[S], None] = lambda _: None,
+) -> S:
     """Return the settings that the flags and the environment give.
 
     Tells unknown variables, see `tell_unknown_variables`.
 
     Args:
         arguments: the flags; default: the process' own.
+        prepare: gets the settings before anything is told.
 
     Raises:
         SystemExit: a setting is invalid. The message is one line that names each invalid setting.
@@ -71,18 +77,19 @@ def read_settings(settings: type[S], arguments: Sequence[str] | None = None) -> 
         found = CliApp.run(settings, cli_args=given, cli_settings_source=source)
     except ValidationError as error:
         sys.exit(f"{command}: {describe_errors(error, settings)}")
+    prepare(found)
     tell_unknown_variables(str(command), settings.model_fields)
     return found
 
 
 def tell_unknown_variables(command: str, settings: Iterable[str]) -> None:
-    """Write a line to standard error for each variable with our prefix that no command knows.
+    """Tell each variable with our prefix that no command knows.
 
     Args:
         settings: names of the settings of `command`, without the prefix.
     """
     for text in unknown_variables(os.environ, settings):
-        print(f"{command}: {text}", file=sys.stderr)  # noqa: T201
+        tell(command, text)
 
 
 def _tidy_help(parser: ArgumentParser) -> None:

@@ -7,6 +7,8 @@ ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 VISIBLE_ASCII = r"^[\x21-\x7e]+$"
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 MODEL = r"^[a-z0-9][a-z0-9._-]{0,63}(=.+)?$"
+REQUEST_ID = r"^[A-Za-z0-9._:/=+@-]{1,128}$"
+TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 URL_PATH = r"^(/[A-Za-z0-9_~-]+)+$"
 CURSOR = r"^[0-9]{1,10}\.[0-9]{6}-[0-9a-f]{32}$"
 """Form of a page cursor: creation time in seconds, to the microsecond, and job id."""
@@ -21,6 +23,8 @@ WORDS = {
     VISIBLE_ASCII: "must have visible ASCII characters only, and no spaces",
     MODEL_NAME: f"must be the name of a model: {_NAME}",
     MODEL: f"must be NAME or NAME=CHECKPOINT; a name has {_NAME}",
+    REQUEST_ID: "must have 1 to 128 letters, digits and . _ : / = + @ -",
+    TRACEPARENT: "must be a traceparent of W3C Trace Context",
     URL_PATH: "must be a path such as /explain",
     CURSOR: "must be the next_cursor of a page",
 }

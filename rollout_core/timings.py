@@ -15,11 +15,15 @@ TOTAL = "total"
 class Timings:
     """Seconds spent in each stage, by name.
 
+    Attributes:
+        periods: first beginning and last end of each stage, by `time.monotonic`.
+
     Each moment belongs to one stage, so they add up: a stage within another one interrupts it.
     Between stages, no time counts.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    periods: dict[str, tuple[float, float]] = field(default_factory=dict)
     _stage: str | None = None
     _since: float = 0.0
 
@@ -52,4 +56,6 @@ class Timings:
         now = time.monotonic()
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+            began, _ = self.periods.get(self._stage, (self._since, now))
+            self.periods[self._stage] = began, now
         self._stage, self._since = name, now

@@ -14,27 +14,19 @@ ENV_PREFIX = "ROLLOUT_"
 
 SERVICE = (
     *("allowed_hosts", "api_keys_file", "cors_origins", "data_dir", "default_model", "device"),
-    *("drain_seconds", "engine", "host", "max_connections", "max_connections_per_address"),
-    *(
-        "max_array_bytes",
-        "max_queued",
-        "max_store_bytes",
-        "max_upload_bytes",
-        "model",
-        "port",
-        "private_hosts",
-    ),
-    *("redis_url", "result_ttl", "root_path", "standalone", "trusted_proxies", "unix_socket"),
+    *("drain_seconds", "engine", "host", "log_format", "log_level", "max_array_bytes"),
+    *("max_connections", "max_connections_per_address", "max_queued", "max_store_bytes"),
+    *("max_upload_bytes", "model", "page", "port", "private_hosts", "redis_url", "result_ttl"),
+    *("root_path", "session_ttl", "standalone", "trusted_proxies", "unix_socket"),
     *("upload_idle_seconds", "upload_ttl", "video_url_hosts", "webhook_hosts"),
-    *("page", "session_ttl", "webhook_secret_file"),
+    "webhook_secret_file",
 )
 WORKER = (
     *("batch_clips", "channel_order", "checkpoint_sha256", "data_dir", "device", "drain_seconds"),
     *("dtype", "engine", "engine_load_seconds", "engine_timeout_seconds", "job_deadline_seconds"),
-    *("labels", "max_array_bytes", "max_attempts", "max_forwards", "max_video_pixels"),
-    *("max_video_seconds", "mean"),
-    *("media_timeout_seconds", "model", "redis_url", "require_confinement", "share_gpu", "std"),
-    "stride",
+    *("labels", "log_format", "log_level", "max_array_bytes", "max_attempts", "max_forwards"),
+    *("max_video_pixels", "max_video_seconds", "mean", "media_timeout_seconds", "model"),
+    *("redis_url", "require_confinement", "share_gpu", "std", "stride"),
 )
 EXPLAIN = (
     *("against", "allow_incomplete", "channel_order", "clips", "compare", "device"),

@@ -1,11 +1,12 @@
 """The command `rollout-service`, or `python -m service`."""
 
-import logging
+import os
 import signal
 import sys
 from contextlib import nullcontext, suppress
 from types import FrameType
 
+from rollout_core import logs, tracing
 from rollout_core.command import make_files_private, read_settings, require_extra
 from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
@@ -27,11 +28,28 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the service until SIGINT or SIGTERM."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in ENDING_SIGNALS:
         signal.signal(number, _exit_once)
-    settings = read_settings(Settings, arguments)
+    settings = read_settings(Settings, arguments, _prepare_logs)
     make_files_private()
+    tracing.configure("rollout-service", os.environ)
+    try:
+        with logs.telling_exit("rollout-service"):
+            _run(settings)
+    finally:
+        tracing.shut_down()
+
+
+def _prepare_logs(settings: Settings) -> None:
+    logs.configure(settings.log_format, settings.log_level)
+
+
+def _run(settings: Settings) -> None:
+    """Check what the settings name, and serve.
+
+    Raises:
+        SystemExit: the service cannot start. The message is one line.
+    """
     try:
         store = ArtifactStore(settings.data_dir)
         store.check_writable()

@@ -14,7 +14,8 @@ from redis import BlockingConnectionPool, Redis
 
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
-from service import cors, docs, openapi, problems
+from service import cors, docs, instrumentation, openapi, problems
+from service.access_log import NoteRoute
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
 from service.dependencies import Services, refuse_unknown_input
@@ -52,6 +53,11 @@ REDIS_TIMEOUT_SECONDS = 5.0
 
 REDIS_CONNECTIONS = 8
 """Calls are short, so few connections serve all threads. More would stay open after a peak."""
+
+ROUTERS = tuple(
+    module.router for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status)
+)
+"""A request goes to the first route that fits."""
 
 TAGS = [
     {"name": "jobs", "description": "Upload a video, follow the job, cancel or delete it."},
@@ -111,9 +117,9 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.shutdown = Shutdown()
-    for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status):
-        app.include_router(module.router)
-        _answer_head(app, module.router)
+    for router in ROUTERS:
+        app.include_router(router)
+        _answer_head(app, router)
     _add_middleware(app, settings)
     problems.install(app)
     openapi.install(app)
@@ -122,6 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
         page.install(app)
     else:
         page.install_without_page(app)
+    instrumentation.install(app)
     return app
 
 
@@ -231,6 +238,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         origins=settings.cors_origins,
     )
     app.add_middleware(RequireKey)
+    routes = [route for router in ROUTERS for route in router.routes]
+    app.add_middleware(NoteRoute, routes=routes)
     app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
     app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)
     if settings.cors_origins:

@@ -27,6 +27,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_vali
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rollout_core import logs
 from rollout_core.contract import Frozen
 from rollout_core.errors import RolloutError
 from service.errors import SessionEnded, SessionOriginRefused, Unauthorized
@@ -135,9 +136,13 @@ class RequireKey:
         if scope["type"] == "http" and is_api_path(scope):
             is_open = (scope["method"], path_of(scope)) in OPEN_CALLS
             try:
-                scope["state"]["owner"] = None if is_open else authenticate(scope)
+                owner = None if is_open else authenticate(scope)
             except RolloutError as error:
                 app = problem_of(error)
+            else:
+                scope["state"]["owner"] = owner
+                if owner is not None:
+                    logs.set_about(owner=owner.name)
         await app(scope, receive, send)
 
 
@@ -159,7 +164,7 @@ def is_api_path(scope: Scope) -> bool:
 def authenticate(scope: Scope) -> Owner | None:
     """Return the owner of the request's key or session, or None if the service has no keys.
 
-    A key counts more than a session.
+    A key counts more than a session. If it is refused, the access log gets to know that.
 
     Raises:
         Unauthorized: the request has no key, several, or one that is not known.
@@ -169,6 +174,16 @@ def authenticate(scope: Scope) -> Owner | None:
     keys = cast(ApiKeys | None, scope["state"]["services"].keys)
     if keys is None:
         return None
+    try:
+        return _find_owner(scope, keys)
+    except RolloutError:
+        headers = Headers(scope=scope)
+        is_given = "authorization" in headers or any(tokens_of(headers))
+        scope["state"]["key"] = "refused" if is_given else "missing"
+        raise
+
+
+def _find_owner(scope: Scope, keys: ApiKeys) -> Owner:
     if key := key_of(scope):
         owner = keys.owner(key)
         if owner is None:

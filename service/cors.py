@@ -19,6 +19,7 @@ REQUEST_HEADERS = (
     "Content-Disposition",
     "Prefer",
     "Idempotency-Key",
+    "X-Request-ID",
     "Last-Event-ID",
     "Tus-Resumable",
     "X-HTTP-Method-Override",
@@ -32,6 +33,7 @@ REQUEST_HEADERS = (
 ANSWER_HEADERS = (
     "Location",
     "Retry-After",
+    "X-Request-ID",
     "ETag",
     "Preference-Applied",
     "Content-Range",

@@ -23,6 +23,7 @@ from anyio import CapacityLimiter, to_thread
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rollout_core import logs, tracing
 from rollout_core.jobs.redis_records import JobRecords
 from rollout_core.jobs.schemas import DeliveryAttempt
 from rollout_core.jobs.store import ArtifactStore
@@ -195,14 +196,18 @@ class Deliverer:
         )
 
     async def _deliver(self, item: _Item) -> None:
-        """Make one attempt, unless another process does."""
+        """Make one attempt, unless another process does. It has a task of its own."""
+        logs.set_about(job_id=item.job_id, owner=item.owner)
         token = uuid.uuid4().hex
         item.due_at = time.time() + 2 * LOOK_SECONDS  # if it comes to nothing, look again then
         try:
             if not await self._in_thread(self._take_lease, item.job_id, token):
                 return
             try:
-                await self._attempt(item)
+                origin = await self._in_thread(self._store.origin, item.job_id)
+                logs.set_about(request_id=origin.request_id)
+                with tracing.span("webhook", parent=origin.traceparent):
+                    await self._attempt(item)
             finally:
                 await self._in_thread(self._release_lease, item.job_id, token)
         except (RedisError, OSError) as error:
@@ -231,11 +236,14 @@ class Deliverer:
         )
         noted = after(delivery, attempt, answer.retry_after_seconds)
         await self._in_thread(self._deliveries.update, noted)
+        tracing.annotate({"rollout.job_id": item.job_id, "rollout.state": noted.state})
         if noted.state == "pending":
             item.due_at, item.is_retry = _due_at(noted), True
             return
         self._items.pop(item.job_id, None)
-        if noted.state == "failed":
+        if noted.state == "delivered":
+            logger.info("The webhook was delivered at attempt %d", len(noted.attempts))
+        else:
             why = answer.error or f"status {answer.status}"
             logger.warning("The webhook of job %s is given up: %s", item.job_id, why)
 

@@ -72,8 +72,9 @@ JOB_FORM: dict[str, Any] = {
 INFO = {
     "description": "Upload a video, follow its job until it ends, and fetch the files of its "
     "result: heat maps, a contact sheet, an overlay video and arrays. Errors are problem documents "
-    "(RFC 9457) whose `code` is stable. Answers may get more fields in later versions; a request "
-    "with a field that does not exist is refused.",
+    "(RFC 9457) whose `code` is stable. Every answer has the header `X-Request-ID`: that of the "
+    "request, or a new one. Answers may get more fields in later versions; a request with a field "
+    "that does not exist is refused.",
     "contact": {"name": "The TimeSformer rollout authors"},
     "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 }

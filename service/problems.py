@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from rollout_core import errors as core_errors
+from rollout_core import logs
 from rollout_core.contract import Frozen
 from rollout_core.error_texts import explain
 from rollout_core.errors import (
@@ -62,6 +63,7 @@ RETRY_AFTER_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELDS = 20
 MAX_FIELD_LENGTH = 100
+LEAST_SERVER_ERROR = 500
 BUG = "internal error of the service"
 
 PLAIN_CODES = (
@@ -95,6 +97,11 @@ class Problem(Frozen):
     errors: tuple[FieldError, ...] | None = Field(
         None, description="The invalid fields, if that is the problem."
     )
+    request_id: str | None = Field(
+        None,
+        description="The `X-Request-ID` of the answer, if the service is at fault (5xx): its "
+        "operator finds the cause by it.",
+    )
 
 
 class ProblemResponse(JSONResponse):
@@ -119,6 +126,7 @@ class ProblemResponse(JSONResponse):
             detail=detail,
             code=code,
             errors=errors,
+            request_id=logs.present().request_id if status >= LEAST_SERVER_ERROR else None,
         )
         given = {"X-Content-Type-Options": "nosniff", **(headers or {})}
         super().__init__(problem.model_dump(exclude_none=True), status, given)

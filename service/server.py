@@ -1,6 +1,7 @@
 """Runs the app under uvicorn, with timeouts and a limit of connections."""
 
 import asyncio
+import logging
 import resource
 import socket
 import sys
@@ -16,6 +17,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from rollout_core import logs
+from service.access_log import HEADER, AccessLog, log_answer, new_request_id
 from service.app import create_app
 from service.connections import LINGER_SECONDS, LingeringTransport, Timer, make_room
 from service.problems import RETRY_AFTER_SECONDS, ProblemResponse, too_many_connections
@@ -39,7 +42,9 @@ event loop would wait 5 ms for each busy thread, several times in each request."
 OTHER_FILES = 200
 """Open files of the service that belong to no connection."""
 
-ACCESS_NOTICE = "rollout-service: no API keys are set; only this machine can connect\n"
+ACCESS_NOTICE = "no API keys are set; only this machine can connect"
+
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
@@ -51,22 +56,23 @@ def serve(settings: Settings) -> None:
 
 def make_server(settings: Settings) -> uvicorn.Server:
     """Return the server, not started yet."""
-    app = create_app(settings)
+    app, proxies = create_app(settings), TrustedProxies(settings.trusted_proxies)
     config = uvicorn.Config(
-        _ShutdownResponder(RejectAmbiguousLength(app)),
+        AccessLog(_ShutdownResponder(RejectAmbiguousLength(app)), proxies),
         host=settings.host,
         port=settings.port,
         uds=str(settings.unix_socket) if settings.unix_socket else None,
         http=partial(  # type: ignore[arg-type]
             GuardedProtocol,
-            proxies=TrustedProxies(settings.trusted_proxies),
+            proxies=proxies,
             address_limit=settings.address_limit,
         ),
         proxy_headers=False,  # uvicorn believes those of 127.0.0.1; CheckHosts reads them
         ws="none",
         lifespan="on",
         server_header=False,
-        access_log=False,
+        access_log=False,  # `AccessLog` writes it
+        log_config=None,
         log_level="warning",
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.drain_seconds,
@@ -183,7 +189,8 @@ class GuardedProtocol(H11Protocol):
         if excess > SPARE_CONNECTIONS:
             self.transport.abort()
         elif excess > 0:
-            self.app = too_many_connections("the service, or your address,")
+            refusal = too_many_connections("the service, or your address,")
+            self.app = AccessLog(refusal, self._proxies)
 
     def _protocols(self) -> Iterable["GuardedProtocol"]:
         return cast(Iterable[GuardedProtocol], self.connections)
@@ -223,8 +230,11 @@ class GuardedProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return
-        problem = ProblemResponse(status, code, title, detail)
-        headers = [*problem.raw_headers, (b"connection", b"close")]
+        problem, request_id = ProblemResponse(status, code, title, detail), new_request_id()
+        own = [(b"connection", b"close"), (HEADER.lower().encode(), request_id.encode())]
+        headers = [*problem.raw_headers, *own]
+        with logs.task_about(request_id=request_id):
+            log_answer({"status": status, "client": self.client[0] if self.client else "unix"})
         head = h11.Response(status_code=status, headers=headers, reason=title.encode())
         for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
@@ -292,7 +302,8 @@ class _Server(uvicorn.Server):
             host, port, *_ = listener.getsockname()
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             notice = _access_notice(host)
-        sys.stderr.write("" if self._has_keys else notice)
+        if not self._has_keys:
+            logger.warning(notice)
         sys.stdout.write(f"rollout-service listens on {url}\n")
         sys.stdout.flush()
 
@@ -311,6 +322,6 @@ def _access_notice(host: str) -> str:
     if ip_address(host).is_loopback:
         return ACCESS_NOTICE
     return (
-        f"rollout-service: WARNING: it listens on {host} and NO API KEYS are set: everyone who "
-        "can connect can run, see and delete all jobs; set ROLLOUT_API_KEYS_FILE\n"
+        f"it listens on {host} and NO API KEYS are set: everyone who can connect can run, see and "
+        "delete all jobs; set ROLLOUT_API_KEYS_FILE"
     )

@@ -9,6 +9,7 @@ from redis import ConnectionPool
 
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
+from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.patterns import URL_PATH
 from rollout_core.work import DEFAULT_ARRAY_BYTES
 from service.auth import API_PREFIX
@@ -123,6 +124,8 @@ class Settings(BaseSettings):
         description="NAME or NAME=CHECKPOINT of the standalone worker. Default: the worker's.",
     )
     device: str = Field("auto", description="Device of the standalone worker; see rollout-worker.")
+    log_format: FormatSetting = DEFAULT_FORMAT
+    log_level: LevelSetting = DEFAULT_LEVEL
 
     @field_validator("root_path")
     @classmethod

@@ -113,6 +113,7 @@ def worker_command(settings: Settings) -> list[str]:
     command += ["--data-dir", str(settings.data_dir.resolve())]
     command += ["--engine", settings.engine, "--device", settings.device]
     command += ["--drain-seconds", str(WORKER_DRAIN_SECONDS)]
+    command += ["--log-format", settings.log_format, "--log-level", settings.log_level]
     return command + (["--model", settings.model] if settings.model else [])
 
 

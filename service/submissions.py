@@ -4,6 +4,7 @@ A job that equals one of the owner's that has succeeded is answered at once inst
 to that result, and never enters a queue.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
+from rollout_core import logs, tracing
 from rollout_core.contract import JobOptions, Webhook
-from rollout_core.jobs.records import Submission, Ticket
+from rollout_core.jobs.records import Origin, Submission, Ticket
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from rollout_core.resolve import check_request, refuse_script
@@ -36,6 +38,8 @@ OWNER_SHARE = 9
 
 So one owner cannot fill a queue, and each further one finds room.
 """
+
+logger = logging.getLogger(__name__)
 
 CheckWebhook = Callable[[Webhook, Owner | None], None]
 """Raises `WebhookRefused` if an owner may not use a webhook."""
@@ -256,6 +260,8 @@ class Submissions:
             self._keep(new, answered, answer=found)
         except FileNotFoundError:  # the equal job has just been deleted, or has expired
             return False
+        with logs.task_about(job_id=ticket.id):
+            logger.info("answered by job %s, which equals it", found)
         created = ticket.created_at
         stored = StoredJob(0, 0, "succeeded", owner=ticket.owner, created_at=created)
         with suppress(RedisError):  # then the `Reconciler` lists it
@@ -274,6 +280,8 @@ class Submissions:
             raise _quota_exceeded(self._workers.wait_seconds(model, 1))
         self._keep(new, new.submission)
         self._redis_jobs.add(new.ticket, priority=new.submission.priority)
+        with logs.task_about(job_id=new.id):
+            logger.info("accepted for %s", model, extra={"fields": {"model": model}})
 
     def _require_share(self, model: str, owner: str | None, places: int) -> None:
         """Check that an owner's jobs leave room for others in a queue with `places` left.
@@ -302,7 +310,9 @@ class Submissions:
         path = self._uploads.path(new.upload)
         try:
             self._uploads.attach(new.upload, new.id)
-            self._store.accept(new.ticket, path, submission, answer=answer)
+            self._store.accept(
+                new.ticket, path, submission, answer=answer, origin=_present_origin()
+            )
         except FileNotFoundError as error:
             if path.exists():
                 raise
@@ -335,6 +345,11 @@ def _answer_key(ticket: Ticket, spec: ModelSpec, upload: UploadRecord) -> str | 
     if upload.sha256 is None:
         return None
     return answer_key(ticket.request, spec, upload_sha256=upload.sha256, owner=ticket.owner)
+
+
+def _present_origin() -> Origin:
+    """Return the request that is handled now, as far as it is known."""
+    return Origin(request_id=logs.present().request_id, traceparent=tracing.traceparent())
 
 
 def _quota_exceeded(retry_after_seconds: int) -> QuotaExceeded:

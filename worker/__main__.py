@@ -12,6 +12,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
+from rollout_core import logs, tracing
 from rollout_core.command import (
     UNUSABLE_STATUS,
     make_files_private,
@@ -52,22 +53,20 @@ TORCH_MODULES = ("torch", "timm", "einops", "safetensors", "huggingface_hub", "p
 log = logging.getLogger("worker")
 
 
-class LineFormatter(logging.Formatter):
-    """Writes a message as one line without control characters: a video may have chosen its text."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the message with escapes for every character that is not printable."""
-        message = super().formatMessage(record)
-        return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
-
-
 def main() -> None:
     """Serve jobs until SIGINT or SIGTERM."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    settings = read_settings(Settings)
+    settings = read_settings(Settings, prepare=_prepare_logs)
     make_files_private()
+    with logs.telling_exit("rollout-worker"):
+        _start(settings)
+
+
+def _prepare_logs(settings: Settings) -> None:
+    logs.configure(settings.log_format, settings.log_level)
+
+
+def _start(settings: Settings) -> None:
+    """Run the worker of one model, or those of all fake models."""
     if settings.engine == "torch":
         with require_extra("rollout-worker", "worker"):
             require_modules(*TORCH_MODULES)
@@ -87,6 +86,20 @@ def _run_fake(settings: Settings, confinement: Confinement, model: str) -> None:
 def _run(settings: Settings, start_children: Callable[[], Children]) -> None:
     """Serve jobs of one model until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, _leave)
+    tracing.configure("rollout-worker", os.environ)  # after the fork
+    try:
+        with logs.telling_exit("rollout-worker"):
+            _run_children(settings, start_children)
+    finally:
+        tracing.shut_down()
+
+
+def _run_children(settings: Settings, start_children: Callable[[], Children]) -> None:
+    """Start the children, serve jobs, and close them.
+
+    Raises:
+        SystemExit: the worker cannot go on.
+    """
     try:
         children = start_children()
         try:
@@ -94,7 +107,7 @@ def _run(settings: Settings, start_children: Callable[[], Children]) -> None:
         finally:
             children.close()
     except (EngineUnusable, DeviceError) as error:
-        print(f"rollout-worker: {error}", file=sys.stderr)  # noqa: T201
+        logs.tell("rollout-worker", str(error))
         is_lasting = isinstance(error, DeviceError) or error.is_lasting
         sys.exit(UNUSABLE_STATUS if is_lasting else 1)
     except (NameTaken, Exhausted, OSError, OtherStore, *UNREACHABLE) as error:

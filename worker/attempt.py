@@ -117,11 +117,17 @@ class Attempt:
     """One attempt at a job."""
 
     def __init__(self, job: AttemptInput, children: Children, heartbeat: Heartbeat) -> None:
-        """Prepare the attempt; the clock of `heartbeat` runs already."""
+        """Prepare the attempt; the clock of `heartbeat` runs already.
+
+        Attributes:
+            timings: of its stages until now.
+            clips: of the video; 0 until the plan is known.
+        """
         self._job = job
         self._children = children
         self._heartbeat = heartbeat
-        self._timings = Timings()
+        self.timings = Timings()
+        self.clips = 0
         self._misbehaviour = fake_script.misbehaviour(job.script, job.attempt)
         self._script = NO_SCRIPT if self._misbehaviour else job.script
 
@@ -136,7 +142,7 @@ class Attempt:
             ChildLost: a child died, hung or sent something invalid; the next attempt may succeed.
             OSError: the result cannot be written.
         """
-        with self._timings.stage("wait"):
+        with self.timings.stage("wait"):
             model = self._await_engine()
             check_request(self._job.request, model.spec)
             fake_script.take_time(self._script, self._heartbeat)
@@ -146,7 +152,7 @@ class Attempt:
                 found = self._compute(media, model)
             finally:
                 media.kill()
-            with self._timings.stage("save"):
+            with self.timings.stage("save"):
                 self._heartbeat.during(self._tidy)
                 self._heartbeat.during(partial(self._save, found.arrays))
                 self._heartbeat.advance("publish", 0, 1)
@@ -155,12 +161,13 @@ class Attempt:
     def _compute(self, media: Media, model: Ready) -> _Found:
         """Let both children do their parts, from opening the video to drawing the pictures."""
         run, clips = self._open(media, model)
+        self.clips = clips
         fake_script.fail_for_engine(self._script)
         findings, frames, decoded = self._explain(media, clips, run, model.batch_clips)
         arrays = self._heartbeat.during(partial(findings.archive, run))
         measured = self._measure(frames, arrays, run) if run.request.faithfulness else None
         found = _Found(run, arrays, decoded, measured, model.precision)
-        with self._timings.stage("render"):
+        with self.timings.stage("render"):
             self._render(media, found)
         return found
 
@@ -186,7 +193,7 @@ class Attempt:
         media.send(order)
         media.expect(MEDIA_START_SECONDS)
         next_message(media, Working, self._heartbeat)
-        with self._timings.stage("open"):
+        with self.timings.stage("open"):
             opened, arrays = self._next_from_media(media, Opened)
         longest = media.options.max_video_seconds
         if not is_plan(arrays, opened, request, spec, max_seconds=longest):
@@ -230,7 +237,7 @@ class Attempt:
 
     def _take_source(self, media: Media) -> Decoded:
         """Receive what media says of the video, while the engine explains the last clips."""
-        with self._timings.stage("decode"):
+        with self.timings.stage("decode"):
             decoded, _ = self._next_from_media(media, Decoded, others=[self._children.engine])
         upload_bytes = self._heartbeat.during(self._job.upload.stat).st_size
         if not is_source(decoded, upload_bytes):
@@ -241,7 +248,7 @@ class Attempt:
         self, media: Media, clips: int, spec: ModelSpec, findings: ResultArrays
     ) -> NDArray[Any]:
         """Receive clips, add their times to `findings`, and return their frames, `b t H W c`."""
-        with self._timings.stage("decode"):
+        with self.timings.stage("decode"):
             return np.stack([self._next_clip(media, spec, findings) for _ in range(clips)])
 
     def _next_clip(self, media: Media, spec: ModelSpec, findings: ResultArrays) -> NDArray[Any]:
@@ -267,7 +274,7 @@ class Attempt:
 
     def _take_explanation(self, run: ResolvedRun, clips: int, findings: ResultArrays) -> None:
         """Receive the explanation of a batch, and add its arrays to `findings`."""
-        with self._timings.stage("explain"):
+        with self.timings.stage("explain"):
             _, arrays = next_message(self._children.engine, Explained, self._heartbeat)
         if not is_explanation(arrays, run, clips):
             raise self._children.engine.kill_as_lost("sent an invalid explanation")
@@ -288,7 +295,7 @@ class Attempt:
             return arrays["probabilities"]
 
         progress = partial(self._heartbeat.advance, "faithfulness")
-        with self._timings.stage("faithfulness"):
+        with self.timings.stage("faithfulness"):
             return faithfulness.measure(found.relevance[0], target, follow, progress=progress)
 
     def _ask_engine(self, question: Explain | Perturb, clips: int, **arrays: NDArray[Any]) -> None:
@@ -351,7 +358,7 @@ class Attempt:
             source=found.decoded.source,
             warnings=found.decoded.warnings,
             faithfulness=found.measured,
-            timings=self._timings,
+            timings=self.timings,
             attempt=self._job.attempt,
             started_at=self._job.started_at,
             precision=found.precision,

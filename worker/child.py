@@ -5,7 +5,6 @@ and how they are started: see `worker.children`.
 """
 
 import errno
-import logging
 import os
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from rollout_core.jobs.records import JobError
 from worker import wire
+from worker.child_output import lines_of, log_line
 from worker.messages import AnyMessage, Failed, Message, Working
 from worker.wire import Arrays, WireError
 
@@ -49,8 +49,6 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """Error numbers of a process or a machine without descriptors, memory or processes to give."""
 
 M = TypeVar("M", bound=AnyMessage)
-
-log = logging.getLogger(__name__)
 
 
 class ChildLost(Exception):
@@ -222,9 +220,9 @@ class Child:
             with self._process.stdout as pipe:
                 # A process that the child started may still hold the other end open.
                 os.set_blocking(pipe.fileno(), False)
-                output = (pipe.read(MAX_OUTPUT_BYTES) or b"").decode(errors="replace").strip()
-            for line in output.splitlines()[-MAX_OUTPUT_LINES:]:
-                log.warning("%s wrote: %s", self.name, line)
+                output = pipe.read(MAX_OUTPUT_BYTES) or b""
+            for line in lines_of(output)[-MAX_OUTPUT_LINES:]:
+                log_line(self.name, line)
 
     def _describe_exit(self) -> str:
         try:

@@ -3,6 +3,7 @@
 KIND is torch or fake; FD is the child's end of a socket pair; OPTIONS is JSON.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,9 @@ from worker.parent_death import die_with
 def main() -> None:
     """Serve the supervisor until it closes the socket."""
     kind, fd, options = sys.argv[1:]
+    logging.basicConfig(
+        format="%(levelname)s %(name)s: %(message)s"
+    )  # the supervisor adds the rest
     die_with(os.getppid())
     # A terminal signals the whole group, but the supervisor decides when its children stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

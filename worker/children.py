@@ -17,6 +17,7 @@ from stat import S_ISREG
 
 from rollout_core.contract import Frozen
 from worker.child import GONE_SECONDS, Child, ChildProcess
+from worker.child_output import OutputReader
 from worker.cores import thread_environment
 from worker.engine_gpu import EngineGpu
 from worker.fork_server import ForkServer
@@ -25,6 +26,9 @@ from worker.wire import Arrays
 
 REAP_SECONDS = 2.0
 """Wait this long for a killed media process: the kernel may still write to a slow disk for it."""
+
+OUTPUT_SECONDS = 0.5
+"""Wait this long until the last output of a killed engine is logged."""
 
 CLIP_ALLOWANCE = 20
 """Timeout for a clip, as a multiple of the seconds that a clip took at the warm-up.
@@ -48,7 +52,7 @@ BLOCK_BYTES = 512
 def start_process(
     kind: str, options: Frozen, environment: dict[str, str] | None = None
 ) -> ChildProcess:
-    """Start `worker.child_main` as `kind`. Its output is inherited.
+    """Start `worker.child_main` as `kind`. Its output is a pipe; see `OutputReader`.
 
     Its OpenMP threads are as many as the cores, and sleep while they wait; see `worker.cores`.
 
@@ -61,6 +65,8 @@ def start_process(
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.child_main", *arguments],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
             env=os.environ | thread_environment(os.environ) | (environment or {}),
         )
@@ -78,7 +84,10 @@ class Engine(Child):
         environment: dict[str, str] | None = None,
     ) -> None:
         """Start an engine, which must send `Ready` within `load_seconds`."""
-        super().__init__("the engine", start_process(kind, options, environment))
+        started = start_process(kind, options, environment)
+        super().__init__("the engine", started)
+        assert started.process.stdout is not None
+        self._output = OutputReader(self.name, started.process.stdout)
         self.model: Ready | None = None
         self.expect(load_seconds)
 
@@ -88,6 +97,10 @@ class Engine(Child):
         if isinstance(message, Ready):
             self.model = message
         return message, arrays
+
+    def _log_output(self) -> None:
+        """Wait for the thread that logs the output as it comes."""
+        self._output.finish(OUTPUT_SECONDS)
 
     def expect_work(self, clips: int, clip_seconds: float | None) -> None:
         """Start the timeout for running the model on `clips` clips.

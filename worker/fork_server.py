@@ -20,6 +20,7 @@ from struct import Struct
 from typing import IO
 
 from worker.child import ChildProcess
+from worker.child_output import OutputReader
 from worker.messages import MediaOptions
 from worker.sandbox import MEDIA_ENVIRONMENT
 
@@ -85,9 +86,13 @@ class ForkServer:
             self._template = subprocess.Popen(
                 [*TEMPLATE, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 env=MEDIA_ENVIRONMENT,
             )
+        assert self._template.stdout is not None
+        OutputReader("the template of media processes", self._template.stdout)
 
     def _order(self, options: MediaOptions) -> ChildProcess:
         """Send the ends of three lines to the template: messages, output, reports."""

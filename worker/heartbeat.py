@@ -118,7 +118,7 @@ class Pulse:
             self._renew()
             self._do_duties()
         except UNREACHABLE as error:
-            log.warning("job %s: missed a heartbeat: %s", self._job_id, error)
+            log.warning("missed a heartbeat: %s", error)
 
     def _renew(self) -> None:
         self._records.renew(self._job_id, self._token)

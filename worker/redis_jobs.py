@@ -187,7 +187,7 @@ class RetryingRecords:
         try:
             self._retry(lambda: self._records.update(job_id, step))
         except AttemptLost as lost:
-            log.info("job %s: %s", job_id, lost)
+            log.info("the lease had ended: %s", lost)
 
     def _retry(self, call: Callable[[], T]) -> T:
         """Call every second until Redis answers, or until `check_shutdown` raises."""

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
+from rollout_core import tracing
 from rollout_core.errors import (
     AttemptLost,
     DeadlineExceeded,
@@ -34,8 +35,16 @@ from rollout_core.errors import (
     UnknownFormat,
     WorkerCrashed,
 )
-from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Ticket
+from rollout_core.jobs.records import (
+    LEASE_SECONDS,
+    Ended,
+    JobError,
+    JobRecord,
+    Origin,
+    Ticket,
+)
 from rollout_core.jobs.store import FULL, ILL, ArtifactStore
+from worker import job_trace
 from worker.attempt import Attempt, AttemptInput
 from worker.child import EXHAUSTED, ChildFailure, ChildLost
 from worker.children import Children
@@ -155,7 +164,9 @@ class Runner:
         with self._blaming_the_store():
             ticket = self._store.ticket(job_id)
         if ticket is not None:
-            self._make_attempts(ticket)
+            origin = self._store.origin(job_id)
+            with job_trace.of_job(ticket, origin):
+                self._make_attempts(ticket, origin)
         with self._blaming_the_store():
             if self._store.has_ended(job_id):
                 self._store.end_attempts(job_id)
@@ -164,7 +175,7 @@ class Runner:
                 self._check_missing(job_id)
         self._records.wait_for_redis()
 
-    def _make_attempts(self, ticket: Ticket) -> None:
+    def _make_attempts(self, ticket: Ticket, origin: Origin) -> None:
         """Make attempts until the job has ended; see `run`."""
         job_id = ticket.id
         cause = WORKER_DIED
@@ -172,32 +183,39 @@ class Runner:
             if record.over:
                 self._end_claimed(job_id, record, cause)
                 break
-            log.info("job %s: attempt %d", job_id, record.attempt)
-            began = time.monotonic()
-            try:
-                with self._blaming_the_store(self._pulse(job_id, record).during):
-                    self.children.wake()
-                    self.children.restart_dead()
-                    self._try(ticket, record)
-            except AttemptLost as lost:
-                log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
-            except (ShuttingDown, StoreTrouble, Exhausted) as reason:
-                text = f": {reason}" if str(reason) else ""
-                log.warning("job %s: attempt %d: handed back%s", job_id, record.attempt, text)
-                self._leave(job_id, record, self._records.hand_back, reason)
-                raise
-            except UnknownFormat:
-                raise  # nor can this version change the record
-            except ChildLost as lost:
-                cause = str(lost)
-                log.warning("job %s: attempt %d: %s", job_id, record.attempt, cause)
-                self._leave(job_id, record, self._records.release)
-            except Exception:
-                cause = "an internal error"
-                log.exception("job %s: attempt %d", job_id, record.attempt)
-                self._leave(job_id, record, self._records.release)
-            finally:
-                self._latest_seconds.append(time.monotonic() - began)
+            with job_trace.of_attempt(ticket, record, origin):
+                cause = self._make_attempt(ticket, record) or cause
+
+    def _make_attempt(self, ticket: Ticket, record: JobRecord) -> str | None:
+        """Make one attempt; return why another one should follow, if so."""
+        job_id = ticket.id
+        log.info("the attempt begins")
+        began = time.monotonic()
+        try:
+            with self._blaming_the_store(self._pulse(job_id, record).during):
+                self.children.wake()
+                self.children.restart_dead()
+                self._try(ticket, record)
+        except AttemptLost as lost:
+            log.info("the attempt stopped: %s", lost)
+        except (ShuttingDown, StoreTrouble, Exhausted) as reason:
+            text = f": {reason}" if str(reason) else ""
+            log.warning("handed back%s", text)
+            self._leave(job_id, record, self._records.hand_back, reason)
+            raise
+        except UnknownFormat:
+            raise  # nor can this version change the record
+        except ChildLost as lost:
+            log.warning("the attempt failed: %s", lost)
+            self._leave(job_id, record, self._records.release)
+            return str(lost)
+        except Exception:
+            log.exception("the attempt failed")
+            self._leave(job_id, record, self._records.release)
+            return "an internal error"
+        finally:
+            self._latest_seconds.append(time.monotonic() - began)
+        return None
 
     def _leave(
         self,
@@ -260,9 +278,9 @@ class Runner:
         if self._records.has_record(job_id):
             time.sleep(WAIT_SECONDS)  # the service deletes the folder first, then the record
             if self._records.has_record(job_id) and not self._store.exists(job_id):
-                log.warning("job %s is not in this store, but it was not deleted", job_id)
+                log.warning("the job is not in this store, but it was not deleted")
                 raise JobMissing(job_id)
-        log.info("job %s was deleted", job_id)
+        log.info("the job was deleted")
 
     def _claim(self, job_id: str) -> JobRecord | None:
         """Claim the job as soon as no other attempt is alive; return None if it has ended.
@@ -307,12 +325,14 @@ class Runner:
         )
         try:
             job = heartbeat.during(partial(self._input, ticket, record))
-            result = Attempt(job, self.children, heartbeat).run()
-            heartbeat.during(
-                partial(self._store.publish, job_id, record.attempt, result, record.token)
-            )
+            with job_trace.of_stages(Attempt(job, self.children, heartbeat)) as attempt:
+                result = attempt.run()
+            with tracing.span("publish"):
+                heartbeat.during(
+                    partial(self._store.publish, job_id, record.attempt, result, record.token)
+                )
             self._records.delete_record(job_id)
-            log.info("job %s: succeeded", job_id)
+            job_trace.log_end("succeeded", heartbeat.seconds)
         except (AttemptLost, UnknownFormat):
             raise
         except Canceled:
@@ -357,7 +377,7 @@ class Runner:
         try:
             self._records.require(job_id, record.attempt, record.token)
         except AttemptLost as lost:
-            log.info("job %s: attempt %d stopped: %s", job_id, record.attempt, lost)
+            log.info("the attempt stopped: %s", lost)
             return
         self._end(job_id, record, record.ended("failed", self._now(), error))
 
@@ -379,25 +399,26 @@ class Runner:
             self._store.end(job_id, ended)
 
         try:
-            while not self._stored(job_id, partial(pulse.during, end)):
+            while not self._stored(partial(pulse.during, end)):
                 self.waiting_for = "store"
                 pulse.during(partial(time.sleep, WAIT_SECONDS))
         except AttemptLost as lost:
-            log.info("job %s: %s", job_id, lost)
+            log.info("the job was not ended: %s", lost)
             return
         finally:
             self.waiting_for = None
         self._records.delete_record(job_id)
-        log.info("job %s: %s: %s", job_id, ended.state, ended.error and ended.error.detail)
+        seconds = (ended.ended_at - (ended.started_at or ended.ended_at)).total_seconds()
+        job_trace.log_end(ended.state, seconds, ended.error.detail if ended.error else None)
 
-    def _stored(self, job_id: str, write: Callable[[], None]) -> bool:
+    def _stored(self, write: Callable[[], None]) -> bool:
         """Write the end of a job; return False, and log it once, if the store does not take it."""
         try:
             with stopping_if_exhausted():
                 write()
         except OSError as error:
             if self.waiting_for is None:
-                log.warning("job %s: its end waits for the store: %s", job_id, error)
+                log.warning("the end of the job waits for the store: %s", error)
             return False
         return True
 

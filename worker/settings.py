@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings
 
 from rollout_core.command import settings_config
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS, PrecisionChoice
+from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.patterns import MODEL, SHA256
 from rollout_core.work import DEFAULT_ARRAY_BYTES
@@ -77,6 +78,8 @@ class Settings(InputFlags, BaseSettings):
     require_confinement: bool = Field(
         False, description="Refuse to start unless Landlock and seccomp are both in force."
     )
+    log_format: FormatSetting = DEFAULT_FORMAT
+    log_level: LevelSetting = DEFAULT_LEVEL
 
     @property
     def model_name(self) -> str:

@@ -23,6 +23,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from rollout_core import logs
 from rollout_core.errors import (
     CheckpointError,
     DeviceError,
@@ -263,6 +264,10 @@ class Supervisor(SimpleWorker):
         RQ must not see an error: it would deliver the job again at once, a thousand times.
         """
         self._busy, self._unfinished = True, None
+        with logs.process_about(job_id=job_id):
+            self._run_logged(job_id)
+
+    def _run_logged(self, job_id: str) -> None:
         try:
             self._runner.run(job_id)
         except (JobHeld, *HANDED_BACK) as reason:
@@ -271,10 +276,10 @@ class Supervisor(SimpleWorker):
             self._unfinished = reason
             if job_id not in self._unknown:
                 self._unknown.add(job_id)
-                log.warning("job %s is left to a newer worker: %s", job_id, reason)
+                log.warning("the job is left to a newer worker: %s", reason)
         except Exception as error:
             self._unfinished = error
-            log.exception("job %s is left to the service, which queues it again", job_id)
+            log.exception("the job is left to the service, which queues it again")
         finally:
             self._busy = False
 

@@ -33,6 +33,7 @@ class RolloutApiError(ClientError):
         status: of the HTTP answer.
         fields: the fields of the request that are invalid, if that is the problem.
         retry_after_seconds: when the service suggests the next try, if it does.
+        request_id: by which the operator of the service finds the call in its log.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class RolloutApiError(ClientError):
         status: int,
         fields: tuple[FieldFault, ...] = (),
         retry_after_seconds: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(describe_failure(title, detail))
         self.code = code  # type: ignore[misc]  # each error of the service has a code of its own
@@ -52,6 +54,7 @@ class RolloutApiError(ClientError):
         self.status = status
         self.fields = fields
         self.retry_after_seconds = retry_after_seconds
+        self.request_id = request_id
 
     @classmethod
     def from_answer(cls, status: int, headers: Mapping[str, str], body: bytes) -> "RolloutApiError":
@@ -65,6 +68,7 @@ class RolloutApiError(ClientError):
             status=status,
             fields=tuple(_faults_in(faults if isinstance(faults, list) else [])),
             retry_after_seconds=_seconds(headers.get("retry-after")),
+            request_id=headers.get("x-request-id"),
         )
 
 

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from rollout_core.contract import ExplainRequest, Frozen, Priority, Stage, UploadId, Webhook
 from rollout_core.errors import AttemptLost, JobHeld, UnknownFormat
-from rollout_core.patterns import ID
+from rollout_core.patterns import ID, REQUEST_ID, TRACEPARENT
 
 JobId = Annotated[str, Field(pattern=ID)]
 
@@ -121,6 +121,29 @@ class Submission(StoredRecord):
     answer_key: str | None = None
     body_sha256: str | None = None
     priority: Priority = "normal"
+
+
+class Origin(StoredRecord):
+    """Where a job comes from, for logs and traces; `origin.json` in its folder.
+
+    It has a file of its own, because releases before it refuse a ticket or a submission with fields
+    that they do not know. No job depends on it: what cannot be read counts as nothing.
+
+    Attributes:
+        request_id: of the HTTP request that submitted the job.
+        traceparent: the span of that request, in the form of W3C Trace Context.
+    """
+
+    request_id: str | None = Field(None, pattern=REQUEST_ID)
+    traceparent: str | None = Field(None, pattern=TRACEPARENT)
+
+    @classmethod
+    def read(cls, text: bytes | None) -> Self:
+        """Read an origin; return an empty one if there is none that this version understands."""
+        try:
+            return cls() if text is None else cls.model_validate_json(text, extra="ignore")
+        except ValidationError:
+            return cls()
 
 
 class Ended(StoredRecord):

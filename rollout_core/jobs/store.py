@@ -6,6 +6,7 @@
     incoming/<random>/video       an upload while it is received
     jobs/<id>/job.json            the `Ticket`: what never changes about the job
     jobs/<id>/submission.json     the `Submission`: what the service keeps besides
+    jobs/<id>/origin.json         the `Origin`: the request that submitted it, for logs and traces
     jobs/<id>/upload/video        the upload, always under this name; its folder stays until expiry
     jobs/<id>/attempts/<n>-<token>/  working folder of attempt n; the token is that of its claim
     jobs/<id>/result/             the end of the job: a published result, or `ended.json` alone
@@ -32,12 +33,13 @@ from pydantic import ValidationError
 
 from rollout_core.contract import RESULT_NAME, ExplainResult
 from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable, UnknownFormat
-from rollout_core.jobs.records import Ended, Submission, Ticket
+from rollout_core.jobs.records import Ended, Origin, Submission, Ticket
 from rollout_core.jobs.survey import Survey, changed_at, survey
 
 UPLOAD_NAME = "video"
 ENDED_NAME = "ended.json"
 SUBMISSION_NAME = "submission.json"
+ORIGIN_NAME = "origin.json"
 ID_NAME = "id"
 
 ATTEMPT = re.compile(r"([0-9]+)(-[0-9a-f]+)?")
@@ -162,6 +164,7 @@ class ArtifactStore:
         submission: Submission | None = None,
         *,
         answer: str | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """Store a new job for an upload. It survives a power cut.
 
@@ -171,6 +174,7 @@ class ArtifactStore:
         Args:
             upload: a file that has been flushed to the disk.
             answer: a job that has succeeded. The new one succeeds at once, with links to its files.
+            origin: may be lost by a power cut.
 
         Raises:
             FileNotFoundError: the upload is gone, or a file of the answer.
@@ -184,6 +188,8 @@ class ArtifactStore:
                 self._link_result(answer, folder / "result")
             write_atomically(folder / "job.json", ticket.to_json())
             write_atomically(folder / SUBMISSION_NAME, (submission or Submission()).to_json())
+            if origin is not None and origin != Origin():
+                (folder / ORIGIN_NAME).write_text(origin.to_json())
             sync(folder / "upload", folder)
             try:
                 folder.rename(self._job(ticket.id))
@@ -201,6 +207,13 @@ class ArtifactStore:
         """
         text = read_if_exists(self._job(job_id) / SUBMISSION_NAME)
         return Submission() if text is None else Submission.from_json(text)
+
+    def origin(self, job_id: str) -> Origin:
+        """Return where a job comes from; empty if that cannot be read."""
+        try:
+            return Origin.read(read_if_exists(self._job(job_id) / ORIGIN_NAME))
+        except (OSError, UnknownFormat):
+            return Origin()
 
     def ticket(self, job_id: str) -> Ticket | None:
         """Return the ticket of a job, or None if there is no such job.

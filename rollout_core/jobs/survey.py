@@ -75,7 +75,7 @@ def survey(folder: str, *, ended_name: str, submission_name: str = "submission.j
     result = _sizes(f"{folder}/result")
     video, shared = look_at_file(f"{folder}/upload/video")
     total = len(ticket or b"") + _size(f"{folder}/{submission_name}") + _attempts_bytes(folder)
-    total += 0 if shared else video.bytes
+    total += _size(f"{folder}/origin.json") + (0 if shared else video.bytes)
     ended = None
     if result is not None:
         total += sum(result.values())

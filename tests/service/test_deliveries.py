@@ -7,10 +7,14 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis.exceptions import RedisError
 from standardwebhooks import WebhookVerificationError
 
-from rollout_core.jobs.records import JobError
+from rollout_core import logs, tracing
+from rollout_core.jobs.records import JobError, Origin
 from rollout_core.jobs.redis_records import WORKERS_KEY
 from rollout_core.jobs.schemas import DeliveryAttempt
 from service import deliveries as deliveries_module
@@ -147,6 +151,36 @@ def test_failed_attempt_is_repeated_with_the_same_id(hooked, mp4, receiver, work
 
     assert [attempt["status"] for attempt in found["attempts"]] == [500, 302, 200]
     assert {item.id for item in receiver.delivered} == {found["webhook_id"]}
+
+
+def test_delivery_belongs_to_the_request_and_the_trace_of_its_job(
+    hooked, mp4, receiver, worker, store, caplog
+):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    client = hooked()
+    job_id = submit(client, mp4, receiver.url)
+    origin = Origin(request_id="abc.1", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    (store.root / "jobs" / job_id / "origin.json").write_text(origin.to_json())
+    tracing.use(provider)
+    about = []
+    handler = logging.Handler()
+    handler.emit = lambda _: about.append(logs.present())
+    logging.getLogger("service.deliveries").addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO):
+            worker.succeed(job_id)
+            wait_for_state(client, job_id, "delivered")
+            wait_until(exporter.get_finished_spans)
+    finally:
+        tracing.shut_down()
+        logging.getLogger("service.deliveries").removeHandler(handler)
+
+    assert "The webhook was delivered at attempt 1" in caplog.messages
+    assert [(item.job_id, item.request_id) for item in about] == [(job_id, "abc.1")]
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, span.parent.span_id) == ("webhook", int("b" * 16, 16))
+    assert span.attributes == {"rollout.job_id": job_id, "rollout.state": "delivered"}
 
 
 def test_delivery_is_given_up_after_the_last_retry(

@@ -65,7 +65,9 @@ def test_it_says_where_it_listens_and_ends_in_order(tmp_path, redis_url, number)
     assert response.status_code == 200
     assert "server" not in response.headers
     assert (out, process.returncode) == ("", 0)
-    assert errors == "rollout-service: no API keys are set; only this machine can connect\n"
+    assert [line.partition("Z ")[2] for line in errors.splitlines()] == [
+        "WARNING service.server: no API keys are set; only this machine can connect"
+    ]
 
 
 def test_it_warns_where_anybody_may_reach_it(tmp_path, redis_url):
@@ -73,7 +75,7 @@ def test_it_warns_where_anybody_may_reach_it(tmp_path, redis_url):
         process.stdout.readline()
         line = process.stderr.readline()
 
-    assert "WARNING: it listens on 0.0.0.0 and NO API KEYS are set" in line
+    assert "WARNING service.server: it listens on 0.0.0.0 and NO API KEYS are set" in line
 
 
 def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, redis_url):

@@ -81,6 +81,12 @@ def test_fake_service_has_the_api_and_a_worker_but_no_model():
     assert needed("fake").isdisjoint({"pytest"} | MODEL)
 
 
+def test_only_who_wants_traces_gets_opentelemetry():
+    telemetry = {name for name in needed("telemetry") if name.startswith("opentelemetry")}
+    assert {"opentelemetry-sdk", "opentelemetry-instrumentation-fastapi"} <= telemetry
+    assert telemetry.isdisjoint(needed() | needed("service", "worker"))
+
+
 def test_worker_brings_the_model_and_no_development_tools():
     worker = needed("worker")
     assert needed("media") | MODEL <= worker
@@ -89,6 +95,6 @@ def test_worker_brings_the_model_and_no_development_tools():
 
 
 def test_api_image_stays_below_300_mb():
-    packages = sum(map(installed_bytes, needed("service")))
+    packages = sum(map(installed_bytes, needed("service", "telemetry")))
     assert packages > 50_000_000
     assert packages + SLIM_IMAGE_BYTES < 300_000_000

@@ -68,6 +68,7 @@ def test_engine_has_these_threads(monkeypatch):
         lines = content.split(b"\0")
     finally:
         started.connection.close()
+        started.process.stdout.close()
         started.process.kill()
         started.process.wait(10)
     assert b"OMP_WAIT_POLICY=PASSIVE" in lines

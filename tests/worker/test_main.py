@@ -34,13 +34,6 @@ def test_required_sandbox_layer_missing_ends_the_worker(monkeypatch, found):
     assert confinement(monkeypatch, WHOLE, require_confinement=True) == WHOLE
 
 
-def test_log_message_cannot_forge_a_line_or_control_the_terminal():
-    said = "job 1: é\r\n12:00:00 worker: forged \x1b[2J\x9b\u202e\u2028"
-    record = logging.LogRecord("worker", logging.INFO, "", 0, "%s", (said,), None)
-    line = main_module.LineFormatter("%(name)s: %(message)s").format(record)
-    assert line == r"worker: job 1: é\r\n12:00:00 worker: forged \x1b[2J\x9b\u202e\u2028"
-
-
 def test_media_must_reach_the_sandbox_that_was_probed():
     children = main_module._children(Settings(engine="fake"), WHOLE)
     try:

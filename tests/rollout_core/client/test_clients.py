@@ -211,6 +211,11 @@ class TestErrors:
         error = RolloutApiError.from_answer(502, {"retry-after": "a date"}, body)
         assert (error.code, str(error)) == ("http_502", "Bad Gateway")
         assert error.retry_after_seconds is None
+        assert error.request_id is None
+
+    def test_the_id_of_the_request_is_kept(self):
+        error = RolloutApiError.from_answer(500, {"x-request-id": "abc.1"}, b"")
+        assert error.request_id == "abc.1"
 
     def test_an_answer_that_is_no_job_asks_for_the_url(self, client, server):
         server.jobs[JOB] = {"id": 3}

@@ -1,4 +1,5 @@
 import errno
+import json
 import math
 import os
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
 from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable, UnknownFormat
-from rollout_core.jobs.records import Ended, JobError, Ticket
+from rollout_core.jobs.records import Ended, JobError, Origin, Ticket
 from rollout_core.jobs.store import ArtifactStore, fsync_files, link_or_copy, unavailable
 
 JOB = "0123456789abcdef" * 2
@@ -56,6 +57,55 @@ def result(attempt: int) -> ExplainResult:
 
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+class TestOrigin:
+    ORIGIN = Origin(request_id="a/1", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+
+    def accept(self, store: ArtifactStore, origin: Origin | None) -> Path:
+        with store.receiving() as upload:
+            upload.write_bytes(b"a video")
+            ticket = Ticket(id=JOB, request=ExplainRequest(), created_at=NOW, upload_bytes=7)
+            store.accept(ticket, upload, origin=origin)
+        return store.root / "jobs" / JOB
+
+    def test_it_is_kept_with_the_job_and_counted(self, store):
+        folder = self.accept(store, self.ORIGIN)
+        assert store.origin(JOB) == self.ORIGIN
+        without = store.survey(JOB).total_bytes - (folder / "origin.json").stat().st_size
+        (folder / "origin.json").unlink()
+        assert store.survey(JOB).total_bytes == without
+
+    @pytest.mark.parametrize("origin", [None, Origin()])
+    def test_an_empty_one_takes_no_file(self, store, origin):
+        folder = self.accept(store, origin)
+        assert not (folder / "origin.json").exists()
+        assert store.origin(JOB) == Origin()
+
+    def test_its_job_is_read_by_releases_that_do_not_know_it(self, store):
+        """They look at files by name, so one more hurts none of them."""
+        folder = self.accept(store, self.ORIGIN)
+        assert "request_id" not in (folder / "job.json").read_text()
+        assert "request_id" not in (folder / "submission.json").read_text()
+
+    def test_what_a_newer_release_adds_is_left_out(self, store):
+        folder = self.accept(store, self.ORIGIN)
+        newer = json.loads((folder / "origin.json").read_text()) | {"version": 9, "more": 1}
+        (folder / "origin.json").write_text(json.dumps(newer))
+        assert store.origin(JOB).request_id == "a/1"
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"{", b"[]", b"\xff", b'{"request_id": "a b"}', b'{"traceparent": "x"}']
+    )
+    def test_what_cannot_be_read_counts_as_nothing(self, store, content):
+        (self.accept(store, self.ORIGIN) / "origin.json").write_bytes(content)
+        assert store.origin(JOB) == Origin()
+
+    def test_a_fault_of_the_disk_does_not_hurt_the_job(self, store):
+        folder = self.accept(store, None)
+        (folder / "origin.json").mkdir()
+        assert store.origin(JOB) == Origin()
+        assert store.origin("f" * 32) == Origin()
 
 
 def test_an_accepted_job_has_its_upload_and_its_ticket(store: ArtifactStore, job: str):

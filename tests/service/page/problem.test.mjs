@@ -57,5 +57,8 @@ test("an answer of a proxy counts as no answer; another page is told as such", (
     assert.equal(problemOf(502, "<html>Bad Gateway</html>").offline, true)
     assert.equal(problemOf(503, JSON.stringify({ code: "service_busy", title: "Busy", detail: "" })).offline, false)
     assert.match(problemOf(413, "<html>").sentence, /answered in its place/)
+    const bug = { code: "internal", title: "Internal error", request_id: "abc.1" }
+    assert.match(problemOf(500, JSON.stringify(bug)).sentence, /tell the operator\. The request was abc\.1\.$/)
+    assert.doesNotMatch(problemOf(503, JSON.stringify({ ...bug, code: "service_busy" })).sentence, /abc/)
     assert.equal(problemOf(429, JSON.stringify({ code: "queue_full", title: "Full" }), "7").retryAfterSeconds, 7)
 })

@@ -12,8 +12,17 @@ export class Problem extends Error {
    * @param {string | null} [told.detail]
    * @param {boolean} [told.offline] whether the service did not answer.
    * @param {number | null} [told.retryAfterSeconds]
+   * @param {string} [told.requestId] if the service is at fault: by it the operator finds the cause.
    */
-  constructor({ status = 0, code = "", title = "", detail = "", offline = false, retryAfterSeconds = null }) {
+  constructor({
+    status = 0,
+    code = "",
+    title = "",
+    detail = "",
+    offline = false,
+    retryAfterSeconds = null,
+    requestId = "",
+  }) {
     super(title || code || "no answer");
     this.name = "Problem";
     this.status = status;
@@ -24,6 +33,7 @@ export class Problem extends Error {
     this.retryAfterSeconds = retryAfterSeconds;
     /** One sentence: what happened, and what to do. */
     this.sentence = offline ? OFFLINE : sentenceOf({ code, title, detail });
+    if (requestId && code === "internal") this.sentence += ` The request was ${requestId}.`;
   }
 }
 
@@ -41,9 +51,10 @@ export function noAnswer() {
 export function problemOf(status, text, retryAfter = null) {
   const told = parsed(text);
   if (typeof told?.code === "string") {
-    const { code, title, detail } = told;
+    const { code, title, detail, request_id: requestId } = told;
     const seconds = Number.parseInt(retryAfter ?? "", 10);
-    return new Problem({ status, code, title, detail, retryAfterSeconds: seconds >= 0 ? seconds : null });
+    const retryAfterSeconds = seconds >= 0 ? seconds : null;
+    return new Problem({ status, code, title, detail, retryAfterSeconds, requestId });
   }
   if ([502, 503, 504].includes(status)) {
     return noAnswer();
