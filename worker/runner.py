@@ -39,6 +39,7 @@ from rollout_core.jobs.store import FULL, ILL, ArtifactStore
 from worker.attempt import Attempt, AttemptInput
 from worker.child import EXHAUSTED, ChildFailure, ChildLost
 from worker.children import Children
+from worker.counts import Counts
 from worker.fake_script import script_of
 from worker.heartbeat import Canceled, Heartbeat, Pulse, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
@@ -119,6 +120,7 @@ class Runner:
 
         Attributes:
             waiting_for: what this worker waits for instead of working; to be announced.
+            counts: what it has done; to be announced.
         """
         self.children = children
         self._settings = settings
@@ -126,6 +128,7 @@ class Runner:
         self._store = store
         self._do_duties = do_duties
         self.waiting_for: Literal["store"] | None = None
+        self.counts = Counts()
         self._latest_seconds: deque[float] = deque(maxlen=REMEMBERED_ATTEMPTS)
 
     @property
@@ -169,6 +172,7 @@ class Runner:
                 self._end_claimed(job_id, record, cause)
                 break
             log.info("job %s: attempt %d", job_id, record.attempt)
+            self.counts.attempts += 1
             began = time.monotonic()
             try:
                 with self._blaming_the_store(self._pulse(job_id, record).during):
@@ -303,10 +307,11 @@ class Runner:
         )
         try:
             job = heartbeat.during(partial(self._input, ticket, record))
-            result = Attempt(job, self.children, heartbeat).run()
+            result = Attempt(job, self.children, heartbeat, self.counts).run()
             heartbeat.during(
                 partial(self._store.publish, job_id, record.attempt, result, record.token)
             )
+            self.counts.jobs["succeeded"] += 1
             self._records.delete_record(job_id)
             log.info("job %s: succeeded", job_id)
         except (AttemptLost, UnknownFormat):
@@ -383,6 +388,7 @@ class Runner:
             return
         finally:
             self.waiting_for = None
+        self.counts.jobs[ended.state] += 1
         self._records.delete_record(job_id)
         log.info("job %s: %s: %s", job_id, ended.state, ended.error and ended.error.detail)
 
