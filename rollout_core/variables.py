@@ -18,7 +18,7 @@ SERVICE = (
     *("max_queued", "max_store_bytes", "max_upload_bytes", "model", "port", "private_hosts"),
     *("redis_url", "result_ttl", "root_path", "standalone", "trusted_proxies", "unix_socket"),
     *("upload_idle_seconds", "upload_ttl", "video_url_hosts", "webhook_hosts"),
-    *("page", "session_ttl", "webhook_secret_file"),
+    *("metrics_address", "page", "session_ttl", "webhook_secret_file"),
 )
 WORKER = (
     *("batch_clips", "channel_order", "checkpoint_sha256", "data_dir", "device", "drain_seconds"),

@@ -12,6 +12,7 @@ from rollout_core.contract import ModelName
 from rollout_core.patterns import URL_PATH
 from service.auth import API_PREFIX
 from service.cors import check_origins
+from service.metrics_server import parse_address
 from service.outbound import Hosts
 from service.proxies import TrustedProxies
 
@@ -80,6 +81,10 @@ class Settings(BaseSettings):
         description="Seconds until a browser must send its API key again.",
     )
     page: bool = Field(True, description="Serve the web page at the root path.")
+    metrics_address: str | None = Field(
+        None,
+        description="HOST:PORT at which /metrics is served, without a key. Default: nowhere.",
+    )
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
     default_model: ModelName | None = Field(
         None, description="Model for requests that name none. Default: the only one."
@@ -136,6 +141,13 @@ class Settings(BaseSettings):
     def _check_trusted_proxies(cls, names: str | None) -> str | None:
         TrustedProxies(names)
         return names
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _check_metrics_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            parse_address(address)
+        return address
 
     @field_validator("video_url_hosts", "private_hosts", "webhook_hosts")
     @classmethod
