@@ -14,7 +14,6 @@ import json
 import math
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,12 +29,12 @@ import httpx
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from PIL import Image
 
 from service.webhook_secrets import make_secret
 from tests.load.film import make_film
-from tests.system.system import System, open_system, upload
+from tests.system.system import System, free_port, open_system, upload
 from tests.system.tools import SEARCH_PATH
 from tests.system.waiting import wait_until
 from tests.system.webhook_receiver import Receiver, running_receiver
@@ -113,7 +112,7 @@ def running_prometheus(metrics_port: int) -> Iterator[Prometheus]:
     if program is None:
         sys.exit("prometheus is not installed; Debian's package has that name")
     with tempfile.TemporaryDirectory(prefix="prometheus-") as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), free_port()
         config = {
             "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
@@ -192,7 +191,7 @@ class Clients:
 def run(seconds: float) -> tuple[dict[str, Any], dict[int, list[list[Series]]], list[str]]:
     """Run the service under load; return the dashboard, each panel's series, and the alerts."""
     with open_system() as system, running_receiver() as receiver:
-        port, folder = _free_port(), system.data_dir.parent
+        port, folder = free_port(), system.data_dir.parent
         (folder / "secrets").write_text(make_secret())
         videos = [make_film(folder / "film.mp4"), make_video(folder / "short.mp4", seconds=6)]
         flags = ("--metrics-address", f"127.0.0.1:{port}", "--max-store-bytes", str(MOST_STORED))
@@ -298,7 +297,7 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda at, _: time.strftime("%H:%M", time.gmtime(at)))
     )
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MultipleLocator(60))
     series = [item for item in series if any(not math.isnan(value) for value in item.values)]
     if not series:
         axes.text(0.5, 0.5, "No data", transform=axes.transAxes, ha="center", color="#777", size=13)
@@ -344,13 +343,6 @@ def _text(value: float, unit: str) -> str:
     if unit == "s":
         return f"{value:.3g} s" if value >= 1 or value == 0 else f"{1000 * value:.3g} ms"
     return f"{value:.3g}{' /s' if unit == 'reqps' else ''}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:
