@@ -51,9 +51,9 @@ RATE_INTERVAL = "20s"
 FEW, MANY = 3, 14
 """Clients at the start and at the end of the run, and in its middle."""
 
-MOST_STORED = 400_000_000
+MOST_STORED = 700_000_000
 SIZE_INCHES, DOTS_PER_INCH = (19.2, 22.0), 100
-ROW_UNITS = 48
+ROW_UNITS = 47
 PALETTE = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#b7dbab")
 BACK, PANEL, TEXT, FAINT = "#111217", "#181b1f", "#d8d9da", "#33363d"
 
@@ -247,7 +247,7 @@ def draw(dashboard: dict[str, Any], shown: dict[int, list[list[Series]]], output
         if panel["type"] == "stat":
             _draw_stat(figure, panel, series, (box, size))
             continue
-        axes = figure.add_axes((left + 0.032, box[1] + 0.040, size[0] - 0.052, size[1] - 0.060))
+        axes = figure.add_axes((left + 0.032, box[1] + 0.036, size[0] - 0.052, size[1] - 0.056))
         _draw_lines(axes, panel, series)
     figure.canvas.draw()
     Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).save(
@@ -289,6 +289,7 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None
     unit = defaults["unit"]
     axes.set_facecolor(PANEL)
     axes.grid(color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
     axes.tick_params(colors=TEXT, length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)

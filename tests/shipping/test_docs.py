@@ -26,6 +26,7 @@ PAGES = (
     "clients",
     "design",
     "methods",
+    "observability",
     "operations",
     "page",
     "performance",
