@@ -247,7 +247,7 @@ def draw(dashboard: dict[str, Any], shown: dict[int, list[list[Series]]], output
         if panel["type"] == "stat":
             _draw_stat(figure, panel, series, (box, size))
             continue
-        axes = figure.add_axes((left + 0.032, box[1] + 0.036, size[0] - 0.052, size[1] - 0.056))
+        axes = figure.add_axes((left + 0.032, box[1] + 0.038, size[0] - 0.052, size[1] - 0.058))
         _draw_lines(axes, panel, series)
     figure.canvas.draw()
     Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).save(
@@ -291,6 +291,7 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None
     axes.grid(color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=TEXT, length=0, labelsize=8)
+    axes.tick_params(axis="x", pad=6)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value, unit)))
@@ -315,7 +316,7 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None
     axes.set_ylim(0, defaults.get("max"))
     axes.legend(
         loc="upper left",
-        bbox_to_anchor=(-0.08, -0.1),
+        bbox_to_anchor=(-0.08, -0.12),
         ncol=2,
         frameon=False,
         labelcolor=TEXT,

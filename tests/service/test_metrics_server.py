@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metric_table import DEFINITIONS
-from service.metrics_server import AddressInUse, parse_address, serving_metrics
+from service.metrics_server import AddressUnusable, parse_address, require_free, serving_metrics
 from tests.service.owners import headers
 from tests.service.test_main import running
 
@@ -62,11 +62,21 @@ def test_without_an_address_nothing_listens(registry, capsys):
         assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("address", [None, "127.0.0.1:0", "[::1]:0", "localhost:0"])
+def test_a_free_address_passes(address):
+    require_free(address)
+
+
+def test_a_host_that_is_not_this_machine_is_refused():
+    with pytest.raises(AddressUnusable, match=r"192\.0\.2\.1:0"):
+        require_free("192.0.2.1:0")
+
+
 def test_an_address_in_use_is_named(registry):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with (
-            pytest.raises(AddressInUse, match=f"ROLLOUT_METRICS_ADDRESS {address}"),
+            pytest.raises(AddressUnusable, match=f"ROLLOUT_METRICS_ADDRESS {address}"),
             serving_metrics(address, registry),
         ):
             pass
@@ -118,8 +128,10 @@ class TestCommand:
             flags = ("--redis-url", redis_url, "--metrics-address", address)
             with running(*flags, cwd=tmp_path) as process:
                 _, errors = process.communicate(timeout=30)
-                assert process.returncode != 0
-                assert f"ROLLOUT_METRICS_ADDRESS {address}: " in errors
+                reason = f"ROLLOUT_METRICS_ADDRESS {address}: Address already in use"
+                assert errors.startswith(f"rollout-service: cannot start: {reason}")
+                assert errors.count("\n") == 1
+                assert process.returncode == 1
 
     def test_a_word_that_is_no_address_is_refused_in_one_line(self, tmp_path):
         with running("--metrics-address", "9100", cwd=tmp_path) as process:
