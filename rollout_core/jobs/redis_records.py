@@ -210,7 +210,11 @@ class JobRecords:
 
 
 class Gpu(Frozen):
-    """The GPU of a worker."""
+    """The GPU, or the MIG slice of one, on which a worker's engine runs.
+
+    Attributes:
+        memory_used_bytes: by all processes that use it.
+    """
 
     uuid: str
     name: str
@@ -225,6 +229,7 @@ class Announcement(Frozen):
     checkpoint_sha256: str | None
     engine: Literal["torch", "fake"]
     device: str
+    gpu: Gpu | None = Field(None, description="None on a CPU, or if the GPU cannot be measured.")
     precision: Precision | None = Field(None, description="None while its engine is loading.")
     ready: bool = Field(description="False while its engine is loading, or while it pauses.")
     waiting_for: Literal["store"] | None = Field(
@@ -232,7 +237,6 @@ class Announcement(Frozen):
     )
     stopping: bool = Field(False, description="It takes no more jobs.")
     seconds_per_job: float | None = Field(None, description="Mean of its latest jobs.")
-    gpu: Gpu | None = None
     counters: WorkerCounters | None = Field(None, description="None: its release has none.")
     beat_at: datetime
 

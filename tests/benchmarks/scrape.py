@@ -39,7 +39,7 @@ def _submit(system: System, jobs: int) -> None:
     """Submit jobs of one stored video."""
     video = make_video(system.data_dir.parent / "video.mp4").read_bytes()
     first = system.client.post("/v1/jobs", files=upload(video, "fake")).json()
-    asked = {"upload": first["upload"]["id"], "model": "fake", "reuse": False}
+    asked = {"upload": first["upload"], "model": "fake", "reuse": False}
     for _ in range(jobs - 1):
         answer = system.client.post("/v1/jobs", json=asked)
         assert answer.status_code == 202, answer.text
