@@ -16,8 +16,9 @@ SERVICE = (
     *("allowed_hosts", "api_keys_file", "cors_origins", "data_dir", "default_model", "device"),
     *("drain_seconds", "engine", "host", "log_format", "log_level", "max_array_bytes"),
     *("max_connections", "max_connections_per_address", "max_queued", "max_store_bytes"),
-    *("max_upload_bytes", "model", "page", "port", "private_hosts", "redis_url", "result_ttl"),
-    *("root_path", "session_ttl", "standalone", "trusted_proxies", "unix_socket"),
+    *("max_upload_bytes", "metrics_address", "model", "page", "port", "private_hosts"),
+    *("redis_url", "result_ttl", "root_path", "session_ttl", "standalone", "trusted_proxies"),
+    "unix_socket",
     *("upload_idle_seconds", "upload_ttl", "video_url_hosts", "webhook_hosts"),
     "webhook_secret_file",
 )

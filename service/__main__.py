@@ -18,6 +18,7 @@ with require_extra("rollout-service", "service"):
     from rollout_core.jobs.redis_records import require_store
     from service.app import REDIS_TIMEOUT_SECONDS
     from service.auth import ApiKeys
+    from service.metrics_server import require_free
     from service.server import serve
     from service.settings import Settings
     from service.standalone import standalone
@@ -56,6 +57,7 @@ def _run(settings: Settings) -> None:
         if settings.api_keys_file:
             ApiKeys(settings.api_keys_file)
         WebhookSecrets(None, settings.webhook_secret_file)
+        require_free(settings.metrics_address)
         with standalone(settings) if settings.standalone else nullcontext(settings) as settings:
             _check_store(settings, store)
             serve(settings)

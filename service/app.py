@@ -1,11 +1,13 @@
 """The FastAPI application: routes, error answers, and the services they use."""
 
 import logging
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from typing import TypedDict
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -34,10 +36,15 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
+from service.metric_readings import Readings
+from service.metrics import Metrics
+from service.metrics_server import serving_metrics
 from service.outbound import Hosts, Outbound
 from service.page import files as page
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
+from service.readiness import check_ready
+from service.request_meter import MeasureRequests
 from service.reservations import RENEW_SECONDS
 from service.routes import artifacts, deliveries, events, jobs, session, status, tus, uploads
 from service.security_headers import SecurityHeaders
@@ -68,6 +75,9 @@ TAGS = [
     {"name": "health", "description": "For the operator of the service."},
 ]
 
+ROUTERS = tuple(
+    module.router for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status)
+)
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +110,8 @@ def create_app(settings: Settings) -> FastAPI:
                 services.deliverer.running(),
                 listening(settings.redis_url, services.watcher.hear),
             ):
-                yield {"services": services}
+                with serving_metrics(settings.metrics_address, services.metrics.registry):
+                    yield {"services": services}
         finally:
             await services.watcher.stop()
             services.redis.close()
@@ -176,13 +187,17 @@ def _open_services(settings: Settings) -> Services:
         result_ttl=settings.result_ttl,
         now=service_jobs.age_now,
     )
-    pools = Pools()
+    pools, metrics = Pools(), Metrics()
+    metrics.registry.register(Readings(redis, inventory, ledger))
+    deliverer = Deliverer(redis, store, service_jobs, webhooks, metrics.count_webhook)
+    _watch(metrics, settings, store, service_jobs, deliverer)
 
     async def read_jobs(watched: Iterable[Job]) -> Mapping[str, Job | None]:
         return await pools.run("lookup", service_jobs.refresh, watched)
 
     return Services(
         settings=settings,
+        metrics=metrics,
         redis=redis,
         store=store,
         jobs=service_jobs,
@@ -192,7 +207,7 @@ def _open_services(settings: Settings) -> Services:
         sessions=sessions,
         pools=pools,
         watcher=JobWatcher(read_jobs),
-        deliverer=Deliverer(redis, store, service_jobs, webhooks),
+        deliverer=deliverer,
         fetcher=VideoFetcher(
             Hosts(settings.video_url_hosts),
             outbound,
@@ -200,6 +215,24 @@ def _open_services(settings: Settings) -> Services:
             idle_seconds=settings.upload_idle_seconds,
         ),
     )
+
+
+def _watch(
+    metrics: Metrics, settings: Settings, store: ArtifactStore, jobs: Jobs, deliverer: Deliverer
+) -> None:
+    """Let functions tell what this process measures only when it is asked."""
+
+    def is_ready() -> float:
+        check_ready(store, jobs)
+        return 1
+
+    metrics.watch("rollout_ready", is_ready, without=0)
+    metrics.watch("rollout_uploads_in_flight", lambda: jobs.uploads_in_flight)
+    metrics.watch("rollout_webhooks_pending", lambda: deliverer.pending)
+    metrics.watch("rollout_store_disk_free_bytes", store.free_bytes)
+    metrics.watch("rollout_store_disk_size_bytes", lambda: shutil.disk_usage(store.root).total)
+    if (limit := settings.max_store_bytes) is not None:
+        metrics.watch("rollout_store_limit_bytes", lambda: limit)
 
 
 def _open_webhooks(settings: Settings, keys: ApiKeys | None, outbound: Outbound) -> Webhooks:
@@ -245,6 +278,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     if settings.cors_origins:
         cors.install(app, settings.cors_origins)  # before the checks: a preflight has no key
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(MeasureRequests, routes=[*chain(*(router.routes for router in ROUTERS))])
     app.add_middleware(MountAt, root_path=settings.root_path or "", proxies=proxies)
 
 

@@ -10,13 +10,13 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Literal, TypeVar, TypeVarTuple, Unpack
 
 import httpx2
 from anyio import CapacityLimiter, to_thread
@@ -61,6 +61,16 @@ THREADS = 4
 
 GONE = 410
 
+Outcome = Literal["delivered", "to_retry", "given_up"]
+"""What came of an attempt."""
+
+OUTCOMES: Mapping[str, Outcome] = {
+    "delivered": "delivered",
+    "pending": "to_retry",
+    "failed": "given_up",
+}
+"""By the state of the delivery after it."""
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -94,7 +104,20 @@ class _Answer:
 class Deliverer:
     """Sends the events of one store, beside other processes that do the same."""
 
-    def __init__(self, redis: Redis, store: ArtifactStore, jobs: Jobs, webhooks: Webhooks) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        store: ArtifactStore,
+        jobs: Jobs,
+        webhooks: Webhooks,
+        count: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        """Deliver what is pending in `store`.
+
+        Args:
+            count: called after each attempt with what came of it.
+        """
+        self._count = count
         self._redis = redis
         self._records = JobRecords(redis)
         self._store = store
@@ -106,6 +129,11 @@ class Deliverer:
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._looking = CapacityLimiter(1)
         self._working = CapacityLimiter(THREADS)
+
+    @property
+    def pending(self) -> int:
+        """How many webhooks are not delivered yet, as far as this process knows."""
+        return len(self._items)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -237,6 +265,7 @@ class Deliverer:
         noted = after(delivery, attempt, answer.retry_after_seconds)
         await self._in_thread(self._deliveries.update, noted)
         tracing.annotate({"rollout.job_id": item.job_id, "rollout.state": noted.state})
+        self._count(OUTCOMES[noted.state])
         if noted.state == "pending":
             item.due_at, item.is_retry = _due_at(noted), True
             return

@@ -24,6 +24,7 @@ from service.inventory import JOB_ID
 from service.job_watcher import JobWatcher
 from service.jobs import Jobs
 from service.maintenance import Reconciler
+from service.metrics import Metrics
 from service.pools import Pools
 from service.sessions import Sessions
 from service.settings import Settings
@@ -42,6 +43,7 @@ class Services:
     """Everything a route may use; built once per app."""
 
     settings: Settings
+    metrics: Metrics
     redis: Redis
     store: ArtifactStore
     jobs: Jobs

@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import ConfigDict
 from redis.exceptions import RedisError
 
+from rollout_core.contract import Frozen
 from rollout_core.errors import UnknownFormat
 from rollout_core.jobs.records import Ended, JobId, StoredRecord, Ticket
 from rollout_core.jobs.store import ArtifactStore
@@ -64,6 +65,7 @@ class StoredJob:
         state: "unknown" if this version cannot read how it ended, or its ticket.
         created_at: None if this version cannot read its ticket.
         ticket: None if it has ended, or cannot be read.
+        model: None if this version cannot read its ticket.
         shared: its video, if an upload has a link to it; `bytes` is without it.
     """
 
@@ -74,6 +76,7 @@ class StoredJob:
     created_at: datetime | None = None
     ticket: Ticket | None = None
     shared: File | None = None
+    model: str | None = None
 
     @property
     def entry(self) -> Entry:
@@ -104,6 +107,7 @@ class Inventory:
         self._entries = Entries()
         self.uploads = UploadInventory(UploadStore(store), self._entries)
         self._owners: Counter[str | None] = Counter()
+        self._counts: Counter[tuple[str | None, StoredState]] = Counter()
         self._changes = Changes()
         self._lock = Lock()
         self._turns: Iterator[str] = iter(())
@@ -126,6 +130,11 @@ class Inventory:
     def owners(self) -> set[str | None]:
         """Return the owners of all jobs, and of some that are gone."""
         return set(self._owners)
+
+    def counts(self) -> Mapping[tuple[str | None, StoredState], int]:
+        """Return the number of jobs by model and state."""
+        with self._lock:
+            return dict(self._counts)
 
     def entries(self) -> Mapping[str, Entry]:
         """Return a view of the entries of all jobs, uploads and shared files."""
@@ -220,14 +229,21 @@ class Inventory:
             if not seen.has_ended:
                 ticket = Ticket.from_json(seen.ticket)
                 return StoredJob(
-                    *what, "open", ticket.owner, ticket.created_at, ticket, shared=seen.shared
+                    *what,
+                    "open",
+                    ticket.owner,
+                    ticket.created_at,
+                    ticket,
+                    shared=seen.shared,
+                    model=ticket.model,
                 )
             head = _Head.from_json(seen.ticket)
         except UnknownFormat as error:
             self._faults.report(job_id, "cannot be read", error)
             return StoredJob(*what, "unknown", shared=seen.shared)
         state = self._read_end(job_id, seen)
-        return StoredJob(*what, state, head.owner, head.created_at, shared=seen.shared)
+        model = head.request.model
+        return StoredJob(*what, state, head.owner, head.created_at, shared=seen.shared, model=model)
 
     def _read_end(self, job_id: str, seen: Survey) -> StoredState:
         """Return how a job has ended."""
@@ -247,9 +263,11 @@ class Inventory:
             self._entries.put(job_id, job.entry if job else None, job.shared if job else None)
             if old:
                 self._owners[old.owner] -= 1
+                self._counts[old.model, old.state] -= 1
             if job:
                 self._jobs[job_id] = job
                 self._owners[job.owner] += 1
+                self._counts[job.model, job.state] += 1
                 if job.ticket:
                     self._open[job_id] = job.ticket
                 if old is None or old.state != job.state:
@@ -259,11 +277,20 @@ class Inventory:
                 self._changes.gone[job_id] = old.owner
 
 
+class _Asked(Frozen):
+    """What is needed of the request in a ticket."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+
+
 class _Head(StoredRecord):
     """What is needed of the ticket of a job that has ended: it is read faster than all of it."""
 
     model_config = ConfigDict(extra="ignore")
 
     id: JobId
+    request: _Asked = _Asked()
     created_at: datetime
     owner: str | None = None

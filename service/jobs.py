@@ -95,6 +95,11 @@ class Jobs:
         """Reserve bytes for an upload; see `Reservations.reserving`."""
         return self._reservations.reserving(announced_bytes, owner, entry_of, job_id=job_id)
 
+    @property
+    def uploads_in_flight(self) -> int:
+        """How many uploads this process receives now."""
+        return self._reservations.in_flight
+
     def renew_reservations(self) -> None:
         """Renew the leases of the uploads in flight."""
         self._reservations.renew()

@@ -129,6 +129,13 @@ class Refusal(NamedTuple):
     held: int
 
 
+class Held(NamedTuple):
+    """The sums over all entries; see `Entry`."""
+
+    shared: int
+    pending: int
+
+
 def result_bytes(upload_bytes: int) -> int:
     """Return the room that is reserved for the result of an upload: an estimate."""
     small = min(max(RESULT_FACTOR * upload_bytes, MIN_RESULT_BYTES), MAX_SMALL_RESULT_BYTES)
@@ -191,6 +198,11 @@ class Ledger:
                 self._unsure |= unsure
             raise
         self._counted.set()
+
+    def held(self) -> Held:
+        """Return what the store holds, and may hold."""
+        sums = cast("list[bytes | None]", self._redis.hmget(SUMS_KEY, *Held._fields))
+        return Held(*(int(text or 0) for text in sums))
 
     def wait_for_count(self, seconds: float) -> bool:
         """Wait until this process has counted the store once; return whether it has."""

@@ -86,6 +86,11 @@ class Reservations:
             # Goes on even if this request is canceled.
             await asyncio.shield(asyncio.to_thread(self._release, reservation))
 
+    @property
+    def in_flight(self) -> int:
+        """How many uploads this process receives now."""
+        return len(self._active)
+
     def renew(self) -> None:
         """Renew the leases of all uploads in flight."""
         with self._lock:

@@ -14,6 +14,7 @@ from rollout_core.patterns import URL_PATH
 from rollout_core.work import DEFAULT_ARRAY_BYTES
 from service.auth import API_PREFIX
 from service.cors import check_origins
+from service.metrics_server import parse_address
 from service.outbound import Hosts
 from service.proxies import TrustedProxies
 
@@ -82,6 +83,10 @@ class Settings(BaseSettings):
         description="Seconds until a browser must send its API key again.",
     )
     page: bool = Field(True, description="Serve the web page at the root path.")
+    metrics_address: str | None = Field(
+        None,
+        description="HOST:PORT at which /metrics is served, without a key. Default: nowhere.",
+    )
     max_queued: int = Field(1000, ge=1, description="Jobs that may wait for one model.")
     max_array_bytes: int = Field(
         DEFAULT_ARRAY_BYTES,
@@ -145,6 +150,13 @@ class Settings(BaseSettings):
     def _check_trusted_proxies(cls, names: str | None) -> str | None:
         TrustedProxies(names)
         return names
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _check_metrics_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            parse_address(address)
+        return address
 
     @field_validator("video_url_hosts", "private_hosts", "webhook_hosts")
     @classmethod

@@ -44,6 +44,7 @@ from worker import fake_script
 from worker.answer_checks import is_clip, is_curve, is_explanation, is_plan, is_source
 from worker.child import Child, ChildFailure, next_message
 from worker.children import Children, Media
+from worker.counts import Counts
 from worker.fake_script import NO_SCRIPT
 from worker.heartbeat import Heartbeat
 from worker.messages import (
@@ -116,13 +117,23 @@ class _Found:
 class Attempt:
     """One attempt at a job."""
 
-    def __init__(self, job: AttemptInput, children: Children, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        job: AttemptInput,
+        children: Children,
+        heartbeat: Heartbeat,
+        counts: Counts | None = None,
+    ) -> None:
         """Prepare the attempt; the clock of `heartbeat` runs already.
+
+        Args:
+            counts: of the worker, to which this attempt adds.
 
         Attributes:
             timings: of its stages until now.
             clips: of the video; 0 until the plan is known.
         """
+        self._counts = counts or Counts()
         self._job = job
         self._children = children
         self._heartbeat = heartbeat
@@ -142,6 +153,12 @@ class Attempt:
             ChildLost: a child died, hung or sent something invalid; the next attempt may succeed.
             OSError: the result cannot be written.
         """
+        try:
+            return self._run()
+        finally:
+            self._counts.add_stages(self.timings.seconds)
+
+    def _run(self) -> ExplainResult:
         with self.timings.stage("wait"):
             model = self._await_engine()
             check_request(self._job.request, model.spec)
@@ -152,6 +169,7 @@ class Attempt:
                 found = self._compute(media, model)
             finally:
                 media.kill()
+                self._counts.restarts["media"] += media.lost
             with self.timings.stage("save"):
                 self._heartbeat.during(self._tidy)
                 self._heartbeat.during(partial(self._save, found.arrays))
@@ -275,7 +293,8 @@ class Attempt:
     def _take_explanation(self, run: ResolvedRun, clips: int, findings: ResultArrays) -> None:
         """Receive the explanation of a batch, and add its arrays to `findings`."""
         with self.timings.stage("explain"):
-            _, arrays = next_message(self._children.engine, Explained, self._heartbeat)
+            answer, arrays = next_message(self._children.engine, Explained, self._heartbeat)
+        self._counts.add_explained(clips, answer.seconds)
         if not is_explanation(arrays, run, clips):
             raise self._children.engine.kill_as_lost("sent an invalid explanation")
         findings.add(**arrays)
@@ -289,7 +308,8 @@ class Attempt:
             self._heartbeat()
             question = Perturb(fill=fill, target=target.index, steps=steps)
             self._ask_engine(question, steps + 1, frames=frames, order=order)
-            _, arrays = next_message(self._children.engine, Perturbed, self._heartbeat)
+            answer, arrays = next_message(self._children.engine, Perturbed, self._heartbeat)
+            self._counts.add_engine_seconds(answer.seconds)
             if not is_curve(arrays, steps):
                 raise self._children.engine.kill_as_lost("sent an invalid curve")
             return arrays["probabilities"]

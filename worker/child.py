@@ -99,8 +99,13 @@ class Child:
     reap_seconds: ClassVar[float | None] = None
 
     def __init__(self, name: str, started: ChildProcess) -> None:
-        """Watch a process that was started; `name` is used in errors and log lines."""
+        """Watch a process that was started; `name` is used in errors and log lines.
+
+        Attributes:
+            lost: whether it broke; see `ChildLost`.
+        """
         self.name = name
+        self.lost = False
         self.connection = started.connection
         self._process = started.process
         self._due: float | None = None
@@ -178,6 +183,7 @@ class Child:
         """Kill the child; return a `ChildLost` with the reason, or with its exit status."""
         if reason is None:
             reason = self._describe_exit()
+        self.lost = True
         self.kill()
         return ChildLost(f"{self.name} {reason}")
 

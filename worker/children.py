@@ -178,6 +178,7 @@ class Children:
         self._load_seconds = load_seconds
         self._start_media = start_media
         self.gpu = gpu
+        self._engine_restarts = 0
         self.engine = self._start_engine()
         self.template = self._start_template()
 
@@ -185,6 +186,12 @@ class Children:
     def ready(self) -> bool:
         """Whether the engine has loaded its model and is alive."""
         return self.engine.model is not None and self.engine.alive
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often the engine and the template were replaced, by kind of child."""
+        template = self.template.restarts if self.template else 0
+        return {"engine": self._engine_restarts, "template": template}
 
     def take_media(self) -> Media:
         """Start a media process; do not wait until it runs.
@@ -205,6 +212,7 @@ class Children:
         if not self.engine.alive:
             self.engine.kill()
             self.engine = self._start_engine()
+            self._engine_restarts += 1
         if self.template is not None:
             self.template.restart_if_dead()
 

@@ -43,7 +43,12 @@ class ForkServer:
     """
 
     def __init__(self) -> None:
-        """Start a template; do not wait until it is ready."""
+        """Start a template; do not wait until it is ready.
+
+        Attributes:
+            restarts: how often a template that had died was replaced.
+        """
+        self.restarts = 0
         self._start()
 
     @property
@@ -65,20 +70,24 @@ class ForkServer:
             return self._order(options)
         except (BrokenPipeError, ConnectionResetError):  # it ends, or has ended since
             self.close()
-            self._start()
+            self._replace()
             return self._order(options)
 
     def restart_if_dead(self) -> None:
         """Replace a template that has died."""
         if self._template.poll() is not None:
             self._orders.close()
-            self._start()
+            self._replace()
 
     def close(self) -> None:
         """Kill the template, and with it what it has forked."""
         self._orders.close()
         self._template.kill()
         self._template.wait()
+
+    def _replace(self) -> None:
+        self.restarts += 1
+        self._start()
 
     def _start(self) -> None:
         self._orders, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)

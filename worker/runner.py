@@ -48,6 +48,7 @@ from worker import job_trace
 from worker.attempt import Attempt, AttemptInput
 from worker.child import EXHAUSTED, ChildFailure, ChildLost
 from worker.children import Children
+from worker.counts import Counts
 from worker.fake_script import script_of
 from worker.heartbeat import Canceled, Heartbeat, Pulse, ShuttingDown
 from worker.redis_jobs import UNREACHABLE, RetryingRecords
@@ -129,6 +130,7 @@ class Runner:
 
         Attributes:
             waiting_for: what this worker waits for instead of working; to be announced.
+            counts: what it has done; to be announced.
         """
         self.children = children
         self._settings = settings
@@ -136,6 +138,7 @@ class Runner:
         self._store = store
         self._do_duties = do_duties
         self.waiting_for: Literal["store"] | None = None
+        self.counts = Counts()
         self._latest_seconds: deque[float] = deque(maxlen=REMEMBERED_ATTEMPTS)
 
     @property
@@ -190,6 +193,7 @@ class Runner:
         """Make one attempt; return why another one should follow, if so."""
         job_id = ticket.id
         log.info("the attempt begins")
+        self.counts.attempts += 1
         began = time.monotonic()
         try:
             with self._blaming_the_store(self._pulse(job_id, record).during):
@@ -325,12 +329,14 @@ class Runner:
         )
         try:
             job = heartbeat.during(partial(self._input, ticket, record))
-            with job_trace.of_stages(Attempt(job, self.children, heartbeat)) as attempt:
+            attempt = Attempt(job, self.children, heartbeat, self.counts)
+            with job_trace.of_stages(attempt):
                 result = attempt.run()
             with tracing.span("publish"):
                 heartbeat.during(
                     partial(self._store.publish, job_id, record.attempt, result, record.token)
                 )
+            self.counts.jobs["succeeded"] += 1
             self._records.delete_record(job_id)
             job_trace.log_end("succeeded", heartbeat.seconds)
         except (AttemptLost, UnknownFormat):
@@ -407,6 +413,7 @@ class Runner:
             return
         finally:
             self.waiting_for = None
+        self.counts.jobs[ended.state] += 1
         self._records.delete_record(job_id)
         seconds = (ended.ended_at - (ended.started_at or ended.ended_at)).total_seconds()
         job_trace.log_end(ended.state, seconds, ended.error.detail if ended.error else None)

@@ -468,6 +468,7 @@ class Supervisor(SimpleWorker):
             stopping=stopping,
             waiting_for=self._runner.waiting_for,
             seconds_per_job=self._runner.seconds_per_job,
+            counters=self._runner.counts.snapshot(self._children.restarts),
             beat_at=self._redis_now(),
         )
 

@@ -11,13 +11,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from rollout_core.contract import Frozen, Precision
 from rollout_core.errors import AttemptLost, OtherStore
+from rollout_core.jobs.counters import WorkerCounters
 from rollout_core.jobs.records import JobRecord
 from rollout_core.model.specs import ModelSpec
 
@@ -236,7 +237,17 @@ class Announcement(Frozen):
     )
     stopping: bool = Field(False, description="It takes no more jobs.")
     seconds_per_job: float | None = Field(None, description="Mean of its latest jobs.")
+    counters: WorkerCounters | None = Field(None, description="None: its release has none.")
     beat_at: datetime
+
+    @field_validator("counters", mode="wrap")
+    @classmethod
+    def _forgive(cls, value: object, read: ValidatorFunctionWrapHandler) -> WorkerCounters | None:
+        """Do without counters that another release has written in another form."""
+        try:
+            return cast("WorkerCounters | None", read(value))
+        except ValidationError:
+            return None
 
     @property
     def takes_jobs(self) -> bool:

@@ -9,6 +9,7 @@ from service.auth import API_PREFIX
 from service.dependencies import ServicesDep
 from service.errors import NotCounted, RedisUnavailable
 from service.pools import in_pool
+from service.readiness import check_ready
 
 router = APIRouter()
 
@@ -35,8 +36,4 @@ async def get_liveness() -> Liveness:
 @in_pool("health")
 def get_readiness(services: ServicesDep) -> Readiness:
     """Return 200 if jobs can be accepted: Redis and the store are writable, the store counted."""
-    services.store.check_writable()
-    services.jobs.check_redis_writable()
-    workers = services.jobs.ready_workers()
-    services.jobs.require_count()
-    return Readiness(workers=workers)
+    return Readiness(workers=check_ready(services.store, services.jobs))

@@ -77,6 +77,14 @@ def deliveries(client, job_id):
     return response.json()["deliveries"]
 
 
+def counted(client):
+    """Return how many attempts had each outcome, and check that nothing is pending."""
+    registry = client.app_state["services"].metrics.registry
+    assert wait_until(lambda: registry.get_sample_value("rollout_webhooks_pending") == 0)
+    (family,) = (each for each in registry.collect() if each.name == "rollout_webhook_attempts")
+    return {sample.labels["outcome"]: sample.value for sample in family.samples}
+
+
 def wait_for_state(client, job_id, state):
     return wait_until(
         lambda: [item for item in deliveries(client, job_id) if item["state"] == state],
@@ -150,6 +158,7 @@ def test_failed_attempt_is_repeated_with_the_same_id(hooked, mp4, receiver, work
     found = wait_for_state(client, job_id, "delivered")
 
     assert [attempt["status"] for attempt in found["attempts"]] == [500, 302, 200]
+    assert counted(client) == {"to_retry": 2, "delivered": 1}
     assert {item.id for item in receiver.delivered} == {found["webhook_id"]}
 
 
@@ -194,6 +203,7 @@ def test_delivery_is_given_up_after_the_last_retry(
         found = wait_for_state(client, job_id, "failed")
 
     assert len(found["attempts"]) == len(receiver.delivered) == 3
+    assert counted(client) == {"to_retry": 2, "given_up": 1}
     assert f"The webhook of job {job_id} is given up: status 500" in caplog.text
     assert "tell-nobody" not in caplog.text
     assert not any(secret in caplog.text for secret in SECRETS)

@@ -53,6 +53,20 @@ def test_every_job_is_known_with_its_state(inventory, store, accept):
     assert inventory.get(ended.id).created_at == ended.created_at
 
 
+def test_jobs_are_counted_by_model_and_state(inventory, store, accept, jobs_folder):
+    ended, gone, broken = accept(1), accept(2), accept(3)
+    inventory.refresh()
+    assert inventory.counts() == {("fake", "open"): 3}
+    store.end(ended.id, ENDED)
+    store.delete(gone.id)
+    (jobs_folder / broken.id / "job.json").write_text("{}")
+
+    inventory.look([ended.id, gone.id, broken.id])
+
+    counts = {key: count for key, count in inventory.counts().items() if count}
+    assert counts == {("fake", "canceled"): 1, (None, "unknown"): 1}
+
+
 def test_changes_are_told_once(inventory, store, accept):
     ended, gone = accept(1, owner="ann"), accept(2, owner="ben")
     inventory.refresh()

@@ -270,3 +270,10 @@ class TestUpdate:
         ledger.update({f"{number}": entry(1) for number in range(100)})
 
         assert sums(redis)["owner:ann"] == 100
+
+
+def test_what_is_held_is_the_sum_over_all_entries(ledger):
+    assert ledger.held() == (0, 0)
+    ledger.update({"a": entry(100, room=900), "b": entry(50, owner=None)})
+
+    assert ledger.held() == (1050, 900)

@@ -80,7 +80,7 @@ class System:
         Args:
             under: a module that runs the API, and its arguments; see `breakpoints`.
         """
-        port = _free_port()
+        port = free_port()
         name = f"api-{len(self._urls)}"
         common = ("--redis-url", self.redis_url, "--data-dir", str(self.data_dir))
         command = _python("service", *common, "--port", str(port), *flags, under=under)
@@ -270,7 +270,8 @@ def _python(program: str, *arguments: str, under: tuple[str, ...]) -> list[str]:
     return [sys.executable, "-m", module, *options, *arguments]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

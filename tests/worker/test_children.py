@@ -152,6 +152,7 @@ def test_dead_engine_is_restarted(children):
     assert not children.ready
     children.restart_dead()
     assert children.engine is not dead
+    assert children.restarts == {"engine": 1, "template": 0}
     load(children)
     assert children.ready
 
@@ -162,6 +163,7 @@ def test_dead_template_is_restarted(children):
     wait_until(lambda: not is_alive(dead))
     children.restart_dead()
     assert children.template.pid != dead
+    assert children.restarts == {"engine": 0, "template": 1}
     media = children.take_media()
     assert is_alive(media.pid)
     media.kill()
@@ -172,6 +174,7 @@ def test_what_is_alive_is_not_restarted(children):
     children.restart_dead()
     assert children.engine is engine
     assert children.template.pid == template
+    assert children.restarts == {"engine": 0, "template": 0}
 
 
 def test_each_job_gets_its_own_media_process(children):

@@ -23,6 +23,7 @@ from redis import Redis
 from rollout_core import archive
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import AttemptLost, JobHeld, OtherStore, UnknownFormat
+from rollout_core.jobs.counters import WorkerCounters
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
 from rollout_core.jobs.redis_records import announce_store, job_key, token_key
 from rollout_core.jobs.store import ArtifactStore
@@ -670,3 +671,72 @@ def test_longer_video_gets_one_clip_per_second(runner, store, submit, tmp_path):
     job_id = submit(long.read_bytes(), clips="tile", overlay=None)
     runner.run(job_id)
     assert store.result(job_id).clips == 20
+
+
+def counted(runner: Runner) -> WorkerCounters:
+    return runner.counts.snapshot(runner.children.restarts)
+
+
+def test_a_job_that_succeeds_is_counted_with_its_clips_and_stages(runner, submit, store):
+    job_id = submit(clips="tile")
+    runner.run(job_id)
+
+    found = counted(runner)
+
+    assert (found.attempts, found.jobs, found.clips) == (1, {"succeeded": 1}, 3)
+    assert found.restarts == {}
+    timings = store.result(job_id).timings_seconds
+    assert found.stages.keys() == timings.keys() - {"total"}
+    for stage in ("open", "decode", "explain", "render"):
+        assert found.stages[stage].attempts == 1
+        assert found.stages[stage].seconds == pytest.approx(timings[stage], abs=0.05)
+    assert 0 < found.explain_seconds == found.engine_seconds
+
+
+def test_the_curves_of_faithfulness_keep_the_engine_busy(runner, submit):
+    runner.run(submit(faithfulness=True))
+
+    found = counted(runner)
+
+    assert found.clips == 1
+    assert found.engine_seconds > found.explain_seconds > 0
+    assert found.stages["faithfulness"].attempts == 1
+
+
+def test_an_engine_that_crashes_is_counted_with_its_attempts(settings, records, store, submit):
+    with running(settings, records, store, model="fake-crash") as crashing:
+        crashing.run(submit(model="fake-crash"))
+        crashing.children.restart_dead()
+
+        found = counted(crashing)
+
+    assert (found.attempts, found.jobs) == (settings.max_attempts, {"failed": 1})
+    assert found.restarts == {"engine": settings.max_attempts}
+    assert found.stages["explain"].attempts == settings.max_attempts
+
+
+def test_a_media_process_that_breaks_is_counted(runner, submit, monkeypatch):
+    def break_media(attempt, media, model):
+        raise media.kill_as_lost()
+
+    monkeypatch.setattr("worker.attempt.Attempt._compute", break_media)
+    runner.run(submit())
+
+    assert counted(runner).restarts["media"] == runner._settings.max_attempts
+
+
+def test_a_video_that_cannot_be_read_breaks_no_child(runner, submit):
+    runner.run(submit(b"no video at all"))
+
+    found = counted(runner)
+
+    assert (found.jobs, found.restarts, found.clips) == ({"failed": 1}, {}, 0)
+    assert found.stages["open"].attempts == 1
+
+
+def test_a_canceled_job_is_counted_as_such(runner, submit, redis):
+    job_id = submit()
+    redis.set(job_key(job_id), JobRecord(cancel_requested=True).model_dump_json())
+    runner.run(job_id)
+
+    assert (counted(runner).attempts, counted(runner).jobs) == (0, {"canceled": 1})
