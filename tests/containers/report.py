@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -63,14 +63,15 @@ class Report:
         engine = site.docker("version", "--format", "{{.Server.Version}}")
         compose = site.docker("compose", "version", "--short")
         command = " ".join(("scripts/containers", *sys.argv[1:]))
+        kernel = platform.release().partition("-")[0]
         passed = f"{len(self.checks) - self.failures} of {len(self.checks)} checks passed"
         return "\n".join(
             (
                 "# The containers, built and run",
                 "",
-                f"`{command}`: {passed}. {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores, Linux "
-                f"{platform.release().partition('-')[0]}, Docker {engine}, Compose {compose}. The "
-                "Dockerfile and the compose files were used as they are.",
+                f"`{command}`: {passed}. {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores, "
+                f"Linux {kernel}, Docker {engine}, Compose {compose}. "
+                "The Dockerfile and the compose files were used as they are.",
                 *(("", *(f"- {note}" for note in self.notes)) if self.notes else ()),
                 "",
             )
@@ -103,7 +104,7 @@ class Report:
         return _table("## Checks", ("with", "check", "", "took", "found"), rows)
 
 
-def _table(title: str, columns: tuple[str, ...], rows: object) -> str:
+def _table(title: str, columns: tuple[str, ...], rows: Iterable[str]) -> str:
     head = (title, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|")
     return "\n".join((*head, *rows, ""))
 
