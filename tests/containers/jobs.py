@@ -209,7 +209,7 @@ def _add_key(site: Site, name: str, keys: Path) -> str:
     )
     said = site.run("sh", "-c", script)
     keys.chmod(0o644)
-    return re.findall(r"[\w-]{43}$", said.strip())[0]
+    return said.split()[-1]
 
 
 def _status(site: Site, api_key: str | None) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ NO_GPU = 'could not select device driver "nvidia"'
 def main() -> int:
     """Run all checks and write the report; return the exit status."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all is taken down
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with _engine(folder, own=arguments.own_engine, keep=arguments.keep) as environment:
