@@ -46,11 +46,12 @@ RUN pip --python /opt/rollout install --constraint constraints.txt '.[service]'
 FROM dependencies AS dependencies-worker-fake
 RUN pip --python /opt/rollout install --constraint constraints.txt '.[media]'
 
-# The index of CPU wheels has torch; what torch needs comes from the usual index, as all others.
+# Both from the index of CPU wheels, since torchvision's code is linked with torch's. What they need
+# comes from the usual index.
 FROM dependencies AS dependencies-worker-cpu
 ARG TORCH_INDEX
 RUN pip --python /opt/rollout install --no-deps --constraint constraints.txt \
-        --index-url "$TORCH_INDEX" torch
+        --index-url "$TORCH_INDEX" torch torchvision
 RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker]'
 
 FROM dependencies AS dependencies-worker

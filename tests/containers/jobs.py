@@ -3,7 +3,6 @@
 Each check returns what it found, for the report, and fails by AssertionError or CommandError.
 """
 
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

@@ -106,7 +106,7 @@ def test_target_installs_its_own_extra_at_pinned_versions(stages, target):
 
 def test_torch_for_the_cpu_comes_first_and_at_its_pinned_version(stages):
     runs = [run for run in arguments(stages["dependencies-worker-cpu"], "RUN") if "pip " in run]
-    torch = [run for run in runs if '--index-url "$TORCH_INDEX" torch' in run]
+    torch = [run for run in runs if '--index-url "$TORCH_INDEX" torch torchvision' in run]
     assert torch
     assert runs.index(torch[0]) == 1
     assert "--no-deps --constraint constraints.txt" in torch[0]
