@@ -35,9 +35,9 @@ def sample(site: Site) -> Path:
 
 
 def submit(site: Site, api_key: str | None = None, **request: Any) -> Job:
-    """Upload the sample for a new job."""
+    """Upload the sample for a new job, which does not take the result of an earlier one."""
     with site.client(api_key) as client:
-        return client.submit(sample(site), **request)
+        return client.submit(sample(site), reuse=False, **request)
 
 
 def wait(site: Site, job: Job, api_key: str | None = None) -> Job:
