@@ -116,16 +116,24 @@ def redis_comes_back(site: Site) -> str:
     return "it said that it saved, and the API was ready again"
 
 
-def nothing_is_lost_by_stop_and_start(site: Site, service: str) -> str:
+def nothing_is_lost_by_stop_and_start(site: Site, service: str, profile: str) -> str:
     """All containers stopped and started: the same jobs and files, and what waited ends."""
-    return _nothing_is_lost(
-        site, service, lambda: site.compose("stop"), lambda: site.compose("start")
-    )
+
+    def restart() -> None:
+        site.compose("--profile", profile, "stop")
+        site.compose("--profile", profile, "start")
+
+    return _nothing_is_lost(site, service, restart)
 
 
 def nothing_is_lost_by_down_and_up(site: Site, service: str, profile: str) -> str:
     """All containers removed and made again: the same jobs and files, and what waited ends."""
-    return _nothing_is_lost(site, service, site.down, lambda: site.up(profile))
+
+    def remake() -> None:
+        site.down()
+        site.up(profile)
+
+    return _nothing_is_lost(site, service, remake)
 
 
 def keys_count(site: Site, profile: str, keys: Path) -> str:
@@ -154,15 +162,12 @@ def is_ready(site: Site) -> bool:
     return _succeeds(site, "api", "python", "-c", script)
 
 
-def _nothing_is_lost(
-    site: Site, service: str, stop: Callable[[], object], start: Callable[[], object]
-) -> str:
+def _nothing_is_lost(site: Site, service: str, restart: Callable[[], None]) -> str:
     job = wait(site, submit(site))
     site.compose("stop", service)
     waiting = submit(site, clips="tile", model=job.model)
     before = _jobs(site)
-    stop()
-    start()
+    restart()
     wait_until(lambda: is_ready(site), BACK_SECONDS, "the API is ready")
     after = _jobs(site)
     wait(site, waiting)
