@@ -62,7 +62,8 @@ class Report:
     def _head(self, site: Site) -> str:
         engine = site.docker("version", "--format", "{{.Server.Version}}")
         compose = site.docker("compose", "version", "--short")
-        command = " ".join(("scripts/containers", *sys.argv[1:]))
+        flags = (flag for flag in sys.argv[1:] if flag in ("--own-engine", "--fresh"))
+        command = " ".join(("scripts/containers", *flags))
         kernel = platform.release().partition("-")[0]
         passed = f"{len(self.checks) - self.failures} of {len(self.checks)} checks passed"
         return "\n".join(
