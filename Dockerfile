@@ -1,10 +1,18 @@
-# Three images from one file:
+# Four images from one file:
 #   docker build --target api         -t timesformer-rollout-api .           no torch, timm or av
 #   docker build --target worker      -t timesformer-rollout-worker .        torch's wheels bring CUDA
+#   docker build --target worker-cpu  -t timesformer-rollout-worker-cpu .    torch for the CPU only
 #   docker build --target worker-fake -t timesformer-rollout-worker-fake .   the fake engine, no torch
 # They write to /data and /tmp alone, so the root file system can be read-only.
+#
+# Build arguments; docs/operations.md says how BASE_IMAGE is pinned by its digest:
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG VERSION=0.1.0
+ARG REVISION=
+ARG SOURCE=
 
-FROM python:3.11-slim-bookworm AS base
+FROM $BASE_IMAGE AS base
 ENV PATH=/opt/rollout/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -38,6 +46,14 @@ RUN pip --python /opt/rollout install --constraint constraints.txt '.[service,te
 FROM dependencies AS dependencies-worker-fake
 RUN pip --python /opt/rollout install --constraint constraints.txt '.[media,telemetry]'
 
+# Both from the index of CPU wheels, since torchvision's code is linked with torch's. What they need
+# comes from the usual index.
+FROM dependencies AS dependencies-worker-cpu
+ARG TORCH_INDEX
+RUN pip --python /opt/rollout install --no-deps --constraint constraints.txt \
+        --index-url "$TORCH_INDEX" torch torchvision
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,telemetry]'
+
 FROM dependencies AS dependencies-worker
 RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,telemetry]'
 
@@ -60,6 +76,15 @@ ENV ROLLOUT_HOST=0.0.0.0 \
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
 ENTRYPOINT ["rollout-service"]
+ARG VERSION
+ARG REVISION
+ARG SOURCE
+LABEL org.opencontainers.image.title="timesformer-rollout-api" \
+      org.opencontainers.image.description="REST service that explains what a video transformer looked at" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
 
 
 FROM base AS base-worker
@@ -74,6 +99,31 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip --python /opt/rollout install --no-cache-dir --no-deps --force-reinstall /dist/*.whl
 USER 10001:10001
 ENV ROLLOUT_ENGINE=fake
+ARG VERSION
+ARG REVISION
+ARG SOURCE
+LABEL org.opencontainers.image.title="timesformer-rollout-worker-fake" \
+      org.opencontainers.image.description="Worker of timesformer-rollout with a scripted model, for tests of clients" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
+
+FROM base-worker AS worker-cpu
+COPY --from=dependencies-worker-cpu /opt/rollout /opt/rollout
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    pip --python /opt/rollout install --no-cache-dir --no-deps --force-reinstall /dist/*.whl
+USER 10001:10001
+ENV ROLLOUT_DEVICE=cpu
+ARG VERSION
+ARG REVISION
+ARG SOURCE
+LABEL org.opencontainers.image.title="timesformer-rollout-worker-cpu" \
+      org.opencontainers.image.description="Worker of timesformer-rollout for machines without a GPU" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
 
 # The NVIDIA container toolkit of the host adds the driver; without a GPU it runs on the CPU.
 FROM base-worker AS worker
@@ -83,3 +133,12 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
 USER 10001:10001
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ARG VERSION
+ARG REVISION
+ARG SOURCE
+LABEL org.opencontainers.image.title="timesformer-rollout-worker" \
+      org.opencontainers.image.description="Worker of timesformer-rollout for NVIDIA GPUs" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"

@@ -38,10 +38,11 @@ EXPLAIN = (
 )
 CLIENT = ("api_key", "other_api_key", "url")
 COMPOSE = (
-    *("api_keys", "api_memory", "checkpoints", "fake_model", "fake_worker_memory", "publish"),
-    *("redis_maxmemory", "redis_memory", "webhook_secrets", "worker_memory"),
+    *("api_keys", "api_memory", "base_image", "checkpoints", "fake_model", "fake_worker_memory"),
+    *("publish", "redis_image", "redis_maxmemory", "redis_memory", "revision", "source"),
+    *("stop_grace", "torch_index", "webhook_secrets", "worker_memory"),
 )
-"""Of docker-compose.yml."""
+"""Of docker-compose.yml and docker-compose.cpu.yml."""
 
 SETTINGS = frozenset((*SERVICE, *WORKER))
 """Names of the settings of the service and of its workers, without the prefix."""

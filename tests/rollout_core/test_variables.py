@@ -30,7 +30,8 @@ def test_every_setting_of_a_command_is_known(names, settings):
 def test_variables_of_the_client_and_of_compose_are_known():
     names = {f"ROLLOUT_{name.upper()}" for name in CLIENT}
     assert names == {KEY_VARIABLE, URL_VARIABLE, OTHER_KEY_VARIABLE}
-    used = set(re.findall(r"\$\{ROLLOUT_(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    text = "".join(path.read_text() for path in ROOT.glob("docker-compose*.yml"))
+    used = set(re.findall(r"\$\{ROLLOUT_(\w+)", text))
     assert used - {name.upper() for name in SETTINGS} == {name.upper() for name in COMPOSE}
 
 

@@ -123,14 +123,19 @@ def test_each_worker_chooses_among_all_gpus_by_a_claim_in_the_shared_volume(base
     worker = base["services"]["worker"]
     (devices,) = worker["deploy"]["resources"]["reservations"]["devices"]
     assert devices == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
-    assert worker["environment"]["ROLLOUT_DEVICE"] == "cuda"
+    assert worker["environment"]["ROLLOUT_DEVICE"] == "${ROLLOUT_DEVICE:-cuda}"
     assert "artifacts:/data" in worker["volumes"]
 
 
-def test_cpu_override_removes_only_the_gpu(base, cpu):
+def test_cpu_override_changes_only_the_gpu_and_the_image(base, cpu):
     expected = copy.deepcopy(base)
-    del expected["services"]["worker"]["deploy"]
-    expected["services"]["worker"]["environment"]["ROLLOUT_DEVICE"] = "cpu"
+    worker = expected["services"]["worker"]
+    del worker["deploy"]
+    worker["environment"]["ROLLOUT_DEVICE"] = "cpu"
+    worker["image"] = "timesformer-rollout-worker-cpu"
+    index = "${ROLLOUT_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}"
+    arguments = worker["build"]["args"] | {"TORCH_INDEX": index}
+    worker["build"] |= {"target": "worker-cpu", "args": arguments}
     assert cpu == expected
 
 
@@ -195,7 +200,7 @@ def test_workers_have_no_way_out(compose):
 
 def test_redis_stores_its_data(compose):
     redis = compose["services"]["redis"]
-    assert re.fullmatch(r"(redis|valkey/valkey):\d+\.\d+", redis["image"])
+    assert re.fullmatch(r"valkey/valkey:\d+\.\d+", default(redis["image"]))
     assert " ".join(redis["command"]).startswith("valkey-server --appendonly yes")
     assert "redis:/data" in redis["volumes"]
     assert "ping" in redis["healthcheck"]["test"]
@@ -221,29 +226,57 @@ def test_environment_has_only_valid_settings(compose, name, settings):
     settings.model_validate({field_name(key): value for key, value in environment.items() if value})
 
 
-NOT_PASSED = {
-    "host": "set in the image",
-    "port": "set in the image",
-    "unix_socket": "the API is published by its port",
-    "drain_seconds": "stop_grace_period must be more",
-    "standalone": "the workers and Redis are services of their own",
-    "engine": "of the standalone worker",
-    "model": "of the standalone worker",
-    "device": "of the standalone worker",
+FIXED = {
+    "api": {
+        "redis_url": "redis://redis:6379/0",
+        "data_dir": "/data",
+        "host": "0.0.0.0",
+        "port": "8000",
+        "unix_socket": "",
+        "standalone": "false",
+        "api_keys_file": "${ROLLOUT_API_KEYS:+/run/secrets/api_keys}",
+        "webhook_secret_file": "${ROLLOUT_WEBHOOK_SECRETS:+/run/secrets/webhook_secrets}",
+    },
+    "worker": {
+        "redis_url": "redis://redis:6379/0",
+        "data_dir": "/data",
+        "engine": "torch",
+    },
+    "worker-fake": {
+        "redis_url": "redis://redis:6379/0",
+        "data_dir": "/data",
+        "engine": "fake",
+        "model": "${ROLLOUT_FAKE_MODEL:-fake}",
+    },
 }
-"""Settings of the service that do not fit Compose, and why."""
+"""Settings that the file `.env` does not change, since they belong to the composition."""
 
 
-def test_every_setting_of_the_service_reaches_its_container_or_does_not_fit(compose):
-    environment = own_environment(compose["services"]["api"])
-    passed = {field_name(key) for key in environment}
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_setting_reaches_its_container_unless_compose_fixes_it(base, name):
+    service = base["services"][name]
+    settings = ServiceSettings if name == "api" else WorkerSettings
+    assert {"path": ".env", "required": False} in service["env_file"]
+    reached = set(settings.model_fields) - FIXED[name].keys()
+    for key, value in own_environment(service).items():
+        if field_name(key) in reached:  # the same variable, with another default
+            assert value.startswith(f"${{{key}:-"), key
+        else:
+            assert value == FIXED[name][field_name(key)], key
 
-    assert passed | NOT_PASSED.keys() == ServiceSettings.model_fields.keys()
-    assert not passed & NOT_PASSED.keys()
-    fixed = {"ROLLOUT_REDIS_URL", "ROLLOUT_DATA_DIR"}
-    files = {"ROLLOUT_API_KEYS_FILE", "ROLLOUT_WEBHOOK_SECRET_FILE"}
-    for key in environment.keys() - fixed - files:
-        assert environment[key] == f"${{{key}:-}}"
+
+def test_only_the_device_is_fixed_besides_on_the_cpu(base, cpu):
+    for name in OURS:
+        assert cpu["services"][name]["env_file"] == base["services"][name]["env_file"]
+    changed = cpu["services"]["worker"]["environment"].items()
+    assert changed - base["services"]["worker"]["environment"].items() == {
+        ("ROLLOUT_DEVICE", "cpu")
+    }
+
+
+def test_redis_and_git_get_nothing_of_the_settings(compose, root):
+    assert "env_file" not in compose["services"]["redis"]
+    assert "/.env" in (root / ".gitignore").read_text().splitlines()
 
 
 def test_a_setting_that_compose_leaves_empty_has_its_default(monkeypatch):
@@ -256,14 +289,13 @@ def test_a_setting_that_compose_leaves_empty_has_its_default(monkeypatch):
 def test_a_stopped_worker_has_time_to_end_its_job(compose):
     drain_seconds = WorkerSettings.model_fields["drain_seconds"].default
     for name in WORKERS:
-        seconds = compose["services"][name]["stop_grace_period"].removesuffix("s")
-        assert (
-            int(seconds) >= drain_seconds + 15
-        )  # to requeue the job and to end its child processes
+        seconds = default(compose["services"][name]["stop_grace_period"]).removesuffix("s")
+        # to requeue the job and to end its child processes
+        assert int(seconds) >= drain_seconds + 15
 
 
 def test_a_stopped_api_has_time_to_end_its_requests(compose):
-    seconds = compose["services"]["api"]["stop_grace_period"].removesuffix("s")
+    seconds = default(compose["services"]["api"]["stop_grace_period"]).removesuffix("s")
     assert int(seconds) > ServiceSettings.model_fields["drain_seconds"].default
 
 
@@ -280,6 +312,17 @@ def test_only_the_api_has_a_secret_and_only_if_a_file_is_given(compose, setting,
     assert compose["secrets"][secret] == {"file": f"${{{variable}:-/dev/null}}"}
     for name, service in compose["services"].items():
         assert (secret in service.get("secrets", [])) == (name == "api")
+
+
+def test_images_are_built_from_the_pinned_base_with_the_revision(compose, root):
+    dockerfile = (root / "Dockerfile").read_text()
+    for name in OURS:
+        build = compose["services"][name]["build"]
+        assert f" AS {build['target']}\n" in dockerfile
+        assert compose["services"][name]["image"] == f"timesformer-rollout-{build['target']}"
+        assert f"ARG BASE_IMAGE={default(build['args']['BASE_IMAGE'])}\n" in dockerfile
+        assert build["args"].keys() >= {"REVISION", "SOURCE"}
+        assert all(f"\nARG {argument}=" in dockerfile for argument in build["args"])
 
 
 def test_api_is_published_only_on_this_machine(compose):

@@ -5,9 +5,17 @@ from itertools import takewhile
 
 import pytest
 
-TARGETS = ("api", "worker", "worker-fake")
+from rollout_core import __version__
 
-EXTRAS = {"api": "service", "worker": "worker", "worker-fake": "media"}
+EXTRAS = {"api": "service", "worker": "worker", "worker-cpu": "worker", "worker-fake": "media"}
+TARGETS = tuple(EXTRAS)
+ARGUMENTS = {
+    "BASE_IMAGE": "python:3.11-slim-bookworm",
+    "TORCH_INDEX": "https://download.pytorch.org/whl/cpu",
+    "VERSION": __version__,
+    "REVISION": "",
+    "SOURCE": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +25,9 @@ def stages(root):
     found = {}
     for line in text.splitlines():
         keyword, _, argument = line.strip().partition(" ")
+        argument = argument.replace("$BASE_IMAGE", ARGUMENTS["BASE_IMAGE"])
+        if keyword == "ARG" and not found:
+            continue  # of the whole file
         if keyword == "FROM":
             below, _, name = argument.partition(" AS ")
             found[name] = list(found.get(below, [("FROM", below)]))
@@ -66,6 +77,7 @@ def test_target_has_a_health_check_that_compiles(stages, target):
     [
         ("api", "rollout-service"),
         ("worker", "rollout-worker"),
+        ("worker-cpu", "rollout-worker"),
         ("worker-fake", "rollout-worker"),
     ],
 )
@@ -87,9 +99,41 @@ def test_target_writes_only_to_data_and_tmp(stages, target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_target_installs_its_own_extra_at_pinned_versions(stages, target):
     runs = arguments(stages[f"dependencies-{target}"], "RUN")
-    (install,) = [run for run in runs if run.startswith("pip ")]
-    assert re.findall(r"\.\[(\w+)\]", install) == [EXTRAS[target]]
+    (install,) = [run for run in runs if run.startswith("pip ") and ".[" in run]
+    assert re.findall(r"\.\[([\w,]+)\]", install) == [f"{EXTRAS[target]},telemetry"]
     assert "--constraint constraints.txt" in install
+
+
+def test_torch_for_the_cpu_comes_first_and_at_its_pinned_version(stages):
+    runs = [run for run in arguments(stages["dependencies-worker-cpu"], "RUN") if "pip " in run]
+    torch = [run for run in runs if '--index-url "$TORCH_INDEX" torch torchvision' in run]
+    assert torch
+    assert runs.index(torch[0]) == 1
+    assert "--no-deps --constraint constraints.txt" in torch[0]
+    assert environment(stages["worker-cpu"])["ROLLOUT_DEVICE"] == "cpu"
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment(stages["worker-cpu"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_labels_name_the_image_its_version_and_its_origin(stages, target):
+    steps = stages[target]
+    (text,) = arguments(steps, "LABEL")
+    found = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
+    assert found.pop("title") == f"timesformer-rollout-{target}"
+    assert len(found.pop("description")) > 20
+    assert found == {
+        "licenses": "Apache-2.0",
+        "version": "$VERSION",
+        "revision": "$REVISION",
+        "source": "$SOURCE",
+    }
+    # Last of all: another revision builds nothing again but what follows.
+    assert [keyword for keyword, _ in steps[-4:]] == ["ARG", "ARG", "ARG", "LABEL"]
+
+
+def test_build_arguments_have_defaults(root):
+    head = (root / "Dockerfile").read_text().partition("\nFROM ")[0]
+    assert dict(re.findall(r"(?m)^ARG (\w+)=(.*)$", head)) == ARGUMENTS
 
 
 def test_worker_sees_the_gpu(stages):
@@ -119,7 +163,12 @@ def test_version_is_there_for_the_first_installation(stages, root, target):
 
 def test_has_no_secrets(root):
     text = (root / "Dockerfile").read_text()
-    assert not re.search(r"(?im)^\s*(ARG|ADD)\b|secret|token|password|://(?!127\.0\.0\.1)", text)
+    assert set(re.findall(r"(?m)^ARG (\w+)", text)) == ARGUMENTS.keys()
+    assert not re.search(r"(?im)^\s*ADD\b|secret|token|password", text)
+    assert re.findall(r"\w+://\S+?(?=['\n/])", text) == [
+        "https://download.pytorch.org",
+        "http://127.0.0.1:8000",
+    ]
 
 
 def test_context_is_a_list_of_allowed_files(root):
