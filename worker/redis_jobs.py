@@ -30,7 +30,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from rollout_core.errors import AttemptLost
+from rollout_core.errors import AttemptLost, OtherStore
 from rollout_core.jobs.records import JobRecord, Progress
 from rollout_core.jobs.redis_records import (
     Announcement,
@@ -152,6 +152,14 @@ class RetryingRecords:
             OtherStore: it is not.
         """
         self._retry(lambda: require_store(self._redis, identity))
+
+    def other_store(self, identity: str) -> OtherStore | None:
+        """Return an error that says so if the service uses another store; without a retry."""
+        try:
+            require_store(self._redis, identity)
+        except OtherStore as error:
+            return error
+        return None
 
     def now(self) -> datetime:
         """Return the time by Redis' clock."""

@@ -150,11 +150,12 @@ class Supervisor(SimpleWorker):
         self._children = children
         self._records = records
         self._store = store
+        self._identity = store.identity()
         self._runner = Runner(settings, children, records, store, self.do_duties)
         self._clock = RqClock()
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
-        self._closed = self._is_checked = self._name_taken = False
+        self._closed = self._is_checked = self._name_taken = self._is_elsewhere = False
         self._unfinished: Exception | None = None
         self.exhausted: Exhausted | None = None
         self._pauses = 0
@@ -456,7 +457,8 @@ class Supervisor(SimpleWorker):
         if spec is None:
             return None
         stopping = self._closed or self.is_shutdown_requested
-        is_usable = self._children.ready and self._is_checked and not self._runner.waiting_for
+        waiting_for = "store" if self._has_other_store() else self._runner.waiting_for
+        is_usable = self._children.ready and self._is_checked and not waiting_for
         return Announcement(
             model=spec,
             checkpoint_sha256=model.checkpoint_sha256 if model else None,
@@ -466,11 +468,22 @@ class Supervisor(SimpleWorker):
             precision=model.precision if model else None,
             ready=is_usable and not stopping,
             stopping=stopping,
-            waiting_for=self._runner.waiting_for,
+            waiting_for=waiting_for,
             seconds_per_job=self._runner.seconds_per_job,
             counters=self._runner.counts.snapshot(self._children.restarts),
             beat_at=self._redis_now(),
         )
+
+    def _has_other_store(self) -> bool:
+        """Return whether the service uses another store now; log when that changes.
+
+        A job would tell, too, but then a client has waited for it.
+        """
+        other = self._records.other_store(self._identity)
+        if bool(other) != self._is_elsewhere:
+            log.warning("%s", other or "the service uses the store of this worker again")
+        self._is_elsewhere = bool(other)
+        return self._is_elsewhere
 
     def _redis_now(self) -> datetime:
         """Return Redis' time, and let RQ use that clock too."""

@@ -24,6 +24,7 @@ from rollout_core.command import UNUSABLE_STATUS
 from rollout_core.errors import CheckpointError, DeviceError, OutOfMemory, RolloutError
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import (
+    STORE_KEY,
     TASK,
     WORKERS_KEY,
     Announcement,
@@ -584,6 +585,19 @@ def test_worker_refuses_to_start_with_another_store_than_the_service(start, redi
     line = log().splitlines()[-1]
     assert line.startswith("rollout-worker: this data directory is not the one of the service")
     assert announcements(redis) == []
+
+
+def test_idle_worker_is_not_ready_while_the_service_has_another_store(start, redis, log):
+    process = start("--engine", "fake")
+    wait_until(a_worker_is_ready(redis))
+    announce_store(redis, "that of the service")
+    wait_until(lambda: announcements(redis)[0].waiting_for == "store", seconds=8)
+    assert not announcements(redis)[0].ready
+    assert "this data directory is not the one of the service" in log()
+    redis.delete(STORE_KEY)
+    wait_until(a_worker_is_ready(redis), seconds=8)
+    assert "the service uses the store of this worker again" in log()
+    assert process.poll() is None
 
 
 def test_worker_that_meets_a_service_with_another_store_hands_the_job_back_and_ends(
