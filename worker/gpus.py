@@ -133,6 +133,21 @@ def measure(nvml: Nvml, uuid: str) -> Gpu | None:
         return None
 
 
+def parts_named(parts: Sequence[VisibleGpu], prefix: str) -> _Parts:
+    """Return those whose UUID begins so. The UUID of a divided GPU stands for all its slices."""
+    if not prefix.startswith(UUID_PREFIXES):
+        return ()
+    if prefix.startswith("GPU-"):
+        return tuple(part for part in parts if part.gpu_uuid.startswith(prefix))
+    return tuple(part for part in parts if part.uuid.startswith(prefix))
+
+
+def is_one(parts: Sequence[VisibleGpu], prefix: str) -> bool:
+    """Return whether what `parts_named` has found is one GPU, or one slice."""
+    by_gpu = prefix.startswith("GPU-")
+    return len({part.gpu_uuid if by_gpu else part.uuid for part in parts}) == 1
+
+
 def _usable_parts(nvml: Nvml, index: int) -> _Parts:
     """Return a GPU, or its slices if it is divided; nothing if NVML cannot reach it."""
     try:
@@ -196,18 +211,3 @@ def _named(gpus: Sequence[_Parts], entry: str) -> _Parts:
         return gpus[int(entry)] if int(entry) < len(gpus) else ()
     found = parts_named(tuple(part for parts in gpus for part in parts), entry)
     return found if is_one(found, entry) else ()
-
-
-def parts_named(parts: Sequence[VisibleGpu], prefix: str) -> _Parts:
-    """Return those whose UUID begins so. The UUID of a divided GPU stands for all its slices."""
-    if not prefix.startswith(UUID_PREFIXES):
-        return ()
-    if prefix.startswith("GPU-"):
-        return tuple(part for part in parts if part.gpu_uuid.startswith(prefix))
-    return tuple(part for part in parts if part.uuid.startswith(prefix))
-
-
-def is_one(parts: Sequence[VisibleGpu], prefix: str) -> bool:
-    """Return whether what `parts_named` has found is one GPU, or one slice."""
-    by_gpu = prefix.startswith("GPU-")
-    return len({part.gpu_uuid if by_gpu else part.uuid for part in parts}) == 1
