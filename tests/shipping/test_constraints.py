@@ -2,6 +2,7 @@ import re
 from importlib.metadata import version
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -98,3 +99,16 @@ def test_api_image_stays_below_300_mb():
     packages = sum(map(installed_bytes, needed("service", "telemetry")))
     assert packages > 50_000_000
     assert packages + SLIM_IMAGE_BYTES < 300_000_000
+
+
+def test_documents_tell_what_the_pinned_torch_needs_of_a_gpu(root, pins):
+    text = (root / "docs" / "operations.md").read_text()
+    cuda = ".".join(pins["cuda-toolkit"].split(".")[:2])
+    assert f"PyTorch {pins['torch']} with CUDA {cuda} |" in text
+    told = re.search(
+        r"least.*?compute capability .*?\| ([\d.]+):.*?sm_([\d, ]+) \|", text, re.DOTALL
+    )
+    found = torch.cuda.get_arch_list()
+    if torch.__version__.partition("+")[0] == pins["torch"] and found:  # else it has no CUDA
+        assert [f"sm_{number}" for number in told[2].split(", ")] == found
+        assert f"sm_{told[1].replace('.', '')}" == found[0]
