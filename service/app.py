@@ -1,18 +1,19 @@
 """The FastAPI application: routes, error answers, and the services they use."""
 
 import logging
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from redis import BlockingConnectionPool, Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
@@ -36,14 +37,13 @@ from service.maintenance import (
     clean_up,
     periodic_tasks,
 )
-from service.metric_readings import Readings
+from service.metric_sources import MetricSources
 from service.metrics import Metrics
 from service.metrics_server import serving_metrics
 from service.outbound import Hosts, Outbound
 from service.page import files as page
 from service.pools import Pools
 from service.proxies import LimitAddresses, TrustedProxies
-from service.readiness import check_ready
 from service.request_meter import MeasureRequests
 from service.reservations import RENEW_SECONDS
 from service.routes import artifacts, deliveries, events, jobs, session, status, tus, uploads
@@ -57,6 +57,9 @@ from service.webhook_secrets import WebhookSecrets
 from service.webhooks import Webhooks
 
 REDIS_TIMEOUT_SECONDS = 5.0
+
+SCRAPE_TIMEOUT_SECONDS = 1.0
+"""Timeout of a call to Redis for a scrape, which is not repeated: Prometheus waits for 10 s."""
 
 REDIS_CONNECTIONS = 8
 """Calls are short, so few connections serve all threads. More would stay open after a peak."""
@@ -115,6 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await services.watcher.stop()
             services.redis.close()
+            services.scraped.close()
 
     app = FastAPI(
         title="TimeSformer rollout",
@@ -143,13 +147,16 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _open_redis(settings: Settings) -> Redis:
+def _open_redis(
+    settings: Settings, timeout: float = REDIS_TIMEOUT_SECONDS, **options: Any
+) -> Redis:
     connections = BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=REDIS_CONNECTIONS,
-        timeout=REDIS_TIMEOUT_SECONDS,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        **options,
     )
     return Redis.from_pool(connections)
 
@@ -188,9 +195,11 @@ def _open_services(settings: Settings) -> Services:
         now=service_jobs.age_now,
     )
     pools, metrics = Pools(), Metrics()
-    metrics.registry.register(Readings(redis, inventory, ledger))
     deliverer = Deliverer(redis, store, service_jobs, webhooks, metrics.count_webhook)
-    _watch(metrics, settings, store, service_jobs, deliverer)
+    scraped = _open_redis(settings, SCRAPE_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0))
+    max_bytes = settings.max_store_bytes
+    sources = MetricSources(scraped, store, service_jobs, inventory, deliverer, max_bytes)
+    sources.add_to(metrics)
 
     async def read_jobs(watched: Iterable[Job]) -> Mapping[str, Job | None]:
         return await pools.run("lookup", service_jobs.refresh, watched)
@@ -198,6 +207,7 @@ def _open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         metrics=metrics,
+        scraped=scraped,
         redis=redis,
         store=store,
         jobs=service_jobs,
@@ -215,24 +225,6 @@ def _open_services(settings: Settings) -> Services:
             idle_seconds=settings.upload_idle_seconds,
         ),
     )
-
-
-def _watch(
-    metrics: Metrics, settings: Settings, store: ArtifactStore, jobs: Jobs, deliverer: Deliverer
-) -> None:
-    """Let functions tell what this process measures only when it is asked."""
-
-    def is_ready() -> float:
-        check_ready(store, jobs)
-        return 1
-
-    metrics.watch("rollout_ready", is_ready, without=0)
-    metrics.watch("rollout_uploads_in_flight", lambda: jobs.uploads_in_flight)
-    metrics.watch("rollout_webhooks_pending", lambda: deliverer.pending)
-    metrics.watch("rollout_store_disk_free_bytes", store.free_bytes)
-    metrics.watch("rollout_store_disk_size_bytes", lambda: shutil.disk_usage(store.root).total)
-    if (limit := settings.max_store_bytes) is not None:
-        metrics.watch("rollout_store_limit_bytes", lambda: limit)
 
 
 def _open_webhooks(settings: Settings, keys: ApiKeys | None, outbound: Outbound) -> Webhooks:

@@ -40,10 +40,15 @@ LIST_HEADERS = frozenset({"prefer", "if-none-match"})
 
 @dataclass(frozen=True)
 class Services:
-    """Everything a route may use; built once per app."""
+    """Everything a route may use; built once per app.
+
+    Attributes:
+        scraped: the client of Redis that `metrics` reads with.
+    """
 
     settings: Settings
     metrics: Metrics
+    scraped: Redis
     redis: Redis
     store: ArtifactStore
     jobs: Jobs

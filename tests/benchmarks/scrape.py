@@ -3,10 +3,12 @@
     python -m tests.benchmarks.scrape [--jobs 1000] [--runs 50]
 
 A service and one fake worker run as processes of their own; the worker is halted before the first
-job. Prints how long a scrape takes and how large it is, without a waiting job and with all of them.
+job. Prints how long a scrape takes, the processor time of the service for it and its size, without
+a waiting job and with all of them.
 """
 
 import argparse
+import re
 import statistics
 import time
 
@@ -15,6 +17,8 @@ import httpx
 from tests.system.system import System, free_port, open_system, upload
 from tests.worker.clips import make_video
 
+CPU = r"^process_cpu_seconds_total (\S+)$"
+
 
 def main() -> None:
     """Measure and print a table."""
@@ -22,7 +26,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=50)
     options = parser.parse_args()
-    print("| jobs that wait | median | slowest | bytes |\n|---|---|---|---|")
+    print("| jobs that wait | median | slowest | processor | bytes |\n|---|---|---|---|---|")
     with open_system() as system:
         address = f"127.0.0.1:{free_port()}"
         system.api("--metrics-address", address, "--max-queued", str(options.jobs))
@@ -46,17 +50,27 @@ def _submit(system: System, jobs: int) -> None:
 
 
 def _measure(address: str, waiting: int, runs: int) -> None:
-    seconds, size = [], 0
+    seconds, used, size = [], [], 0
     with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
         for _ in range(runs):
             began = time.perf_counter()
             answer = client.get("/metrics")
             seconds.append(time.perf_counter() - began)
             size = len(answer.content)
+            used += [float(cpu) for cpu in re.findall(CPU, answer.text, re.MULTILINE)]
             line = f'rollout_jobs{{model="fake",state="queued"}} {waiting}.0'
             assert line in answer.text, answer.text
     median, slowest = statistics.median(seconds), max(seconds)
-    print(f"| {waiting} | {1000 * median:.1f} ms | {1000 * slowest:.1f} ms | {size} |")
+    times = (median, slowest, (used[-1] - used[0]) / (runs - 1))
+    print(
+        "|",
+        waiting,
+        "|",
+        " | ".join(f"{1000 * seconds_of:.1f} ms" for seconds_of in times),
+        "|",
+        size,
+        "|",
+    )
 
 
 if __name__ == "__main__":
