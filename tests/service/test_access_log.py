@@ -215,9 +215,17 @@ def test_what_would_drown_the_others_is_a_detail(logged, lines, path):
     assert last(lines)["level"] == "DEBUG"
 
 
-def test_below_a_root_path_the_same_is_a_detail():
-    assert is_quiet({"path": "/explain/livez", "root_path": "/explain"})
-    assert not is_quiet({"path": "/explain/v1/jobs", "root_path": "/explain"})
+def test_below_a_root_path_the_same_is_a_detail(logged, lines):
+    client = logged(root_path="/explain")
+    for path, level in (("/explain/livez", "DEBUG"), ("/explain/v1/models", "INFO")):
+        client.get(path)
+        assert last(lines)["level"] == level
+        assert last(lines)["route"] == path.removeprefix("/explain")
+
+
+def test_only_whole_paths_say_little():
+    assert not is_quiet("/v1/livez")
+    assert not is_quiet("/livez/x")
 
 
 def test_path_is_escaped_and_bounded(logged, lines):
