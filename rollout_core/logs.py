@@ -76,6 +76,11 @@ def set_about(**known: Any) -> None:
     _of_task.set(replace(_of_task.get(), **known))
 
 
+def forget_about() -> None:
+    """Let the rest of the present task be about nothing: it serves others than who started it."""
+    _of_task.set(About())
+
+
 @contextmanager
 def task_about(**known: Any) -> Iterator[None]:
     """Add fields of `About` to what the present task is about inside the context."""

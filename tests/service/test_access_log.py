@@ -9,8 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from rollout_core import logs
+from rollout_core.errors import StoreUnavailable
 from rollout_core.jobs.redis_records import JobRecords
 from rollout_core.logs import JsonFormatter, TextFormatter
+from service import job_watcher
 from service.access_log import AccessLog, is_quiet
 from service.app import create_app
 from service.jobs import Jobs
@@ -171,6 +173,23 @@ def test_a_stream_of_events_has_the_id_and_one_line_with_its_bytes(logged, lines
     assert response.headers["x-request-id"] == "abc.1"
     assert last(lines)["route"] == "/v1/jobs/{job_id}/events"
     assert last(lines)["bytes"] == len(response.content) > 0
+
+
+def test_what_serves_all_callers_is_about_none_of_them(logged, lines, mp4, monkeypatch):
+    """The first call that follows a job starts the task that reads for all."""
+    client = logged()
+    job = client.post("/v1/jobs", files={"video": ("v.mp4", mp4)}).json()
+
+    def fail(*_):
+        raise StoreUnavailable("it is ill")
+
+    monkeypatch.setattr(job_watcher, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(Jobs, "refresh", fail)
+    lines.found.clear()
+    client.get(f"/v1/jobs/{job['id']}?wait=1", headers=ID)
+    warned = [line for line in lines.found if line["logger"] == "service.job_watcher"]
+    assert len(warned) == 1
+    assert "request_id" not in warned[0]
 
 
 class TestKeys:
