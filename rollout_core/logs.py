@@ -40,7 +40,6 @@ _WORD = re.compile(r'[^ "]*[^ ":]')
 INDENT = "    "
 """Before each line of a traceback in the text format, so that none of them looks like a record."""
 
-
 FormatSetting = Annotated[
     LogFormat, Field(description="Form of log lines on standard error; json: one object a line.")
 ]
