@@ -12,11 +12,12 @@ of bounded length, and comes after the fields, so it can forge neither a line no
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -34,9 +35,10 @@ MAX_MESSAGE_LENGTH = 4000
 MAX_TRACEBACK_LENGTH = 16_000
 """Most characters of a traceback; of a longer one the end is kept."""
 
+_WORD = re.compile(r'[^ "]*[^ ":]')
+
 INDENT = "    "
 """Before each line of a traceback in the text format, so that none of them looks like a record."""
-
 
 FormatSetting = Annotated[
     LogFormat, Field(description="Form of log lines on standard error; json: one object a line.")
@@ -59,7 +61,7 @@ class About:
 
     def known(self) -> dict[str, Any]:
         """Return the fields that are known."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 _of_task: ContextVar[About] = ContextVar("log_about", default=About())  # noqa: B039, frozen
@@ -74,6 +76,11 @@ def present() -> About:
 def set_about(**known: Any) -> None:
     """Add fields of `About` to what the rest of the present task is about."""
     _of_task.set(replace(_of_task.get(), **known))
+
+
+def forget_about() -> None:
+    """Let the rest of the present task be about nothing: it serves others than who started it."""
+    _of_task.set(About())
 
 
 @contextmanager
@@ -185,7 +192,8 @@ class JsonFormatter(logging.Formatter):
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """Return what a record is about, and the fields that its call gave as `extra["fields"]`."""
-    return present().known() | getattr(record, "fields", {})
+    known = _of_process.known() | _of_task.get().known()
+    return known | getattr(record, "fields", {})
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -195,8 +203,7 @@ def _message(record: logging.LogRecord) -> str:
 def _quote(value: object) -> str:
     """Return a value as one word without spaces, colons at its end, or quotes; else in quotes."""
     text = escape(str(value))
-    is_word = text and not any(sign in ' "' for sign in text) and not text.endswith(":")
-    return text if is_word else json.dumps(text, ensure_ascii=False)
+    return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:

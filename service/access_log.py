@@ -75,14 +75,14 @@ class AccessLog:
             self._log(scope, answer, time.monotonic() - began)
 
     def _log(self, scope: Scope, answer: Answer, seconds: float) -> None:
-        level = logging.DEBUG if is_quiet(scope) else logging.INFO
+        path = scope["state"].get("path", scope["path"])
+        level = logging.DEBUG if is_quiet(path) else logging.INFO
         if not logger.isEnabledFor(level):
             return
         caller = scope["state"].get("caller") or self._proxies.caller(scope)
-        route, path = scope["state"].get("route"), scope["path"]
         fields = {
             "method": scope["method"],
-            "route": route,
+            "route": scope["state"].get("route"),
             "path": logs.shorten(path, MAX_PATH_LENGTH),
             "status": answer.status,
             "seconds": round(seconds, 4),
@@ -94,9 +94,10 @@ class AccessLog:
 
 
 class NoteRoute:
-    """Middleware: notes which route has answered, or would have, if the key is refused.
+    """Middleware: notes the path below the root path, and its route.
 
-    It is next to the check of the key, and shares its scope with the router.
+    That is the route that has answered, or would have answered if the key was not refused. This
+    stands next to the check of the key, and shares its scope with the router.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
@@ -111,6 +112,7 @@ class NoteRoute:
             if scope["type"] == "http":
                 route = scope.get("route")
                 scope["state"]["route"] = route.path if route else self._find(scope)
+                scope["state"]["path"] = path_of(scope)
 
     def _find(self, scope: Scope) -> str | None:
         path = path_of(scope)
@@ -136,9 +138,8 @@ def log_answer(fields: dict[str, Any], level: int = logging.INFO) -> None:
     logger.log(level, "%s %s %s", *shown, extra={"fields": fields})
 
 
-def is_quiet(scope: Scope) -> bool:
-    """Return whether a request is one of many that say little."""
-    path = path_of(scope)
+def is_quiet(path: str) -> bool:
+    """Return whether requests of a path, below the root path, are many and say little."""
     return path in QUIET_ROUTES or path.startswith(QUIET_PREFIXES)
 
 

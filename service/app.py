@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
-from service import cors, docs, instrumentation, openapi, problems
+from service import cors, docs, openapi, problems
 from service.access_log import NoteRoute
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
@@ -25,6 +25,7 @@ from service.dependencies import Services, refuse_unknown_input
 from service.faults import Faults
 from service.fetch import VideoFetcher
 from service.hosts import AllowedHosts, CheckHosts, MountAt, set_root_path
+from service.instrumentation import JoinTrace, telemetry
 from service.inventory import Inventory
 from service.job_news import listening
 from service.job_watcher import JobWatcher
@@ -130,6 +131,7 @@ def create_app(settings: Settings) -> FastAPI:
         dependencies=[Depends(refuse_unknown_input)],
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
+        telemetry=telemetry(settings.root_path or ""),
     )
     app.state.shutdown = Shutdown()
     for router in ROUTERS:
@@ -143,7 +145,6 @@ def create_app(settings: Settings) -> FastAPI:
         page.install(app)
     else:
         page.install_without_page(app)
-    instrumentation.install(app)
     return app
 
 
@@ -270,6 +271,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     if settings.cors_origins:
         cors.install(app, settings.cors_origins)  # before the checks: a preflight has no key
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(JoinTrace)
     app.add_middleware(MeasureRequests, routes=[*chain(*(router.routes for router in ROUTERS))])
     app.add_middleware(MountAt, root_path=settings.root_path or "", proxies=proxies)
 

@@ -37,7 +37,10 @@ class Faults:
             self._logged.clear()
         self._logged.add((name, kind))
         level = logging.ERROR if unexpected else logging.WARNING
-        self._logger.log(level, "Job %s %s: %s", name, kind, fault, exc_info=unexpected)
+        about = {"fields": {"job_id": name}}
+        self._logger.log(
+            level, "Job %s %s: %s", name, kind, fault, exc_info=unexpected, extra=about
+        )
 
     @contextmanager
     def isolated(self, name: str, kind: str) -> Iterator[None]:

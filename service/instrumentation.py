@@ -1,42 +1,44 @@
-"""Spans of HTTP requests, made by OpenTelemetry's own instrumentation of FastAPI."""
+"""Spans of HTTP requests, made by FastAPI's own instrumentation if traces are sent."""
 
-from typing import TYPE_CHECKING
-
-from fastapi import FastAPI
-from starlette.types import Scope
+from fastapi.telemetry import TelemetryConfig
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rollout_core import logs, tracing
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-EXCLUDED = "/livez,/readyz,/metrics,/page/,/docs"
-"""Regular expressions of URLs without spans: they would drown the others."""
+from service.access_log import is_quiet
 
 
-def install(app: FastAPI) -> None:
-    """Make a span of each request, if traces are sent; see `rollout_core.tracing`.
+def telemetry(root_path: str) -> TelemetryConfig:
+    """Return what FastAPI is to do: a span of each request, and nothing else.
 
-    Raises:
-        ModuleNotFoundError: traces are sent, but the instrumentation is not installed.
+    Without a provider of `rollout_core.tracing` it does nothing, whatever else this process has.
+
+    Args:
+        root_path: the path below which the service is mounted.
     """
     provider = tracing.provider()
-    if provider is None:
-        return
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
-    FastAPIInstrumentor.instrument_app(
-        app,
-        tracer_provider=provider,
-        excluded_urls=EXCLUDED,
-        exclude_spans=["receive", "send"],
-        server_request_hook=_join,
-    )
+    return {
+        "tracer_provider": provider,
+        "tracing": provider is not None,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+        "exclude": lambda scope: is_quiet(str(scope["path"]).removeprefix(root_path)),
+    }
 
 
-def _join(span: "Span", _: Scope) -> None:
-    """Name the request's id in its span, and the trace in the request's log lines."""
-    request_id = logs.present().request_id
-    if request_id is not None:
-        span.set_attribute("rollout.request_id", request_id)
-    logs.set_about(trace_id=f"{span.get_span_context().trace_id:032x}")
+class JoinTrace:
+    """Middleware: names the request's id in its span, and the trace in the request's log lines."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, which has a span unless it is excluded."""
+        carried = tracing.traceparent() if scope["type"] == "http" else None
+        if carried is not None:
+            logs.set_about(trace_id=tracing.trace_id_of(carried))
+            # A caller may have put a key into the query; the access log has none, either.
+            known = {"rollout.request_id": logs.present().request_id or "", "url.query": ""}
+            tracing.annotate(known)
+        await self._app(scope, receive, send)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.exceptions import RedisError
 
+from rollout_core import logs
 from rollout_core.errors import RolloutError
 from rollout_core.jobs.schemas import Job
 
@@ -142,6 +143,7 @@ class JobWatcher:
 
     async def _keep_reading(self) -> None:
         """Read while anything is watched."""
+        logs.forget_about()  # the first call that watches starts this task
         failure = ""
         self._read_at = time.monotonic() - CHANGE_SECONDS  # the first change is told at once
         while self._watches:

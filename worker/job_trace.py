@@ -13,6 +13,9 @@ from rollout_core import logs, tracing
 from rollout_core.jobs.records import JobRecord, JobState, Origin, Ticket
 from rollout_core.timings import Timings
 
+LOST = {"rollout.state": "lost"}
+"""Of the span of an attempt that another one should follow."""
+
 log = logging.getLogger(__name__)
 
 

@@ -211,10 +211,12 @@ class Runner:
             raise  # nor can this version change the record
         except ChildLost as lost:
             log.warning("the attempt failed: %s", lost)
+            tracing.annotate(job_trace.LOST)
             self._leave(job_id, record, self._records.release)
             return str(lost)
         except Exception:
             log.exception("the attempt failed")
+            tracing.annotate(job_trace.LOST)
             self._leave(job_id, record, self._records.release)
             return "an internal error"
         finally:

@@ -8,7 +8,6 @@ import pytest
 from tests.system.otlp_receiver import collecting
 from tests.system.system import open_system, upload
 from tests.system.waiting import wait_until
-from tests.worker.clips import make_video
 
 STAGES = ["open", "decode", "explain", "render", "save"]
 
@@ -29,14 +28,14 @@ def system(collector):
         with open_system() as system:
             system.api()
             system.worker(model="fake")
-            system.await_models("fake")
+            system.worker(model="fake-crash")
+            system.await_models("fake", "fake-crash")
             yield system
 
 
 @pytest.fixture(scope="module")
-def job(system, tmp_path_factory):
+def job(system, video):
     """A job that has ended, which a caller with a trace of its own has submitted."""
-    video = make_video(tmp_path_factory.mktemp("v") / "v.mp4", seconds=1).read_bytes()
     sent = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "X-Request-ID": "request-1"}
     response = system.client.post("/v1/jobs", files=upload(video, "fake"), headers=sent)
     return system.wait(response.json()["id"])
@@ -99,6 +98,22 @@ def test_a_failed_job_has_its_stages_until_then(collector, system, tmp_path):
     assert "explain" not in within
 
 
+def test_each_attempt_of_a_job_is_a_span_of_its_trace(collector, system, video):
+    job_id = system.accepted(video, "fake-crash")
+    assert system.wait(job_id)["error"]["code"] == "worker_crashed"
+
+    def attempts():
+        found = collector.named("attempt")
+        found = [item.attributes for item in found if item.attributes["rollout.job_id"] == job_id]
+        return found if len(found) == 3 else None
+
+    found = wait_until(attempts)
+    assert [item["rollout.attempt"] for item in found] == [1, 2, 3]
+    assert {item["rollout.state"] for item in found} == {"lost"}
+    queues = [item.attributes["rollout.job_id"] for item in collector.named("queue")]
+    assert queues.count(job_id) == 1
+
+
 def test_health_checks_have_no_spans(collector, system, job):
     for _ in range(3):
         system.client.get("/livez")
@@ -111,7 +126,7 @@ def test_no_span_is_made_for_each_message(collector, job):
 
 
 def test_log_lines_of_the_worker_have_request_job_attempt_and_trace(system, job):
-    (worker,) = [process for process in system.processes if process.name.startswith("worker")]
+    worker = next(item for item in system.processes if item.name.startswith("worker"))
     lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
     about = [line for line in lines if line.get("job_id") == job["id"]]
     assert [line["message"].partition(" after")[0] for line in about] == [

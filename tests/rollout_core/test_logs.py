@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import re
@@ -130,6 +131,19 @@ def test_what_a_process_is_about_counts_in_every_thread():
         assert logs.present().known() == {"job_id": "a", "attempt": 2}
     assert found == [{"job_id": "a", "attempt": 1}]
     assert logs.present().known() == {}
+
+
+def test_a_task_may_forget_what_started_it():
+    async def serve_others():
+        logs.forget_about()
+        return logs.present()
+
+    async def start():
+        logs.set_about(request_id="a")
+        about = await asyncio.create_task(serve_others())
+        return about.request_id, logs.present().request_id
+
+    assert asyncio.run(start()) == (None, "a")
 
 
 def run(*lines, style="text", level="info"):

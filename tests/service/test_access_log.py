@@ -9,8 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from rollout_core import logs
+from rollout_core.errors import StoreUnavailable
 from rollout_core.jobs.redis_records import JobRecords
 from rollout_core.logs import JsonFormatter, TextFormatter
+from service import job_watcher
 from service.access_log import AccessLog, is_quiet
 from service.app import create_app
 from service.jobs import Jobs
@@ -173,6 +175,23 @@ def test_a_stream_of_events_has_the_id_and_one_line_with_its_bytes(logged, lines
     assert last(lines)["bytes"] == len(response.content) > 0
 
 
+def test_what_serves_all_callers_is_about_none_of_them(logged, lines, mp4, monkeypatch):
+    """The first call that follows a job starts the task that reads for all."""
+    client = logged()
+    job = client.post("/v1/jobs", files={"video": ("v.mp4", mp4)}).json()
+
+    def fail(*_):
+        raise StoreUnavailable("it is ill")
+
+    monkeypatch.setattr(job_watcher, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(Jobs, "refresh", fail)
+    lines.found.clear()
+    client.get(f"/v1/jobs/{job['id']}?wait=1", headers=ID)
+    warned = [line for line in lines.found if line["logger"] == "service.job_watcher"]
+    assert len(warned) == 1
+    assert "request_id" not in warned[0]
+
+
 class TestKeys:
     def test_the_owner_is_named(self, logged, lines, keys_file):
         client = logged(api_keys_file=keys_file)
@@ -215,9 +234,17 @@ def test_what_would_drown_the_others_is_a_detail(logged, lines, path):
     assert last(lines)["level"] == "DEBUG"
 
 
-def test_below_a_root_path_the_same_is_a_detail():
-    assert is_quiet({"path": "/explain/livez", "root_path": "/explain"})
-    assert not is_quiet({"path": "/explain/v1/jobs", "root_path": "/explain"})
+def test_below_a_root_path_the_same_is_a_detail(logged, lines):
+    client = logged(root_path="/explain")
+    for path, level in (("/explain/livez", "DEBUG"), ("/explain/v1/models", "INFO")):
+        client.get(path)
+        assert last(lines)["level"] == level
+        assert last(lines)["route"] == path.removeprefix("/explain")
+
+
+def test_only_whole_paths_say_little():
+    assert not is_quiet("/v1/livez")
+    assert not is_quiet("/livez/x")
 
 
 def test_path_is_escaped_and_bounded(logged, lines):

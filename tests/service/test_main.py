@@ -78,7 +78,7 @@ def test_it_warns_where_anybody_may_reach_it(tmp_path, redis_url):
     assert "WARNING service.server: it listens on 0.0.0.0 and NO API KEYS are set" in line
 
 
-def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, redis_url):
+def test_with_keys_it_warns_of_nothing_and_asks_for_one(tmp_path, redis_url):
     (tmp_path / "keys.toml").write_text(f'[alice]\nsha256 = "{sha256(b"key").hexdigest()}"\n')
     flags = ("--redis-url", redis_url, "--host", "0.0.0.0", "--api-keys-file", "keys.toml")
     with running(*flags, cwd=tmp_path) as process:
@@ -89,7 +89,9 @@ def test_with_keys_it_is_silent_and_asks_for_one(tmp_path, redis_url):
         _, errors = process.communicate(timeout=15)
 
     assert (refused.status_code, allowed.status_code) == (401, 200)
-    assert errors == ""
+    assert [line.split()[1:3] for line in errors.splitlines()] == [
+        ["INFO", "service.access_log"]
+    ] * 2
 
 
 @pytest.mark.parametrize(

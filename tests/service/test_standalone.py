@@ -223,6 +223,8 @@ class TestWorkerCommand:
             engine="fake",
             model="fake-slow",
             device="cpu",
+            log_format="json",
+            log_level="debug",
         )
 
         command = worker_command(settings)
@@ -231,7 +233,8 @@ class TestWorkerCommand:
         assert command[1:] == [
             *("-m", "worker", "--redis-url", "unix:///s", "--data-dir", str(tmp_path / "d")),
             *("--engine", "fake", "--device", "cpu"),
-            *("--drain-seconds", str(WORKER_DRAIN_SECONDS), "--model", "fake-slow"),
+            *("--drain-seconds", str(WORKER_DRAIN_SECONDS)),
+            *("--log-format", "json", "--log-level", "debug", "--model", "fake-slow"),
         ]
 
     def test_the_worker_chooses_its_own_model(self):

@@ -83,9 +83,9 @@ def test_fake_service_has_the_api_and_a_worker_but_no_model():
 
 
 def test_only_who_wants_traces_gets_opentelemetry():
-    telemetry = {name for name in needed("telemetry") if name.startswith("opentelemetry")}
-    assert {"opentelemetry-sdk", "opentelemetry-instrumentation-fastapi"} <= telemetry
-    assert telemetry.isdisjoint(needed() | needed("service", "worker"))
+    sending = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"}
+    assert sending <= needed("telemetry")
+    assert sending.isdisjoint(needed() | needed("service", "worker"))
 
 
 def test_worker_brings_the_model_and_no_development_tools():

@@ -81,6 +81,11 @@ def test_a_path_that_does_not_exist_is_not_found(caller: Caller) -> None:
     require_problem(caller.api.get("/v1/videos"), 404, "not_found")
 
 
+def test_the_id_of_a_request_is_given_back(caller: Caller) -> None:
+    assert caller.api.get("/v1/videos", X_Request_ID="abc.1").headers["X-Request-ID"] == "abc.1"
+    assert caller.api.get("/v1/videos").headers["X-Request-ID"]
+
+
 def test_a_wrong_method_names_those_that_work(caller: Caller) -> None:
     answer = caller.api.call("PUT", f"/v1/jobs/{NO_JOB}")
     require_problem(answer, 405, "method_not_allowed")
