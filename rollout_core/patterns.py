@@ -23,8 +23,6 @@ WORDS = {
     VISIBLE_ASCII: "must have visible ASCII characters only, and no spaces",
     MODEL_NAME: f"must be the name of a model: {_NAME}",
     MODEL: f"must be NAME or NAME=CHECKPOINT; a name has {_NAME}",
-    REQUEST_ID: "must have 1 to 128 letters, digits and . _ : / = + @ -",
-    TRACEPARENT: "must be a traceparent of W3C Trace Context",
     URL_PATH: "must be a path such as /explain",
     CURSOR: "must be the next_cursor of a page",
 }
