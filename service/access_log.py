@@ -3,24 +3,22 @@
 `AccessLog` is outside of everything else, so that no answer lacks an id or a line: not those of the
 checks before the routes, of a bug, or of a service that stops. What is no HTTP gets both from
 `service.server`. What the layers inside find out, they leave in the state of the request: the route
-(`NoteRoute`), the owner or that the key was refused (`service.auth`), the caller (`service.hosts`).
+(`service.request_meter`), the owner or that the key was refused (`service.auth`), the caller
+(`service.hosts`).
 """
 
 import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rollout_core import logs
 from rollout_core.patterns import REQUEST_ID
-from service.auth import path_of
 from service.proxies import TrustedProxies
 
 HEADER = "X-Request-ID"
@@ -91,32 +89,6 @@ class AccessLog:
             "key": scope["state"].get("key"),
         }
         log_answer({name: value for name, value in fields.items() if value is not None}, level)
-
-
-class NoteRoute:
-    """Middleware: notes the path below the root path, and its route.
-
-    That is the route that has answered, or would have answered if the key was not refused. This
-    stands next to the check of the key, and shares its scope with the router.
-    """
-
-    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
-        self._app = app
-        self._routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            if scope["type"] == "http":
-                route = scope.get("route")
-                scope["state"]["route"] = route.path if route else self._find(scope)
-                scope["state"]["path"] = path_of(scope)
-
-    def _find(self, scope: Scope) -> str | None:
-        path = path_of(scope)
-        return next((item.path for item in self._routes if item.path_regex.match(path)), None)
 
 
 def request_id_of(headers: Headers) -> str:

@@ -18,7 +18,6 @@ from redis.retry import Retry
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore
 from service import cors, docs, openapi, problems
-from service.access_log import NoteRoute
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
 from service.dependencies import Services, refuse_unknown_input
@@ -264,8 +263,6 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         origins=settings.cors_origins,
     )
     app.add_middleware(RequireKey)
-    routes = [route for router in ROUTERS for route in router.routes]
-    app.add_middleware(NoteRoute, routes=routes)
     app.add_middleware(CheckHosts, hosts=hosts, proxies=proxies, has_keys=has_keys)
     app.add_middleware(LimitAddresses, proxies=proxies, limit=settings.address_limit)
     if settings.cors_origins:

@@ -1,4 +1,4 @@
-"""Middleware that counts requests by the template of their route, and measures them."""
+"""Middleware that finds the template of each request's route, counts requests, and times them."""
 
 import time
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from typing import cast
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.auth import path_of
 from service.metrics import Metrics
 from service.route_templates import RouteTemplates
 
@@ -19,7 +20,11 @@ FAILED_STATUS = 500
 
 
 class MeasureRequests:
-    """Middleware: counts each request when its answer has ended."""
+    """Middleware: counts each request when its answer has ended.
+
+    The state of the request gets the path below the root path and the template of the route, which
+    is the same if the key was refused. The access log shows them.
+    """
 
     def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute]) -> None:
         """Measure what `app` does; `routes` are those that requests are told apart by."""
@@ -31,6 +36,8 @@ class MeasureRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state = scope["state"]
+        state["path"], state["route"] = path_of(scope), self._templates.of(scope)
         began, status = time.monotonic(), FAILED_STATUS
 
         async def watched(message: Message) -> None:
@@ -42,9 +49,9 @@ class MeasureRequests:
         try:
             await self._app(scope, receive, watched)
         finally:
-            cast(Metrics, scope["state"]["services"].metrics).count_request(
+            cast(Metrics, state["services"].metrics).count_request(
                 scope["method"] if scope["method"] in METHODS else OTHER_METHOD,
-                self._templates.of(scope),
+                state["route"],
                 f"{status // 100}xx",
                 time.monotonic() - began,
             )

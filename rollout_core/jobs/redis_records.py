@@ -236,7 +236,9 @@ class Announcement(Frozen):
         None, description="store: it pauses until the store can be written."
     )
     stopping: bool = Field(False, description="It takes no more jobs.")
-    seconds_per_job: float | None = Field(None, description="Mean of its latest jobs; before the first, that of a clip.")
+    seconds_per_job: float | None = Field(
+        None, description="Mean of its latest jobs, or of a clip."
+    )
     counters: WorkerCounters | None = Field(None, description="None: its release has none.")
     beat_at: datetime
 

@@ -163,7 +163,9 @@ class ServedModel(Frozen):
     waiting_for: Literal["store"] | None = Field(
         description="store: no worker is ready, and at least one waits for the store."
     )
-    seconds_per_job: float | None = Field(description="Mean over the live workers' latest jobs; before them, that of a clip.")
+    seconds_per_job: float | None = Field(
+        description="Mean over the live workers' latest jobs, or of a clip before."
+    )
 
 
 class ModelList(Frozen):
