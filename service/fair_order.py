@@ -24,6 +24,9 @@ from rollout_core.jobs.records import Ticket
 ORDER_KEY = "rollout:order:"
 """A Redis hash for each queue: id of a job → `low_until:owner`, in Unix seconds, 0 if never."""
 
+ORDER_SECONDS = 86400
+"""The hash expires this long after the queue was last sorted, which happens while it has jobs."""
+
 LOW_SECONDS = 3600
 """A job of low priority lets others pass for this long."""
 
@@ -32,6 +35,7 @@ local waiting_key, taken_key, started_key, order_key = unpack(KEYS)
 local now = tonumber(redis.call('TIME')[1])
 local low_until, owner_of, turns = {}, {}, {}
 
+redis.call('EXPIRE', order_key, ARGV[1])
 local entries = redis.call('HGETALL', order_key)
 for i = 1, #entries, 2 do
     local job, seconds, owner = entries[i], string.match(entries[i + 1], '^(%d+):(.*)$')
@@ -88,7 +92,8 @@ return others
 """
 """Sorts a list, and returns the jobs with an entry that neither wait nor run.
 
-Keys: of RQ, the jobs that wait, were taken, were started; and the hash of entries.
+Keys: of RQ, the jobs that wait, were taken, were started; and the hash of entries. Argument: the
+seconds after which the hash expires.
 """
 
 
@@ -120,7 +125,7 @@ class FairOrder:
             queue.started_job_registry.key,
             ORDER_KEY + queue.name,
         )
-        return connection.eval(SORT, len(keys), *keys)
+        return connection.eval(SORT, len(keys), *keys, ORDER_SECONDS)
 
     def waiting_of(self, queue: Queue, owner: str | None) -> int:
         """Return the number of an owner's jobs that wait in a queue."""

@@ -9,7 +9,7 @@ from rq.serializers import JSONSerializer
 from rollout_core.contract import ExplainRequest
 from rollout_core.jobs.records import Ticket
 from rollout_core.jobs.redis_records import queue_name
-from service.fair_order import LOW_SECONDS, ORDER_KEY
+from service.fair_order import LOW_SECONDS, ORDER_KEY, ORDER_SECONDS
 from service.redis_jobs import RedisJobs
 
 QUEUE = queue_name("fake")
@@ -152,6 +152,7 @@ def test_what_is_known_of_a_job_is_forgotten_once_it_has_ended(add, jobs, redis)
     jobs.sort("fake", {"a2"})
 
     assert redis.hkeys(ORDER_KEY + QUEUE) == [b"a2", b"a3"]
+    assert 0 < redis.ttl(ORDER_KEY + QUEUE) <= ORDER_SECONDS
 
 
 def test_a_lost_job_is_queued_again_in_its_fair_place(add, order, jobs):
