@@ -73,6 +73,11 @@ def present() -> About:
     return replace(_of_process, **_of_task.get().known())
 
 
+def begin_about(**known: Any) -> None:
+    """Let the rest of the present task be about these fields of `About` alone."""
+    _of_task.set(About(**known))
+
+
 def set_about(**known: Any) -> None:
     """Add fields of `About` to what the rest of the present task is about."""
     _of_task.set(replace(_of_task.get(), **known))
@@ -81,6 +86,16 @@ def set_about(**known: Any) -> None:
 def forget_about() -> None:
     """Let the rest of the present task be about nothing: it serves others than who started it."""
     _of_task.set(About())
+
+
+@contextmanager
+def only_about(**known: Any) -> Iterator[None]:
+    """Let the present task be about these fields of `About` alone inside the context."""
+    token = _of_task.set(About(**known))
+    try:
+        yield
+    finally:
+        _of_task.reset(token)
 
 
 @contextmanager

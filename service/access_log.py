@@ -23,11 +23,12 @@ from service.proxies import TrustedProxies
 
 HEADER = "X-Request-ID"
 
-QUIET_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/", "/favicon.ico"})
-QUIET_PREFIXES = ("/page/", "/docs", "/static/")
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/", "/favicon.ico"})
+QUIET_PREFIXES = ("/page/", "/docs")
 """Routes whose answers are logged at the level `debug`: they would drown the others."""
 
 MAX_PATH_LENGTH = 200
+MAX_METHOD_LENGTH = 20
 
 _REQUEST_ID = re.compile(REQUEST_ID)
 
@@ -60,7 +61,7 @@ class AccessLog:
             return
         request_id = request_id_of(Headers(scope=scope))
         scope.setdefault("state", {})
-        logs.set_about(request_id=request_id)  # for the rest of the task: uvicorn logs bugs, too
+        logs.begin_about(request_id=request_id)  # for the rest of the task: uvicorn logs bugs, too
         answer, began = Answer(), time.monotonic()
 
         async def noting(message: Message) -> None:
@@ -79,7 +80,7 @@ class AccessLog:
             return
         caller = scope["state"].get("caller") or self._proxies.caller(scope)
         fields = {
-            "method": scope["method"],
+            "method": logs.shorten(scope["method"], MAX_METHOD_LENGTH),
             "route": scope["state"].get("route"),
             "path": logs.shorten(path, MAX_PATH_LENGTH),
             "status": answer.status,

@@ -78,10 +78,6 @@ TAGS = [
     {"name": "health", "description": "For the operator of the service."},
 ]
 
-ROUTERS = tuple(
-    module.router for module in (tus, uploads, jobs, events, deliveries, artifacts, session, status)
-)
-
 logger = logging.getLogger(__name__)
 
 

@@ -132,8 +132,8 @@ class Deliverer:
 
     @property
     def pending(self) -> int:
-        """How many webhooks are not delivered yet, as far as this process knows."""
-        return len(self._items)
+        """How many webhooks of ended jobs are not delivered yet, as far as this process knows."""
+        return sum(item.due_at is not None for item in list(self._items.values()))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -7,11 +7,11 @@ RQ delivers from the front of a list. A script in Redis sorts that list whenever
 - Within an owner, and among jobs of one turn, the order stays as it is: first come, first served.
 - Jobs of low priority go after all others, for `LOW_SECONDS` at most.
 
-What is known of a job is kept in a hash beside the list: a job without an entry, such as one that
-an earlier release has queued, counts as one of no owner.
+What is known of a job is kept in a hash beside the list. A job without an entry, such as one that
+an earlier release has queued, counts as one of no owner, until `tidy` makes the entry.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import cast
 
 from redis import Redis
@@ -83,15 +83,19 @@ if changed then
     end
 end
 
-for _, job in ipairs(waiting) do running[job] = true end
-local others = {}
+local unknown, others = {}, {}
+for _, job in ipairs(waiting) do
+    running[job] = true
+    if not owner_of[job] then unknown[#unknown + 1] = job end
+end
 for job in pairs(owner_of) do
     if not running[job] then others[#others + 1] = job end
 end
-return others
+return {unknown, others}
 """
-"""Sorts a list, and returns the jobs with an entry that neither wait nor run.
+"""Sorts a list.
 
+Returns the jobs that wait and have no entry, and those with an entry that neither wait nor run.
 Keys: of RQ, the jobs that wait, were taken, were started; and the hash of entries. Argument: the
 seconds after which the hash expires.
 """
@@ -110,12 +114,20 @@ class FairOrder:
         pipeline.hset(ORDER_KEY + queue.name, ticket.id, f"{low_until}:{ticket.owner or ''}")
         self.sort(queue, pipeline)
 
-    def tidy(self, queue: Queue, open_jobs: Collection[str]) -> None:
-        """Sort a queue, since jobs have ended or waited long enough; forget those that ended."""
-        others = cast("list[bytes]", self.sort(queue, self._redis))
+    def tidy(self, queue: Queue, open_jobs: Mapping[str, Ticket]) -> None:
+        """Sort a queue, since jobs have ended or waited long enough.
+
+        Forget jobs that ended, and note those that another release has queued.
+        """
+        unknown, others = cast("list[list[bytes]]", self.sort(queue, self._redis))
         ended = [job_id for job_id in others if job_id.decode() not in open_jobs]
         if ended:
             self._redis.hdel(ORDER_KEY + queue.name, *ended)
+        tickets = [open_jobs[job] for item in unknown if (job := item.decode()) in open_jobs]
+        if tickets:
+            entries = {ticket.id: f"0:{ticket.owner or ''}" for ticket in tickets}
+            self._redis.hset(ORDER_KEY + queue.name, mapping=entries)
+            self.sort(queue, self._redis)
 
     def sort(self, queue: Queue, connection: Redis) -> object:
         """Sort a queue by `SORT`; return what it returns."""

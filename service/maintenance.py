@@ -8,14 +8,15 @@ its data.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from anyio import CapacityLimiter, to_thread
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.errors import OtherStore
+from rollout_core.contract import Priority
+from rollout_core.errors import OtherStore, UnknownFormat
 from rollout_core.jobs.records import JobRecord, Ticket
 from rollout_core.jobs.redis_records import announce_store, redis_now
 from rollout_core.jobs.store import ArtifactStore
@@ -77,7 +78,7 @@ class Reconciler:
         self._queue_again(open_jobs, recorded)
         self._delete_records(recorded - open_jobs.keys())
         for model in {ticket.model for ticket in open_jobs.values()}:
-            self._redis_jobs.sort(model, open_jobs.keys())
+            self._redis_jobs.sort(model, open_jobs)
 
     def _queue_again(self, open_jobs: dict[str, Ticket], recorded: set[str]) -> None:
         """Queue open jobs that have no record, or that were lost at this pass and the last one."""
@@ -100,7 +101,9 @@ class Reconciler:
         if not self._store.is_open(ticket.id):
             return
         latest = self._store.latest_attempt(ticket.id)
-        priority = self._store.submission(ticket.id).priority
+        priority: Priority = "normal"
+        with suppress(UnknownFormat):  # workers do not need the submission, either
+            priority = self._store.submission(ticket.id).priority
         if self._redis_jobs.add(ticket, latest, priority=priority):
             self._report_lost(ticket.id)
 

@@ -13,20 +13,24 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.jobs.redis_records import KNOWN_SECONDS, Announcement, Announcements
+from rollout_core.jobs.redis_records import (
+    KNOWN_SECONDS,
+    Announcement,
+    Announcements,
+    places_waiting,
+)
 from service.inventory import Inventory
 from service.ledger import Ledger
 from service.metric_table import READ_AT_SCRAPE, Families
 from service.redis_jobs import RedisJobs
-from service.worker_readings import add_workers
-
-ENDED = ("succeeded", "failed", "canceled")
+from service.worker_readings import ENDED, add_workers
 
 
 class Readings(Collector):
     """The readings from one Redis. Metrics without a reading have no samples."""
 
     def __init__(self, redis: Redis, inventory: Inventory, ledger: Ledger) -> None:
+        self._redis = redis
         self._redis_jobs = RedisJobs(redis)
         self._announcements = Announcements(redis)
         self._inventory = inventory
@@ -39,6 +43,7 @@ class Readings(Collector):
         with suppress(RedisError):  # then `rollout_ready` is 0
             now, announced = self._redis_jobs.now(), self._announcements.read()
             add_workers(families, announced, now)
+            families.add("rollout_workers_without_gpu", len(places_waiting(self._redis)))
             for model in self._models(announced, now):
                 self._add_queue(families, model, now)
             self._add_store(families)

@@ -54,6 +54,9 @@ SHARED = (
     ),
     Definition("rollout_workers", "gauge", ("model", "state"), "Live workers by state."),
     Definition(
+        "rollout_workers_without_gpu", "gauge", (), "Live workers that wait for a free GPU."
+    ),
+    Definition(
         "rollout_worker_info",
         "gauge",
         (*PER_WORKER, "engine", "device", "precision", "gpu"),
@@ -112,7 +115,12 @@ SHARED = (
     ),
     Definition("rollout_store_disk_free_bytes", "gauge", (), "Free bytes of the store's disk."),
     Definition("rollout_store_disk_size_bytes", "gauge", (), "Size of the store's disk."),
-    Definition("rollout_webhooks_pending", "gauge", (), "Webhooks that are not delivered yet."),
+    Definition(
+        "rollout_webhooks_pending",
+        "gauge",
+        (),
+        "Webhooks of ended jobs that are not delivered yet.",
+    ),
 )
 """What the service reads from Redis, from the store and from what workers announce."""
 

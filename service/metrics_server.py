@@ -1,12 +1,12 @@
 """Serves `/metrics` at an address of its own, in threads of its own.
 
 It needs no key, and is not part of the API: a proxy in front of the service cannot publish it by
-mistake, and whoever measures needs no secret. It answers while the API is busy.
+mistake, and Prometheus needs no secret. It answers while the API is busy.
 """
 
+import logging
 import re
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from rollout_core.errors import RolloutError
 
 ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
+
+logger = logging.getLogger(__name__)
 
 
 class AddressUnusable(RolloutError):
@@ -69,7 +71,7 @@ def serving_metrics(address: str | None, registry: CollectorRegistry) -> Iterato
     with naming(address):
         server, thread = start_http_server(port, host, registry)
     shown = f"[{host}]" if ":" in host else host
-    sys.stderr.write(f"rollout-service: metrics at http://{shown}:{server.server_port}/metrics\n")
+    logger.info("metrics at http://%s:%d/metrics", shown, server.server_port)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ Keys:
     rollout:probe             written to see whether Redis accepts writes; expires
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple, cast
 
@@ -137,7 +137,7 @@ class RedisJobs:
             pipeline.delete(taken.get_first_seen_key(job_id))
             pipeline.execute()
 
-    def sort(self, model: str, open_jobs: Collection[str]) -> None:
+    def sort(self, model: str, open_jobs: Mapping[str, Ticket]) -> None:
         """Bring a model's queue in its fair order, and forget jobs that are no longer open."""
         self._order.tidy(self._queue(model), open_jobs)
 

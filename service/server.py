@@ -71,6 +71,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
         ws="none",
         lifespan="on",
         server_header=False,
+        reset_contextvars=True,  # else what one request is about is told of the next, too
         access_log=False,  # `AccessLog` writes it
         log_config=None,
         log_level="warning",
@@ -189,8 +190,7 @@ class GuardedProtocol(H11Protocol):
         if excess > SPARE_CONNECTIONS:
             self.transport.abort()
         elif excess > 0:
-            refusal = too_many_connections("the service, or your address,")
-            self.app = AccessLog(refusal, self._proxies)
+            self.app = AccessLog(_refuse_connection, self._proxies)
 
     def _protocols(self) -> Iterable["GuardedProtocol"]:
         return cast(Iterable[GuardedProtocol], self.connections)
@@ -233,12 +233,17 @@ class GuardedProtocol(H11Protocol):
         problem, request_id = ProblemResponse(status, code, title, detail), new_request_id()
         own = [(b"connection", b"close"), (HEADER.lower().encode(), request_id.encode())]
         headers = [*problem.raw_headers, *own]
-        with logs.task_about(request_id=request_id):
+        with logs.only_about(request_id=request_id):
             log_answer({"status": status, "client": self.client[0] if self.client else "unix"})
         head = h11.Response(status_code=status, headers=headers, reason=title.encode())
         for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
         self.transport.close()
+
+
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request on a connection beyond the limit; its id is known only now."""
+    await too_many_connections("the service, or your address,")(scope, receive, send)
 
 
 class RejectAmbiguousLength:

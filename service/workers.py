@@ -238,7 +238,7 @@ def _raise_unknown(model: str, known: list[str], *, is_passing: bool) -> NoRetur
 def _describe(announcements: list[Announcement]) -> ServedModel:
     """Summarize the workers of one model. Where they differ, the latest heartbeat counts."""
     latest = announcements[-1]
-    measured = [item.seconds_per_job for item in announcements if item.seconds_per_job]
+    measured = _seconds_per_job(announcements)
     return ServedModel(
         name=latest.model.name,
         spec=latest.model,
@@ -252,6 +252,13 @@ def _describe(announcements: list[Announcement]) -> ServedModel:
         waiting_for=_waiting_for(announcements),
         seconds_per_job=fmean(measured) if measured else None,
     )
+
+
+def _seconds_per_job(announcements: list[Announcement]) -> list[float]:
+    """Return what each worker has measured: of jobs, if any has run one; else of clips."""
+    known = [item for item in announcements if item.seconds_per_job]
+    of_jobs = [item for item in known if item.counters is None or item.counters.attempts]
+    return [cast(float, item.seconds_per_job) for item in of_jobs or known]
 
 
 def _waiting_for(announcements: list[Announcement]) -> Literal["store"] | None:

@@ -25,7 +25,7 @@ with require_extra("rollout-worker", "worker"):
     from redis import Redis
 
     from rollout_core.errors import DeviceError, OtherStore
-    from rollout_core.jobs.redis_records import require_store
+    from rollout_core.jobs.redis_records import announce_waiting, require_store
     from rollout_core.jobs.store import ArtifactStore
     from worker import fake_engine
     from worker.children import Children
@@ -34,7 +34,7 @@ with require_extra("rollout-worker", "worker"):
     from worker.gpu_choice import is_of_gpu
     from worker.gpu_claims import GpuClaims
     from worker.gpus import VISIBLE_DEVICES, open_nvml
-    from worker.health import announce_waiting
+    from worker.health import place
     from worker.heartbeat import Shutdown
     from worker.lazy_children import LazyChildren
     from worker.messages import Confinement, EngineOptions, MediaOptions
@@ -201,7 +201,7 @@ def _claim_gpu(settings: Settings) -> EngineGpu | None:
 def _wait(redis: Redis) -> None:
     """Tell the health check that this worker waits, and pause."""
     with suppress(*UNREACHABLE):
-        announce_waiting(redis, socket.gethostname())
+        announce_waiting(redis, place(socket.gethostname()))
     time.sleep(LOOK_SECONDS)
 
 

@@ -8,6 +8,7 @@ the worker would not be there when a GPU becomes free.
 import logging
 from collections.abc import Callable
 
+from rollout_core.errors import DeviceError
 from rollout_core.jobs.redis_records import Gpu
 from worker.gpu_choice import candidates
 from worker.gpu_claims import Claim, GpuClaims
@@ -92,4 +93,8 @@ class GpuSearch:
         return None
 
     def _candidates(self) -> tuple[VisibleGpu, ...]:
-        return candidates(visible_gpus(self._nvml, self._visible), self._wish)
+        try:
+            visible = visible_gpus(self._nvml, self._visible)
+        except self._nvml.NVMLError as error:
+            raise DeviceError(f"the GPUs cannot be listed: {error}") from error
+        return candidates(visible, self._wish)

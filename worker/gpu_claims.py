@@ -87,7 +87,7 @@ class GpuClaims:
             os.close(descriptor)
 
     def _claim(self, uuid: str) -> Claim:
-        """Lock the first file of a GPU that nobody has locked."""
+        """Lock the first file of a GPU that no other process has locked."""
         for number in count():
             descriptor = _open(path := self._folder / f"{_file_name(uuid)}.{number}")
             if _lock(descriptor, path, fcntl.LOCK_EX | fcntl.LOCK_NB):

@@ -4,7 +4,7 @@ A worker announces itself every few seconds, idle and busy, under a name that be
 the name of the host and its PID namespace, which is that of the container. So a worker in another
 container does not count, even if both have the name of the host. If the spec of the model is known,
 the announcements start before the model has loaded. A worker that waits for a free GPU serves
-nothing, so it announces nothing; it leaves a key of its place instead, which Redis lets expire.
+nothing, so it has no announcement; its place is in a set of those that wait.
 """
 
 import socket
@@ -16,13 +16,15 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.jobs.redis_records import LIVE_SECONDS, Announcements, redis_now
+from rollout_core.jobs.redis_records import (
+    LIVE_SECONDS,
+    Announcements,
+    places_waiting,
+    redis_now,
+)
 from worker.settings import Settings
 
 TIMEOUT_SECONDS = 5.0
-
-WAITING_KEY = "rollout:waiting:{place}"
-"""A Redis key that exists while a worker of this container waits for a GPU."""
 
 
 def place(hostname: str) -> str:
@@ -33,16 +35,6 @@ def place(hostname: str) -> str:
 def new_name(hostname: str) -> str:
     """Return a unique name for a worker that starts in this container on `hostname`."""
     return f"{place(hostname)}.{uuid.uuid4().hex}"
-
-
-def announce_waiting(redis: Redis, hostname: str) -> None:
-    """Say that a worker of this container is alive and waits for a GPU."""
-    redis.set(WAITING_KEY.format(place=place(hostname)), 1, ex=LIVE_SECONDS)
-
-
-def is_waiting(redis: Redis, hostname: str) -> bool:
-    """Return whether a worker of this container waits for a GPU."""
-    return bool(redis.exists(WAITING_KEY.format(place=place(hostname))))
 
 
 def is_beating(redis: Redis, hostname: str, now: datetime) -> bool:
@@ -63,7 +55,9 @@ def main() -> None:
     )
     try:
         hostname = socket.gethostname()
-        beating = is_beating(redis, hostname, redis_now(redis)) or is_waiting(redis, hostname)
+        beating = is_beating(redis, hostname, redis_now(redis)) or place(
+            hostname
+        ) in places_waiting(redis)
     except RedisError as error:
         sys.exit(f"Redis does not answer: {error}")
     if not beating:

@@ -155,7 +155,7 @@ class Supervisor(SimpleWorker):
         self._clock = RqClock()
         self._running: tuple[Job, Execution] | None = None
         self._next_announcement = 0.0
-        self._closed = self._is_checked = self._name_taken = self._is_elsewhere = False
+        self._closed = self._is_checked = self._name_taken = self._had_other_store = False
         self._unfinished: Exception | None = None
         self.exhausted: Exhausted | None = None
         self._pauses = 0
@@ -480,10 +480,10 @@ class Supervisor(SimpleWorker):
         A job would tell, too, but then a client has waited for it.
         """
         other = self._records.other_store(self._identity)
-        if bool(other) != self._is_elsewhere:
+        if bool(other) != self._had_other_store:
             log.warning("%s", other or "the service uses the store of this worker again")
-        self._is_elsewhere = bool(other)
-        return self._is_elsewhere
+        self._had_other_store = bool(other)
+        return self._had_other_store
 
     def _redis_now(self) -> datetime:
         """Return Redis' time, and let RQ use that clock too."""

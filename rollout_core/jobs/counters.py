@@ -1,7 +1,7 @@
 """What a worker has counted since it started; it announces this for the metrics of the service.
 
-A worker's network is closed, so nobody can ask it. What it has counted travels in its announcement,
-and the service tells it to whoever measures.
+A worker's network is closed, so nothing can ask it. What it has counted travels in its
+announcement, and the service tells it at `/metrics`.
 """
 
 from typing import Annotated

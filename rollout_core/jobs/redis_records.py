@@ -34,6 +34,9 @@ KNOWN_SECONDS = 24 * 3600
 LIVE_SECONDS = 15
 """A worker is alive for this long after its last heartbeat."""
 
+WAITING_KEY = "rollout:waiting"
+"""A sorted set: place of a worker that waits for a GPU → when it has last said so, by Redis' clock."""
+
 STORE_KEY = "rollout:store"
 """The id of the store that the service uses; see `ArtifactStore.identity`."""
 
@@ -104,6 +107,25 @@ def require_store(redis: Redis, identity: str) -> None:
             f"this data directory is not the one of the service at this Redis: it is the store "
             f"{identity}, the service uses {announced.decode()}"
         )
+
+
+def announce_waiting(redis: Redis, place: str) -> None:
+    """Announce that the worker at a place is alive and waits for a GPU.
+
+    It serves nothing yet, so it has no `Announcement`.
+    """
+    now = redis_now(redis).timestamp()
+    with redis.pipeline() as pipeline:
+        pipeline.zadd(WAITING_KEY, {place: now})
+        pipeline.zremrangebyscore(WAITING_KEY, 0, now - LIVE_SECONDS)
+        pipeline.execute()
+
+
+def places_waiting(redis: Redis) -> set[str]:
+    """Return the places of live workers that wait for a GPU."""
+    since = redis_now(redis).timestamp() - LIVE_SECONDS
+    found = cast("list[bytes]", redis.zrangebyscore(WAITING_KEY, since, "+inf"))
+    return {place.decode() for place in found}
 
 
 class JobRecords:

@@ -25,6 +25,7 @@ from rollout_core.contract import (
     Prediction,
     describe,
 )
+from rollout_core.jobs.counters import WorkerCounters
 from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress, Ticket
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from rollout_core.jobs.store import ArtifactStore
@@ -106,6 +107,7 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
         stopping: bool = False,
         waiting_for: Literal["store"] | None = None,
         engine: Literal["torch", "fake"] = "fake",
+        counters: WorkerCounters | None = None,
         **changes: Any,
     ) -> Announcement:
         spec = ModelSpec(name=model, frames=4, clip_seconds=1, height=32, width=48, classes=3)
@@ -118,6 +120,7 @@ def announce(redis: Redis) -> Callable[..., Announcement]:
             stopping=stopping,
             waiting_for=waiting_for,
             seconds_per_job=seconds_per_job,
+            counters=counters,
             beat_at=datetime.now(UTC) - timedelta(seconds=age_seconds),
         )
         redis.hset(WORKERS_KEY, worker, announcement.model_dump_json())

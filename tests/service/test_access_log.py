@@ -19,7 +19,7 @@ from service.jobs import Jobs
 from service.problems import ProblemResponse
 from service.proxies import TrustedProxies
 from service.server import _ShutdownResponder
-from tests.service.owners import headers
+from tests.service.owners import headers, write_keys
 from tests.service.test_server import connect, start  # noqa: F401
 from tests.system.waiting import wait_until
 
@@ -316,6 +316,35 @@ def test_what_is_no_http_has_an_id_and_a_line(start, style):  # noqa: F811
     assert "127.0.0.1" in line
 
 
+def test_a_request_has_nothing_of_the_one_before_it_on_its_connection(start, tmp_path):  # noqa: F811
+    """A body that uvicorn must pause for is read on within the task of its request."""
+    write_keys(tmp_path / "keys.toml")
+    flags = ("--log-format", "json", "--api-keys-file", str(tmp_path / "keys.toml"))
+    with start(*flags) as process:
+        with connect(process) as client:
+            key = b"Authorization: Bearer key-of-ann\r\n"
+            head = b"POST /v1/nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+            client.sendall(head + key + b"\r\n" + bytes(1_000_000))
+            assert b" 404 " in client.recv(100_000).partition(b"\r\n")[0]
+            client.sendall(
+                b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            client.makefile("rb").read()
+        process.terminate()
+        _, errors = process.communicate(timeout=15)
+    found = [json.loads(line) for line in errors.splitlines()]
+    first, second = (line for line in found if line["logger"] == "service.access_log")
+    assert (first["status"], first["owner"]) == (404, "ann")
+    assert (second["status"], second["key"]) == (401, "missing")
+    assert "owner" not in second
+    assert second["request_id"] != first["request_id"]
+
+
+def test_a_long_method_is_shortened(logged, lines):
+    logged().request("M" * 500, "/nowhere")
+    assert len(last(lines)["method"]) < 50
+
+
 def test_too_many_connections_are_answered_with_an_id(start):  # noqa: F811
     with start("--max-connections", "1") as process, connect(process) as first:
         first.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
@@ -327,7 +356,9 @@ def test_too_many_connections_are_answered_with_an_id(start):  # noqa: F811
                 answer = other.makefile("rb").read().lower()
                 return answer if b" 503 " in answer.partition(b"\r\n")[0] else None
 
-        assert b"\r\nx-request-id: " in wait_until(refused)
+        head, _, body = wait_until(refused).partition(b"\r\n\r\n")
+        request_id = json.loads(body)["request_id"]
+        assert b"\r\nx-request-id: " + request_id.encode() in head
 
 
 def test_the_whole_log_of_a_service_is_json(start, monkeypatch):  # noqa: F811

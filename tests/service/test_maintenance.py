@@ -236,6 +236,16 @@ def test_a_pass_without_differences_costs_few_commands(reconciler, submit, redis
     assert redis.info("stats")["total_commands_processed"] - before - 1 <= 24
 
 
+def test_a_lost_job_with_an_unreadable_submission_is_queued_again(reconciler, submit, redis, store):
+    """Its worker does not read it."""
+    job_id = submit()
+    (store.root / "jobs" / job_id / "submission.json").write_text('{"version": 99}')
+    redis.flushall()
+    reconciler.reconcile()
+
+    assert waiting(redis) == [job_id]
+
+
 def test_two_services_queue_a_lost_job_once(store, redis, stored):
     reconcilers = [Reconciler(store, Inventory(store), redis) for _ in range(2)]
 

@@ -2,6 +2,9 @@
 
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
 
 import pytest
 from prometheus_client import generate_latest
@@ -9,6 +12,8 @@ from redis.exceptions import RedisError
 
 from rollout_core import __version__
 from rollout_core.errors import StoreUnavailable
+from service import metrics as metrics_module
+from service.deliveries import OUTCOMES
 from service.metrics import SECONDS, Metrics
 
 
@@ -40,6 +45,34 @@ def test_requests_and_webhooks_are_counted(metrics):
     assert value("rollout_http_request_seconds_bucket", labels | {"le": "0.01"}) == 0
     assert value("rollout_http_request_seconds_bucket", labels | {"le": "0.025"}) == 2
     assert value("rollout_webhook_attempts_total", {"outcome": "delivered"}) == 1
+
+
+def test_every_outcome_of_a_webhook_begins_at_zero(metrics):
+    """Else the first one is no increase."""
+    found = [
+        metrics.registry.get_sample_value("rollout_webhook_attempts_total", {"outcome": outcome})
+        for outcome in OUTCOMES.values()
+    ]
+    assert found == [0, 0, 0]
+
+
+def test_a_read_that_hangs_holds_no_second_scrape(metrics, monkeypatch):
+    monkeypatch.setattr(metrics_module, "PATIENCE_SECONDS", 0.05)
+    entered, leave = Event(), Event()
+
+    def hang():
+        entered.set()
+        return leave.wait(30)
+
+    metrics.watch("rollout_ready", hang, without=0)
+    read = partial(metrics.registry.get_sample_value, "rollout_ready")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(read)
+        assert entered.wait(10)
+        assert read() == 0
+        leave.set()
+        assert first.result(10) == 1
+    assert read() == 1
 
 
 def test_a_function_tells_a_value_when_it_is_asked(metrics):

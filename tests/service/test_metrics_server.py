@@ -46,9 +46,10 @@ def test_what_is_no_address_is_refused(text):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_a_registry_is_served_while_the_context_lasts(registry, capsys, host):
+def test_a_registry_is_served_while_the_context_lasts(registry, caplog, host):
+    caplog.set_level("INFO")
     with serving_metrics(f"{host}:0", registry):
-        url = url_in(capsys.readouterr().err)
+        url = url_in(caplog.text)
         answer = httpx2.get(url)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
@@ -57,9 +58,10 @@ def test_a_registry_is_served_while_the_context_lasts(registry, capsys, host):
         httpx2.get(url)
 
 
-def test_without_an_address_nothing_listens(registry, capsys):
+def test_without_an_address_nothing_listens(registry, caplog):
+    caplog.set_level("INFO")
     with serving_metrics(None, registry):
-        assert capsys.readouterr().err == ""
+        assert caplog.text == ""
 
 
 @pytest.mark.parametrize("address", [None, "127.0.0.1:0", "[::1]:0", "localhost:0"])

@@ -1,6 +1,7 @@
 import pytest
 
 from rollout_core.errors import UnknownModel
+from rollout_core.jobs.counters import WorkerCounters
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, LIVE_SECONDS, WORKERS_KEY
 from service import workers as workers_module
 from service.errors import CheckpointsDiffer, ModelUnavailable
@@ -176,6 +177,17 @@ def test_the_end_of_a_waiting_job_is_told(workers, announce, position, running, 
     announce("a", worker="loading", seconds_per_job=10, ready=False)
 
     assert workers.seconds_until_end("a", position, running) == seconds
+
+
+def test_a_worker_that_has_run_no_job_does_not_count_beside_one_that_has(workers, announce):
+    """It announces what a clip took at its warm-up."""
+    announce("a", worker="w1", seconds_per_job=60, counters=WorkerCounters(attempts=3))
+    announce("a", worker="w2", seconds_per_job=2, counters=WorkerCounters())
+    assert workers.pace("a") == (60, 2)
+    announce("b", worker="w3", seconds_per_job=2, counters=WorkerCounters())
+    assert workers.pace("b") == (2, 1)
+    announce("c", worker="of the release before", seconds_per_job=8)
+    assert workers.pace("c") == (8, 1)
 
 
 def test_without_measurements_a_job_counts_as_one_second(workers, announce):

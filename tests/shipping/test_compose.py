@@ -234,8 +234,6 @@ FIXED = {
         "port": "8000",
         "unix_socket": "",
         "standalone": "false",
-        "api_keys_file": "${ROLLOUT_API_KEYS:+/run/secrets/api_keys}",
-        "webhook_secret_file": "${ROLLOUT_WEBHOOK_SECRETS:+/run/secrets/webhook_secrets}",
     },
     "worker": {
         "redis_url": "redis://redis:6379/0",

@@ -11,7 +11,12 @@ import pytest
 from redis import Redis
 
 from rollout_core.command import UNUSABLE_STATUS
-from rollout_core.jobs.redis_records import WORKERS_KEY, Announcements, Gpu
+from rollout_core.jobs.redis_records import (
+    WORKERS_KEY,
+    Announcements,
+    Gpu,
+    places_waiting,
+)
 from tests.system.waiting import wait_until
 from tests.worker.fake_nvml import GIB, FakeGpu, FakeNvml, environment_with
 from worker.children import Children
@@ -63,7 +68,7 @@ def test_a_worker_without_a_free_gpu_waits_and_is_healthy(
     other = claims.take(["GPU-a"])
     worker = start("--device", "cuda")
     wait_until(lambda: "waiting until one is free" in log.read_text())
-    wait_until(lambda: redis.keys("rollout:waiting:*"))
+    wait_until(lambda: places_waiting(redis))
 
     health = [sys.executable, "-m", "worker.health"]
     variables = os.environ | {"ROLLOUT_REDIS_URL": settings.redis_url}

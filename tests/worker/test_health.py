@@ -9,10 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
-from rollout_core.jobs.redis_records import LIVE_SECONDS, WORKERS_KEY, Announcement
+from rollout_core.jobs.redis_records import (
+    LIVE_SECONDS,
+    WAITING_KEY,
+    WORKERS_KEY,
+    Announcement,
+    announce_waiting,
+    places_waiting,
+)
 from tests.system.valkey import running_valkey, url_of
 from worker.fake_engine import SPECS
-from worker.health import announce_waiting, is_beating, is_waiting, new_name
+from worker.health import is_beating, new_name, place
 from worker.redis_jobs import RetryingRecords
 
 
@@ -97,16 +104,19 @@ def test_removed_announcement_does_not_count(redis, worker):
 
 
 def test_worker_that_waits_for_a_gpu_is_well_until_it_is_silent(url, redis):
-    announce_waiting(redis, socket.gethostname())
-    assert not is_waiting(redis, "elsewhere")
+    here = place(socket.gethostname())
+    announce_waiting(redis, "elsewhere")
+    assert check(url).returncode == 1
+    announce_waiting(redis, here)
     assert not redis.exists(WORKERS_KEY)
+    assert places_waiting(redis) == {here, "elsewhere"}
     assert check(url).returncode == 0
 
-    (key,) = redis.keys("rollout:waiting:*")
-    assert 0 < redis.ttl(key) <= LIVE_SECONDS
-    redis.delete(key)  # as when it expires
-
+    redis.zincrby(WAITING_KEY, -LIVE_SECONDS - 1, here)
+    assert places_waiting(redis) == {"elsewhere"}
     assert check(url).returncode == 1
+    announce_waiting(redis, "elsewhere")
+    assert redis.zcard(WAITING_KEY) == 1, "the silent one is forgotten"
 
 
 def test_command_succeeds_while_a_worker_is_alive(url, redis, worker):
