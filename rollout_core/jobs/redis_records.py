@@ -35,7 +35,7 @@ LIVE_SECONDS = 15
 """A worker is alive for this long after its last heartbeat."""
 
 WAITING_KEY = "rollout:waiting"
-"""A sorted set: place of a worker that waits for a GPU → when it has last said so, by Redis' clock."""
+"""A sorted set: place of a worker that waits for a GPU → when it last said so, by Redis' clock."""
 
 STORE_KEY = "rollout:store"
 """The id of the store that the service uses; see `ArtifactStore.identity`."""
