@@ -125,8 +125,8 @@ class FairOrder:
             self._redis.hdel(ORDER_KEY + queue.name, *ended)
         tickets = [open_jobs[job] for item in unknown if (job := item.decode()) in open_jobs]
         if tickets:
-            entries = {ticket.id: f"0:{ticket.owner or ''}" for ticket in tickets}
-            self._redis.hset(ORDER_KEY + queue.name, mapping=entries)
+            entries = [text for item in tickets for text in (item.id, f"0:{item.owner or ''}")]
+            self._redis.hset(ORDER_KEY + queue.name, items=entries)
             self.sort(queue, self._redis)
 
     def sort(self, queue: Queue, connection: Redis) -> object:

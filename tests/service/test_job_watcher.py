@@ -23,7 +23,7 @@ def job(number=1, **fields):
         "attempt": 0,
         "request": ExplainRequest(),
     }
-    return Job(**(dict.fromkeys(Job.model_fields) | known | fields))
+    return Job(**(dict.fromkeys(Job.model_fields) | {"priority": "normal"} | known | fields))
 
 
 class Reader:

@@ -40,7 +40,9 @@ def make():
 @pytest.fixture
 def job():
     nothing = dict.fromkeys(Job.model_fields)
-    known = {"id": "a" * 32, "state": "canceled", "model": "fake", "attempt": 0, "request": {}}
+    known = {"id": "a" * 32, "state": "canceled", "model": "fake", "attempt": 0, "request": {}} | {
+        "priority": "normal"
+    }
     return Job.model_validate({**nothing, **known, "created_at": ENDED, "ended_at": ENDED})
 
 
