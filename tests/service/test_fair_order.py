@@ -149,10 +149,10 @@ def test_a_job_of_an_earlier_release_has_no_owner_until_the_queue_is_tidied(
     add("a1", "a2", "c1")
     redis.delete(ORDER_KEY + QUEUE)
     add("b1", "b2", "_1")
-    assert order() == ["a1", "b1", "a2", "b2", "c1", "_1"]
+    assert order() == ["a1", "b1", "c1", "b2", "a2", "_1"]
 
     jobs.sort("fake", tickets)
-    assert order() == ["a1", "b1", "c1", "_1", "a2", "b2"]
+    assert order() == ["a1", "b1", "c1", "_1", "b2", "a2"]
 
 
 def test_what_is_known_of_a_job_is_forgotten_once_it_has_ended(add, jobs, redis, tickets):

@@ -144,6 +144,7 @@ def test_a_job_that_ends_while_jobs_are_counted_is_not_queued_again(
     reconciler, submit, worker, redis, monkeypatch, caplog
 ):
     job_id = submit()
+    caplog.clear()
     monkeypatch.setattr(reconciler._keeper, "correct", lambda _: worker.succeed(job_id))
 
     reconciler.reconcile()

@@ -144,7 +144,7 @@ def test_workers_on_a_processor_have_an_empty_gpu():
 
 def test_the_stages_are_those_of_an_attempt():
     text = (Path(__file__).parents[2] / "worker" / "attempt.py").read_text()
-    named = {part.partition('"')[0] for part in text.split('_timings.stage("')[1:]}
+    named = {part.partition('"')[0] for part in text.split('.timings.stage("')[1:]}
 
     assert named == set(STAGES)
     assert TOTAL not in STAGES

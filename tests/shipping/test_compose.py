@@ -306,7 +306,7 @@ def test_a_stopped_api_has_time_to_end_its_requests(compose):
 )
 def test_only_the_api_has_a_secret_and_only_if_a_file_is_given(compose, setting, variable, secret):
     where = compose["services"]["api"]["environment"][setting]
-    assert where == f"${{{variable}:+/run/secrets/{secret}}}"
+    assert where == f"${{{setting}:-${{{variable}:+/run/secrets/{secret}}}}}"
     assert compose["secrets"][secret] == {"file": f"${{{variable}:-/dev/null}}"}
     for name, service in compose["services"].items():
         assert (secret in service.get("secrets", [])) == (name == "api")
