@@ -224,10 +224,34 @@ def test_the_files_of_settings_have_settings(folder):
         )
 
 
-def test_the_document_installs_every_unit(operations):
-    _, _, text = operations.partition("\n## systemd\n")
-    text = text.partition("\n## ")[0]
-    enabled = re.findall(r"systemctl enable --now (.+)", text)[0].split()
-    assert enabled == ["rollout-valkey", "rollout-service", "rollout-worker@gpu0"]
-    assert "deploy/systemd/*.service" in text
-    assert "deploy/systemd/*.env" in text
+@pytest.fixture
+def installation(operations):
+    """Return the commands by which the document installs the units."""
+    text = operations.partition("\n## systemd\n")[2].partition("\n## ")[0]
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def test_the_document_enables_every_unit(installation):
+    (enabled,) = (line for line in installation if "systemctl enable" in line)
+    names = enabled.removeprefix("systemctl enable --now ").split()
+    assert [f"{name.replace('gpu0', '')}.service" for name in names] == list(UNITS)
+
+
+def test_the_document_puts_every_file_where_systemd_looks(installation, root, units, tmp_path):
+    """Its commands are run below a folder, for the present user."""
+    (tmp_path / "etc" / "systemd" / "system").mkdir(parents=True)
+    (tmp_path / "srv").mkdir()
+    for line in installation:
+        if line.startswith("install "):
+            line = line.replace("/opt/rollout/", f"{root}/")
+            line = line.replace("=rollout", "=$(id --user)", 1).replace("=rollout", "=$(id --group)")
+            line = re.sub(r"(?<=[ =])/(etc|srv)\b", rf"{tmp_path}/\1", line)
+            subprocess.run(["bash", "-c", line], check=True, timeout=20)
+
+    assert {path.name for path in (tmp_path / "etc/systemd/system").iterdir()} == set(UNITS)
+    for unit in units.values():
+        for path in unit["EnvironmentFile"]:
+            found = tmp_path / path.replace("%i", "gpu0").lstrip("/")
+            assert path.startswith("-") or found.stat().st_mode & 0o777 == 0o600
+        for path in unit["ReadWritePaths"]:
+            assert (tmp_path / path.lstrip("/")).stat().st_mode & 0o777 == 0o700
