@@ -20,11 +20,14 @@ EXPOSURE = 2.0
 """Highest exposure of a unit, as `systemd-analyze security` rates it, from 0 to 10."""
 
 WORKER_CALLS = frozenset(
-    "clone clone3 execve fork landlock_add_rule landlock_create_ruleset landlock_restrict_self "
-    "pidfd_open pidfd_send_signal prctl prlimit64 recvmsg sched_setaffinity seccomp sendmsg "
-    "setrlimit socketpair wait4 waitid".split()
+    (
+        *("clone", "clone3", "execve", "fork", "pidfd_open", "pidfd_send_signal", "prctl"),
+        *("landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "seccomp"),
+        *("prlimit64", "recvmsg", "sched_setaffinity", "sendmsg", "setrlimit", "socketpair"),
+        *("wait4", "waitid"),
+    )
 )
-"""System calls by which the worker starts its children, and the media process restricts itself."""
+"""System calls by which a worker starts its children, and a media process restricts itself."""
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +247,9 @@ def test_the_document_puts_every_file_where_systemd_looks(installation, root, un
     for line in installation:
         if line.startswith("install "):
             line = line.replace("/opt/rollout/", f"{root}/")
-            line = line.replace("=rollout", "=$(id --user)", 1).replace("=rollout", "=$(id --group)")
+            line = line.replace("=rollout", "=$(id --user)", 1).replace(
+                "=rollout", "=$(id --group)"
+            )
             line = re.sub(r"(?<=[ =])/(etc|srv)\b", rf"{tmp_path}/\1", line)
             subprocess.run(["bash", "-c", line], check=True, timeout=20)
 
