@@ -1,4 +1,4 @@
-"""The part of kustomize that deploy/kubernetes uses: a small renderer for machines without kustomize.
+"""The part of kustomize that deploy/kubernetes uses: a renderer for machines without kustomize.
 
 It knows the fields `namespace`, `resources`, `components`, `images` and `patches` with a `path`. It
 refuses all others, so the manifests stay within what it renders. A test compares it with kustomize,

@@ -10,7 +10,9 @@ import pytest
 from service.settings import Settings as ServiceSettings
 from service.standalone import valkey_command
 from tests.shipping.test_compose import default, in_bytes, read
+from tests.system.system import open_system
 from tests.system.tools import require_tool
+from tests.worker.clips import make_video
 from worker import sandbox
 from worker.settings import Settings as WorkerSettings
 
@@ -135,6 +137,43 @@ def test_the_worker_may_call_what_its_sandbox_needs(units):
     allowed = allowed_calls(units["rollout-worker@.service"])
     assert {*sandbox.ALLOWED, *WORKER_CALLS} - allowed == set()
     assert not {"mount", "ptrace", "bpf", "reboot", "init_module"} & allowed
+
+
+@pytest.fixture
+def under_calls(units):
+    """Return how to run a program with the system calls of a unit."""
+
+    def under(name):
+        calls = ",".join(sorted(allowed_calls(units[name])))
+        return "tests.shipping.under_system_calls", calls
+
+    return under
+
+
+def test_jobs_succeed_with_the_system_calls_of_the_units(under_calls, tmp_path):
+    video = make_video(tmp_path / "video.mp4").read_bytes()
+    with open_system() as system:
+        system.api(under=under_calls("rollout-service.service"))
+        flags = ("--require-confinement",)
+        worker = under_calls("rollout-worker@.service")
+        system.worker(*flags, model="fake", under=worker)
+        system.await_models("fake")
+        job = system.wait(system.accepted(video))
+
+    assert job["state"] == "succeeded", job
+
+
+def test_a_missing_system_call_is_noticed(under_calls, tmp_path):
+    module, calls = under_calls("rollout-worker@.service")
+    fewer = ",".join(set(calls.split(",")) - {"landlock_restrict_self"})
+    done = subprocess.run(
+        [sys.executable, "-m", module, fewer, "worker.sandbox", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=sandbox.MEDIA_ENVIRONMENT,
+    )
+    assert done.returncode != 0 or '"landlock_abi":null' in done.stdout
 
 
 def test_a_refused_call_fails_and_kills_nothing(units):
