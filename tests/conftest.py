@@ -34,7 +34,6 @@ LONGEST = (
     "hostile/test_fuzz.py",
     "chaos/test_upload_crashes.py",
     "end_to_end/test_backup.py",
-    "shipping/test_kubernetes.py",
     "service/test_main.py",
     "service/test_server.py",
     "shipping/test_examples.py",

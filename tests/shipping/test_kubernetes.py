@@ -18,6 +18,7 @@ from tests.shipping.kustomize import NotRendered, containers_of, identity, load,
 from tests.shipping.test_compose import default, in_bytes
 from tests.system.node import FOLDER as NODE
 from tests.system.node import require_node_package
+from tests.system.tools import require_tool
 from worker.messages import MediaOptions
 from worker.settings import Settings as WorkerSettings
 
@@ -212,9 +213,8 @@ def test_kinds_of_others_fit_the_types_made_of_their_schemas(production, tmp_pat
     assert not type_errors(found, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "change"),
-    [
+def test_the_types_notice_each_wrong_manifest(production, tmp_path):
+    changes = (
         ("ScaledObject", "worker", lambda spec: spec.update(minReplicas=1)),
         (
             "ScaledObject",
@@ -224,12 +224,12 @@ def test_kinds_of_others_fit_the_types_made_of_their_schemas(production, tmp_pat
         ("ScaledObject", "worker", lambda spec: spec["fallback"].update(behavior="stay")),
         ("PodMonitor", "api", lambda spec: spec.pop("selector")),
         ("PodMonitor", "api", lambda spec: spec["podMetricsEndpoints"][0].update(every="15s")),
-    ],
-)
-def test_the_types_notice_a_wrong_manifest(production, tmp_path, kind, name, change):
-    wrong = copy.deepcopy(production[kind, name])
-    change(wrong["spec"])
-    assert "manifests.mts" in type_errors([wrong], tmp_path)
+    )
+    wrong = [copy.deepcopy(production[kind, name]) for kind, name, _ in changes]
+    for manifest, (_, _, change) in zip(wrong, changes, strict=True):
+        change(manifest["spec"])
+    found = re.findall(r"^manifests\.mts\((\d+),", type_errors(wrong, tmp_path), re.MULTILINE)
+    assert {int(line) for line in found} == {2 * place + 2 for place in range(len(changes))}
 
 
 def kustomize():
@@ -670,6 +670,31 @@ def test_workers_are_scaled_by_jobs_that_wait_or_run(production):
     model = environment(production, "worker")["ROLLOUT_MODEL"].partition("=")[0]
     namespace = production["Deployment", "worker"]["metadata"]["namespace"]
     assert wanted == {"namespace": namespace, "model": model, "state": "queued|running"}
+
+
+def test_the_query_counts_each_job_once(production, tmp_path):
+    """Two API pods tell the same; another model and another installation do not count."""
+    (trigger,) = production["ScaledObject", "worker"]["spec"]["triggers"]
+    own = 'namespace="rollout", model="moving-things"'
+    series = {
+        f'{own}, pod="api-1", state="queued"': 3,
+        f'{own}, pod="api-2", state="queued"': 3,
+        f'{own}, pod="api-1", state="running"': 2,
+        f'{own}, pod="api-2", state="running"': 2,
+        f'{own}, pod="api-1", state="succeeded"': 50,
+        'namespace="rollout", model="other", pod="api-1", state="queued"': 70,
+        'namespace="trial", model="moving-things", pod="api-1", state="queued"': 90,
+    }
+    told = [
+        {"series": f"rollout_jobs{{{labels}}}", "values": str(value)}
+        for labels, value in series.items()
+    ]
+    expected = {"expr": trigger["metadata"]["query"], "exp_samples": [{"value": 5}]}
+    plan = {"tests": [{"input_series": told, "promql_expr_test": [expected]}]}
+    (tmp_path / "query.yml").write_text(json.dumps(plan))
+    command = [require_tool("promtool"), "test", "rules", "query.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_scaling_down_waits_longer_than_a_worker_ends(production):
