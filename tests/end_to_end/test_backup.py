@@ -66,6 +66,10 @@ def videos_of(system):
     return len(paths), len({path.stat().st_ino for path in paths})
 
 
+def listed(system):
+    return {job["id"] for job in system.client.get("/v1/jobs?limit=50").json()["jobs"]}
+
+
 def destroy(system, *, with_redis):
     """End all processes as a broken machine does, and remove what they have stored."""
     for process in system.processes:
@@ -116,6 +120,7 @@ def test_a_restored_backup_has_every_result_and_ends_every_job(
     assert [system.job(job_id)["state"] for job_id in slow[1:]] == ["queued"] * 2
     videos = videos_of(system)
     late = system.accepted(video, overlay=None)
+    assert system.client.delete(f"/v1/jobs/{done[1]}").status_code == 204  # it comes back
     destroy(system, with_redis=with_redis)
     assert run(restore).returncode == 0
     start(system)
@@ -124,6 +129,7 @@ def test_a_restored_backup_has_every_result_and_ends_every_job(
     assert {job_id: artifacts_of(system, job_id) for job_id in done} == results
     assert [system.wait(job_id)["state"] for job_id in slow] == ["succeeded"] * 3
     assert videos_of(system) == videos
+    assert listed(system) == {*ended, *slow}
     for job_id in (deleted, late):
         assert system.client.get(f"/v1/jobs/{job_id}").status_code == 404
     assert system.wait(system.accepted(video, overlay=None))["state"] == "succeeded"
