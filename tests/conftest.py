@@ -33,6 +33,7 @@ LONGEST = (
     "hostile/test_corpus.py",
     "hostile/test_fuzz.py",
     "chaos/test_upload_crashes.py",
+    "end_to_end/test_backup.py",
     "service/test_main.py",
     "service/test_server.py",
     "shipping/test_examples.py",

@@ -25,6 +25,7 @@ PAGES = (
     "api",
     "clients",
     "design",
+    "kubernetes",
     "methods",
     "observability",
     "operations",
