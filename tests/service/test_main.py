@@ -189,6 +189,7 @@ def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):
         (["--data-dir", "/proc/nowhere", "--standalone"], "cannot start: "),
         (["--data-dir", "/proc/nowhere"], "cannot start: "),
         (["--redis-url", "http://nowhere"], "redis_url: "),
+        (["--redis-password-file", "/proc/nowhere"], "redis_password_file: cannot read"),
         (["--api-keys-file", "/proc/nowhere/keys.toml"], "cannot start: /proc/nowhere/keys.toml"),
     ],
 )

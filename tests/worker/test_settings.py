@@ -102,4 +102,7 @@ def test_redis_is_checked_without_telling_its_password(tmp_path):
     with pytest.raises(ValidationError, match="redis_password_file") as caught:
         Settings(redis_url="redis://host", redis_password_file=tmp_path / "missing")
     assert "cannot read" in str(caught.value)
+    with pytest.raises(ValidationError, match="cannot be read") as caught:
+        Settings(redis_url="redis://:secret/@host")
+    assert "secret" not in str(caught.value)
     assert "secret" not in repr(Settings(redis_url="redis://:secret@host"))
