@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.lock import Lock
 
+from rollout_core.jobs.redis_url import RedisUrl
 from tests.chaos.staging import video
 from tests.system.processes import ROOT
-from tests.system.system import System, free_port, open_system
+from tests.system.system import System, free_port, open_system, upload
 from tests.system.waiting import wait_until
 
-PASSWORD = "pa-s3cret-word"
+PASSWORD, OTHER = "pa-s3cret-word", "an0ther-secret"
 DATABASE = 3
 
 
@@ -72,6 +74,19 @@ def test_the_documented_user_may_do_all_that_jobs_need(system):
     assert system.admin.dbsize() == 0
 
 
+def test_the_documented_user_may_hold_the_lease_of_a_repeated_call(system, secret):
+    film, headers = video(), {"Idempotency-Key": "once"}
+    form = upload(film, "fake-slow")
+    answers = [system.client.post("/v1/jobs", files=form, headers=headers) for _ in range(2)]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    with RedisUrl.parse(system.redis_url, secret).open() as redis:
+        lease = Lock(redis, "rollout:receiving:test", timeout=15)
+        assert lease.acquire(blocking=False)
+        assert lease.reacquire()
+        lease.release()
+    assert system.admin.acl_log() == []
+
+
 def test_another_worker_continues_for_a_dead_one(system):
     worker = system.processes[-1]
     job_id = system.accepted(video(4.0), "fake-slow", clips="tile", overlay=None)
@@ -83,7 +98,7 @@ def test_another_worker_continues_for_a_dead_one(system):
 
 def test_a_wrong_password_is_told_nowhere(system, secret):
     assert PASSWORD not in shown_by(system)
-    system.admin.execute_command("ACL", "SETUSER", "rollout", "resetpass", ">another")
+    system.admin.execute_command("ACL", "SETUSER", "rollout", "resetpass", f">{OTHER}")
     system.admin.client_kill_filter(user="rollout")
     wait_until(lambda: not system.client.get("/readyz").is_success, what="the API to notice")
     answer = system.submit(video(), "fake-slow")
@@ -91,7 +106,7 @@ def test_a_wrong_password_is_told_nowhere(system, secret):
     texts = [answer.text, *(system.client.get(path).text for path in ("/readyz", "/v1/models"))]
     worker = system.processes[-1]
     wait_until(lambda: "Redis cannot be" in worker.log.read_text(), what="the worker to notice")
-    assert not any(word in "\n".join([*texts, shown_by(system)]) for word in (PASSWORD, "another"))
-    secret.write_text("another")
+    assert not any(word in "\n".join([*texts, shown_by(system)]) for word in (PASSWORD, OTHER))
+    secret.write_text(OTHER)
     wait_until(lambda: system.client.get("/readyz").is_success, what="the API to log in again")
     assert system.wait(system.accepted(video(), "fake-slow"), seconds=60)["state"] == "succeeded"
