@@ -1,7 +1,7 @@
 """The records of jobs and the announcements of workers in Redis: their keys, reader and writer.
 
-Service and worker both use this module, so a record has one format and one set of rules. It and
-`redis_url` are the only modules of `rollout_core` that import redis.
+Service and worker both use this module, so a record has one format and one set of rules. Of
+`rollout_core`, only the modules `jobs/redis_*` import redis.
 
 Leases and heartbeats are written by Redis' clock: clocks of hosts may differ by more than a lease.
 """

@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from rollout_core.jobs.redis_url import Credentials, RedisUrl, database_of
+from rollout_core.jobs.redis_url import RedisUrl, database_of
 from tests.system.tls import Authority, tls_proxy
 from tests.system.valkey_group import running_group
 from tests.system.waiting import wait_until
@@ -165,10 +165,6 @@ class TestPassword:
             with pytest.raises(ValueError, match=reason) as caught:
                 RedisUrl.parse("redis://h", file)
             assert str(file) in str(caught.value)
-
-    def test_a_file_that_is_gone_later_is_an_error_of_the_connection(self, tmp_path):
-        with pytest.raises(AuthenticationError, match="No such file"):
-            Credentials(None, tmp_path / "gone").get_credentials()
 
     def test_it_is_not_given_twice(self, tmp_path):
         file = tmp_path / "password"
