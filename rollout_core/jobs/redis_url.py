@@ -34,8 +34,8 @@ from rollout_core.jobs.redis_credentials import Credentials, read_password
 SENTINEL_SUFFIX = "+sentinel"
 SENTINEL_PORT = 26379
 
-SENTINEL_TIMEOUT_SECONDS = 1.0
-"""Timeout of a call to one sentinel; if it does not answer, the next one is asked."""
+SENTINEL_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+"""Seconds that one sentinel has for its answer; then the next one is asked."""
 
 TLS_DEFAULTS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 """Older releases of redis-py do not check the name of the host unless they are told to."""
@@ -136,10 +136,8 @@ class RedisUrl:
         if self.sentinels is None:
             return Redis.from_pool(pool(**given))
         group = self.sentinels
-        retry = Retry(NoBackoff(), 0)
-        manager = Sentinel(  # type: ignore[no-untyped-call]
-            group.addresses, sentinel_kwargs={**_TIMEOUTS, **group.options, "retry": retry}
-        )
+        asked = {**SENTINEL_TIMEOUTS, **group.options, "retry": Retry(NoBackoff(), 0)}
+        manager = Sentinel(group.addresses, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
         is_blocking = issubclass(pool, BlockingConnectionPool)
         kind = BlockingSentinelPool if is_blocking else SentinelConnectionPool
         return Redis.from_pool(kind(group.master, manager, **given))  # type: ignore[no-untyped-call]
@@ -158,10 +156,8 @@ class RedisUrl:
             given["connection_class"] = ASYNC_CONNECTIONS[self.scheme]
             return aioredis.Redis.from_pool(aioredis.ConnectionPool(**given))
         group = self.sentinels
-        retry = AsyncRetry(NoBackoff(), 0)
-        manager = aiosentinel.Sentinel(  # type: ignore[no-untyped-call]
-            group.addresses, sentinel_kwargs={**_TIMEOUTS, **group.options, "retry": retry}
-        )
+        asked = {**SENTINEL_TIMEOUTS, **group.options, "retry": AsyncRetry(NoBackoff(), 0)}
+        manager = aiosentinel.Sentinel(group.addresses, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
         for sentinel in manager.sentinels:
             stack.push_async_callback(sentinel.aclose)
         pool = aiosentinel.SentinelConnectionPool(group.master, manager, **given)  # type: ignore[no-untyped-call]
@@ -192,9 +188,6 @@ class RedisUrl:
             raise ValueError(f"the URL has an unknown option {str(error).split()[-1]}") from None
         except RedisError as error:
             raise ValueError(str(error)) from None
-
-
-_TIMEOUTS = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), SENTINEL_TIMEOUT_SECONDS)
 
 
 def database_of(redis: Redis | aioredis.Redis) -> int:
