@@ -167,9 +167,7 @@ class RedisUrl:
         """Return the options of a pool; those with sentinels take `ssl` for a class."""
         if self.sentinels is None:
             return dict(self.options)
-        others = {
-            name: value for name, value in self.options.items() if name != "connection_class"
-        }
+        others = {name: value for name, value in self.options.items() if name != "connection_class"}
         return {**others, "ssl": True} if self.scheme == "rediss" else others
 
     def _check_options(self) -> None:

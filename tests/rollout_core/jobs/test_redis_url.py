@@ -115,9 +115,7 @@ class TestParse:
 @pytest.fixture
 def user(redis, redis_url):
     """Return the URL of the server for a user with a password, without that password."""
-    redis.acl_setuser(
-        "app", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], commands=["+@all"]
-    )
+    redis.acl_setuser("app", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], commands=["+@all"])
     yield redis_url.replace("unix://", "unix://app@")
     redis.acl_deluser("app")
 
