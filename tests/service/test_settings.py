@@ -108,6 +108,6 @@ def test_the_file_of_the_password_goes_with_the_url(tmp_path):
 
 def test_no_error_and_no_representation_shows_the_password_of_redis():
     with pytest.raises(ValidationError, match="redis_url") as caught:
-        Settings(redis_url="redis://:secret/@host")
-    assert "secret" not in str(caught.value)
-    assert "secret" not in repr(Settings(redis_url="redis://:secret@host"))
+        Settings(redis_url="redis://:pa55word/@host")
+    assert "pa55word" not in str(caught.value)
+    assert "pa55word" not in repr(Settings(redis_url="redis://:pa55word@host"))

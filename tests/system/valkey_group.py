@@ -53,6 +53,7 @@ class ValkeyGroup:
             path.parent.name: start(path.parent.name, [str(get_binary_path()), str(path)])
             for path in (first, second)
         }
+        wait_until(self._is_in_step, GROUP_SECONDS, "the replica")  # sentinels look rarely
         names = [f"sentinel-{number}" for number in range(SENTINELS)]
         paths = [self._configure(name, self._sentinel) for name in names]
         self.sentinels = [
@@ -128,8 +129,12 @@ class ValkeyGroup:
                     state = sentinel.sentinel_master(MASTER)
                 if (state["num-other-sentinels"], state["num-slaves"]) != (SENTINELS - 1, 1):
                     return False
-            with self.client(self.replica) as replica:
-                return str(replica.info("replication").get("master_link_status")) == "up"
+            return self._is_in_step(self.replica)
+        return False
+
+    def _is_in_step(self, replica: str = "server-1") -> bool:
+        with suppress(RedisError), self.client(replica) as server:
+            return str(server.info("replication").get("master_link_status")) == "up"
         return False
 
     def _configure(self, name: str, lines: Callable[[], list[str]]) -> Path:
