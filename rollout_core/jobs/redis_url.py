@@ -24,7 +24,7 @@ from redis import asyncio as aioredis
 from redis.asyncio import sentinel as aiosentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, parse_url
+from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -63,15 +63,14 @@ class SentinelGroup:
 class BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """A `BlockingConnectionPool` of the master that the sentinels name."""
 
-    def owns_connection(self, connection: AbstractConnection) -> bool:
+    def owns_connection(self, connection: Any) -> bool:
         """Close a connection to another server than the present master, and keep its place.
 
         redis-py would replace the connection, but never forget it in a pool of this kind.
         """
-        host, port = getattr(connection, "host", None), getattr(connection, "port", None)
-        if self.master_address != (host, port):
+        if self.master_address != (connection.host, connection.port):
             connection.disconnect()
-        return BlockingConnectionPool.owns_connection(self, connection)
+        return bool(BlockingConnectionPool.owns_connection(self, connection))
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class RedisUrl:
         addresses = tuple(_address(host) for host in hosts.split(","))
         return cls(scheme, options, SentinelGroup(master, addresses, shared))
 
-    def open(self, pool: type[ConnectionPool] = ConnectionPool, **options: Any) -> Redis:
+    def open(self, pool: type[ConnectionPool] = ConnectionPool, /, **options: Any) -> Redis:
         """Return a client; it connects at its first call.
 
         Args:
@@ -202,7 +201,7 @@ def _options(scheme: str, text: str, password_file: Path | None) -> dict[str, An
     url = _split(text)
     if scheme != "unix" and url.path.strip("/") and not url.path.strip("/").isdecimal():
         raise ValueError("the database must be a number")
-    options = cast("dict[str, Any]", parse_url(text))
+    options = cast("dict[str, Any]", parse_url(text))  # type: ignore[no-untyped-call]
     if scheme == "rediss":
         options = {**TLS_DEFAULTS, **options}
     user, password = options.pop("username", None), options.pop("password", None)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from redis import BlockingConnectionPool, Redis
+from redis import BlockingConnectionPool, ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -172,20 +172,18 @@ class TestPassword:
         assert SECRET not in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.fixture(scope="module")
+def port(authority, redis_url):
+    with tls_proxy(Path(redis_url.removeprefix("unix://")), *authority.issue("localhost")) as port:
+        yield port
+
+
 class TestTls:
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory) -> Path:
-        return tmp_path_factory.mktemp("tls")
-
-    @pytest.fixture(scope="class")
-    def authority(self, folder) -> Authority:
-        return Authority(folder / "ours")
-
-    @pytest.fixture(scope="class")
-    def port(self, authority, redis_url):
-        with tls_proxy(Path(redis_url.removeprefix("unix://")), *authority.issue("localhost")) as p:
-            yield p
-
     @staticmethod
     def ping(text: str) -> bool:
         """Call with both kinds of client; each of them must fail, or none."""
@@ -207,8 +205,8 @@ class TestTls:
     def test_a_server_with_a_certificate_of_the_authority_is_used(self, port, authority):
         assert self.ping(f"rediss://localhost:{port}?ssl_ca_certs={authority.certificate}")
 
-    def test_a_certificate_of_another_authority_is_refused(self, port, folder):
-        other = Authority(folder / "other")
+    def test_a_certificate_of_another_authority_is_refused(self, port, tmp_path):
+        other = Authority(tmp_path / "other")
         with pytest.raises(RedisConnectionError, match=r"(?i)certificate verify failed"):
             self.ping(f"rediss://localhost:{port}?ssl_ca_certs={other.certificate}")
         with pytest.raises(RedisConnectionError, match=r"(?i)certificate verify failed"):
@@ -230,10 +228,6 @@ class TestTls:
             with pytest.raises(RedisConnectionError):
                 self.ping(text)
 
-    def test_a_server_without_tls_is_refused(self, folder):
-        with pytest.raises(RedisConnectionError):
-            self.ping("rediss://localhost:1")
-
 
 def test_the_database_of_a_client_is_known(redis_url):
     for number in (0, 5):
@@ -249,11 +243,10 @@ def group():
 
 
 class TestSentinel:
-    @pytest.mark.parametrize("pool", [None, BlockingConnectionPool])
+    @pytest.mark.parametrize("pool", [ConnectionPool, BlockingConnectionPool])
     def test_a_client_finds_the_next_master(self, group, pool):
-        options = {"pool": pool} if pool else {}
         url = RedisUrl.parse(group.url.removesuffix("/0") + "/2")
-        with url.open(**options, retry=ONCE, socket_timeout=2, max_connections=4) as client:
+        with url.open(pool, retry=ONCE, socket_timeout=2, max_connections=4) as client:
             client.set("key", 1)
             before = port_of(client)
             group.await_ready()
