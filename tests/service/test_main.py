@@ -204,6 +204,15 @@ def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypat
     assert "\n" not in str(caught.value)
 
 
+def test_standalone_does_without_the_password_of_another_redis(tmp_path, monkeypatch):
+    file = tmp_path / "password"
+    file.write_text("secret")
+    monkeypatch.setenv("ROLLOUT_REDIS_PASSWORD_FILE", str(file))
+    with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
+        url = process.stdout.readline().split()[-1]
+        wait_until(lambda: httpx2.get(f"{url}/v1/models").json()["models"])
+
+
 def test_killed_standalone_leaves_no_process(tmp_path):
     with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
         url = process.stdout.readline().split()[-1]
