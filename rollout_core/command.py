@@ -40,6 +40,7 @@ def settings_config(command: str) -> "SettingsConfigDict":
     """Return the configuration of a command's settings: flags, environment, `--help`."""
     return {
         "frozen": True,
+        "hide_input_in_errors": True,
         "extra": "ignore",
         "env_prefix": ENV_PREFIX,
         "env_ignore_empty": True,

@@ -12,7 +12,6 @@ from rollout_core.errors import RolloutError
 from rollout_core.jobs.store import ArtifactStore
 
 with require_extra("rollout-service", "service"):
-    from redis import Redis
     from redis.exceptions import RedisError
 
     from rollout_core.jobs.redis_records import require_store
@@ -72,7 +71,7 @@ def _check_store(settings: Settings, store: ArtifactStore) -> None:
         OtherStore: one does.
     """
     timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS)
-    with suppress(RedisError), Redis.from_url(settings.redis_url, **timeouts) as redis:
+    with suppress(RedisError), settings.redis.open(**timeouts) as redis:
         require_store(redis, store.identity())
 
 

@@ -107,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
             async with (
                 periodic_tasks(*tasks),
                 services.deliverer.running(),
-                listening(settings.redis_url, services.watcher.hear),
+                listening(settings.redis, services.watcher.hear),
             ):
                 with serving_metrics(settings.metrics_address, services.metrics.registry):
                     yield {"services": services}
@@ -146,15 +146,14 @@ def create_app(settings: Settings) -> FastAPI:
 def _open_redis(
     settings: Settings, timeout: float = REDIS_TIMEOUT_SECONDS, **options: Any
 ) -> Redis:
-    connections = BlockingConnectionPool.from_url(
-        settings.redis_url,
+    return settings.redis.open(
+        BlockingConnectionPool,
         max_connections=REDIS_CONNECTIONS,
         timeout=timeout,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         **options,
     )
-    return Redis.from_pool(connections)
 
 
 def _open_services(settings: Settings) -> Services:

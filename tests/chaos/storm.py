@@ -106,6 +106,19 @@ class Storm:
         """Whether every job ended exactly once and nothing was left in the store or Redis."""
         return self.job_log.all_ended_once and not self.leftovers
 
+    def report(self) -> None:
+        """Print what went wrong, and the counts, those of the jobs last."""
+        for remark in (*self.job_log.remarks, *self.leftovers):
+            print(remark)
+        print(f"blows: {_counts(self.blows)}")
+        print(f"refused: {_counts(self.refusals)}")
+        print(f"failed: {_counts(self.job_log.codes)}")
+        print(
+            f"slowest end: {self.job_log.slowest_seconds:.1f} s after its upload; "
+            f"last end: {self.calm_seconds:.1f} s after calm"
+        )
+        print(self.job_log)
+
     # The blows.
 
     def _inject_faults(self, until: float, jobs: int) -> None:
@@ -285,16 +298,7 @@ def main() -> int:
     with open_system() as system:
         storm = Storm(system, options.seed, options.blows)
         storm.run(60 * options.minutes, options.jobs)
-    for remark in (*storm.job_log.remarks, *storm.leftovers):
-        print(remark)
-    print(f"blows: {_counts(storm.blows)}")
-    print(f"refused: {_counts(storm.refusals)}")
-    print(f"failed: {_counts(storm.job_log.codes)}")
-    print(
-        f"slowest end: {storm.job_log.slowest_seconds:.1f} s after its upload; "
-        f"last end: {storm.calm_seconds:.1f} s after calm"
-    )
-    print(storm.job_log)
+    storm.report()
     return 0 if storm.passed else 1
 
 

@@ -8,7 +8,8 @@ import pytest
 from redis import Redis
 
 from rollout_core.jobs.records import JobRecord, Progress
-from rollout_core.jobs.redis_records import CHANGED_CHANNEL, JobRecords
+from rollout_core.jobs.redis_records import CHANGED_CHANNEL, JobRecords, channel_of
+from rollout_core.jobs.redis_url import RedisUrl
 from service import job_news
 from service.job_news import listening
 from tests.system.waiting import wait_until
@@ -33,10 +34,10 @@ def heard_during(redis: Redis, redis_url: str, act) -> list[tuple[str, bool]]:
     heard: list[tuple[str, bool]] = []
 
     async def play() -> None:
-        async with listening(redis_url, lambda *news: heard.append(news)):
+        async with listening(RedisUrl.parse(redis_url), lambda *news: heard.append(news)):
             await asyncio.to_thread(await_listener, redis)
             await asyncio.to_thread(act)
-            await asyncio.to_thread(redis.publish, CHANGED_CHANNEL, "last")
+            await asyncio.to_thread(redis.publish, channel_of(redis, CHANGED_CHANNEL), "last")
             async with asyncio.timeout(SECONDS):
                 while ("last", False) not in heard:
                     await asyncio.sleep(0.01)
@@ -46,7 +47,8 @@ def heard_during(redis: Redis, redis_url: str, act) -> list[tuple[str, bool]]:
 
 
 def await_listener(redis: Redis) -> None:
-    wait_until(lambda: redis.pubsub_numsub(CHANGED_CHANNEL)[0][1] > 0, SECONDS, "a listener")
+    channel = channel_of(redis, CHANGED_CHANNEL)
+    wait_until(lambda: redis.pubsub_numsub(channel)[0][1] > 0, SECONDS, "a listener")
 
 
 def claim(record, now):
@@ -63,6 +65,25 @@ def test_each_visible_change_and_the_end_are_heard(redis, redis_url, records, jo
         records.delete(job_id)
 
     assert heard_during(redis, redis_url, live) == [(job_id, False)] * 3 + [(job_id, True)]
+
+
+def test_each_database_has_news_of_its_own(redis, redis_url, job_id):
+    """Redis keeps the keys of its databases apart, but not its channels."""
+    with Redis.from_url(f"{redis_url}?db=7") as other:
+        records = JobRecords(other)
+        records.create(job_id, JobRecord(), lambda _: None)
+        JobRecords(redis).update(job_id, claim)
+
+        def change_both() -> None:
+            JobRecords(redis).update(job_id, lambda record, _: record.request_cancel())
+            records.update(job_id, claim)
+
+        assert heard_during(other, f"{redis_url}?db=7", change_both) == [(job_id, False)]
+        assert heard_during(redis, redis_url, lambda: records.delete(job_id)) == []
+
+
+def test_database_0_has_the_channels_of_the_release_before(redis):
+    assert channel_of(redis, CHANGED_CHANNEL) == "rollout:changed"
 
 
 def test_news_are_heard_again_after_the_connection_broke(redis, redis_url, monkeypatch):
@@ -91,7 +112,7 @@ def test_service_that_cannot_listen_says_so_once_and_tries_again(monkeypatch, ca
     monkeypatch.setattr(job_news, "RETRY_SECONDS", 0.01)
 
     async def play() -> None:
-        async with listening("redis://127.0.0.1:1", lambda *_: None):
+        async with listening(RedisUrl.parse("redis://127.0.0.1:1"), lambda *_: None):
             await asyncio.sleep(0.3)
 
     began = time.monotonic()
@@ -107,7 +128,7 @@ def test_listening_ends_whenever_it_is_asked_to(redis_url, milliseconds):
     """Redis' client loses a cancellation that comes while it connects."""
 
     async def play() -> None:
-        async with listening(redis_url, lambda *_: None):
+        async with listening(RedisUrl.parse(redis_url), lambda *_: None):
             await asyncio.sleep(milliseconds / 1000)
 
     async def play_in_time() -> None:

@@ -189,6 +189,7 @@ def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):
         (["--data-dir", "/proc/nowhere", "--standalone"], "cannot start: "),
         (["--data-dir", "/proc/nowhere"], "cannot start: "),
         (["--redis-url", "http://nowhere"], "redis_url: "),
+        (["--redis-password-file", "/proc/nowhere"], "redis_password_file: cannot read"),
         (["--api-keys-file", "/proc/nowhere/keys.toml"], "cannot start: /proc/nowhere/keys.toml"),
     ],
 )
@@ -201,6 +202,15 @@ def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypat
     assert str(caught.value).startswith("rollout-service: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_standalone_does_without_the_password_of_another_redis(tmp_path, monkeypatch):
+    file = tmp_path / "password"
+    file.write_text("secret")
+    monkeypatch.setenv("ROLLOUT_REDIS_PASSWORD_FILE", str(file))
+    with running("--standalone", "--engine", "fake", "--model", "fake", cwd=tmp_path) as process:
+        url = process.stdout.readline().split()[-1]
+        wait_until(lambda: httpx2.get(f"{url}/v1/models").json()["models"])
 
 
 def test_killed_standalone_leaves_no_process(tmp_path):

@@ -94,3 +94,20 @@ def test_help_does_not_repeat_that_there_is_no_default(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "https://a.example; * for all. Default: none. --" in text
     assert "(default: None)" not in text
+
+
+def test_the_file_of_the_password_goes_with_the_url(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    settings = Settings(redis_url="redis://me@host:1/2", redis_password_file=file)
+    assert settings.redis.options["credential_provider"].get_credentials() == ("me", "secret")
+    with pytest.raises(ValidationError, match="redis_password_file") as caught:
+        Settings(redis_url="redis://:other@host", redis_password_file=file)
+    assert "other" not in str(caught.value)
+
+
+def test_no_error_and_no_representation_shows_the_password_of_redis():
+    with pytest.raises(ValidationError, match="redis_url") as caught:
+        Settings(redis_url="redis://:pa55word/@host")
+    assert "pa55word" not in str(caught.value)
+    assert "pa55word" not in repr(Settings(redis_url="redis://:pa55word@host"))

@@ -231,7 +231,8 @@ class TestWorkerCommand:
 
         assert WORKER_DRAIN_SECONDS < GRACE_SECONDS
         assert command[1:] == [
-            *("-m", "worker", "--redis-url", "unix:///s", "--data-dir", str(tmp_path / "d")),
+            *("-m", "worker", "--redis-url", "unix:///s", "--redis-password-file", "None"),
+            *("--data-dir", str(tmp_path / "d")),
             *("--engine", "fake", "--device", "cpu"),
             *("--drain-seconds", str(WORKER_DRAIN_SECONDS)),
             *("--log-format", "json", "--log-level", "debug", "--model", "fake-slow"),

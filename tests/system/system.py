@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from rollout_core.jobs.redis_url import RedisUrl
 from service.standalone import valkey_command
 from tests.system.processes import Process
 from tests.system.waiting import wait_until
@@ -43,7 +44,6 @@ class System:
             start_seconds: longest that `await_models` has waited: how slow a start is here, now.
         """
         self.data_dir = folder / "data"
-        self.redis_url = f"unix://{folder}/valkey/valkey.sock"
         self.processes: list[Process] = []
         self._folder = folder
         self._urls: dict[str, str] = {}
@@ -53,7 +53,8 @@ class System:
         self._callbacks = ExitStack()
         for name in ("valkey", "log", "marks"):
             (folder / name).mkdir()
-        self.valkey = self._process("valkey", valkey_command(folder / "valkey"))
+        self.redis_url, self._servers = self._start_redis()
+        self.valkey = self._servers[0]
         self._keeper = Thread(target=self._keep, name="keeper")
 
     def __enter__(self) -> Self:
@@ -67,10 +68,11 @@ class System:
         self._keeper.join()
         for client in self._clients:
             client.close()
-        valkey, *others = self.processes
+        others = [process for process in self.processes if process not in self._servers]
         with ThreadPoolExecutor() as pool:
             list(pool.map(Process.stop, others))
-        valkey.stop()
+        for server in reversed(self._servers):
+            server.stop()
 
     # The processes.
 
@@ -145,7 +147,7 @@ class System:
     @property
     def redis(self) -> Redis:
         """A new client of the Valkey server, without retries."""
-        return Redis.from_url(self.redis_url, retry=Retry(NoBackoff(), 0))
+        return RedisUrl.parse(self.redis_url).open(retry=Retry(NoBackoff(), 0))
 
     # The calls, to the first API.
 
@@ -221,6 +223,12 @@ class System:
             return False
 
         wait_until(answers, START_SECONDS, "Valkey to answer")
+
+    def _start_redis(self) -> tuple[str, list[Process]]:
+        """Start Redis; return its URL and its processes, which are stopped last to first."""
+        folder = self._folder / "valkey"
+        valkey = self._process("valkey", valkey_command(folder))
+        return f"unix://{folder}/valkey.sock", [valkey]
 
     def _process(
         self, name: str, command: list[str] | Callable[[], list[str]], *, kept: bool = True

