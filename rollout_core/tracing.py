@@ -80,7 +80,7 @@ def shut_down() -> None:
 
 
 def traceparent() -> str | None:
-    """Return the present span in the form of W3C Trace Context, or None if there is none."""
+    """Return the present span in the form of W3C Trace Context, or None without a span."""
     if _provider is None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
-from rollout_core.jobs.redis_url import RedisUrl
+from rollout_core.jobs.redis_settings import RedisSettings
 from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.patterns import URL_PATH
 from rollout_core.work import DEFAULT_ARRAY_BYTES
@@ -19,7 +19,7 @@ from service.outbound import Hosts
 from service.proxies import TrustedProxies
 
 
-class Settings(BaseSettings):
+class Settings(RedisSettings, BaseSettings):
     """The TimeSformer rollout service: videos in over HTTP, rollouts out.
 
     Every flag can also be set as an environment variable, such as ROLLOUT_DATA_DIR.
@@ -31,9 +31,6 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0",
         repr=False,
         description="Redis or Valkey; unused with --standalone.",
-    )
-    redis_password_file: Path | None = Field(
-        None, description="File of the password of Redis, instead of one in the URL."
     )
     data_dir: Path = Field(
         Path("rollout-data"), description="Folder of the store, shared with the workers."
@@ -173,21 +170,3 @@ class Settings(BaseSettings):
     def address_limit(self) -> int:
         """Connections that one address may have."""
         return self.max_connections_per_address or max(1, self.max_connections // 2)
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, url: str) -> str:
-        RedisUrl.parse(url)
-        return url
-
-    @field_validator("redis_password_file")
-    @classmethod
-    def _check_redis_password_file(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path and "redis_url" in info.data:
-            RedisUrl.parse(info.data["redis_url"], path)
-        return path
-
-    @property
-    def redis(self) -> RedisUrl:
-        """Where Redis is, and how to log in."""
-        return RedisUrl.parse(self.redis_url, self.redis_password_file)

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
+from rollout_core import tracing
 from tests.system.valkey import running_valkey, url_of
 
 # Several test files run at a time, and most of them start processes. With a thread for each core,
@@ -69,3 +71,17 @@ def redis(redis_url: str) -> Iterator[Redis]:
     with Redis.from_url(redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def exporter() -> Iterator[Any]:
+    """An exporter that keeps the spans of this process."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.use(provider)
+    yield exporter
+    tracing.shut_down()

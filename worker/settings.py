@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from rollout_core.command import settings_config
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS, PrecisionChoice
-from rollout_core.jobs.redis_url import RedisUrl
+from rollout_core.jobs.redis_settings import RedisSettings
 from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.patterns import MODEL, SHA256
@@ -17,7 +17,7 @@ from rollout_core.work import DEFAULT_ARRAY_BYTES
 DEFAULT_MODELS = {"torch": "moving-things", "fake": "fake"}
 
 
-class Settings(InputFlags, BaseSettings):
+class Settings(InputFlags, RedisSettings, BaseSettings):
     """Take jobs for one model from Redis, and explain their videos."""
 
     model_config = settings_config("rollout-worker")
@@ -44,12 +44,6 @@ class Settings(InputFlags, BaseSettings):
     dtype: PrecisionChoice = Field(
         "auto",
         description="Number format of the model; auto: the fastest that agrees with float32.",
-    )
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", repr=False, description="URL of the Redis server."
-    )
-    redis_password_file: Path | None = Field(
-        None, description="File of the password of Redis, instead of one in the URL."
     )
     data_dir: Path = Field(
         Path("rollout-data"), description="Folder of the store, shared with the service."
@@ -86,24 +80,6 @@ class Settings(InputFlags, BaseSettings):
     )
     log_format: FormatSetting = DEFAULT_FORMAT
     log_level: LevelSetting = DEFAULT_LEVEL
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, url: str) -> str:
-        RedisUrl.parse(url)
-        return url
-
-    @field_validator("redis_password_file")
-    @classmethod
-    def _check_redis_password_file(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path and "redis_url" in info.data:
-            RedisUrl.parse(info.data["redis_url"], path)
-        return path
-
-    @property
-    def redis(self) -> RedisUrl:
-        """Where Redis is, and how to log in."""
-        return RedisUrl.parse(self.redis_url, self.redis_password_file)
 
     @property
     def model_name(self) -> str:

@@ -139,7 +139,7 @@ class Origin(StoredRecord):
 
     @classmethod
     def read(cls, text: bytes | None) -> Self:
-        """Read an origin; return an empty one if there is none that this version understands."""
+        """Read an origin; return an empty one for None and for text of another version."""
         try:
             return cls() if text is None else cls.model_validate_json(text, extra="ignore")
         except ValidationError:

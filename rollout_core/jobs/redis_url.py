@@ -243,7 +243,7 @@ def _address(text: str) -> tuple[str, int]:
     """Return the host and the port of a sentinel.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no host is named.
     """
     url = _split(f"//{text}")
     if not url.hostname:

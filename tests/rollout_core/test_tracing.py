@@ -4,24 +4,11 @@ import sys
 import time
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from rollout_core import tracing
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-
-
-@pytest.fixture
-def exporter():
-    """An exporter that keeps the spans of this process."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
-    yield exporter
-    tracing.shut_down()
 
 
 def test_without_an_endpoint_nothing_is_imported_and_calls_do_nothing():

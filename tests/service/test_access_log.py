@@ -316,6 +316,13 @@ def test_what_is_no_http_has_an_id_and_a_line(start, style):  # noqa: F811
     assert "127.0.0.1" in line
 
 
+def log_at_end(process):
+    """Stop a service that logs in JSON; return its records."""
+    process.terminate()
+    _, errors = process.communicate(timeout=15)
+    return [json.loads(line) for line in errors.splitlines()]
+
+
 def test_a_request_has_nothing_of_the_one_before_it_on_its_connection(start, tmp_path):  # noqa: F811
     """A body that uvicorn must pause for is read on within the task of its request."""
     write_keys(tmp_path / "keys.toml")
@@ -330,9 +337,7 @@ def test_a_request_has_nothing_of_the_one_before_it_on_its_connection(start, tmp
                 b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             )
             client.makefile("rb").read()
-        process.terminate()
-        _, errors = process.communicate(timeout=15)
-    found = [json.loads(line) for line in errors.splitlines()]
+        found = log_at_end(process)
     first, second = (line for line in found if line["logger"] == "service.access_log")
     assert (first["status"], first["owner"]) == (404, "ann")
     assert (second["status"], second["key"]) == (401, "missing")
@@ -369,9 +374,7 @@ def test_the_whole_log_of_a_service_is_json(start, monkeypatch):  # noqa: F811
                 b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             )
             client.makefile("rb").read()
-        process.terminate()
-        _, errors = process.communicate(timeout=15)
-    found = [json.loads(line) for line in errors.splitlines()]
+        found = log_at_end(process)
     assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, found))
     routes = [line["route"] for line in found if "route" in line]
     assert routes == ["/v1/models"]

@@ -1,20 +1,7 @@
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from rollout_core import tracing
 from service.jobs import Jobs
-
-
-@pytest.fixture
-def exporter():
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
-    yield exporter
-    tracing.shut_down()
 
 
 def test_without_traces_the_app_is_as_it_was(open_client):
