@@ -456,10 +456,10 @@ class TestSweep:
 
     def test_an_unused_blob_is_removed(self, uploads, store, services):
         record = self.leave(uploads, store, services, with_job=False)
-        store.remove_atomically(store.root / "uploads" / record.id)
         assert len(videos(store)) == 1
+        store.remove_atomically(store.root / "uploads" / record.id)
 
-        services.uploads.sweep()
+        services.uploads.sweep()  # so does the service itself, at its start
 
         assert videos(store) == []
 
