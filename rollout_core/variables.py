@@ -18,7 +18,7 @@ SERVICE = (
     *("max_connections", "max_connections_per_address", "max_queued", "max_store_bytes"),
     *("max_upload_bytes", "metrics_address", "model", "page", "port", "private_hosts"),
     *("redis_password_file", "redis_url", "result_ttl", "root_path", "session_ttl", "standalone"),
-    *("trusted_proxies", "unix_socket"),
+    *("store", "trusted_proxies", "unix_socket"),
     *("upload_idle_seconds", "upload_ttl", "video_url_hosts", "webhook_hosts"),
     "webhook_secret_file",
 )
@@ -27,7 +27,8 @@ WORKER = (
     *("dtype", "engine", "engine_load_seconds", "engine_timeout_seconds", "job_deadline_seconds"),
     *("labels", "log_format", "log_level", "max_array_bytes", "max_attempts", "max_forwards"),
     *("max_video_pixels", "max_video_seconds", "mean", "media_timeout_seconds", "model"),
-    *("redis_password_file", "redis_url", "require_confinement", "share_gpu", "std", "stride"),
+    *("redis_password_file", "redis_url", "require_confinement", "share_gpu", "std", "store"),
+    "stride",
 )
 EXPLAIN = (
     *("against", "allow_incomplete", "channel_order", "clips", "compare", "device"),

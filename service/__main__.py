@@ -51,7 +51,7 @@ def _run(settings: Settings) -> None:
         SystemExit: the service cannot start. The message is one line.
     """
     try:
-        store = ArtifactStore(settings.data_dir)
+        store = settings.open_store()
         store.check_writable()
         if settings.api_keys_file:
             ApiKeys(settings.api_keys_file)

@@ -8,17 +8,14 @@ removed when it is found.
 """
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import islice
-from pathlib import Path
 
 from rollout_core.contract import ExplainRequest, ExplainResult
 from rollout_core.errors import UnknownFormat
 from rollout_core.jobs.records import Ticket
-from rollout_core.jobs.store import PRIVATE, ArtifactStore
+from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 
 LOOK_LIMIT = 100
@@ -29,26 +26,17 @@ class Answers:
     """The results of one store, by answer key."""
 
     def __init__(self, store: ArtifactStore) -> None:
-        """Use the folder `answers` of a store, and create it if it is missing."""
+        """Use the small files of a store."""
         self._store = store
-        self._root = store.root / "answers"
-        self._root.mkdir(mode=PRIVATE, exist_ok=True)
+        self._files = store.small_files
 
     def add(self, key: str, job_id: str) -> None:
         """Note that a job has or will have the answer of a key."""
-        path = self._folder(key) / job_id
-        for _ in range(2):  # `remove` may remove the empty folder in between
-            with suppress(FileNotFoundError):
-                path.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-                path.touch()
-                return
+        self._files.add(f"{_folder(key)}/{job_id}", flush=False)
 
     def remove(self, key: str, job_id: str) -> None:
         """Forget a job that has no answer any more."""
-        folder = self._folder(key)
-        (folder / job_id).unlink(missing_ok=True)
-        with suppress(OSError):  # others have this key
-            folder.rmdir()
+        self._files.remove(f"{_folder(key)}/{job_id}", prune=True)
 
     def find(self, key: str, *, owner: str | None, checkpoint_sha256: str | None) -> str | None:
         """Return the id of a job whose result can be used, or None.
@@ -60,16 +48,11 @@ class Answers:
         """
         if checkpoint_sha256 is None:
             return None
-        for job_id in islice(self._jobs(key), LOOK_LIMIT):
+        for job_id in self._files.names(_folder(key))[:LOOK_LIMIT]:
             with suppress(UnknownFormat):
                 if self._can_answer(key, job_id, owner, checkpoint_sha256):
                     return job_id
         return None
-
-    def _jobs(self, key: str) -> Iterator[str]:
-        with suppress(FileNotFoundError):
-            for path in self._folder(key).iterdir():
-                yield path.name
 
     def _can_answer(self, key: str, job_id: str, owner: str | None, checkpoint: str) -> bool:
         ticket = self._store.ticket(job_id)
@@ -88,13 +71,10 @@ class Answers:
     def _is_complete(self, job_id: str, result: ExplainResult) -> bool:
         """Return whether all files of a result are there, in the size that they should have."""
         for artifact in result.artifacts:
-            path = self._store.artifact_path(job_id, artifact.name)
-            if path is None or path.stat().st_size != artifact.bytes:
+            file = self._store.artifact(job_id, artifact.name)
+            if file is None or file.size != artifact.bytes:
                 return False
         return True
-
-    def _folder(self, key: str) -> Path:
-        return self._root / key[:2] / key
 
 
 def answer_key(
@@ -128,3 +108,7 @@ def resolved(request: ExplainRequest, spec: ModelSpec) -> ExplainRequest:
 
 def _is_of(ticket: Ticket, owner: str | None) -> bool:
     return ticket.owner == owner
+
+
+def _folder(key: str) -> str:
+    return f"answers/{key[:2]}/{key}"

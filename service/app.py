@@ -16,7 +16,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from rollout_core.jobs.schemas import Job
-from rollout_core.jobs.store import ArtifactStore
 from service import cors, docs, openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
@@ -158,7 +157,7 @@ def _open_redis(
 
 def _open_services(settings: Settings) -> Services:
     redis = _open_redis(settings)
-    store = ArtifactStore(settings.data_dir)
+    store = settings.open_store()
     inventory, ledger = Inventory(store), Ledger(redis)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     ttl = settings.session_ttl

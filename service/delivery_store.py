@@ -8,15 +8,15 @@ submission. A file is made before its job is accepted, so no crash can lose a we
 job was left by a crash in between, or belongs to a job that has been deleted.
 """
 
-import os
 import time
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 
 from rollout_core.jobs.records import JobId, StoredRecord
 from rollout_core.jobs.schemas import Delivery, DeliveryAttempt, DeliveryState, Job
-from rollout_core.jobs.store import PRIVATE, ArtifactStore, read_if_exists, sync, write_atomically
+from rollout_core.jobs.store import ArtifactStore
+
+PENDING, DONE = "webhooks/pending", "webhooks/done"
 
 SETTLED_SECONDS = 2.0
 """A folder that changed less than this before it was read may have changed again since."""
@@ -42,12 +42,9 @@ class DeliveryStore:
     """The deliveries of an artifact store."""
 
     def __init__(self, store: ArtifactStore) -> None:
-        """Use the folder `webhooks` of a store, and create it if missing."""
+        """Use the small files of a store."""
         self._store = store
-        self._pending = store.root / "webhooks" / "pending"
-        self._done = store.root / "webhooks" / "done"
-        for folder in (self._pending.parent, self._pending, self._done):
-            folder.mkdir(mode=PRIVATE, exist_ok=True)
+        self._files = store.small_files
         self._names: tuple[str, ...] = ()
         self._changed: int | None = None
 
@@ -57,8 +54,7 @@ class DeliveryStore:
         Attempts that were made already are kept: another call with the same Idempotency-Key may
         have made the job.
         """
-        _file(self._pending, job_id).touch()
-        sync(self._pending)
+        self._files.add(_key(PENDING, job_id))
 
     def pending(self, job_id: str) -> StoredDelivery | None:
         """Return the delivery of a job, None if it has none or it is done.
@@ -66,10 +62,10 @@ class DeliveryStore:
         Raises:
             UnknownFormat: this version cannot read it.
         """
-        if _file(self._done, job_id).exists():  # noted again, by a slower call with the same key
-            _file(self._pending, job_id).unlink(missing_ok=True)
+        if self._files.exists(_key(DONE, job_id)):  # noted again, by a slower call with the key
+            self._files.remove(_key(PENDING, job_id))
             return None
-        return _read(self._pending, job_id)
+        return self._read(PENDING, job_id)
 
     def get(self, job_id: str) -> StoredDelivery | None:
         """Return the delivery of a job, also if it is done.
@@ -77,7 +73,7 @@ class DeliveryStore:
         Raises:
             UnknownFormat: this version cannot read it.
         """
-        return self.pending(job_id) or _read(self._done, job_id)
+        return self.pending(job_id) or self._read(DONE, job_id)
 
     def describe(self, job: Job) -> tuple[Delivery, ...]:
         """Return the events for a job's webhook; none if it has no webhook or has not ended."""
@@ -99,36 +95,46 @@ class DeliveryStore:
 
     def update(self, delivery: StoredDelivery) -> None:
         """Replace a pending delivery; move it if it is done, drop it if its job is gone."""
-        pending = _file(self._pending, delivery.job)
-        write_atomically(pending, delivery.to_json())
-        if delivery.state != "pending":
-            with suppress(FileNotFoundError):  # another process was faster
-                pending.replace(_file(self._done, delivery.job))
+        is_done = delivery.state != "pending"
+        folder = DONE if is_done else PENDING
+        self._files.write(_key(folder, delivery.job), delivery.to_json())
+        if is_done:
+            self._files.remove(_key(PENDING, delivery.job))
         if not self._store.exists(delivery.job):
             self.delete(delivery.job)
 
     def delete(self, job_id: str) -> None:
         """Forget the webhook of a job, if it has one."""
-        for folder in (self._pending, self._done):
-            _file(folder, job_id).unlink(missing_ok=True)
+        for folder in (PENDING, DONE):
+            self._files.remove(_key(folder, job_id))
 
     def pending_ids(self) -> tuple[str, ...]:
         """Return the jobs with a pending delivery. The folder is read only if it has changed."""
-        changed = self._pending.stat().st_mtime_ns
+        changed = self._files.changed(PENDING)
         if changed != self._changed:
-            self._names = tuple(_ids(self._pending))
+            self._names = tuple(self._ids(PENDING))
             is_settled = time.time() - changed / 1e9 > SETTLED_SECONDS
             self._changed = changed if is_settled else None
         return self._names
 
     def remove_orphans(self) -> None:
         """Remove old deliveries whose jobs do not exist."""
-        for folder in (self._pending, self._done):
-            for job_id in _ids(folder):
+        for folder in (PENDING, DONE):
+            for job_id in self._ids(folder):
                 with suppress(FileNotFoundError):
-                    age_seconds = time.time() - _file(folder, job_id).stat().st_mtime
+                    age_seconds = time.time() - self._files.written_at(_key(folder, job_id))
                     if age_seconds > ORPHAN_SECONDS and not self._store.exists(job_id):
                         self.delete(job_id)
+
+    def _read(self, folder: str, job_id: str) -> StoredDelivery | None:
+        text = self._files.read(_key(folder, job_id))
+        if text is None:
+            return None
+        return StoredDelivery.from_json(text) if text else StoredDelivery(job=job_id)
+
+    def _ids(self, folder: str) -> list[str]:
+        """Return the ids of the jobs that have a file."""
+        return [name.removesuffix(".json") for name in self._files.names(folder)]
 
 
 def webhook_id(job_id: str, event: str) -> str:
@@ -136,18 +142,5 @@ def webhook_id(job_id: str, event: str) -> str:
     return f"msg_{job_id}_{event.removeprefix('job.')}"
 
 
-def _file(folder: Path, job_id: str) -> Path:
-    return folder / f"{job_id}.json"
-
-
-def _read(folder: Path, job_id: str) -> StoredDelivery | None:
-    text = read_if_exists(_file(folder, job_id))
-    if text is None:
-        return None
-    return StoredDelivery.from_json(text) if text else StoredDelivery(job=job_id)
-
-
-def _ids(folder: Path) -> list[str]:
-    """Return the ids of the jobs that have a file; temporary files begin with a dot."""
-    names = os.listdir(folder)  # noqa: PTH208, there may be 50,000
-    return [name.removesuffix(".json") for name in names if not name.startswith(".")]
+def _key(folder: str, job_id: str) -> str:
+    return f"{folder}/{job_id}.json"

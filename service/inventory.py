@@ -31,7 +31,7 @@ from service.faults import Faults
 from service.ledger import Entry, Ledger
 from service.names import Names
 from service.upload_inventory import UploadInventory
-from service.upload_store import UploadStore
+from service.uploads_of import uploads_of
 
 TURN_SECONDS = 0.01
 """Processor time of each pass for looking at known jobs."""
@@ -105,7 +105,7 @@ class Inventory:
         self._jobs: dict[str, StoredJob] = {}
         self._open: dict[str, Ticket] = {}
         self._entries = Entries()
-        self.uploads = UploadInventory(UploadStore(store), self._entries)
+        self.uploads = UploadInventory(uploads_of(store), self._entries)
         self._owners: Counter[str | None] = Counter()
         self._counts: Counter[tuple[str | None, StoredState]] = Counter()
         self._changes = Changes()

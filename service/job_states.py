@@ -20,7 +20,7 @@ from rollout_core.jobs.store import ArtifactStore
 from service.errors import JobNotFound
 from service.faults import Faults
 from service.redis_jobs import Line, RedisJobs
-from service.upload_store import UploadStore
+from service.uploads_of import uploads_of
 from service.workers import Workers
 
 Ending = ExplainResult | Ended
@@ -47,7 +47,7 @@ class JobStates:
         self._redis_jobs = redis_jobs
         self._store = store
         self._workers = workers
-        self._uploads = UploadStore(store)
+        self._uploads = uploads_of(store)
         self._artifact_url = artifact_url
         self._result_time = timedelta(seconds=result_ttl)
         self._faults = Faults(logger, store)
@@ -142,7 +142,7 @@ class JobStates:
         """Return the fields of a job that do not depend on its state."""
         submission = self._store.submission(ticket.id)
         upload = submission.upload
-        has_upload = upload is not None and self._uploads.path(upload).exists()
+        has_upload = upload is not None and self._uploads.has_bytes(upload)
         has_expired = self._store.has_expired(ticket.id)
         return {
             "id": ticket.id,
@@ -180,10 +180,10 @@ class JobStates:
 
     def _artifacts(self, job_id: str, result: ExplainResult) -> Iterator[JobArtifact]:
         """Yield the artifacts: `result.json`, which cannot list itself, then those it lists."""
-        own = self._store.artifact_path(job_id, RESULT_NAME)
+        own = self._store.artifact(job_id, RESULT_NAME)
         if own is None or self._store.has_expired(job_id):
             return
-        content = own.read_bytes()
+        content = own.read()
         itself = Artifact(name=RESULT_NAME, bytes=len(content), sha256=sha256(content).hexdigest())
         for file in (itself, *result.artifacts):
             url = self._artifact_url(job_id, file.name)

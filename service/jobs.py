@@ -30,7 +30,8 @@ from service.ledger import Entry, Ledger
 from service.redis_jobs import RedisJobs
 from service.reservations import EntryOf, Reservation, Reservations
 from service.submissions import Rules, Submissions
-from service.upload_store import UploadRecord, UploadStore
+from service.upload_store import UploadRecord
+from service.uploads_of import uploads_of
 from service.usage import Owner
 from service.workers import Workers
 
@@ -63,7 +64,7 @@ class Jobs:
         """Use `redis`, which must not decode its answers: RQ needs bytes."""
         self._redis_jobs = RedisJobs(redis)
         self._store = store
-        self.uploads = UploadStore(store)
+        self.uploads = uploads_of(store)
         self.idempotency = Idempotency(redis, store)
         self._answers = Answers(store)
         self.deliveries = DeliveryStore(store)

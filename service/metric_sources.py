@@ -1,6 +1,5 @@
 """What the metrics of an app are read from, put together."""
 
-import shutil
 from dataclasses import dataclass
 
 from redis import Redis
@@ -48,4 +47,4 @@ class MetricSources:
         return 1
 
     def _disk_size(self) -> float:
-        return shutil.disk_usage(self.store.root).total
+        return self.store.total_bytes()

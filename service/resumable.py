@@ -21,7 +21,7 @@ from service.errors import (
 from service.receiving import VideoWriter, require_container, write_stream
 from service.tus import Checksum
 from service.upload_store import UploadRecord, UploadStore
-from service.upload_writer import UploadWriter, writing
+from service.upload_writer import UploadWriter
 
 
 class ResumableUpload:
@@ -114,6 +114,8 @@ class ResumableUpload:
         except UnsupportedContainer:
             await self._remove()
             raise
+        finally:
+            await asyncio.shield(run_in_threadpool(writer.flush))
 
     async def _remove(self) -> None:
         await run_in_threadpool(self._store.delete, self.record)
@@ -138,7 +140,7 @@ async def resuming(store: UploadStore, record: UploadRecord) -> AsyncIterator[Re
         UploadNotFound: it has just been deleted.
     """
     try:
-        async with writing(store.path(record.id)) as writer:
+        async with store.writing(record.id) as writer:
             # The record may have changed until the file was locked.
             current = await run_in_threadpool(store.record, record.id)
             if current is None:

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 from rollout_core.jobs.redis_settings import RedisSettings
+from rollout_core.jobs.store_settings import StoreSettings
 from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.patterns import URL_PATH
 from rollout_core.work import DEFAULT_ARRAY_BYTES
@@ -19,7 +20,7 @@ from service.outbound import Hosts
 from service.proxies import TrustedProxies
 
 
-class Settings(RedisSettings, BaseSettings):
+class Settings(RedisSettings, StoreSettings, BaseSettings):
     """The TimeSformer rollout service: videos in over HTTP, rollouts out.
 
     Every flag can also be set as an environment variable, such as ROLLOUT_DATA_DIR.
@@ -31,9 +32,6 @@ class Settings(RedisSettings, BaseSettings):
         "redis://127.0.0.1:6379/0",
         repr=False,
         description="Redis or Valkey; unused with --standalone.",
-    )
-    data_dir: Path = Field(
-        Path("rollout-data"), description="Folder of the store, shared with the workers."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")

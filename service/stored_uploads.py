@@ -13,12 +13,14 @@ from pathlib import Path
 from rollout_core.errors import UnknownFormat
 from rollout_core.jobs.schemas import Upload, UploadPage
 from rollout_core.jobs.store import ArtifactStore
+from rollout_core.jobs.watch import Watch
 from service.errors import UploadExpired, UploadIncomplete, UploadInUse, UploadNotFound
 from service.faults import Faults
 from service.inventory import Inventory
 from service.job_lists import Place
 from service.ledger import Ledger
-from service.upload_store import UPLOAD_ID, Received, UploadRecord, UploadStore
+from service.upload_store import UPLOAD_ID, Received, UploadRecord
+from service.uploads_of import uploads_of
 
 STALE_SECONDS = 60.0
 """What a request leaves behind for a moment was left by a process that was killed after this."""
@@ -52,13 +54,13 @@ class StoredUploads:
             now: time in UTC that does not jump ahead; see `AgeClock`.
         """
         self._store = store
-        self._uploads = UploadStore(store)
+        self._uploads = uploads_of(store)
         self._inventory = inventory
         self._ledger = ledger
         self._ttl = timedelta(seconds=upload_ttl)
         self._result_ttl = timedelta(seconds=result_ttl)
         self._now = now
-        self._watch = _Watch(monotonic)
+        self._watch = Watch(monotonic)
         self._faults = Faults(logger, store)
 
     def add(
@@ -194,7 +196,7 @@ class StoredUploads:
         for upload_id in filter(UPLOAD_ID.fullmatch, self._uploads.names()):
             with self._faults.isolated(upload_id, "cannot be expired"):
                 self._sweep(upload_id, now)
-        self._uploads.remove_unused_blobs()
+        self._uploads.remove_leftovers(STALLED_SECONDS)
 
     def _sweep(self, upload_id: str, now: datetime) -> None:
         self._remove_stale_markers(upload_id)
@@ -228,7 +230,7 @@ class StoredUploads:
 
     def _must_expire(self, record: UploadRecord) -> bool:
         """Return whether an old upload, of which no job has files, must expire now."""
-        if self._uploads.has_expired(record.id) and not self._uploads.path(record.id).exists():
+        if self._uploads.has_expired(record.id) and not self._uploads.has_bytes(record.id):
             return False
         if record.is_complete:
             return True
@@ -252,25 +254,6 @@ class StoredUploads:
         if record is None or record.owner != owner:
             raise not_found(upload_id)
         return record
-
-
-class _Watch:
-    """Tells how long something has been seen, by the monotonic clock: other clocks may jump."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._before: dict[tuple[str, str], float] = {}
-        self._seen: dict[tuple[str, str], float] = {}
-
-    def begin(self) -> None:
-        """Begin to look at everything again."""
-        self._before, self._seen = self._seen, {}
-
-    def seconds(self, name: str, what: str) -> float:
-        """Return for how long it was seen each time, 0 at the first time."""
-        now = self._clock()
-        since = self._seen[name, what] = self._before.get((name, what), now)
-        return now - since
 
 
 def not_found(upload_id: str) -> UploadNotFound:

@@ -29,7 +29,8 @@ from service.idempotency import Idempotency
 from service.inventory import Inventory, StoredJob
 from service.redis_jobs import RedisJobs
 from service.stored_uploads import expired, not_found
-from service.upload_store import Received, UploadRecord, UploadStore
+from service.upload_store import Received, UploadRecord
+from service.uploads_of import uploads_of
 from service.usage import Owner, Quotas
 from service.workers import Workers
 
@@ -108,7 +109,7 @@ class Submissions:
         self._workers = workers
         self._inventory = inventory
         self._rules = rules
-        self._uploads = UploadStore(store)
+        self._uploads = uploads_of(store)
         self._deliveries = DeliveryStore(store)
         self._answers = Answers(store)
         self._idempotency = Idempotency(redis, store)
@@ -307,14 +308,17 @@ class Submissions:
         """
         if submission.webhook:  # before the job exists, so that a crash does not lose it
             self._deliveries.expect(new.id)
-        path = self._uploads.path(new.upload)
         try:
             self._uploads.attach(new.upload, new.id)
             self._store.accept(
-                new.ticket, path, submission, answer=answer, origin=_present_origin()
+                new.ticket,
+                self._uploads.location(new.upload),
+                submission,
+                answer=answer,
+                origin=_present_origin(),
             )
         except FileNotFoundError as error:
-            if path.exists():
+            if self._uploads.has_bytes(new.upload):
                 raise
             is_old = self._uploads.has_expired(new.upload)
             raise (expired if is_old else not_found)(new.upload) from error

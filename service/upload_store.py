@@ -1,41 +1,27 @@
-"""Uploads on the disk: videos that any number of jobs can explain.
+"""Uploads: videos that any number of jobs can explain.
 
-    uploads/<id>/upload.json     the `UploadRecord`
-    uploads/<id>/file/video      the bytes, as far as they have arrived
-    uploads/<id>/jobs/<job id>   an empty file for each job made from it
-    uploads/<id>/expired         marker: the bytes were removed because of their age
-    blobs/<name>                 a second link to the bytes of complete uploads; see `_blob`
-
-Equal uploads of one owner share their bytes: all are hard links to one file. A job has a link too,
-so it keeps its video whatever becomes of the upload. Bytes are gone once the last link is.
+An artifact store has its uploads beside its jobs: `FolderUploads` has those of a folder,
+`ObjectUploads` those of a bucket. Both keep the promises of `UploadStore`.
 """
 
-import os
 import re
-import shutil
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import file_digest, sha256
-from pathlib import Path
+from hashlib import file_digest
+from pathlib import Path, PurePath
 from typing import Self
 
 from pydantic import Field
 
 from rollout_core.contract import UploadId
 from rollout_core.jobs.records import StoredRecord
-from rollout_core.jobs.store import (
-    NO_LINKS,
-    PRIVATE,
-    UPLOAD_NAME,
-    ArtifactStore,
-    link_or_copy,
-    read_if_exists,
-    sync,
-    write_atomically,
-)
-from rollout_core.jobs.survey import UploadSurvey, changed_at, survey_upload
+from rollout_core.jobs.store import ArtifactStore
+from rollout_core.jobs.survey import UploadSurvey
 from rollout_core.patterns import SHA256
+from service.upload_writer import UploadWriter
 
 RECORD_NAME = "upload.json"
 
@@ -80,173 +66,108 @@ class UploadRecord(StoredRecord):
         return self.sha256 is not None
 
 
-class UploadStore:
-    """The uploads of an artifact store."""
+class UploadStore(ABC):
+    """The uploads of an artifact store.
 
-    def __init__(self, store: ArtifactStore) -> None:
-        """Use the folders `uploads` and `blobs` of a store, and create them if missing."""
-        self.store = store
-        self._uploads = store.root / "uploads"
-        self._blobs = store.root / "blobs"
-        for folder in (self._uploads, self._blobs):
-            folder.mkdir(mode=PRIVATE, exist_ok=True)
+    Attributes:
+        store: the artifact store.
+    """
 
-    def begin(self, record: UploadRecord) -> Path:
-        """Store a new, empty upload; return the path of its bytes."""
-        with self.store.temporary_folder() as folder:
-            for name in ("file", "jobs"):
-                (folder / name).mkdir()
-            (folder / "file" / UPLOAD_NAME).touch()
-            write_atomically(folder / RECORD_NAME, record.to_json())
-            folder.rename(self._folder(record.id))
-        sync(self._uploads)
-        return self.path(record.id)
+    store: ArtifactStore
 
+    @abstractmethod
+    def begin(self, record: UploadRecord) -> None:
+        """Store a new, empty upload."""
+
+    @abstractmethod
     def add(self, record: UploadRecord, received: Path) -> None:
-        """Store an upload that has arrived at another path. It survives a power cut."""
-        with self.store.temporary_folder() as folder:
-            for name in ("file", "jobs"):
-                (folder / name).mkdir()
-            received.rename(folder / "file" / UPLOAD_NAME)
-            self._share(folder / "file" / UPLOAD_NAME, record)
-            write_atomically(folder / RECORD_NAME, record.to_json())
-            sync(folder / "file" / UPLOAD_NAME, folder / "file", folder)
-            folder.rename(self._folder(record.id))
-        sync(self._uploads)
+        """Store an upload that has arrived at a path of this machine. It survives a power cut."""
 
+    @abstractmethod
     def complete(self, record: UploadRecord) -> None:
         """Store the size and the digest of an upload that has arrived. It survives a power cut.
 
         Args:
             record: with both of them.
         """
-        path = self.path(record.id)
-        self._share(path, record)
-        sync(path, path.parent)
-        write_atomically(self._folder(record.id) / RECORD_NAME, record.to_json())
-        sync(self._folder(record.id))
 
+    @abstractmethod
+    def writing(self, upload_id: str) -> AbstractAsyncContextManager[UploadWriter]:
+        """Become the only writer of an upload that arrives in parts, until the end.
+
+        Raises:
+            UploadLocked: the writer did not stop, or a third call wants the upload, too.
+            FileNotFoundError: the upload is gone.
+        """
+
+    @abstractmethod
     def record(self, upload_id: str) -> UploadRecord | None:
         """Return what is known about an upload, or None if there is no such upload.
 
         Raises:
             UnknownFormat: this version cannot read it.
         """
-        text = read_if_exists(self._folder(upload_id) / RECORD_NAME)
-        return None if text is None else UploadRecord.from_json(text)
 
-    def path(self, upload_id: str) -> Path:
-        """Return the path of an upload's bytes."""
-        return self._folder(upload_id) / "file" / UPLOAD_NAME
+    @abstractmethod
+    def location(self, upload_id: str) -> PurePath:
+        """Return where the artifact store has a complete upload; see `ArtifactStore.accept`."""
 
+    @abstractmethod
+    def has_bytes(self, upload_id: str) -> bool:
+        """Return whether there is such an upload, and its bytes were not removed."""
+
+    @abstractmethod
     def received_bytes(self, upload_id: str) -> int:
         """Return how many bytes have arrived, 0 if they were removed."""
-        try:
-            return self.path(upload_id).stat().st_size
-        except FileNotFoundError:
-            return 0
 
+    @abstractmethod
     def attach(self, upload_id: str, job_id: str) -> None:
         """Note that a job is made from an upload.
 
         Raises:
             FileNotFoundError: the upload is gone.
         """
-        jobs = self._folder(upload_id) / "jobs"
-        (jobs / job_id).touch()
-        sync(jobs)
 
+    @abstractmethod
     def detach(self, upload_id: str, job_id: str) -> None:
         """Note that a job is gone; delete the upload if it was sent with a job and has none now."""
-        jobs = self._folder(upload_id) / "jobs"
-        (jobs / job_id).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            record = self.record(upload_id)
-            if record and record.with_job and not any(jobs.iterdir()):
-                self.delete(record)
 
-    def jobs(self, upload_id: str) -> list[str]:
+    @abstractmethod
+    def jobs(self, upload_id: str) -> Sequence[str]:
         """Return the ids of the jobs made from an upload."""
-        with suppress(FileNotFoundError):
-            return os.listdir(f"{self._uploads}/{upload_id}/jobs")  # noqa: PTH208, of all uploads
-        return []
 
+    @abstractmethod
     def delete(self, record: UploadRecord) -> bool:
         """Remove an upload, and its bytes unless a job needs them; return whether it existed."""
-        existed = self.store.remove_atomically(self._folder(record.id))
-        self.remove_unused_blob(record.owner, record.sha256)
-        return existed
 
-    def remove_unused_blob(self, owner: str | None, digest: str | None) -> None:
-        """Remove bytes to which neither an upload nor a job has a link."""
-        if digest is None:
-            return
-        blob = self._blob(owner, digest)
-        with suppress(FileNotFoundError):
-            if blob.stat().st_nlink == 1:
-                blob.unlink()
-
+    @abstractmethod
     def expire(self, record: UploadRecord) -> None:
         """Remove the bytes of an old upload, but keep its record."""
-        folder = self._folder(record.id)
-        with suppress(FileNotFoundError):
-            (folder / "expired").touch()
-        shutil.rmtree(folder / "file", ignore_errors=True)
-        self.remove_unused_blob(record.owner, record.sha256)
 
+    @abstractmethod
     def has_expired(self, upload_id: str) -> bool:
         """Return whether an upload's bytes were removed because of their age."""
-        return (self._folder(upload_id) / "expired").exists()
 
-    def names(self) -> list[str]:
+    @abstractmethod
+    def names(self) -> Sequence[str]:
         """Return the ids of all uploads, and the names of anything else beside them."""
-        return os.listdir(self._uploads)  # noqa: PTH208, a Path for each of many uploads is slow
 
+    @abstractmethod
     def names_changed(self) -> int:
-        """Return a number that changes when an upload appears or vanishes."""
-        return changed_at(str(self._uploads))
+        """Return a number that changes when an upload appears or vanishes; nanoseconds."""
 
+    @abstractmethod
     def changed(self, upload_id: str) -> int | None:
         """Return a number that changes when an upload is completed or expires; None if gone."""
-        try:
-            return changed_at(f"{self._uploads}/{upload_id}")
-        except FileNotFoundError:
-            return None
 
+    @abstractmethod
     def survey(self, upload_id: str) -> UploadSurvey | None:
-        """Return what an upload's folder holds, or None if there is no such upload."""
-        try:
-            return survey_upload(f"{self._uploads}/{upload_id}")
-        except FileNotFoundError:
-            return None
+        """Return what the store holds of an upload, or None if there is no such upload."""
 
-    def remove_unused_blobs(self) -> None:
-        """Remove all bytes to which neither an upload nor a job has a link."""
-        for blob in self._blobs.iterdir():
-            with suppress(FileNotFoundError):
-                if blob.stat().st_nlink == 1:
-                    blob.unlink()
+    @abstractmethod
+    def remove_leftovers(self, age_seconds: float) -> None:
+        """Remove what belongs to no upload, and was left by a process that was killed.
 
-    def _share(self, path: Path, record: UploadRecord) -> None:
-        """Make a complete file a link to equal bytes of the same owner, if there are any."""
-        assert record.sha256 is not None
-        blob = self._blob(record.owner, record.sha256)
-        try:
-            blob.hardlink_to(path)
-        except FileExistsError:
-            beside = path.with_name(f".{path.name}.shared")
-            beside.unlink(missing_ok=True)
-            with suppress(FileNotFoundError):  # the other upload has just been deleted
-                link_or_copy(blob, beside)
-                beside.replace(path)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-
-    def _blob(self, owner: str | None, digest: str) -> Path:
-        """Return the path of the second link. Its name tells nothing to other owners."""
-        name = sha256(f"{owner or ''}\0{digest}".encode()).hexdigest()
-        return self._blobs / name
-
-    def _folder(self, upload_id: str) -> Path:
-        return self._uploads / upload_id
+        Args:
+            age_seconds: since this object first saw it as it is now, if that must be known.
+        """

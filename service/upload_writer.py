@@ -1,180 +1,53 @@
-"""Appends to the file of an upload that arrives in parts: one writer at a time, in all processes.
+"""What a call needs that writes to an upload which arrives in parts.
 
-The writer holds a lock on the file (flock), which ends with its process. A call that wants to write
-puts its token into a file beside; the writer reads that file twice a second, and stops once the
-token is not its own. So a client that comes back need not wait until its old connection has timed
-out.
-
-    file/video         the bytes; its size is the offset at which the next part begins
-    file/.writer       token of the call that asked last
-    file/.unverified   size of the file before a part whose checksum is not known yet
+Of several calls, the last one that asks is the writer; the others end.
 """
 
-import asyncio
-import fcntl
-import os
-import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from hashlib import file_digest
-from pathlib import Path
-from threading import Lock
-
-from starlette.concurrency import run_in_threadpool
-
-from rollout_core.video.signatures import HEAD_BYTES
-from service.errors import UploadLocked
-from service.pools import entered
-
-CHECK_SECONDS = 0.5
-"""Time between two looks of the writer whether another call asks for the upload."""
-
-LOCK_POLL_SECONDS = 0.05
-
-LOCK_SECONDS = 20.0
-"""A call waits for this long until the writer has stopped. It may be computing the digest."""
 
 
-class UploadWriter:
-    """A call that writes, or waits until it may."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file of an upload, and ask for it.
-
-        Raises:
-            FileNotFoundError: the upload is gone.
-        """
-        self._path = path
-        self._token = uuid.uuid4().hex
-        self._asked = path.with_name(".writer")
-        self._unverified = path.with_name(".unverified")
-        self._closing = Lock()
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND), "r+b", buffering=0)
-        _write(self._asked, self._token)
-
-    def __enter__(self) -> "UploadWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the lock back, after a write that is under way in another thread."""
-        with self._closing:
-            self._file.close()
+class UploadWriter(ABC):
+    """The writer of an upload. Its methods block, except `follow`."""
 
     @property
+    @abstractmethod
     def size(self) -> int:
-        """Bytes of the file."""
-        return os.fstat(self._file.fileno()).st_size
+        """Bytes that have arrived: the offset at which the next part begins."""
 
-    def check(self) -> None:
-        """Check that no other call has asked for the upload since.
-
-        Raises:
-            UploadLocked: one has.
-            FileNotFoundError: the upload is gone.
-        """
-        if self._asked.read_text() != self._token:
-            raise UploadLocked("another call has taken the upload over")
-
-    def try_lock(self) -> bool:
-        """Lock the file unless it is locked; return whether it is now.
-
-        Raises:
-            UploadLocked, FileNotFoundError: see `check`.
-        """
-        self.check()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        self._drop_unverified()
-        return True
-
+    @abstractmethod
     def append(self, data: bytes) -> None:
-        """Write bytes at the end of the file."""
-        left = memoryview(data)
-        with self._closing:
-            while left:
-                left = left[self._file.write(left) :]
+        """Add bytes at the end. The last ones may be kept back until `flush`."""
 
+    @abstractmethod
+    def flush(self) -> None:
+        """Store what was appended."""
+
+    @abstractmethod
     def begin_unverified(self) -> None:
-        """Note that the bytes written from now on count only once they are verified."""
-        _write(self._unverified, str(self.size))
+        """Note that the bytes appended from now on count only once they are verified."""
 
+    @abstractmethod
     def verify(self) -> None:
-        """Let the bytes count that were written since `begin_unverified`."""
-        self._unverified.unlink()
+        """Let the bytes count that were appended since `begin_unverified`."""
 
+    @abstractmethod
     def drop_unverified(self) -> None:
-        """Remove the bytes that were written since `begin_unverified`."""
-        with self._closing:
-            self._drop_unverified()
+        """Remove the bytes that were appended since `begin_unverified`."""
 
+    @abstractmethod
     def read_head(self) -> bytes:
-        """Return the first bytes of the file, by which its container is known."""
-        return os.pread(self._file.fileno(), HEAD_BYTES, 0)
+        """Return the first bytes, by which the container is known."""
 
+    @abstractmethod
     def sha256(self) -> str:
-        """Return the SHA-256 of the file."""
-        with self._path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+        """Return the SHA-256 of all bytes."""
 
-    async def follow(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    @abstractmethod
+    def follow(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the chunks of a stream until it ends, or another call asks for the upload.
 
         Raises:
-            UploadLocked, FileNotFoundError: see `check`.
+            UploadLocked: another call has asked for it.
+            FileNotFoundError: the upload is gone.
         """
-        clock = asyncio.get_running_loop().time
-        checked_at = clock()
-        while True:
-            waiting = asyncio.ensure_future(_next(stream))
-            try:
-                while not waiting.done():
-                    await asyncio.wait({waiting}, timeout=CHECK_SECONDS)
-                    if clock() - checked_at >= CHECK_SECONDS:
-                        await run_in_threadpool(self.check)
-                        checked_at = clock()
-                chunk = waiting.result()
-            finally:
-                waiting.cancel()
-                await asyncio.wait({waiting})
-            if chunk is None:
-                return
-            yield chunk
-
-    def _drop_unverified(self) -> None:
-        try:
-            size = int(self._unverified.read_text())
-        except FileNotFoundError:
-            return
-        os.truncate(self._file.fileno(), min(size, self.size))
-        self._unverified.unlink()
-
-
-@asynccontextmanager
-async def writing(path: Path) -> AsyncIterator[UploadWriter]:
-    """Become the only writer of an upload's file, and stop being so at the end.
-
-    Raises:
-        UploadLocked: the writer did not stop, or a third call wants the upload, too.
-        FileNotFoundError: the upload is gone.
-    """
-    clock = asyncio.get_running_loop().time
-    async with entered(lambda: UploadWriter(path)) as writer:
-        give_up = clock() + LOCK_SECONDS
-        while not await run_in_threadpool(writer.try_lock):
-            if clock() > give_up:
-                raise UploadLocked("another call is about to complete the upload")
-            await asyncio.sleep(LOCK_POLL_SECONDS)
-        yield writer
-
-
-async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(stream, None)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a small file; it need not survive a power cut."""
-    beside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
-    beside.write_text(text)
-    beside.replace(path)

@@ -26,7 +26,6 @@ with require_extra("rollout-worker", "worker"):
 
     from rollout_core.errors import DeviceError, OtherStore
     from rollout_core.jobs.redis_records import announce_waiting, require_store
-    from rollout_core.jobs.store import ArtifactStore
     from worker import fake_engine
     from worker.children import Children
     from worker.engine_gpu import LOOK_SECONDS, EngineGpu, GpuSearch
@@ -119,7 +118,7 @@ def _serve(settings: Settings, children: Children) -> None:
     quick = _connect(settings)
     shutdown = Shutdown(settings.drain_seconds)
     records = RetryingRecords(quick, shutdown.check_shutdown)
-    store = ArtifactStore(settings.data_dir)
+    store = settings.open_store()
     require_store(quick, store.identity())
     supervisor = Supervisor(settings, children, records, store, shutdown)
     try:
@@ -192,7 +191,7 @@ def _claim_gpu(settings: Settings) -> EngineGpu | None:
     nvml = open_nvml()
     if nvml is None:
         return None
-    claims = GpuClaims(ArtifactStore(settings.data_dir).root / "gpus")
+    claims = GpuClaims(settings.data_dir / "gpus")
     visible = os.environ.get(VISIBLE_DEVICES)
     search = GpuSearch(nvml, claims, wish=settings.device, visible=visible)
     return search.claim(share=settings.share_gpu, idle=partial(_wait, _connect(settings)))

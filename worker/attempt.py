@@ -27,7 +27,7 @@ from rollout_core.contract import (
     Fill,
     Precision,
 )
-from rollout_core.jobs.store import fsync_files, is_plain
+from rollout_core.jobs.disk import fsync_files, is_plain
 from rollout_core.model.specs import ModelSpec
 from rollout_core.relevance import faithfulness
 from rollout_core.resolve import ResolvedRun, check_request, class_against, explained_classes

@@ -463,7 +463,7 @@ class Runner:
             id=ticket.id,
             attempt=record.attempt,
             request=ticket.request,
-            upload=self._store.upload_path(ticket.id).resolve(),
+            upload=self._store.stage_upload(ticket.id, folder).resolve(),
             folder=folder.resolve(),
             started_at=record.started_at or self._now(),
             deadline_seconds=self._settings.job_deadline_seconds,

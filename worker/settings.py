@@ -1,6 +1,5 @@
 """Settings of a worker: command-line flags, or `ROLLOUT_` environment variables."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -9,6 +8,7 @@ from pydantic_settings import BaseSettings
 from rollout_core.command import settings_config
 from rollout_core.contract import MAX_VIDEO_PIXELS, MAX_VIDEO_SECONDS, PrecisionChoice
 from rollout_core.jobs.redis_settings import RedisSettings
+from rollout_core.jobs.store_settings import StoreSettings
 from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.model.input_settings import InputFlags
 from rollout_core.patterns import MODEL, SHA256
@@ -17,7 +17,7 @@ from rollout_core.work import DEFAULT_ARRAY_BYTES
 DEFAULT_MODELS = {"torch": "moving-things", "fake": "fake"}
 
 
-class Settings(InputFlags, RedisSettings, BaseSettings):
+class Settings(InputFlags, RedisSettings, StoreSettings, BaseSettings):
     """Take jobs for one model from Redis, and explain their videos."""
 
     model_config = settings_config("rollout-worker")
@@ -44,9 +44,6 @@ class Settings(InputFlags, RedisSettings, BaseSettings):
     dtype: PrecisionChoice = Field(
         "auto",
         description="Number format of the model; auto: the fastest that agrees with float32.",
-    )
-    data_dir: Path = Field(
-        Path("rollout-data"), description="Folder of the store, shared with the service."
     )
     max_attempts: int = Field(3, ge=1, description="Most attempts at a job.")
     job_deadline_seconds: float = Field(900, gt=0, description="Longest duration of an attempt.")

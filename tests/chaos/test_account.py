@@ -10,9 +10,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import JobRecord, Progress, Ticket
 from rollout_core.jobs.redis_records import job_key, queue_name
-from rollout_core.jobs.store import ArtifactStore
 from service.redis_jobs import RedisJobs
 from tests.chaos.account import account
 
@@ -22,7 +22,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def store(tmp_path):
-    return ArtifactStore(tmp_path / "data")
+    return FolderStore(tmp_path / "data")
 
 
 @pytest.fixture

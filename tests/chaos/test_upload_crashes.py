@@ -9,14 +9,15 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.model.specs import ModelSpec
+from service.folder_uploads import FolderUploads
 from service.inventory import Inventory
 from service.ledger import ENTRIES_KEY, LEASES_KEY, SUMS_KEY, Ledger
 from service.maintenance import STALE_UPLOAD_SECONDS, Reconciler
 from service.stored_uploads import StoredUploads
-from service.upload_store import UploadStore
 from tests.system.system import System, open_system
 from tests.system.waiting import wait_until
 
@@ -48,16 +49,16 @@ class Crash:
 
 CRASHES = [
     Crash("before", "service.receiving:HashedFile.write", "upload", uploads=0),
-    Crash("before", "service.upload_store:UploadStore.add", "upload", uploads=0),
-    Crash("after", "service.upload_store:UploadStore._share", "upload", uploads=0),
-    Crash("after", "service.upload_store:UploadStore.add", "upload", uploads=1),
-    Crash("after", "service.upload_store:UploadStore.add", "form", uploads=0),
-    Crash("after", "service.upload_store:UploadStore.attach", "form", uploads=0),
-    Crash("after", "rollout_core.jobs.store:ArtifactStore.accept", "form", uploads=1, jobs=1),
-    Crash("after", "service.upload_store:UploadStore.attach", "job", uploads=1),
-    Crash("after", "rollout_core.jobs.store:ArtifactStore.accept", "job", uploads=1, jobs=1),
-    Crash("before", "service.upload_store:UploadStore.remove_unused_blob", "delete", uploads=0),
-    Crash("before", "service.upload_store:UploadStore.detach", "delete job", uploads=0),
+    Crash("before", "service.folder_uploads:FolderUploads.add", "upload", uploads=0),
+    Crash("after", "service.folder_uploads:FolderUploads._share", "upload", uploads=0),
+    Crash("after", "service.folder_uploads:FolderUploads.add", "upload", uploads=1),
+    Crash("after", "service.folder_uploads:FolderUploads.add", "form", uploads=0),
+    Crash("after", "service.folder_uploads:FolderUploads.attach", "form", uploads=0),
+    Crash("after", "rollout_core.jobs.folder_store:FolderStore.accept", "form", uploads=1, jobs=1),
+    Crash("after", "service.folder_uploads:FolderUploads.attach", "job", uploads=1),
+    Crash("after", "rollout_core.jobs.folder_store:FolderStore.accept", "job", uploads=1, jobs=1),
+    Crash("before", "service.folder_uploads:FolderUploads.remove_unused_blob", "delete", uploads=0),
+    Crash("before", "service.folder_uploads:FolderUploads.detach", "delete job", uploads=0),
 ]
 
 
@@ -82,10 +83,10 @@ def test_a_killed_api_leaves_what_it_accepted_and_nothing_else(system, crash):
         assert isinstance(answer.exception(), httpx.TransportError)
     store = sweep(system)
 
-    jobs, uploads = store.names(), UploadStore(store).names()
+    jobs, uploads = store.names(), FolderUploads(store).names()
     assert (len(uploads), len(jobs)) == (crash.uploads, crash.jobs)
     assert all(store.upload_path(job_id).read_bytes() == MP4 for job_id in jobs)
-    assert all(UploadStore(store).jobs(upload_id) == jobs for upload_id in uploads)
+    assert all(FolderUploads(store).jobs(upload_id) == jobs for upload_id in uploads)
     files = {path.stat().st_ino for path in store.root.rglob("video") if path.is_file()}
     blobs = {path.stat().st_ino for path in (store.root / "blobs").iterdir()}
     assert len(files | blobs) == (crash.uploads > 0)
@@ -131,7 +132,7 @@ def announce(system: System) -> None:
 def sweep(system: System) -> ArtifactStore:
     """Sweep the store as an API does that runs on for some time; check what is counted."""
     clock = [time.monotonic()]
-    store = ArtifactStore(system.data_dir, clock=lambda: clock[0])
+    store = FolderStore(system.data_dir, clock=lambda: clock[0])
     inventory = Inventory(store)
     with system.redis as redis:
         ledger = Ledger(redis)

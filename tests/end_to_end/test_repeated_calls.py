@@ -11,13 +11,13 @@ from tests.system.waiting import wait_until
 
 ANSWERED = (
     ("after", "service.answers:Answers.find"),
-    ("after", "rollout_core.jobs.store:ArtifactStore._link_result"),
+    ("after", "rollout_core.jobs.folder_store:FolderStore._link_result"),
     ("after", "service.submissions:Submissions._answer"),
 )
 QUEUED = (
-    ("after", "service.upload_store:UploadStore.attach"),
-    ("before", "rollout_core.jobs.store:ArtifactStore.accept"),
-    ("after", "rollout_core.jobs.store:ArtifactStore.accept"),
+    ("after", "service.folder_uploads:FolderUploads.attach"),
+    ("before", "rollout_core.jobs.folder_store:FolderStore.accept"),
+    ("after", "rollout_core.jobs.folder_store:FolderStore.accept"),
     ("after", "service.redis_jobs:RedisJobs.add"),
 )
 

@@ -15,9 +15,9 @@ import pytest
 from redis import Redis
 
 from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import Ended, JobRecord, Ticket
 from rollout_core.jobs.redis_records import job_key
-from rollout_core.jobs.store import ArtifactStore
 from rollout_core.video.signatures import HEAD_BYTES, is_video_container
 from tests.hostile.codes import CONTAINER
 from tests.hostile.corpus import Hostile, make_corpus
@@ -90,7 +90,7 @@ class JobRunner:
         )
         self.children = children
         self._redis = redis
-        self._store = ArtifactStore(settings.data_dir)
+        self._store = FolderStore(settings.data_dir)
         self._runner = Runner(settings, children, RetryingRecords(redis), self._store, lambda: None)
         film = films.encode(folder / "secret.mp4", metadata={"title": TOKEN.decode()})
         self.secret = self._store.upload_path(self._submit(film.read_bytes()))

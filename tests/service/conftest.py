@@ -26,6 +26,7 @@ from rollout_core.contract import (
     describe,
 )
 from rollout_core.jobs.counters import WorkerCounters
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import Ended, JobError, JobRecord, Progress, Ticket
 from rollout_core.jobs.redis_records import WORKERS_KEY, Announcement, job_key
 from rollout_core.jobs.store import ArtifactStore
@@ -63,7 +64,7 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> ArtifactStore:
-    return ArtifactStore(settings.data_dir)
+    return FolderStore(settings.data_dir)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from threading import Event, Thread
 import pytest
 
 from service import fetch
+from service.folder_uploads import FolderUploads
 from service.receiving import STEP_BYTES
-from service.upload_store import UploadStore
 from tests.service.conftest import MP4
 
 VIDEO = MP4 + bytes(STEP_BYTES * 2)
@@ -117,7 +117,7 @@ def host(server):
 
 @pytest.fixture
 def uploads(store):
-    return UploadStore(store)
+    return FolderUploads(store)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from datetime import timedelta
 import pytest
 
 from rollout_core.contract import JobOptions
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.redis_records import redis_now
-from rollout_core.jobs.store import ArtifactStore
 from service.errors import IdempotencyInProgress, IdempotencyKeyReused, QueueFull
 from service.idempotency import Idempotency, body_digest
 from service.jobs import Jobs
@@ -231,7 +231,7 @@ def test_a_call_that_fails_leaves_what_a_faster_one_has_begun(redis, store, anno
 
 
 def test_the_id_cannot_be_worked_out_from_the_key(redis, tmp_path):
-    stores = [ArtifactStore(tmp_path / name) for name in "ab"]
+    stores = [FolderStore(tmp_path / name) for name in "ab"]
     ids = {Idempotency(redis, store).find("k", None).job_id for store in stores}
 
     assert len(ids) == 2

@@ -10,9 +10,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import OtherStore
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import LEASE_SECONDS, JobError, JobRecord, Ticket
 from rollout_core.jobs.redis_records import KNOWN_SECONDS, STORE_KEY, WORKERS_KEY, job_key
-from rollout_core.jobs.store import ArtifactStore
 from service import jobs as jobs_module
 from service.errors import JobNotFound
 from service.inventory import Inventory
@@ -520,7 +520,7 @@ def test_a_service_with_another_store_leaves_redis_alone(
 ):
     job_id = submit()
     reconciler.reconcile()
-    astray = ArtifactStore(tmp_path / "other")
+    astray = FolderStore(tmp_path / "other")
     with pytest.raises(OtherStore):
         Reconciler(astray, Inventory(astray), redis).reconcile()
     assert redis.exists(job_key(job_id))

@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect
 from rollout_core.errors import StoreFull
 from service import receiving
 from service.errors import ChecksumMismatch, UploadNotFound, UploadTooSlow
+from service.folder_upload_writer import FolderUploadWriter
+from service.folder_uploads import FolderUploads
 from service.resumable import resuming
 from service.tus import read_checksum
-from service.upload_store import UploadRecord, UploadStore
-from service.upload_writer import UploadWriter
+from service.upload_store import UploadRecord
 from tests.service.conftest import MP4
 
 VIDEO = MP4 + bytes(3000)
@@ -23,7 +24,7 @@ VIDEO = MP4 + bytes(3000)
 
 @pytest.fixture
 def uploads(store):
-    return UploadStore(store)
+    return FolderUploads(store)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_full_disk_leaves_what_was_written(append, uploads, record, monkeypatc
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(UploadWriter, "append", fail)
+    monkeypatch.setattr(FolderUploadWriter, "append", fail)
     with pytest.raises(StoreFull):
         append(whole(VIDEO))
     monkeypatch.undo()

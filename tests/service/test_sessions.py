@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from rollout_core.jobs.store import ArtifactStore
+from rollout_core.jobs.folder_store import FolderStore
 from service.auth import ApiKeys, digest_of
 from service.dependencies import Services
 from service.sessions import COOKIE, Sessions, SessionSecretError, read_secret
@@ -344,7 +344,7 @@ class TestEnd:
         check_ended(changed("GET", path))
 
     def test_a_cookie_of_another_service_does_not_count(self, browser, keys_file, tmp_path):
-        other = read_secret(ArtifactStore(tmp_path / "other"))
+        other = read_secret(FolderStore(tmp_path / "other"))
         keys = ApiKeys(keys_file)
         scope = {"root_path": "", "scheme": "http"}
         made = Sessions(keys, other, ttl_seconds=60).begin(digest_of(KEY), keys.owner(KEY), scope)

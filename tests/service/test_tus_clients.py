@@ -10,8 +10,8 @@ import pytest
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
-from rollout_core.jobs.store import ArtifactStore
-from service.upload_store import UploadStore
+from rollout_core.jobs.folder_store import FolderStore
+from service.folder_uploads import FolderUploads
 from tests.service.conftest import MP4
 from tests.system.node import run_node
 from tests.system.system import open_system
@@ -32,7 +32,7 @@ def system():
 
 @pytest.fixture(scope="module")
 def store(system):
-    return UploadStore(ArtifactStore(system.data_dir))
+    return FolderUploads(FolderStore(system.data_dir))
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from service.folder_uploads import FolderUploads
 from service.ledger import SUMS_KEY, result_bytes
-from service.upload_store import UploadRecord, UploadStore
+from service.upload_store import UploadRecord
 from tests.service.owners import headers
 
 VIDEO_BYTES = 60_000
@@ -215,7 +216,9 @@ def test_an_upload_that_arrives_in_parts_reserves_its_whole_size(services, store
     record = UploadRecord(
         id="1" * 32, created_at=services.jobs.age_now(), owner="ann", bytes=VIDEO_BYTES
     )
-    path = UploadStore(store).begin(record)
+    uploads = FolderUploads(store)
+    uploads.begin(record)
+    path = uploads.path(record.id)
     path.write_bytes(bytes(1000))
 
     assert counted() == total() == VIDEO_BYTES

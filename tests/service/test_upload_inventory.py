@@ -5,16 +5,17 @@ import pytest
 
 from service import upload_inventory as module
 from service.entries import Entries
+from service.folder_uploads import FolderUploads
 from service.ledger import Entry
 from service.upload_inventory import UploadInventory
-from service.upload_store import UploadRecord, UploadStore
+from service.upload_store import UploadRecord
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
 def uploads(store):
-    return UploadStore(store)
+    return FolderUploads(store)
 
 
 @pytest.fixture
@@ -88,7 +89,8 @@ def test_what_another_process_expires_is_noticed_in_turn(
 
 def test_an_upload_that_grows_is_looked_at_each_time(inventory, uploads, entries):
     record = UploadRecord(id="1" * 32, created_at=START, owner="ann", bytes=100)
-    path = uploads.begin(record)
+    uploads.begin(record)
+    path = uploads.path(record.id)
     for size in (0, 10, 90):
         path.write_bytes(bytes(size))
         inventory.refresh()

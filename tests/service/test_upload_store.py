@@ -3,7 +3,8 @@ from hashlib import sha256
 
 import pytest
 
-from service.upload_store import Received, UploadRecord, UploadStore
+from service.folder_uploads import FolderUploads
+from service.upload_store import Received, UploadRecord
 
 VIDEO = b"a video"
 DIGEST = sha256(VIDEO).hexdigest()
@@ -11,7 +12,7 @@ DIGEST = sha256(VIDEO).hexdigest()
 
 @pytest.fixture
 def uploads(store):
-    return UploadStore(store)
+    return FolderUploads(store)
 
 
 @pytest.fixture
@@ -66,7 +67,8 @@ def test_bytes_go_with_the_last_upload(uploads, add, leftovers):
 def test_an_upload_that_arrives_in_parts_is_completed(uploads, add):
     complete = add(1)
     record = complete.model_copy(update={"id": "f" * 32, "sha256": None})
-    with uploads.begin(record).open("ab") as file:
+    uploads.begin(record)
+    with uploads.path(record.id).open("ab") as file:
         file.write(VIDEO)
     assert not uploads.record(record.id).is_complete
     assert uploads.received_bytes(record.id) == len(VIDEO)

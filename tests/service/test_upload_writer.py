@@ -7,16 +7,16 @@ import time
 
 import pytest
 
-from service import upload_writer
+from service import folder_upload_writer
 from service.errors import UploadLocked
-from service.upload_writer import UploadWriter, writing
+from service.folder_upload_writer import FolderUploadWriter, writing
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from service.upload_writer import UploadWriter
+from service.folder_upload_writer import FolderUploadWriter
 
-writer = UploadWriter(Path(sys.argv[1]))
+writer = FolderUploadWriter(Path(sys.argv[1]))
 assert writer.try_lock()
 writer.append(b"of the other")
 print("locked", flush=True)
@@ -33,7 +33,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def writer(path):
-    with UploadWriter(path) as writer:
+    with FolderUploadWriter(path) as writer:
         assert writer.try_lock()
         yield writer
 
@@ -55,7 +55,7 @@ def test_bytes_are_appended(path, writer):
 
 
 def test_a_second_writer_waits_for_the_first(path, writer):
-    with UploadWriter(path) as second:
+    with FolderUploadWriter(path) as second:
         assert not second.try_lock()
         writer.__exit__()
         assert second.try_lock()
@@ -64,12 +64,12 @@ def test_a_second_writer_waits_for_the_first(path, writer):
 def test_a_writer_stops_when_another_asks(path, writer):
     async def read():
         async for _ in writer.follow(chunks(b"a", then_wait=True)):
-            UploadWriter(path).__exit__()
+            FolderUploadWriter(path).__exit__()
 
     began = time.monotonic()
     with pytest.raises(UploadLocked):
         asyncio.run(read())
-    assert time.monotonic() - began < 2 * upload_writer.CHECK_SECONDS
+    assert time.monotonic() - began < 2 * folder_upload_writer.CHECK_SECONDS
 
 
 def test_a_busy_writer_stops_too(path, writer):
@@ -80,7 +80,7 @@ def test_a_busy_writer_stops_too(path, writer):
 
     async def read():
         async for _ in writer.follow(endless()):
-            UploadWriter(path).__exit__()
+            FolderUploadWriter(path).__exit__()
 
     with pytest.raises(UploadLocked):
         asyncio.run(asyncio.wait_for(read(), 5))
@@ -103,7 +103,7 @@ def test_a_stream_is_followed_to_its_end(writer):
 
 
 def test_of_two_that_wait_the_later_one_writes(path, writer):
-    with UploadWriter(path) as second, UploadWriter(path) as third:
+    with FolderUploadWriter(path) as second, FolderUploadWriter(path) as third:
         with pytest.raises(UploadLocked):
             second.try_lock()
         writer.__exit__()
@@ -111,7 +111,7 @@ def test_of_two_that_wait_the_later_one_writes(path, writer):
 
 
 def test_a_writer_that_does_not_stop_is_waited_for_in_vain(path, writer, monkeypatch):
-    monkeypatch.setattr(upload_writer, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(folder_upload_writer, "LOCK_SECONDS", 0.1)
 
     async def ask():
         async with writing(path):
@@ -124,7 +124,7 @@ def test_a_writer_that_does_not_stop_is_waited_for_in_vain(path, writer, monkeyp
 def test_the_lock_ends_with_its_process(path):
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with UploadWriter(path) as writer:
+        with FolderUploadWriter(path) as writer:
             assert not writer.try_lock()
             other.kill()
             other.wait()
@@ -134,7 +134,7 @@ def test_the_lock_ends_with_its_process(path):
 
 def test_a_missing_file_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError):
-        UploadWriter(tmp_path / "video")
+        FolderUploadWriter(tmp_path / "video")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,6 +170,6 @@ class TestUnverified:
         writer.append(b"cd")
         writer.__exit__()
 
-        with UploadWriter(path) as second:
+        with FolderUploadWriter(path) as second:
             assert second.try_lock()
             assert second.size == 2

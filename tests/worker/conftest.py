@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import JobRecord, Ticket
 from rollout_core.jobs.redis_records import job_key
 from rollout_core.jobs.store import ArtifactStore
@@ -36,7 +37,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "data")
+    return FolderStore(tmp_path / "data")
 
 
 @pytest.fixture

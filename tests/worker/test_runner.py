@@ -24,9 +24,9 @@ from rollout_core import archive
 from rollout_core.contract import ExplainRequest
 from rollout_core.errors import AttemptLost, JobHeld, OtherStore, UnknownFormat
 from rollout_core.jobs.counters import WorkerCounters
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import LEASE_SECONDS, Ended, JobError, JobRecord, Progress
 from rollout_core.jobs.redis_records import announce_store, job_key, token_key
-from rollout_core.jobs.store import ArtifactStore
 from tests.system.waiting import wait_until
 from tests.worker.clips import make_video
 from worker import fake_engine
@@ -455,7 +455,7 @@ def test_worker_with_another_store_than_the_service_does_not_touch_the_job(
     settings, records, redis, store, submit, record
 ):
     announce_store(redis, store.identity())
-    with running(settings, records, ArtifactStore(settings.data_dir / "elsewhere")) as runner:
+    with running(settings, records, FolderStore(settings.data_dir / "elsewhere")) as runner:
         job_id = submit()
         with pytest.raises(OtherStore):
             runner.run(job_id)
@@ -468,7 +468,7 @@ def test_worker_whose_store_is_an_old_copy_does_not_touch_the_job(
 ):
     announce_store(redis, store.identity())
     copy = shutil.copytree(settings.data_dir, settings.data_dir.with_name("copy"))
-    with running(settings, records, ArtifactStore(copy)) as runner:
+    with running(settings, records, FolderStore(copy)) as runner:
         job_id = submit()
         with pytest.raises(JobMissing):
             runner.run(job_id)

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import FilePayload, expect
 
-from rollout_core.jobs.store import ArtifactStore
+from rollout_core.jobs.folder_store import FolderStore
 from tests.end_to_end.page.conftest import KEYED
 from tests.end_to_end.page.visit import padded
 
@@ -221,7 +221,7 @@ def test_a_video_that_is_too_long_can_be_explained_in_part(visit, system, video)
 
 def test_an_expired_result_keeps_what_the_model_said(visit, system, video):
     job = system.wait(system.accepted(video))
-    ArtifactStore(system.data_dir).expire(job["id"])
+    FolderStore(system.data_dir).expire(job["id"])
     seen = visit(f"#/jobs/{job['id']}")
     seen.see("The result has expired")
     seen.see(job["result"]["predictions"][0]["label"])

@@ -16,21 +16,23 @@ import pytest
 
 from rollout_core.contract import RESULT_NAME, ExplainRequest, ExplainResult, describe
 from rollout_core.errors import AttemptLost, StoreFull, StoreUnavailable, UnknownFormat
+from rollout_core.jobs.disk import fsync_files, link_or_copy
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import Ended, JobError, Origin, Ticket
-from rollout_core.jobs.store import ArtifactStore, fsync_files, link_or_copy, unavailable
+from rollout_core.jobs.store import unavailable
 
 JOB = "0123456789abcdef" * 2
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
+def store(tmp_path: Path) -> FolderStore:
     """An empty store."""
-    return ArtifactStore(tmp_path / "data")
+    return FolderStore(tmp_path / "data")
 
 
 @pytest.fixture
-def job(store: ArtifactStore) -> str:
+def job(store: FolderStore) -> str:
     """An accepted job."""
     with store.receiving() as upload:
         upload.write_bytes(b"a video")
@@ -62,7 +64,7 @@ def files_below(folder: Path) -> list[str]:
 class TestOrigin:
     ORIGIN = Origin(request_id="a/1", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
 
-    def accept(self, store: ArtifactStore, origin: Origin | None) -> Path:
+    def accept(self, store: FolderStore, origin: Origin | None) -> Path:
         with store.receiving() as upload:
             upload.write_bytes(b"a video")
             ticket = Ticket(id=JOB, request=ExplainRequest(), created_at=NOW, upload_bytes=7)
@@ -108,7 +110,7 @@ class TestOrigin:
         assert store.origin("f" * 32) == Origin()
 
 
-def test_an_accepted_job_has_its_upload_and_its_ticket(store: ArtifactStore, job: str):
+def test_an_accepted_job_has_its_upload_and_its_ticket(store: FolderStore, job: str):
     assert store.upload_path(job).read_bytes() == b"a video"
     assert [path.name for path in store.upload_path(job).parent.iterdir()] == ["video"]
     ticket = store.ticket(job)
@@ -116,7 +118,7 @@ def test_an_accepted_job_has_its_upload_and_its_ticket(store: ArtifactStore, job
     assert (ticket.id, ticket.upload_bytes) == (JOB, 7)
 
 
-def test_an_upload_that_is_not_accepted_leaves_nothing(store: ArtifactStore, tmp_path: Path):
+def test_an_upload_that_is_not_accepted_leaves_nothing(store: FolderStore, tmp_path: Path):
     with pytest.raises(ConnectionError), store.receiving() as upload:
         upload.write_bytes(b"half")
         raise ConnectionError
@@ -124,7 +126,7 @@ def test_an_upload_that_is_not_accepted_leaves_nothing(store: ArtifactStore, tmp
     assert list((tmp_path / "data" / "incoming").iterdir()) == []
 
 
-def test_an_unknown_job_has_nothing(store: ArtifactStore):
+def test_an_unknown_job_has_nothing(store: FolderStore):
     assert store.ticket(JOB) is None
     assert store.result(JOB) is None
     assert store.ending(JOB) is None
@@ -135,7 +137,7 @@ def test_an_unknown_job_has_nothing(store: ArtifactStore):
     assert not store.delete(JOB)
 
 
-def test_a_result_is_seen_only_when_it_is_published(store: ArtifactStore, job: str):
+def test_a_result_is_seen_only_when_it_is_published(store: FolderStore, job: str):
     folder = store.begin_attempt(job, 1)
     (folder / "sheet.png").write_bytes(b"png")
     assert store.artifact_path(job, "sheet.png") is None
@@ -149,7 +151,7 @@ def test_a_result_is_seen_only_when_it_is_published(store: ArtifactStore, job: s
     assert path.read_bytes() == b"png"
 
 
-def test_an_older_attempt_cannot_publish(store: ArtifactStore, job: str):
+def test_an_older_attempt_cannot_publish(store: FolderStore, job: str):
     store.begin_attempt(job, 1)
     store.begin_attempt(job, 2)
     with pytest.raises(AttemptLost):
@@ -158,7 +160,7 @@ def test_an_older_attempt_cannot_publish(store: ArtifactStore, job: str):
     assert store.result(job) == result(2)
 
 
-def test_only_one_attempt_publishes(store: ArtifactStore, job: str):
+def test_only_one_attempt_publishes(store: FolderStore, job: str):
     store.begin_attempt(job, 1)
     store.publish(job, 1, result(1))
     store.begin_attempt(job, 2)
@@ -177,7 +179,7 @@ FAILED = Ended(
 CANCELED = Ended(state="canceled", attempt=0, started_at=None, ended_at=NOW)
 
 
-def test_a_job_can_end_without_a_result(store: ArtifactStore, job: str):
+def test_a_job_can_end_without_a_result(store: FolderStore, job: str):
     store.end(job, FAILED)
     assert store.ending(job) == FAILED
     assert store.result(job) is None
@@ -185,7 +187,7 @@ def test_a_job_can_end_without_a_result(store: ArtifactStore, job: str):
     assert not store.is_open(job)
 
 
-def test_a_job_ends_once(store: ArtifactStore, job: str, tmp_path: Path):
+def test_a_job_ends_once(store: FolderStore, job: str, tmp_path: Path):
     store.begin_attempt(job, 1)
     store.end(job, FAILED)
     with pytest.raises(AttemptLost):
@@ -196,7 +198,7 @@ def test_a_job_ends_once(store: ArtifactStore, job: str, tmp_path: Path):
     assert list((tmp_path / "data" / "incoming").iterdir()) == []
 
 
-def test_one_of_several_concurrent_ends_wins(store: ArtifactStore, job: str):
+def test_one_of_several_concurrent_ends_wins(store: FolderStore, job: str):
     """Threads fail the job, cancel it, and publish a result."""
     store.begin_attempt(job, 1)
     ways = [partial(store.end, job, end) for end in (FAILED, CANCELED) * 8]
@@ -218,14 +220,14 @@ def test_one_of_several_concurrent_ends_wins(store: ArtifactStore, job: str):
     assert store.ending(job) == winner.args[-1]
 
 
-def test_a_deleted_job_cannot_end(store: ArtifactStore, job: str, tmp_path: Path):
+def test_a_deleted_job_cannot_end(store: FolderStore, job: str, tmp_path: Path):
     store.delete(job)
     with pytest.raises(AttemptLost):
         store.end(job, FAILED)
     assert files_below(tmp_path) == []
 
 
-def test_an_end_that_cannot_be_stored_says_so(store: ArtifactStore, job: str, monkeypatch):
+def test_an_end_that_cannot_be_stored_says_so(store: FolderStore, job: str, monkeypatch):
     def fill(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -254,7 +256,7 @@ def inodes_of(*paths: Path) -> list[int]:
     return sorted(path.stat().st_ino for path in paths)
 
 
-def test_an_accepted_job_is_flushed_once(store: ArtifactStore, flushed, request, tmp_path: Path):
+def test_an_accepted_job_is_flushed_once(store: FolderStore, flushed, request, tmp_path: Path):
     request.getfixturevalue("job")
     jobs = tmp_path / "data" / "jobs"
     folder = jobs / JOB
@@ -262,7 +264,7 @@ def test_an_accepted_job_is_flushed_once(store: ArtifactStore, flushed, request,
     assert sorted(flushed) == inodes_of(*documents, folder / "upload", folder, jobs)
 
 
-def test_a_result_is_flushed_once(store: ArtifactStore, job: str, flushed, tmp_path: Path):
+def test_a_result_is_flushed_once(store: FolderStore, job: str, flushed, tmp_path: Path):
     folder = store.begin_attempt(job, 1)
     for name in ("rollout.npz", "sheet.png"):
         (folder / name).write_bytes(b"content")
@@ -291,9 +293,7 @@ def test_a_full_disk_has_its_own_error():
     assert (broken.code, str(broken)) == ("store_unavailable", "d")
 
 
-def test_a_new_attempt_takes_the_old_one_s_files_away(
-    store: ArtifactStore, job: str, tmp_path: Path
-):
+def test_a_new_attempt_takes_the_old_one_s_files_away(store: FolderStore, job: str, tmp_path: Path):
     old = store.begin_attempt(job, 1)
     (old / "overlay.mp4").write_bytes(b"half")
     new = store.begin_attempt(job, 2)
@@ -302,7 +302,7 @@ def test_a_new_attempt_takes_the_old_one_s_files_away(
     assert not any("overlay" in name for name in files_below(tmp_path))
 
 
-def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactStore, job: str):
+def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: FolderStore, job: str):
     """Its worker paused between the claim and the creation of the folder."""
     newer = store.begin_attempt(job, 2)
     store.begin_attempt(job, 1)
@@ -313,7 +313,7 @@ def test_an_attempt_that_begins_late_leaves_a_newer_one_alone(store: ArtifactSto
     assert store.result(job) == result(2)
 
 
-def test_attempts_with_one_number_have_a_folder_each(store: ArtifactStore, job: str):
+def test_attempts_with_one_number_have_a_folder_each(store: FolderStore, job: str):
     """A Redis that went back to an older snapshot has given the number twice."""
     first = store.begin_attempt(job, 1, "a")
     second = store.begin_attempt(job, 1, "b")
@@ -330,12 +330,12 @@ def test_attempts_with_one_number_have_a_folder_each(store: ArtifactStore, job: 
         store.publish(job, 1, result(1), "b")
 
 
-def test_attempt_that_begins_again_gets_an_empty_folder(store: ArtifactStore, job: str):
+def test_attempt_that_begins_again_gets_an_empty_folder(store: FolderStore, job: str):
     (store.begin_attempt(job, 1, "a") / "overlay.mp4").touch()
     assert list(store.begin_attempt(job, 1, "a").iterdir()) == []
 
 
-def test_folders_of_the_release_before_are_understood(store: ArtifactStore, job: str):
+def test_folders_of_the_release_before_are_understood(store: FolderStore, job: str):
     plain = store.begin_attempt(job, 3)
     assert plain.name == "3"
     assert store.latest_attempt(job) == 3
@@ -346,7 +346,7 @@ def test_folders_of_the_release_before_are_understood(store: ArtifactStore, job:
     assert not new.exists()
 
 
-def test_the_latest_attempt_is_the_highest_folder(store: ArtifactStore, job: str):
+def test_the_latest_attempt_is_the_highest_folder(store: FolderStore, job: str):
     assert store.latest_attempt(job) == 0
     store.begin_attempt(job, 9)
     store.begin_attempt(job, 10)
@@ -355,14 +355,14 @@ def test_the_latest_attempt_is_the_highest_folder(store: ArtifactStore, job: str
     assert store.latest_attempt("f" * 32) == 0
 
 
-def test_an_attempt_that_ends_leaves_nothing(store: ArtifactStore, job: str):
+def test_an_attempt_that_ends_leaves_nothing(store: FolderStore, job: str):
     folder = store.begin_attempt(job, 1)
     (folder / "overlay.mp4").write_bytes(b"half")
     store.end_attempts(job)
     assert not folder.exists()
 
 
-def test_no_attempt_can_publish_after_end_attempts(store: ArtifactStore, job: str):
+def test_no_attempt_can_publish_after_end_attempts(store: FolderStore, job: str):
     folder = store.begin_attempt(job, 1)
     (folder / "overlay.mp4").write_bytes(b"half")
     store.end_attempts(job)
@@ -373,7 +373,7 @@ def test_no_attempt_can_publish_after_end_attempts(store: ArtifactStore, job: st
 
 
 def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
-    store: ArtifactStore, job: str, tmp_path: Path
+    store: FolderStore, job: str, tmp_path: Path
 ):
     store.begin_attempt(job, 1)
     assert store.delete(job)
@@ -385,14 +385,14 @@ def test_a_deleted_job_leaves_nothing_and_cannot_be_published(
     assert files_below(tmp_path) == []
 
 
-def test_a_job_deleted_during_expiry_stays_deleted(store: ArtifactStore, job: str):
+def test_a_job_deleted_during_expiry_stays_deleted(store: FolderStore, job: str):
     store.delete(job)
     store.expire(job)
     assert not store.exists(job)
 
 
 def test_an_expired_job_keeps_its_ticket_and_its_result(
-    store: ArtifactStore, job: str, tmp_path: Path
+    store: FolderStore, job: str, tmp_path: Path
 ):
     folder = store.begin_attempt(job, 1)
     (folder / "sheet.png").write_bytes(b"png")
@@ -406,7 +406,7 @@ def test_an_expired_job_keeps_its_ticket_and_its_result(
     assert names == {"job.json", "submission.json", "result.json", "expired"}
 
 
-def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):
+def test_an_expired_job_keeps_why_it_failed(store: FolderStore, job: str):
     store.end(job, FAILED)
     store.expire(job)
     assert store.ending(job) == FAILED
@@ -414,7 +414,7 @@ def test_an_expired_job_keeps_why_it_failed(store: ArtifactStore, job: str):
 
 
 def test_the_names_of_all_jobs_are_told_and_whether_they_changed(
-    store: ArtifactStore, job: str, tmp_path: Path
+    store: FolderStore, job: str, tmp_path: Path
 ):
     assert store.names() == [job]
     before = store.names_changed()
@@ -424,7 +424,7 @@ def test_the_names_of_all_jobs_are_told_and_whether_they_changed(
     assert store.names_changed() > before
 
 
-def test_a_job_that_ends_has_changed(store: ArtifactStore, job: str):
+def test_a_job_that_ends_has_changed(store: FolderStore, job: str):
     before = store.changed(job)
     time.sleep(0.02)
     store.end(job, FAILED)
@@ -434,7 +434,7 @@ def test_a_job_that_ends_has_changed(store: ArtifactStore, job: str):
 
 
 def test_a_folder_in_place_of_a_file_is_an_unknown_format(
-    store: ArtifactStore, job: str, tmp_path: Path
+    store: FolderStore, job: str, tmp_path: Path
 ):
     ticket = tmp_path / "data" / "jobs" / job / "job.json"
     ticket.unlink()
@@ -443,14 +443,14 @@ def test_a_folder_in_place_of_a_file_is_an_unknown_format(
         store.ticket(job)
 
 
-def test_a_file_in_place_of_a_folder_is_no_job(store: ArtifactStore, tmp_path: Path):
+def test_a_file_in_place_of_a_folder_is_no_job(store: FolderStore, tmp_path: Path):
     (tmp_path / "data" / "jobs" / "stray").touch()
     assert store.ticket("stray") is None
     assert store.accepted_at("stray") == math.inf
 
 
 def test_a_result_of_another_form_is_an_unknown_format(
-    store: ArtifactStore, job: str, tmp_path: Path
+    store: FolderStore, job: str, tmp_path: Path
 ):
     store.begin_attempt(job, 1)
     store.publish(job, 1, result(1))
@@ -462,13 +462,13 @@ def test_a_result_of_another_form_is_an_unknown_format(
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> tuple[ArtifactStore, list[float]]:
+def watched(tmp_path: Path) -> tuple[FolderStore, list[float]]:
     """Return a store, and the time of its monotonic clock."""
     seconds = [1000.0]
-    return ArtifactStore(tmp_path / "data", clock=lambda: seconds[0]), seconds
+    return FolderStore(tmp_path / "data", clock=lambda: seconds[0]), seconds
 
 
-def test_an_upload_that_grows_is_not_stale(watched: tuple[ArtifactStore, list[float]]):
+def test_an_upload_that_grows_is_not_stale(watched: tuple[FolderStore, list[float]]):
     store, seconds = watched
     with store.receiving() as growing, store.receiving() as stalled:
         for upload in (growing, stalled):
@@ -483,7 +483,7 @@ def test_an_upload_that_grows_is_not_stale(watched: tuple[ArtifactStore, list[fl
 
 
 def test_an_upload_is_not_stale_by_the_clocks_of_files(
-    watched: tuple[ArtifactStore, list[float]],
+    watched: tuple[FolderStore, list[float]],
 ):
     """They jump with the clock of a host."""
     store, seconds = watched
@@ -497,9 +497,7 @@ def test_an_upload_is_not_stale_by_the_clocks_of_files(
         assert upload.exists()
 
 
-def test_jobs_are_old_by_the_time_they_were_accepted(
-    store: ArtifactStore, job: str, tmp_path: Path
-):
+def test_jobs_are_old_by_the_time_they_were_accepted(store: FolderStore, job: str, tmp_path: Path):
     ticket = tmp_path / "data" / "jobs" / job / "job.json"
     os.utime(ticket, (0, 60))
     assert store.accepted_at(job) == 60
@@ -508,7 +506,7 @@ def test_jobs_are_old_by_the_time_they_were_accepted(
 
 
 @pytest.mark.parametrize("name", ["../job.json", "..", "", ".", "../upload/video", "nothing"])
-def test_names_do_not_lead_out_of_the_result(store: ArtifactStore, job: str, name: str):
+def test_names_do_not_lead_out_of_the_result(store: FolderStore, job: str, name: str):
     store.begin_attempt(job, 1)
     store.publish(job, 1, result(1))
     assert store.artifact_path(job, name) is None
@@ -535,13 +533,13 @@ def vanishing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "look",
     [
-        ArtifactStore.latest_attempt,
-        ArtifactStore.end_attempts,
-        ArtifactStore.expire,
+        FolderStore.latest_attempt,
+        FolderStore.end_attempts,
+        FolderStore.expire,
     ],
 )
 def test_a_job_deleted_during_a_read_has_no_files(
-    store: ArtifactStore, job: str, vanishing: Callable[[Path], None], look: Callable[..., Any]
+    store: FolderStore, job: str, vanishing: Callable[[Path], None], look: Callable[..., Any]
 ):
     store.begin_attempt(job, 1)
     vanishing(store.upload_path(job).parents[1])
@@ -550,7 +548,7 @@ def test_a_job_deleted_during_a_read_has_no_files(
 
 
 def test_an_attempt_of_a_job_deleted_meanwhile_fails(
-    store: ArtifactStore, job: str, vanishing: Callable[[Path], None]
+    store: FolderStore, job: str, vanishing: Callable[[Path], None]
 ):
     vanishing(store.upload_path(job).parents[1])
     with pytest.raises(AttemptLost):
@@ -558,7 +556,7 @@ def test_an_attempt_of_a_job_deleted_meanwhile_fails(
 
 
 def test_an_upload_that_ends_during_the_clean_up_is_skipped(
-    store: ArtifactStore, tmp_path: Path, vanishing: Callable[[Path], None]
+    store: FolderStore, tmp_path: Path, vanishing: Callable[[Path], None]
 ):
     with store.receiving() as upload:
         vanishing(upload.parent)
@@ -567,14 +565,14 @@ def test_an_upload_that_ends_during_the_clean_up_is_skipped(
 
 
 def test_files_deleted_during_the_count_are_skipped(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone"]))
     store.remove_stale_uploads(0)
 
 
 def test_a_job_that_cannot_be_moved_is_not_reported_as_missing(
-    store: ArtifactStore, job: str, tmp_path: Path
+    store: FolderStore, job: str, tmp_path: Path
 ):
     (tmp_path / "data" / "incoming").rmdir()
     with pytest.raises(FileNotFoundError):
@@ -582,18 +580,18 @@ def test_a_job_that_cannot_be_moved_is_not_reported_as_missing(
     assert store.ticket(job)
 
 
-def test_a_store_that_can_be_written_says_so(store: ArtifactStore, tmp_path: Path):
+def test_a_store_that_can_be_written_says_so(store: FolderStore, tmp_path: Path):
     store.check_writable()
     assert files_below(tmp_path) == []
 
 
-def test_a_store_without_its_folders_cannot_be_written(store: ArtifactStore, tmp_path: Path):
+def test_a_store_without_its_folders_cannot_be_written(store: FolderStore, tmp_path: Path):
     (tmp_path / "data" / "jobs").rmdir()
     with pytest.raises(StoreUnavailable):
         store.check_writable()
 
 
-def test_full_store_says_that_it_is_full(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch):
+def test_full_store_says_that_it_is_full(store: FolderStore, monkeypatch: pytest.MonkeyPatch):
     def fill(path: Path, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -603,7 +601,7 @@ def test_full_store_says_that_it_is_full(store: ArtifactStore, monkeypatch: pyte
 
 
 def test_ill_store_does_not_call_a_job_missing(
-    store: ArtifactStore, job: str, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, job: str, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(path: Path, **_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -614,14 +612,14 @@ def test_ill_store_does_not_call_a_job_missing(
             look(job)
 
 
-def test_a_store_that_cannot_be_written_says_so(store: ArtifactStore, tmp_path: Path):
+def test_a_store_that_cannot_be_written_says_so(store: FolderStore, tmp_path: Path):
     # Not by permissions: a root user may write all the same.
     (tmp_path / "data" / "incoming").rmdir()
     with pytest.raises(StoreUnavailable):
         store.check_writable()
 
 
-def test_checking_a_full_store_leaves_no_file(store: ArtifactStore, tmp_path: Path, monkeypatch):
+def test_checking_a_full_store_leaves_no_file(store: FolderStore, tmp_path: Path, monkeypatch):
     def fill(path: Path, data: bytes) -> int:
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -663,7 +661,7 @@ def test_the_folders_of_the_store_are_private(tmp_path):
         folder.mkdir(mode=0o755)
 
     for root in (tmp_path / "old", tmp_path / "new"):
-        ArtifactStore(root)
+        FolderStore(root)
 
         for folder in (root / "jobs", root / "incoming"):
             assert folder.stat().st_mode & 0o777 == 0o700
@@ -672,10 +670,10 @@ def test_the_folders_of_the_store_are_private(tmp_path):
 
 
 def test_what_is_made_once_is_private_and_stays(tmp_path: Path):
-    store = ArtifactStore(tmp_path)
+    store = FolderStore(tmp_path)
     made = store.made_once("session", "secret", lambda: "first")
 
-    assert made == ArtifactStore(tmp_path).made_once("session", "secret", lambda: "second")
+    assert made == FolderStore(tmp_path).made_once("session", "secret", lambda: "second")
     assert (tmp_path / "session" / "secret").stat().st_mode & 0o777 == 0o600
 
 
@@ -683,13 +681,13 @@ def test_all_processes_see_the_same_identity_of_a_store(tmp_path: Path):
     barrier = Barrier(8)
 
     def identity() -> str:
-        store = ArtifactStore(tmp_path / "data")
+        store = FolderStore(tmp_path / "data")
         barrier.wait()
         return store.identity()
 
     with ThreadPoolExecutor(8) as pool:
         found = {future.result() for future in [pool.submit(identity) for _ in range(8)]}
     assert len(found) == 1
-    assert ArtifactStore(tmp_path / "data").identity() in found
-    assert ArtifactStore(tmp_path / "other").identity() not in found
+    assert FolderStore(tmp_path / "data").identity() in found
+    assert FolderStore(tmp_path / "other").identity() not in found
     assert list((tmp_path / "data" / "incoming").iterdir()) == []

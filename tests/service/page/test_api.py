@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 from rollout_core.contract import ExplainRequest, FailureCode
-from rollout_core.jobs.store import ArtifactStore
-from service.upload_store import UploadStore
+from rollout_core.jobs.folder_store import FolderStore
+from service.folder_uploads import FolderUploads
 from tests.service.owners import write_keys
 from tests.service.page.test_data import SAMPLE
 from tests.system.node import check_node_tests
@@ -79,7 +79,7 @@ def test_session(system, url, tmp_path):
 
 def test_upload(system, url, api):
     run("upload", url=url, pid=api.pid)
-    store = UploadStore(ArtifactStore(system.data_dir))
+    store = FolderUploads(FolderStore(system.data_dir))
     complete = [record for name in store.names() if (record := store.record(name)).is_complete]
     assert complete
     for record in complete:

@@ -8,10 +8,10 @@ import pytest
 
 from rollout_core.video.signatures import HEAD_BYTES
 from service import tus
+from service.folder_uploads import FolderUploads
 from service.inventory import Inventory
 from service.ledger import ENTRIES_KEY, LEASES_KEY
 from service.maintenance import Reconciler
-from service.upload_store import UploadStore
 from tests.service.conftest import MP4
 
 VIDEO = MP4 + bytes(5000)
@@ -22,7 +22,7 @@ HASHES = {"sha1": sha1, "sha256": sha256, "md5": md5}
 
 @pytest.fixture
 def uploads(store):
-    return UploadStore(store)
+    return FolderUploads(store)
 
 
 def checksum(algorithm, data):

@@ -6,9 +6,10 @@ from hashlib import sha256
 import pytest
 
 from service import stored_uploads
+from service.folder_uploads import FolderUploads
 from service.inventory import Inventory
 from service.ledger import Ledger
-from service.upload_store import UploadRecord, UploadStore
+from service.upload_store import UploadRecord
 from tests.service.test_uploads import END, part
 
 
@@ -42,7 +43,7 @@ def ask(client, announce):
 
 @pytest.fixture
 def uploads(store):
-    return UploadStore(store)
+    return FolderUploads(store)
 
 
 @pytest.fixture
@@ -202,7 +203,8 @@ class TestJobs:
 
     def test_an_incomplete_upload_is_409(self, ask, uploads, services):
         record = UploadRecord(id="1" * 32, created_at=services.jobs.age_now(), bytes=100)
-        uploads.begin(record).write_bytes(bytes(60))
+        uploads.begin(record)
+        uploads.path(record.id).write_bytes(bytes(60))
 
         check(ask(record.id), 409, "upload_incomplete")
 
@@ -398,7 +400,8 @@ class TestExpiry:
     ):
         created_at = services.jobs.age_now() - timedelta(days=3)
         record = UploadRecord(id="1" * 32, created_at=created_at, bytes=100)
-        path = uploads.begin(record)
+        uploads.begin(record)
+        path = uploads.path(record.id)
         for size in range(3):
             path.write_bytes(bytes(size))
             sweeper.sweep()
