@@ -355,6 +355,7 @@ def test_name_that_leads_to_a_private_address_is_not_called(hooked, mp4, receive
 
 def test_damaged_file_delays_no_other_delivery(hooked, mp4, receiver, worker, store, caplog):
     client = hooked()
+    DeliveryStore(store).expect("a" * 32)
     (store.root / "webhooks" / "pending" / f"{'a' * 32}.json").write_text("{")
     job_id = submit(client, mp4, receiver.url)
     worker.succeed(job_id)

@@ -114,12 +114,14 @@ def test_orphans_are_removed_once_they_are_old(deliveries, expected, store):
 
 
 def test_damaged_file_is_an_error(deliveries, store):
+    deliveries.expect("d" * 32)
     (store.root / "webhooks" / "pending" / f"{'d' * 32}.json").write_text("[]")
     with pytest.raises(UnknownFormat):
         deliveries.pending("d" * 32)
 
 
 def test_folders_are_private(deliveries, store):
+    deliveries.expect("d" * 32)
     for folder in (store.root / "webhooks", *(store.root / "webhooks").iterdir()):
         assert folder.stat().st_mode & 0o077 == 0
 
