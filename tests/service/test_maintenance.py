@@ -370,7 +370,7 @@ def test_a_broken_upload_is_removed(services, settings, monkeypatch):
         folder.mkdir()
         (folder / "video").write_bytes(b"half")
     seconds = [time.monotonic()]
-    monkeypatch.setattr(services.store, "_clock", lambda: seconds[0])
+    monkeypatch.setattr(services.store._spool._watch, "_clock", lambda: seconds[0])
     clean_up_now(services)
     seconds[0] += STALE_UPLOAD_SECONDS + 60
     (folders[1] / "video").write_bytes(b"more than half")
