@@ -11,11 +11,12 @@ from typing import Any, Literal
 import httpx
 
 POLL_SECONDS = 2.0
+WAIT_SECONDS = 30
 TIMEOUT_SECONDS = 60.0
 REFUSED_SECONDS = 1.0
 """Pause of a client after a call that was not answered well."""
 
-Follow = Literal["poll", "events"]
+Follow = Literal["poll", "events", "wait"]
 
 
 class Clients:
@@ -38,7 +39,8 @@ class Clients:
             "overlay": None,
             "fake": {"seconds": job_seconds},
         }
-        self._follow = self._poll if follow == "poll" else self._read_events
+        ways = {"poll": self._poll, "events": self._read_events, "wait": self._wait}
+        self._follow = ways[follow]
 
     def forget(self) -> None:
         """Begin to count again."""
@@ -89,6 +91,12 @@ class Clients:
         while state in ("queued", "running"):
             await asyncio.sleep(POLL_SECONDS)
             state = (await self._call(http, "poll", "GET", path))["state"]
+
+    async def _wait(self, http: httpx.AsyncClient, path: str) -> None:
+        state = "queued"
+        while state in ("queued", "running"):
+            answer = await http.get(path, params={"wait": WAIT_SECONDS})
+            state = answer.raise_for_status().json()["state"]
 
     async def _read_events(self, http: httpx.AsyncClient, path: str) -> None:
         async with http.stream("GET", f"{path}/events") as answer:

@@ -1,14 +1,16 @@
 """From the measured inputs to what a site of any size needs.
 
 commands a second = jobs/s × (submit + job + calls that follow it) + busy workers × beats + idle
+processor time of Redis a second = commands/s × mean + jobs/s × order(jobs that run, that wait)
 processor time of the API a second = jobs/s × (submit + upload + end + downloads + following)
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-POLL_SECONDS = 2.0
+from tests.benchmarks.scaling.clients import POLL_SECONDS, Follow
+
 VIDEO_MEGABYTES = 4.4
 """The film of docs/performance.md: 10 s of 720 lines."""
 
@@ -20,7 +22,13 @@ base model with one."""
 WAIT_SHARE = 1.0
 """A job waits as long as it runs."""
 
+MAX_QUEUED = 1000
+"""Of a model, by default."""
+
 FILES_READ = ("result.json", "rollout.npz")
+
+FOLLOWING = {"events": "events of a job, a second", "wait": "wait for a job, a second"}
+"""What a call that follows a job costs in a second, by the way to follow."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,15 @@ class Site:
         job_seconds: of a worker for a job.
         upload: of each job a video of its own; False: the jobs are for a stored one.
         wait_seconds: of a job before it runs. Default: as long as it runs.
+        idle_workers: besides those that are busy.
     """
 
-    workers: int
+    workers: float
     job_seconds: float
-    follow: Literal["poll", "events"] = "poll"
+    follow: Follow = "poll"
     upload: bool = True
     wait_seconds: float | None = None
+    idle_workers: float = 0
 
     @property
     def jobs(self) -> float:
@@ -49,16 +59,22 @@ class Site:
         """Seconds that a job waits."""
         return WAIT_SHARE * self.job_seconds if self.wait_seconds is None else self.wait_seconds
 
+    @property
+    def waiting(self) -> float:
+        """Jobs that wait."""
+        return min(MAX_QUEUED, self.waits * self.jobs)
+
 
 class Inputs:
     """What was measured, as `scaling.json` has it."""
 
     def __init__(self, found: Mapping[str, Any]) -> None:
-        self._each = found["costs"]["figures"]["each"]
+        self._each = found["costs"]["figures"]["each"] | found["following"]["figures"]
         self._megabytes = found["costs"]["figures"]["upload MB a core second"]
         self._files = found.get("files", {}).get("figures", {})
         runs = found["simulation"]["figures"]
         busiest = max(runs, key=lambda run: sum(run["commands"].values()))
+        self.order_per_running, self.order_per_waiting = _order_seconds(found)
         self.command_seconds = busiest["redis_share"] / sum(busiest["commands"].values())
 
     def commands_of(self, name: str) -> float:
@@ -80,11 +96,15 @@ class Inputs:
         job += self.commands_of("a job in its worker")
         job += self._following(site, self.commands_of)
         beats = site.workers * self.commands_of("busy worker, a second")
+        beats += site.idle_workers * self.commands_of("idle worker, a second")
         return site.jobs * job + beats + self.commands_of("idle API, a second")
 
     def redis_cores(self, site: Site) -> float:
         """Return the processor time of Redis a second."""
-        return self.commands(site) * self.command_seconds
+        order = 0.0  # of a job that waits alone
+        if site.waiting:
+            order = self.order_per_running * site.workers + self.order_per_waiting * site.waiting
+        return self.commands(site) * self.command_seconds + site.jobs * order
 
     def api_cores(self, site: Site) -> float:
         """Return the processor time of the API a second."""
@@ -114,10 +134,22 @@ class Inputs:
 
     def _following(self, site: Site, cost_of: Any) -> float:
         """Return the cost of following a job to its end."""
-        if site.follow == "events":
-            open_stream = cost_of("poll, waits")
+        if site.follow != "poll":
             seconds = site.waits + site.job_seconds
-            return float(open_stream + seconds * cost_of("follow by events, a second"))
+            return float(cost_of("poll, waits") + seconds * cost_of(FOLLOWING[site.follow]))
         waiting = site.waits / POLL_SECONDS * cost_of("poll, waits")
         running = site.job_seconds / POLL_SECONDS * cost_of("poll, runs")
         return float(waiting + running + cost_of("poll, ended"))
+
+
+def _order_seconds(found: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the seconds in which Redis orders a queue, for each job that runs, and that waits.
+
+    From the rows without, with some and with `MAX_QUEUED` jobs that wait.
+    """
+    rows = {row["waiting"]: row for row in found["growth"]["figures"]["to queue a job"]}
+    few = min(waiting for waiting in rows if waiting)
+    lone, some, many = rows[0], rows[few], rows[MAX_QUEUED]
+    each = (many["redis_ms"] - some["redis_ms"]) / (MAX_QUEUED - few) / 1e3
+    running = (some["redis_ms"] - lone["redis_ms"]) / 1e3 - few * each
+    return running / some["running"], each

@@ -7,17 +7,21 @@ once with its file calls counted. What an idle system uses is subtracted from wh
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
+
+import httpx
 
 from rollout_core.demo.sample import SAMPLE_PATH
 from rollout_core.jobs.counters import WorkerCounters
 from rollout_core.jobs.redis_records import Announcement, Announcements, redis_now
 from rollout_core.jobs.store import ArtifactStore
+from service.preferences import MAX_WAIT_SECONDS
 from tests.benchmarks.scaling.counted import read_counts
 from tests.benchmarks.scaling.gauges import Use, read_use
+from tests.benchmarks.scaling.simulation import running_crowd
 from tests.system.system import System, free_port, open_system, upload
 from tests.system.waiting import wait_until
 from worker import fake_engine
@@ -29,6 +33,11 @@ SETTLE_SECONDS = 6.0
 
 IDLE_SECONDS = 12.0
 LONG_JOB_SECONDS = 6.0
+
+FOLLOWED_JOBS = 40
+FOLLOWED_SECONDS = 120
+FOLLOW_SECONDS = 12.0
+
 UPLOAD_MEGABYTES = 32
 MP4 = b"\0\0\0\x18ftypisom"
 
@@ -168,10 +177,21 @@ def measure_costs(site: Site, *, calls: int) -> dict[str, Cost]:
     site.system.wait(running, "running")
     busy = _rate(site, 5)
     each("poll, runs", lambda: site.get(f"/v1/jobs/{running}"), busy)
-    costs["follow by events, a second"] = _follow(site, running, busy)
     site.system.client.post(f"/v1/jobs/{running}/cancel")
     site.system.wait(running)
     return costs
+
+
+def measure_following(site: Site, followed: int = FOLLOWED_JOBS) -> dict[str, Cost]:
+    """Return what it costs in a second to follow a job that runs, one of many, by the way."""
+    with site.halted_worker(), running_crowd(site.system, followed):
+        jobs = [site.submit(FOLLOWED_SECONDS) for _ in range(followed)]
+        for job_id in jobs:
+            site.system.wait(job_id, "running")
+        return {
+            "events of a job, a second": _follow(site, jobs, "/events"),
+            "wait for a job, a second": _follow(site, jobs, f"?wait={MAX_WAIT_SECONDS}"),
+        }
 
 
 def measure_bytes(site: Site) -> dict[str, float]:
@@ -311,30 +331,37 @@ def _run_jobs(site: Site, jobs: list[str], api: Cost) -> Cost:
     return _without(site.use().since(before), api, len(jobs))
 
 
-def _follow(site: Site, job_id: str, background: Cost, streams: int = 20) -> Cost:
-    """Return what a stream of events of a job that runs costs in a second."""
-    client, left = site.system.client, Event()
+def _follow(site: Site, jobs: list[str], how: str) -> Cost:
+    """Return what a call that follows one of these jobs costs in a second.
 
-    def read() -> None:
-        with client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+    Args:
+        how: what the call has after the path of the job.
+    """
+    background = _rate(site, FOLLOW_SECONDS)
+    client, left = site.system.client, Event()
+    statuses: list[int] = []
+
+    def read(job_id: str) -> None:
+        call = client.stream("GET", f"/v1/jobs/{job_id}{how}", timeout=2 * MAX_WAIT_SECONDS)
+        with suppress(httpx.HTTPError), call as answer:  # the site is closed before all end
+            statuses.append(answer.status_code)
             for _ in answer.iter_lines():
                 if left.is_set():
                     return
 
-    threads = [Thread(target=read) for _ in range(streams)]
+    threads = [Thread(target=read, args=(job_id,), daemon=True) for job_id in jobs]
     for thread in threads:
         thread.start()
-    time.sleep(1)
-    rate = _rate(site, 8)
+    time.sleep(2)
+    rate = _rate(site, FOLLOW_SECONDS)
+    assert {*statuses} <= {200}, statuses
+    assert all(thread.is_alive() for thread in threads)
     left.set()
-    for thread in threads:
-        thread.join()
-    return _scaled(_minus(rate, background), 1 / streams)
+    time.sleep(2)  # until those that get lines have ended
+    return _scaled(_minus(rate, background), 1 / len(jobs))
 
 
 def _scrape(site: Site) -> None:
-    import httpx
-
     httpx.get(f"http://{site.metrics_address}/metrics", timeout=60).raise_for_status()
 
 

@@ -10,8 +10,8 @@ from tests.benchmarks.scaling.formulas import BASE_SECONDS, SMALL_SECONDS, Input
 from tests.benchmarks.suite.plots import FAINT, INK, STYLE, save
 
 GPUS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
-POLLED, FOLLOWED, REDIS = "#c2410c", "#e0882f", "#0b6e99"
-LEAST_CORES, MOST_CORES = 0.008, 120.0
+API, QUEUED, PROMPT = "#c2410c", "#0b6e99", "#7fb3cc"
+LEAST_CORES, MOST_CORES = 0.002, 150.0
 
 
 def draw(inputs: Inputs, path: Path) -> None:
@@ -26,13 +26,18 @@ def draw(inputs: Inputs, path: Path) -> None:
 
 
 def _curves(axes: Axes, inputs: Inputs, seconds: float, title: str) -> None:
-    polled = [inputs.api_cores(Site(gpus, seconds)) for gpus in GPUS]
-    followed = [inputs.api_cores(Site(gpus, seconds, follow="events")) for gpus in GPUS]
-    redis = [inputs.redis_cores(Site(gpus, seconds, follow="events")) for gpus in GPUS]
+    curves = (
+        ("API", API, [inputs.api_cores(Site(gpus, seconds)) for gpus in GPUS]),
+        ("Redis", QUEUED, [inputs.redis_cores(Site(gpus, seconds)) for gpus in GPUS]),
+        (
+            "Redis, if no job waits",
+            PROMPT,
+            [inputs.redis_cores(Site(gpus, seconds, wait_seconds=0)) for gpus in GPUS],
+        ),
+    )
     axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.text(1.1, 1.12, "one process is full", color=INK, fontsize=9)
-    curves = ((polled, "API, polled", POLLED), (followed, "API, events", FOLLOWED))
-    for values, label, color in (*curves, (redis, "Redis", REDIS)):
+    for label, color, values in curves:
         axes.plot(GPUS, values, color=color, linewidth=2, label=label)
     axes.set(xscale="log", yscale="log", xlabel="GPUs, all busy", xlim=(1, 1000))
     axes.set_ylim(LEAST_CORES, MOST_CORES)

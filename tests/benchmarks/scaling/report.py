@@ -68,7 +68,8 @@ def _machine(found: Found) -> str:
 def _costs(found: Found) -> str:
     """Return what each kind of call, job or second costs."""
     rows = []
-    for name, cost in found["costs"]["figures"]["each"].items():
+    each = found["costs"]["figures"]["each"] | found["following"]["figures"]
+    for name, cost in each.items():
         commands = sorted(cost["commands"].items(), key=lambda item: -item[1])
         rows.append(
             {
@@ -98,6 +99,8 @@ def _files(found: Found) -> str:
     """Return the file calls of each kind of call or job."""
     rows = []
     for name, calls in found["files"]["figures"].items():
+        if name.endswith("a second"):
+            continue
         kinds = {
             "read": ("read", "stat", "lstat", "access", "readlink", "statvfs"),
             "list": ("listdir", "scandir"),
@@ -158,11 +161,14 @@ def _simulation(found: Found) -> str:
     for run in found["simulation"]["figures"]:
         scenario, times = run["scenario"], run["milliseconds"]
         commands = sum(run["commands"].values())
+        busy = min(scenario["workers"], run["jobs"] * scenario["job_seconds"])
         site = Site(
-            scenario["workers"],
-            scenario["workers"] / run["jobs"] if run["jobs"] else scenario["job_seconds"],
+            busy,
+            busy / run["jobs"],
             follow=scenario["follow"],
             upload=False,
+            wait_seconds=(scenario["clients"] - scenario["workers"]) / run["jobs"],
+            idle_workers=scenario["workers"] - busy,
         )
         rows.append(
             {
@@ -170,9 +176,10 @@ def _simulation(found: Found) -> str:
                 "jobs": f"{scenario['job_seconds']:g} s, {scenario['follow']}",
                 "jobs/s": run["jobs"],
                 "commands/s": commands,
-                "formula": inputs.commands(site),
+                "by formula": inputs.commands(site),
                 "Redis": f"{run['redis_share']:.1%}",
                 "API": f"{run['api_share']:.0%}",
+                "API by formula": f"{inputs.api_cores(site):.0%}",
                 "beat, ms": _pair(times.get("worker: beat")),
                 "claim, ms": _pair(times.get("worker: claim")),
                 "submit, ms": _pair(times.get("submit")),
@@ -186,7 +193,7 @@ def _simulation(found: Found) -> str:
     return markdown(rows) + (
         "\n\n- Redis and API: processor time, of one core. Beat, claim and submit: median / 99th "
         "percentile on the clock, of threads that share two cores.\n"
-        "- Formula: what [the formula](#the-formulas) says of the jobs that were done.\n"
+        "- By formula: what the formulas say of the jobs that were done.\n"
         "- Refused: answers that a client did not expect, and calls that timed out."
     )
 
@@ -197,14 +204,14 @@ def _sites(found: Found) -> str:
     for model, seconds in MODELS.items():
         for gpus in GPUS:
             polled = Site(gpus, seconds)
-            followed = Site(gpus, seconds, follow="events")
+            followed = Site(gpus, seconds, follow="wait")
             rows.append(
                 {
                     "GPUs": f"{gpus:,}",
                     "model": f"{model}, {seconds:g} s",
                     "jobs/s": polled.jobs,
                     "API cores, polled": inputs.api_cores(polled),
-                    "API cores, events": inputs.api_cores(followed),
+                    "API cores, `?wait=`": inputs.api_cores(followed),
                     "commands/s": inputs.commands(followed),
                     "Redis cores": inputs.redis_cores(followed),
                     "file calls/s": inputs.file_calls(followed),
@@ -219,9 +226,9 @@ def _breaks(found: Found) -> str:
     inputs, rows = Inputs(found), []
     for what, of, options in (
         ("one API process, clients poll", "api_cores", {}),
-        ("one API process, clients follow events", "api_cores", {"follow": "events"}),
-        ("one Redis, clients poll", "redis_cores", {}),
-        ("one Redis, clients follow events", "redis_cores", {"follow": "events"}),
+        ("one API process, clients ask with `?wait=`", "api_cores", {"follow": "wait"}),
+        ("one Redis, clients ask with `?wait=`", "redis_cores", {"follow": "wait"}),
+        ("one Redis, and no job waits", "redis_cores", {"follow": "wait", "wait_seconds": 0.0}),
     ):
         sizes = {
             f"{model}, {seconds:g} s a job": f"{inputs.largest(seconds, 1.0, of=of, **options):,}"
@@ -242,7 +249,9 @@ def _formulas(found: Found) -> str:
         f"    commands/s  =  {number(job)} · jobs/s  +  {number(busy)} · busy workers  +  "
         f"{number(idle)} · idle workers  +  {polls}  +  "
         f"{number(command['poll, runs'])} · polls/s of jobs that run\n"
-        f"    Redis cores =  {1e6 * inputs.command_seconds:.0f} µs · commands/s"
+        f"    Redis cores =  {1e6 * inputs.command_seconds:.0f} µs · commands/s  +  jobs/s · "
+        f"({1e6 * inputs.order_per_running:.1f} µs · jobs that run  +  "
+        f"{1e6 * inputs.order_per_waiting:.1f} µs · jobs that wait)"
     )
 
 

@@ -31,7 +31,8 @@ def test_a_small_site_needs_no_more_of_redis_than_is_documented(found):
     assert outcome.jobs > 0
     assert not outcome.refused
     assert {"worker: beat", "worker: claim", "worker: end", "poll"} <= set(outcome.milliseconds)
-    site = Site(4, 4 / outcome.jobs, upload=False)
+    busy = outcome.jobs * 0.5
+    site = Site(busy, 0.5, upload=False, idle_workers=4 - busy)
     documented = Inputs(found).commands(site)
     assert documented / 4 < outcome.all_commands < SLACK * documented
 
@@ -100,17 +101,26 @@ def test_the_formulas_by_hand():
         "a job in its worker": cost(100, 5),
         "busy worker, a second": cost(7, 0),
         "idle API, a second": cost(1, 3),
+        "idle worker, a second": cost(5, 0),
         "result.json": cost(0, 1),
         "rollout.npz": cost(0, 2),
         "poll, waits": cost(4, 8),
         "poll, runs": cost(2, 6),
         "poll, ended": cost(1, 4),
-        "follow by events, a second": cost(0.5, 1),
+    }
+    following = {
+        "events of a job, a second": cost(0.5, 1),
+        "wait for a job, a second": cost(0, 0.5),
     }
     run = {"commands": {"get": 100.0}, "redis_share": 0.01}
+    # without another one 1 ms; then 2 ms, and 10 µs for each that waits: 2 µs for each that runs
+    times = ((0, 1.0), (100, 4.0), (1000, 13.0))
+    order = [{"waiting": n, "running": 1000, "redis_ms": spent} for n, spent in times]
     found = Inputs(
         {
             "costs": {"figures": {"each": each, "upload MB a core second": 44.0}},
+            "following": {"figures": following},
+            "growth": {"figures": {"to queue a job": order}},
             "files": {"figures": {"submit, JSON": {"API": {"stat": 3}, "worker": {}}}},
             "simulation": {"figures": [run]},
         }
@@ -120,13 +130,21 @@ def test_the_formulas_by_hand():
     )  # 2 jobs a second, each polled 2 + 2 + 1 times
 
     assert found.commands(site) == 2 * (10 + 100 + 2 * 4 + 2 * 2 + 1) + 8 * 7 + 1
-    assert found.redis_cores(site) == pytest.approx(303 * 1e-4)
+    ordered = 2 * 8 * (10e-6 + 2e-6)  # 8 jobs wait, 8 run
+    assert found.redis_cores(site) == pytest.approx(303 * 1e-4 + ordered)
+    prompt = Site(workers=8, job_seconds=4, upload=False, wait_seconds=0)
+    assert found.redis_cores(prompt) == pytest.approx((303 - 2 * 2 * 4) * 1e-4)
+    assert Site(workers=2000, job_seconds=1).waiting == 1000
+    resting = Site(workers=8, job_seconds=4, upload=False, idle_workers=3)
+    assert found.commands(resting) == 303 + 3 * 5
     assert found.api_cores(site) == pytest.approx(2 * (20 + 5 + 3 + 16 + 12 + 4) / 1e3 + 0.003)
     assert found.file_calls(site) == 2 * 3
     followed = Site(workers=8, job_seconds=4, follow="events")
     uploaded = 4.4 / 44
     expected = 2 * (0.025 + uploaded + 0.005 + 0.003 + 0.008 + 8 * 0.001) + 0.003
     assert found.api_cores(followed) == pytest.approx(expected)
+    waited = Site(workers=8, job_seconds=4, follow="wait")
+    assert found.api_cores(waited) == pytest.approx(expected - 2 * 8 * 0.0005)
     most = found.largest(4, 1.0, of="api_cores", upload=False)
     assert found.api_cores(Site(most, 4, upload=False)) <= 1
     assert found.api_cores(Site(most + 1, 4, upload=False)) > 1
