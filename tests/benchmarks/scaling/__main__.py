@@ -38,7 +38,7 @@ SCENARIOS = (
     Scenario(100, 10, 125),
     Scenario(100, 10, 125, follow="events"),
     Scenario(100, 10, 125, follow="wait"),
-    Scenario(300, 30, 375, follow="wait"),
+    Scenario(300, 30, 375, follow="events"),
 )
 CROWDS = (1, 10, 100, 1000)
 QUEUES = ((0, 1000), (10, 1000), (100, 1000), (1000, 1000), (10_000, 1000))

@@ -188,13 +188,15 @@ def _simulation(found: Found) -> str:
                 "reconcile, ms": 1e3 * run["reconcile_seconds"],
                 "scrape": f"{run['scrape_seconds']:.2f} s, {run['scrape_bytes'] / 1e3:,.0f} kB",
                 "refused": sum(run["refused"].values()),
+                "load": run["load"],
             }
         )
     return markdown(rows) + (
         "\n\n- Redis and API: processor time, of one core. Beat, claim and submit: median / 99th "
         "percentile on the clock, of threads that share two cores.\n"
         "- By formula: what the formulas say of the jobs that were done.\n"
-        "- Refused: answers that a client did not expect, and calls that timed out."
+        "- Refused: answers that a client did not expect, and calls that timed out. Load: of the "
+        "machine, at the end of the row: not all rows are of one run."
     )
 
 
