@@ -5,7 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Literal
 
 import httpx
@@ -51,16 +51,23 @@ class Clients:
     @contextmanager
     def running(self, count: int, *, start_seconds: float) -> Iterator[None]:
         """Run so many clients until the context ends; they begin over `start_seconds`."""
-        loop = asyncio.new_event_loop()
-        thread = Thread(target=loop.run_forever, name="clients")
+        left = Event()
+        thread = Thread(
+            target=lambda: asyncio.run(self._run_until(left, count, start_seconds)), name="clients"
+        )
         thread.start()
-        running = asyncio.run_coroutine_threadsafe(self._run(count, start_seconds), loop)
         try:
             yield
         finally:
-            running.cancel()
-            loop.call_soon_threadsafe(loop.call_later, 1, loop.stop)
+            left.set()
             thread.join()
+
+    async def _run_until(self, left: Event, count: int, start_seconds: float) -> None:
+        running = asyncio.create_task(self._run(count, start_seconds))
+        while not left.is_set():
+            await asyncio.sleep(0.1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     async def _run(self, count: int, start_seconds: float) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
