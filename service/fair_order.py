@@ -12,7 +12,7 @@ an earlier release has queued, counts as one of no owner, until `tidy` makes the
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Literal, cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -36,6 +36,7 @@ local now = tonumber(redis.call('TIME')[1])
 local low_until, owner_of, turns = {}, {}, {}
 
 redis.call('EXPIRE', order_key, ARGV[1])
+if ARGV[2] == 'sort' and redis.call('LLEN', waiting_key) < 2 then return {{}, {}} end
 local entries = redis.call('HGETALL', order_key)
 for i = 1, #entries, 2 do
     local job, seconds, owner = entries[i], string.match(entries[i + 1], '^(%d+):(.*)$')
@@ -96,8 +97,9 @@ return {unknown, others}
 """Sorts a list.
 
 Returns the jobs that wait and have no entry, and those with an entry that neither wait nor run.
-Keys: of RQ, the jobs that wait, were taken, were started; and the hash of entries. Argument: the
-seconds after which the hash expires.
+Keys: of RQ, the jobs that wait, were taken, were started; and the hash of entries. Arguments: the
+seconds after which the hash expires; and "tidy", or "sort" if what it returns is not needed. Then a
+list of one job costs nothing more, however many jobs run.
 """
 
 
@@ -119,7 +121,7 @@ class FairOrder:
 
         Forget jobs that ended, and note those that another release has queued.
         """
-        unknown, others = cast("list[list[bytes]]", self.sort(queue, self._redis))
+        unknown, others = cast("list[list[bytes]]", self._eval(queue, self._redis, "tidy"))
         ended = [job_id for job_id in others if job_id.decode() not in open_jobs]
         if ended:
             self._redis.hdel(ORDER_KEY + queue.name, *ended)
@@ -129,18 +131,21 @@ class FairOrder:
             self._redis.hset(ORDER_KEY + queue.name, items=entries)
             self.sort(queue, self._redis)
 
-    def sort(self, queue: Queue, connection: Redis) -> object:
-        """Sort a queue by `SORT`; return what it returns."""
-        keys = (
-            queue.key,
-            queue.intermediate_queue_key,
-            queue.started_job_registry.key,
-            ORDER_KEY + queue.name,
-        )
-        return connection.eval(SORT, len(keys), *keys, ORDER_SECONDS)
+    def sort(self, queue: Queue, connection: Redis) -> None:
+        """Sort a queue, or let a pipeline sort it."""
+        self._eval(queue, connection, "sort")
 
     def waiting_of(self, queue: Queue, owner: str | None) -> int:
         """Return the number of an owner's jobs that wait in a queue."""
         raw = cast("dict[bytes, bytes]", self._redis.hgetall(ORDER_KEY + queue.name))
         owners = {job_id.decode(): raw[job_id].decode().partition(":")[2] for job_id in raw}
         return sum(owners.get(job_id, "") == (owner or "") for job_id in queue.get_job_ids())
+
+    def _eval(self, queue: Queue, connection: Redis, purpose: Literal["sort", "tidy"]) -> object:
+        keys = (
+            queue.key,
+            queue.intermediate_queue_key,
+            queue.started_job_registry.key,
+            ORDER_KEY + queue.name,
+        )
+        return connection.eval(SORT, len(keys), *keys, ORDER_SECONDS, purpose)

@@ -164,6 +164,9 @@ class RedisJobs:
 
     def place(self, job_id: str, model: str) -> int:
         """Return `Line.position` of one job, without reading the whole line."""
+        position = self.position(job_id, model)
+        if position is not None:
+            return position
         queue = self._queue(model)
         with self._redis.pipeline() as pipeline:  # at one moment: a job moves from one to the next
             pipeline.lpos(queue.key, job_id)

@@ -8,7 +8,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import cached_property
 from statistics import fmean
+from threading import Lock
 from typing import Literal, NoReturn, cast
 
 from redis import Redis
@@ -33,8 +35,55 @@ YOUNG_SECONDS = 15.0
 """In a Redis that was started less than this ago, workers may not have announced themselves yet."""
 
 
+READ_SHARE = 0.1
+"""Most of the processor time of a core that is spent on reading the announcements. With few workers
+each call reads them; with a thousand, calls within a tenth of a second share a reading."""
+
+MAX_KEPT_SECONDS = 0.5
+"""A reading is shared for no longer than this, however long it took."""
+
+
+class Reading:
+    """The announcements that make a model known, as they were at one moment.
+
+    Attributes:
+        now: the moment, by Redis' clock.
+        known: the announcements, latest last.
+        read_at: the moment, by `time.monotonic`.
+        keep_seconds: for which calls share it.
+    """
+
+    def __init__(self, now: datetime, known: list[Announcement]) -> None:
+        self.now = now
+        self.known = known
+        self.read_at = self.keep_seconds = 0.0
+
+    @cached_property
+    def by_model(self) -> dict[str, list[Announcement]]:
+        """The announcements of each model."""
+        return _by_model(self.known)
+
+    @cached_property
+    def live(self) -> dict[str, list[Announcement]]:
+        """Those of live workers, by model."""
+        return _by_model(item for item in self.known if item.is_live(self.now))
+
+    @cached_property
+    def served(self) -> tuple[ServedModel, ...]:
+        """The models that live workers serve, by name."""
+        return tuple(_describe(self.live[name]) for name in sorted(self.live))
+
+    @cached_property
+    def waits(self) -> dict[str, WaitingFor]:
+        """What a queued job waits for, for each model with live workers."""
+        return {
+            name: "turn" if any(item.ready for item in live) else _waiting_for(live) or "worker"
+            for name, live in self.live.items()
+        }
+
+
 class Workers:
-    """The models that workers serve, read from Redis at every call."""
+    """The models that workers serve, read from Redis at a call; see `READ_SHARE`."""
 
     def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Use `redis`; `clock` tells the seconds for which this process remembers a model."""
@@ -42,30 +91,25 @@ class Workers:
         self._announcements = Announcements(redis)
         self._clock = clock
         self._remembered_until: dict[str, float] = {}
+        self._reading = Lock()
+        self._kept: Reading | None = None
 
     def served(self) -> tuple[ServedModel, ...]:
         """Return the models that live workers serve now, by name."""
-        live = _by_model(self._live())
-        return tuple(_describe(live[name]) for name in sorted(live))
+        return self._read().served
 
     def ready(self) -> dict[str, int]:
         """Return the number of ready live workers for each known model."""
-        now, known = self._read()
-        ready: dict[str, int] = defaultdict(int)
-        for item in known:
-            ready[item.model.name] += item.ready and item.is_live(now)
-        return dict(ready)
+        read = self._read()
+        return {name: sum(item.ready for item in read.live.get(name, ())) for name in read.by_model}
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the known models."""
-        return tuple(sorted({item.model.name for item in self._read()[1]}))
+        return tuple(sorted(self._read().by_model))
 
     def waits(self) -> dict[str, WaitingFor]:
         """Return what a queued job waits for, for each model with live workers."""
-        return {
-            name: "turn" if any(item.ready for item in live) else _waiting_for(live) or "worker"
-            for name, live in _by_model(self._live()).items()
-        }
+        return self._read().waits
 
     def choose(
         self,
@@ -88,12 +132,11 @@ class Workers:
                 Redis was started less than `YOUNG_SECONDS` ago.
             CheckpointsDiffer: live workers serve different checkpoints of it.
         """
-        now, known = self._read()
-        if not known:
+        read = self._read()
+        by_model = read.by_model
+        if not by_model:
             raise ModelUnavailable("no worker has announced a model yet")
-        by_model = _by_model(known)
-        chosen = name or default or _only(item for item in known if item.is_live(now))
-        chosen = chosen or _only(known)
+        chosen = name or default or _only(read.live) or _only(by_model)
         if chosen is None:
             raise UnknownModel(
                 f"name one of these models: {', '.join(sorted(by_model))}", field="model"
@@ -103,8 +146,8 @@ class Workers:
             is_passing = was_known or name is None or is_expected(chosen)
             is_passing = is_passing or self._uptime_seconds() < YOUNG_SECONDS
             _raise_unknown(chosen, sorted(by_model), is_passing=is_passing)
-        live = [item for item in by_model[chosen] if item.is_live(now)]
-        if differ(live):
+        live = read.live.get(chosen, [])
+        if any(item.name == chosen and item.checkpoints_differ for item in read.served):
             raise CheckpointsDiffer(
                 f"workers serve different checkpoints as {chosen!r}; see /v1/models"
             )
@@ -113,12 +156,12 @@ class Workers:
 
     def checkpoint(self, model: str) -> str | None:
         """Return the digest of the checkpoint that all live workers of a model serve, if one is."""
-        digests = {item.checkpoint_sha256 for item in self._live() if item.model.name == model}
+        digests = {item.checkpoint_sha256 for item in self._read().live.get(model, ())}
         return digests.pop() if len(digests) == 1 else None
 
     def runs_fake(self, model: str) -> bool:
         """Return whether every worker of a known model has the fake engine."""
-        return all(item.engine == "fake" for item in self._read()[1] if item.model.name == model)
+        return all(item.engine == "fake" for item in self._read().by_model.get(model, ()))
 
     def pace(self, model: str) -> tuple[float, int]:
         """Return the seconds that a job of a model takes, and the number of its workers.
@@ -158,8 +201,8 @@ class Workers:
         A Redis that was started later may have lost what they announced.
         """
         uptime = self._uptime_seconds()
-        now, known = self._read()
-        ages = [item.age_seconds(now) for item in known if item.model.name == model]
+        read = self._read()
+        ages = [item.age_seconds(read.now) for item in read.by_model.get(model, ())]
         return min([uptime, *ages]) >= seconds
 
     def forget_stale(self) -> None:
@@ -185,14 +228,32 @@ class Workers:
         """Return for how long Redis has been running."""
         return cast("dict[str, int]", self._redis.info("server"))["uptime_in_seconds"]
 
-    def _live(self) -> list[Announcement]:
-        now, known = self._read()
-        return [item for item in known if item.is_live(now)]
+    def _read(self) -> Reading:
+        """Return the announcements, read now or so recently that it costs less; see `READ_SHARE`.
 
-    def _read(self) -> tuple[datetime, list[Announcement]]:
-        """Return Redis' time, and the announcements that make a model known, latest last.
+        While one thread reads them, others use the last reading for as long again.
+        """
+        began, kept = time.monotonic(), self._kept
+        if kept and began < kept.read_at + kept.keep_seconds:
+            return kept
+        is_reader = self._reading.acquire(blocking=False)
+        try:
+            if kept and not is_reader and began < kept.read_at + 2 * kept.keep_seconds:
+                return kept
+            spent = time.thread_time()
+            read = self._read_now()
+            read.read_at = began
+            read.keep_seconds = min(MAX_KEPT_SECONDS, (time.thread_time() - spent) / READ_SHARE)
+            self._kept = read
+        finally:
+            if is_reader:
+                self._reading.release()
+        return read
 
-        Remember these models: Redis may lose its data.
+    def _read_now(self) -> Reading:
+        """Return the announcements as they are in Redis.
+
+        Remember their models: Redis may lose its data.
         """
         announcements = self._announcements.read().values()
         now = redis_now(self._redis)
@@ -200,7 +261,7 @@ class Workers:
         for item in known:
             left = KNOWN_SECONDS - abs(item.age_seconds(now))
             self._remembered_until[item.model.name] = self._clock() + left
-        return now, known
+        return Reading(now, known)
 
 
 def differ(announcements: Iterable[Announcement]) -> bool:
@@ -221,9 +282,9 @@ def _by_model(announcements: Iterable[Announcement]) -> dict[str, list[Announcem
     return dict(found)
 
 
-def _only(announcements: Iterable[Announcement]) -> str | None:
-    """Return the one model of these workers, None if they have several or none."""
-    names = {item.model.name for item in announcements}
+def _only(by_model: Iterable[str]) -> str | None:
+    """Return the one name among these, None if there are several or none."""
+    names = set(by_model)
     return names.pop() if len(names) == 1 else None
 
 

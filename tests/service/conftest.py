@@ -52,6 +52,12 @@ def _old_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _eager_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each call see what workers have just announced."""
+    monkeypatch.setattr(workers, "READ_SHARE", math.inf)
+
+
+@pytest.fixture(autouse=True)
 def _eager_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each pass find at once what a test has written behind the service's back."""
     monkeypatch.setattr(names, "LISTS_SHARE", math.inf)

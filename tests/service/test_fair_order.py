@@ -188,3 +188,19 @@ def test_a_long_queue_is_kept_whole(add, order, redis):
     add("b1")
 
     assert order() == [waiting[0], "b1", *waiting[1:]]
+
+
+def calls_of(redis, command):
+    return redis.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+def test_a_job_that_waits_alone_is_queued_without_a_look_at_those_that_run(add, redis, start):
+    add("a1")
+    start()
+    before = calls_of(redis, "zrange")
+
+    add("a2")
+    assert calls_of(redis, "zrange") == before
+
+    add("b1")  # the first that has another one before it
+    assert calls_of(redis, "zrange") == before + 1

@@ -185,6 +185,15 @@ class TestQueue:
         assert jobs.line("fake").position(IDS[0]) == expected
         assert jobs.place(IDS[2], "fake") == jobs.line("fake").position(IDS[2]) == 2
 
+    def test_the_place_of_a_waiting_job_takes_one_command(self, jobs, add, redis):
+        add(IDS[0])
+        add(IDS[1])
+        jobs.place(IDS[0], "fake")  # RQ asks for the version of the server once
+        before = redis.info("stats")["total_commands_processed"]
+        assert jobs.place(IDS[1], "fake") == 2
+        after = redis.info("stats")["total_commands_processed"]
+        assert after - before - 1 == 1  # and the INFO
+
     def test_a_waiting_job_can_be_dequeued(self, jobs, add, redis):
         add(*IDS)
 

@@ -1,3 +1,5 @@
+from threading import Event, Thread
+
 import pytest
 
 from rollout_core.errors import UnknownModel
@@ -312,3 +314,72 @@ def test_an_unknown_model_may_still_be_announced_to_a_young_redis(workers, annou
     with pytest.raises(ModelUnavailable, match="not again"):
         workers.choose("missing")
     assert workers.choose("known").name == "known"
+
+
+@pytest.fixture
+def hgetalls(redis):
+    """Return how many readings Redis has answered until now."""
+    return lambda: redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"]
+
+
+def test_calls_share_a_reading_that_costs_much(workers, announce, hgetalls, monkeypatch):
+    monkeypatch.setattr(workers_module, "READ_SHARE", 1e-9)
+    announce("a")
+    assert workers.names() == ("a",)
+    before = hgetalls()
+
+    announce("b", worker="w2")
+
+    assert [model.name for model in workers.served()] == ["a"]
+    assert workers.choose("a").name == "a"
+    assert hgetalls() == before
+
+
+def test_a_shared_reading_grows_old(workers, announce, monkeypatch):
+    monkeypatch.setattr(workers_module, "READ_SHARE", 1e-9)
+    monkeypatch.setattr(workers_module, "MAX_KEPT_SECONDS", 0.05)
+    announce("a")
+    assert workers.names() == ("a",)
+
+    announce("b", worker="w2")
+
+    wait_until(lambda: workers.names() == ("a", "b"), 5)
+
+
+def test_a_reading_that_costs_little_is_not_shared_for_long(workers, announce, monkeypatch):
+    monkeypatch.setattr(workers_module, "READ_SHARE", 0.1)
+    announce("a")
+    workers.names()
+
+    assert 0 < workers._kept.keep_seconds < 0.1
+
+
+def test_calls_use_the_last_reading_while_another_thread_reads(
+    workers, announce, redis, monkeypatch
+):
+    monkeypatch.setattr(workers_module, "READ_SHARE", 1e-9)
+    monkeypatch.setattr(workers_module, "MAX_KEPT_SECONDS", 0.5)
+    announce("a")
+    workers.names()
+    workers._kept.read_at -= 0.6  # older than it may be, not twice as old
+    reads, began, may_end = [], Event(), Event()
+    read_now = workers._read_now
+
+    def slowly():
+        reads.append(None)
+        began.set()
+        may_end.wait(10)
+        return read_now()
+
+    monkeypatch.setattr(workers, "_read_now", slowly)
+    announce("b", worker="w2")
+    thread = Thread(target=workers.names)
+    thread.start()
+    assert began.wait(10)
+    try:
+        assert workers.names() == ("a",)
+        assert len(reads) == 1
+    finally:
+        may_end.set()
+        thread.join()
+    assert workers.names() == ("a", "b")

@@ -32,6 +32,7 @@ PAGES = (
     "page",
     "performance",
     "reliability",
+    "scaling",
     "security",
     "webhooks",
 )

@@ -1,6 +1,7 @@
 import pytest
 
 from rollout_core.errors import AttemptLost, OtherStore, UnknownFormat
+from rollout_core.jobs import redis_records
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import (
     STORE_KEY,
@@ -12,6 +13,7 @@ from rollout_core.jobs.redis_records import (
     JobRecords,
     announce_store,
     job_key,
+    parse_announcement,
     redis_now,
     require_store,
     token_key,
@@ -152,6 +154,39 @@ def test_an_announcement_tells_the_gpu_but_only_if_there_is_one(redis):
     assert (found["cpu"].gpu, found["gpu"].gpu) == (None, gpu)
     assert b"gpu" not in announcements.read_raw()["cpu"]
     assert found["cpu"].identity() == found["gpu"].identity()
+
+
+def test_an_announcement_that_has_not_changed_is_not_parsed_again(redis, monkeypatch):
+    parsed = []
+
+    def parse(text):
+        parsed.append(text)
+        return parse_announcement(text)
+
+    monkeypatch.setattr(redis_records, "parse_announcement", parse)
+    announcements = Announcements(redis)
+    item = Announcement(
+        model=ModelSpec(name="fake", frames=4, clip_seconds=1, classes=3),
+        checkpoint_sha256=None,
+        engine="fake",
+        device="cpu",
+        ready=True,
+        beat_at=redis_now(redis),
+    )
+    announcements.write("a", item)
+    announcements.write("b", item)
+    redis.hset(WORKERS_KEY, "strange", b"{}")
+    first = announcements.read()
+    assert len(parsed) == 3
+    announcements.write("b", item.model_copy(update={"ready": False}))
+    announcements.remove("a")
+
+    second = announcements.read()
+
+    assert len(parsed) == 4
+    assert first["b"].ready
+    assert set(second) == {"b"}
+    assert not second["b"].ready
 
 
 def test_a_store_is_checked_against_the_one_of_the_service(redis):

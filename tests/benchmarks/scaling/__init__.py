@@ -1,0 +1,1 @@
+"""What grows with what, from one GPU to a thousand: see docs/scaling.md."""
