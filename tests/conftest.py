@@ -1,4 +1,4 @@
-"""One Valkey server for all tests of a process, and one BLAS thread for each process."""
+"""One Valkey server for all tests of a process, one of S3, and one BLAS thread for each process."""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from rollout_core import tracing
+from tests.buckets import bucket, bucket_server, bucket_url
 from tests.system.valkey import running_valkey, url_of
 
 # Several test files run at a time, and most of them start processes. With a thread for each core,
@@ -20,6 +21,8 @@ os.environ.setdefault("ROLLOUT_DTYPE", "float32")
 
 # For each pytest that a test starts; see addopts in pyproject.toml.
 os.environ["PYTEST_ADDOPTS"] = "-p no:hypothesispytest -p no:locust -p no:schemathesis"
+
+__all__ = ["bucket", "bucket_server", "bucket_url"]  # fixtures
 
 LONGEST = (
     "chaos/test_crash_table.py",

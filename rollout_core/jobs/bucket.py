@@ -9,11 +9,12 @@ of store alike.
 import errno
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import obstore
@@ -21,6 +22,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
 from rollout_core.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 SCHEME = "s3"
 
@@ -93,6 +97,15 @@ class Bucket:
         except FileNotFoundError:
             return None
 
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Return the bytes of an object from `start` to before `end`, or to its own end.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        with _as_os_error(key):
+            return bytes(obstore.get_range(self._store, self._path(key), start=start, end=end))
+
     def head(self, key: str) -> Object | None:
         """Return what is known about an object, None if there is none."""
         try:
@@ -102,16 +115,12 @@ class Bucket:
             return None
 
     def put(
-        self,
-        key: str,
-        content: bytes | Path | Iterator[bytes],
-        *,
-        attributes: Mapping[str, str] | None = None,
+        self, key: str, content: bytes | Path, *, attributes: Mapping[str, str] | None = None
     ) -> None:
         """Create or replace an object, which appears as a whole.
 
         Args:
-            content: bytes, the path of a file, or chunks of bytes.
+            content: bytes, or the path of a file.
             attributes: headers of HTTP that come with the object when it is read by a link.
         """
         with _as_os_error(key):
@@ -123,6 +132,22 @@ class Bucket:
                 chunk_size=PART_BYTES,
                 max_concurrency=PARTS_AT_A_TIME,
             )
+
+    def put_chunks(self, key: str, chunks: Iterable[bytes]) -> None:
+        """Create or replace an object, which appears as a whole; nothing appears if `chunks` raise.
+
+        The chunks may be read from the bucket: `obstore.put` could not do this while it writes.
+        """
+        with _as_os_error(key):
+            writer = obstore.open_writer(
+                self._store,
+                self._path(key),
+                buffer_size=PART_BYTES,
+                max_concurrency=PARTS_AT_A_TIME,
+            )
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.close()
 
     def create(self, key: str, content: bytes) -> bool:
         """Create an object unless there is one; return whether this call did.
@@ -238,9 +263,15 @@ class Bucket:
     def _path(self, key: str) -> str:
         return self._prefix + key
 
-    def _object(self, meta: obstore.ObjectMeta) -> Object:
+    def _object(self, meta: "ObjectMeta") -> Object:
         key = meta["path"].removeprefix(self._prefix)
         return Object(key, meta["size"], meta["last_modified"], meta["e_tag"])
+
+
+def digest(objects: Sequence[Object]) -> int:
+    """Return a number that changes when an object appears, vanishes or is replaced."""
+    text = repr([(found.key, found.bytes, found.etag) for found in objects])
+    return int.from_bytes(sha256(text.encode()).digest()[:7])
 
 
 @contextmanager

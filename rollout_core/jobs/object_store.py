@@ -33,7 +33,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Self
@@ -42,7 +41,7 @@ from pydantic import ValidationError
 
 from rollout_core.contract import RESULT_NAME, ExplainResult
 from rollout_core.errors import AttemptLost, StoreUnavailable, UnknownFormat
-from rollout_core.jobs.bucket import Bucket, Object
+from rollout_core.jobs.bucket import Bucket, Object, digest
 from rollout_core.jobs.disk import PRIVATE, is_plain, list_folder
 from rollout_core.jobs.media_types import content_disposition, media_type_of
 from rollout_core.jobs.object_files import FilesInBucket
@@ -147,6 +146,7 @@ class StoredObject(StoredFile):
 class ObjectStore(ArtifactStore):
     """Jobs in a bucket, shared by the service and its workers."""
 
+    is_on_disk = False
     small_files: FilesInBucket
 
     def __init__(
@@ -420,7 +420,7 @@ class ObjectStore(ArtifactStore):
     def changed(self, job_id: str) -> int | None:
         """See `ArtifactStore.changed`."""
         found = self.bucket.objects(f"jobs/{job_id}")
-        return _digest(found) if self._key(job_id) in {item.key for item in found} else None
+        return digest(found) if self._key(job_id) in {item.key for item in found} else None
 
     def survey(self, job_id: str) -> Survey | None:
         """See `ArtifactStore.survey`; nothing is shared, since jobs have copies."""
@@ -430,7 +430,7 @@ class ObjectStore(ArtifactStore):
             return None
         end = self._end_of(job_id, job)
         return Survey(
-            changed=_digest(found),
+            changed=digest(found),
             total_bytes=sum(item.bytes for item in found),
             shared=None,
             has_ended=end is not None,
@@ -454,7 +454,7 @@ class ObjectStore(ArtifactStore):
         for job_id, objects in groupby(self.bucket.iterate("jobs"), _id_of):
             for folder in self._leftovers(job_id, list(objects)):
                 found = self.bucket.objects(folder)
-                if found and self._watch.seconds(folder, str(_digest(found))) >= age_seconds:
+                if found and self._watch.seconds(folder, str(digest(found))) >= age_seconds:
                     self.bucket.delete_folder(folder)
 
     def _copy_result(self, job_id: str, folder: str) -> _End:
@@ -600,12 +600,6 @@ def _headers(job_id: str, path: Path) -> dict[str, str]:
         "Content-Disposition": content_disposition(f"{job_id[:8]}-{path.name}", media_type),
         "Cache-Control": "private, no-cache",
     }
-
-
-def _digest(objects: Sequence[Object]) -> int:
-    """Return a number that changes when an object appears, vanishes or is replaced."""
-    text = repr([(found.key, found.bytes, found.etag) for found in objects])
-    return int.from_bytes(sha256(text.encode()).digest()[:7])
 
 
 def _encode(part: Any) -> bytes:
