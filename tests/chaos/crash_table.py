@@ -50,13 +50,16 @@ class Row:
         return f"| {self.window} | {seen} | {again} | {self.ended_seconds:.1f} s |"
 
 
-def play(fault: Fault) -> Row:
+def play(fault: Fault, *, forked: bool = False) -> Row:
     """Inject a fault into a new system; check the job's end and what is left of the job.
+
+    Args:
+        forked: see `open_system`. Times are then shorter than those of real starts.
 
     Raises:
         AssertionError: the job did not end as it must, or left something behind.
     """
-    with open_system() as system:
+    with open_system(forked=forked) as system:
         watch = fault.play(system)
         assert watch.job_id is not None
         require_one_end(system, watch.job_id)
@@ -66,10 +69,12 @@ def play(fault: Fault) -> Row:
 
 
 @contextmanager
-def playing(faults: Iterable[Fault], at_once: int) -> Iterator[dict[Fault, Future[Row]]]:
-    """Inject faults in parallel; yield a future row for each."""
+def playing(
+    faults: Iterable[Fault], at_once: int, *, forked: bool = False
+) -> Iterator[dict[Fault, Future[Row]]]:
+    """Inject faults in parallel; yield a future row for each. `forked` is as for `play`."""
     with ThreadPoolExecutor(at_once) as pool:
-        yield {fault: pool.submit(play, fault) for fault in faults}
+        yield {fault: pool.submit(play, fault, forked=forked) for fault in faults}
 
 
 def require_one_end(system: System, job_id: str) -> None:

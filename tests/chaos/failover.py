@@ -98,11 +98,11 @@ def unheard_of(group: ValkeyGroup, server: str, job_ids: Iterable[str]) -> list[
 
 
 @contextmanager
-def open_failover_system() -> Iterator[FailoverSystem]:
-    """Yield a system in a temporary folder."""
+def open_failover_system(*, forked: bool = False) -> Iterator[FailoverSystem]:
+    """Yield a system in a temporary folder; `forked` is as for `open_system`."""
     with (
         TemporaryDirectory(prefix="system-", dir="/tmp") as folder,
-        FailoverSystem(Path(folder)) as system,
+        FailoverSystem(Path(folder), forked=forked) as system,
     ):
         yield system
 

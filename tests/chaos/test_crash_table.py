@@ -18,7 +18,7 @@ just as busy."""
 
 @pytest.fixture(scope="module")
 def rows() -> Iterator[dict[Fault, Future[Row]]]:
-    with playing(FAULTS, AT_ONCE) as rows:
+    with playing(FAULTS, AT_ONCE, forked=True) as rows:
         yield rows
 
 

@@ -64,7 +64,7 @@ def all_ended(system: FailoverSystem, log: JobLog) -> bool:
 
 
 def test_no_accepted_job_is_lost_with_the_master():
-    with open_failover_system() as system:
+    with open_failover_system(forked=True) as system:
         system.api()
         system.worker(model="fake")
         system.await_models("fake")

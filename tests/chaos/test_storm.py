@@ -8,7 +8,7 @@ from tests.system.system import open_system
 
 
 def test_every_accepted_job_ends_exactly_once():
-    with open_system() as system:
+    with open_system(forked=True) as system:
         storm = Storm(system, seed=2)
         storm.run(seconds=30)
         report = f"{storm.job_log} {storm.blows} {storm.job_log.remarks} {storm.leftovers}"

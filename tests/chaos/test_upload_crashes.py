@@ -64,7 +64,7 @@ CRASHES = [
 
 @pytest.fixture
 def system() -> Iterator[System]:
-    with open_system() as system:
+    with open_system(forked=True) as system:
         yield system
 
 

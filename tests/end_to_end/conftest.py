@@ -24,7 +24,7 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session")
 def system() -> Iterator[System]:
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         for model in MODELS:
             system.worker("--engine-timeout-seconds", "1", model=model)

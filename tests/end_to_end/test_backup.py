@@ -22,7 +22,7 @@ VANISHED = 24
 
 @pytest.fixture
 def running_system():
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         for model in ("fake", "fake-slow"):
             system.worker(model=model)

@@ -40,7 +40,7 @@ def test_the_fake_service_keeps_the_contract(tmp_path):
 
 
 def test_a_real_engine_keeps_the_contract(tmp_path):
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.worker("--model", "moving-things")
         system.await_models("moving-things")

@@ -28,7 +28,7 @@ def key(**labels):
 def test_jobs_of_a_worker_are_told_by_both_processes_until_it_is_gone(tmp_path):
     video = make_video(tmp_path / "video.mp4").read_bytes()
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    with open_system() as system:
+    with open_system(forked=True) as system:
         for address in addresses:
             system.api("--metrics-address", address)
         worker = system.worker(model="fake", kept=False)

@@ -35,7 +35,7 @@ def secret(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def system(secret) -> Iterator[System]:
     """A system with an API and a worker that log in as the documented user, by TCP."""
-    with pytest.MonkeyPatch.context() as patch, open_system() as system:
+    with pytest.MonkeyPatch.context() as patch, open_system(forked=True) as system:
         admin, port = system.redis, free_port()
         admin.execute_command(*documented_user())
         admin.config_set("port", port)

@@ -24,7 +24,7 @@ QUEUED = (
 
 @pytest.mark.parametrize(("when", "point"), QUEUED)
 def test_a_killed_api_makes_one_job_of_a_repeated_call(video, when, point):
-    with open_system() as system:
+    with open_system(forked=True) as system:
         jobs = _create_killed(system, video, when, point, reuse=False)
 
         assert len(jobs) == 1
@@ -33,7 +33,7 @@ def test_a_killed_api_makes_one_job_of_a_repeated_call(video, when, point):
 
 @pytest.mark.parametrize(("when", "point"), ANSWERED)
 def test_a_killed_api_answers_a_repeated_call_once(video, when, point):
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.worker(model="fake")
         first = _start(system, when, point, video)
         jobs = _create_killed(system, video, when, point, reuse=True)

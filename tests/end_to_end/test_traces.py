@@ -25,7 +25,7 @@ def system(collector):
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         patch.setenv("ROLLOUT_LOG_FORMAT", "json")
-        with open_system() as system:
+        with open_system(forked=True) as system:
             system.api()
             system.worker(model="fake")
             system.worker(model="fake-crash")

@@ -33,7 +33,7 @@ def flags(tmp_path: Path) -> tuple[str, ...]:
 @pytest.fixture
 def own_system() -> Iterator[System]:
     """A system of this test alone, whose worker is ready once an API is started."""
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.worker(model="fake")
         yield system
 

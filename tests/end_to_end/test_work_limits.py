@@ -20,7 +20,7 @@ def film(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_system():
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.worker("--max-array-bytes", str(MOST), model="fake")
         system.await_models("fake")

@@ -55,15 +55,20 @@ def test_video_gives_all_files_of_a_result(loaded: LoadedModel, tmp_path: Path):
 
 
 def test_timings_of_the_stages_add_up(loaded: LoadedModel, tmp_path: Path):
-    began = time.monotonic()
-    result = explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(clips="tile"), loaded)
-    took = time.monotonic() - began
-    stages = dict(result.timings_seconds)
-    total = stages.pop("total")
-    assert list(stages) == ["open", "explain", "decode", "save", "render"]
-    assert min(stages.values()) > 0
-    assert total == pytest.approx(sum(stages.values()), abs=0.001)
-    assert total == pytest.approx(took, rel=0.03)
+    missed: list[float] = []
+    for _ in range(5):  # other processes may hold up one run between two stages, but not all
+        began = time.monotonic()
+        result = explain_video(SAMPLE_PATH, tmp_path, ExplainRequest(clips="tile"), loaded)
+        took = time.monotonic() - began
+        stages = dict(result.timings_seconds)
+        total = stages.pop("total")
+        assert list(stages) == ["open", "explain", "decode", "save", "render"]
+        assert min(stages.values()) > 0
+        assert total == pytest.approx(sum(stages.values()), abs=0.001)
+        missed.append(abs(took - total) / took)
+        if missed[-1] < 0.03:
+            return
+    raise AssertionError(missed)
 
 
 def test_time_between_computing_and_writing_does_not_count(loaded: LoadedModel, tmp_path: Path):

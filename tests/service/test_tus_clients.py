@@ -24,7 +24,7 @@ PART_BYTES = 16 * MIB
 
 @pytest.fixture(scope="module")
 def system():
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.api()
         yield system

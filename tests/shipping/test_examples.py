@@ -38,7 +38,7 @@ def run(*arguments, cwd, **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 
+from tests.system.forked import ForkedProgram
+
 ROOT = Path(__file__).parents[2]
 
 RESTART_SECONDS = 1.0
@@ -17,12 +19,21 @@ RESTART_SECONDS = 1.0
 
 STOP_SECONDS = 20.0
 
+MODULE = (sys.executable, "-m")
+"""How a command begins that can be forked."""
+
 
 class Process:
     """A process that is restarted when it dies."""
 
     def __init__(
-        self, name: str, command: Callable[[], list[str]], log: Path, *, kept: bool = True
+        self,
+        name: str,
+        command: Callable[[], list[str]],
+        log: Path,
+        *,
+        kept: bool = True,
+        forked: bool = False,
     ) -> None:
         """Start the process.
 
@@ -30,14 +41,18 @@ class Process:
             command: returns the command line; called at each start.
             log: gets the output of every start.
             kept: whether `revive` restarts it.
+            forked: start a command that begins with `MODULE` in a fraction of its time; see
+                `forked`.
         """
         self.name = name
         self.log = log
         self.starts = 0
         self._command = command
         self._kept = kept
+        self._forked = forked
         self._lock = RLock()
         self._died_at: float | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProgram
         self._start()
 
     @property
@@ -120,16 +135,25 @@ class Process:
     def _start(self) -> None:
         self._died_at = None
         self.starts += 1
-        supervision = [sys.executable, "-m", "service.die_with_parent", str(os.getpid())]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*supervision, *self._command()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                start_new_session=True,
-            )
+        command = self._command()
+        if self._forked and tuple(command[:2]) == MODULE:
+            module, *arguments = command[2:]
+            self._process = ForkedProgram(module, arguments, log=self.log, folder=ROOT)
+        else:
+            self._process = _execute(command, self.log)
+
+
+def _execute(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    supervision = [sys.executable, "-m", "service.die_with_parent", str(os.getpid())]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*supervision, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=ROOT,
+            start_new_session=True,
+        )
 
 
 def is_alive(pid: int) -> bool:

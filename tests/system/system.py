@@ -37,8 +37,11 @@ TIMEOUT_SECONDS = 20.0
 class System:
     """All processes around one store; dead ones are restarted until the system is closed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, forked: bool = False) -> None:
         """Start a Valkey server in `folder`; its path must be short, for it holds a unix socket.
+
+        Args:
+            forked: start APIs and workers in a fraction of their time; see `forked`.
 
         Attributes:
             start_seconds: longest that `await_models` has waited: how slow a start is here, now.
@@ -46,6 +49,7 @@ class System:
         self.data_dir = folder / "data"
         self.processes: list[Process] = []
         self._folder = folder
+        self._forked = forked
         self._urls: dict[str, str] = {}
         self._clients: list[httpx.Client] = []
         self.start_seconds = 0.0
@@ -234,7 +238,7 @@ class System:
         self, name: str, command: list[str] | Callable[[], list[str]], *, kept: bool = True
     ) -> Process:
         ask = command if callable(command) else lambda: command
-        process = Process(name, ask, self._folder / "log" / name, kept=kept)
+        process = Process(name, ask, self._folder / "log" / name, kept=kept, forked=self._forked)
         self.processes.append(process)
         return process
 
@@ -254,11 +258,15 @@ class System:
 
 
 @contextmanager
-def open_system() -> Iterator[System]:
-    """Yield a system in a temporary folder."""
+def open_system(*, forked: bool = False) -> Iterator[System]:
+    """Yield a system in a temporary folder.
+
+    Args:
+        forked: start APIs and workers in a fraction of their time; see `forked`.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="system-", dir="/tmp") as folder,
-        System(Path(folder)) as system,
+        System(Path(folder), forked=forked) as system,
     ):
         yield system
 

@@ -7,6 +7,9 @@ from typing import TypeVar
 WAIT_SECONDS = 30.0
 """Long enough for a busy machine; a wait ends as soon as its condition holds."""
 
+HANG_SECONDS = 120.0
+"""A process that should end, and has not by then, hangs. For ends whose speed does not matter."""
+
 FIRST_POLL_SECONDS = 0.02
 LAST_POLL_SECONDS = 0.1
 POLL_SHARE = 0.05

@@ -82,7 +82,7 @@ def test_they_end_with_their_parent(tmp_path):
 
 def test_one_command_serves_all_models_and_none_waits_for_another(tmp_path):
     video = make_video(tmp_path / "video.mp4", seconds=1).read_bytes()
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         process = system.worker("--engine", "fake", kept=False)
         system.await_models(*SPECS)

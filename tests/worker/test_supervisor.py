@@ -33,7 +33,7 @@ from rollout_core.jobs.redis_records import (
     queue_name,
 )
 from tests.system.valkey import running_valkey
-from tests.system.waiting import wait_until
+from tests.system.waiting import HANG_SECONDS, wait_until
 from worker.child import ChildFailure, ChildLost
 from worker.fake_engine import SPECS
 from worker.health import is_beating
@@ -222,7 +222,7 @@ def test_worker_can_be_stopped_while_its_engine_loads(start, redis):
 )
 def test_worker_that_cannot_start_prints_one_line(start, redis, log, flags, text, status):
     process = start(*flags)
-    assert process.wait(40) == status
+    assert process.wait(HANG_SECONDS) == status
     *_, line = log().splitlines()
     assert "Traceback" not in log()
     assert line.startswith("rollout-worker: ")
@@ -231,7 +231,7 @@ def test_worker_that_cannot_start_prints_one_line(start, redis, log, flags, text
 
 
 def test_worker_without_redis_prints_one_line(start, redis, log):
-    assert start("--engine", "fake", redis_url="unix:///none/such").wait(40) == 1
+    assert start("--engine", "fake", redis_url="unix:///none/such").wait(HANG_SECONDS) == 1
     *_, line = log().splitlines()
     assert "Traceback" not in log()
     assert line.startswith("rollout-worker: ")
@@ -308,7 +308,7 @@ def test_second_delivery_does_not_delete_the_first(start, redis, store, submit):
     (held,) = Job.fetch_many([job_id], redis, JSONSerializer)
     assert len(held.get_executions()) == 1
     first.kill()
-    wait_until(lambda: job_id in queued(redis, "fake-hang"), 15)
+    wait_until(lambda: job_id in queued(redis, "fake-hang"))
 
 
 def test_shutdown_requeues_the_running_job_at_the_front(start, redis, store, submit, log):

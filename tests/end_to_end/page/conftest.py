@@ -21,7 +21,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Yield a system with two APIs; the second one needs keys."""
     keys = tmp_path_factory.mktemp("keys") / "keys.toml"
     write_keys(keys)
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.api("--api-keys-file", str(keys))
         system.worker(model="fake")

@@ -59,7 +59,7 @@ def client(open_client: Callable[..., Any], server: ContractServer) -> Any:
 @pytest.fixture(scope="session")
 def system() -> Iterator[System]:
     """Run the real API, and workers with the fake engine."""
-    with open_system() as running:
+    with open_system(forked=True) as running:
         running.api(under=SHORT_LEASE)
         for model in ("fake", "fake-fail", "fake-hang"):
             running.worker(model=model)

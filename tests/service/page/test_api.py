@@ -24,7 +24,7 @@ DOCUMENT = Path(__file__).parents[3] / "openapi" / "openapi.json"
 @pytest.fixture(scope="module")
 def system():
     """Return a system with a real worker and a fake one."""
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.worker()
         system.worker(model="fake")

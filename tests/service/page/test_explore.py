@@ -64,7 +64,7 @@ class Service:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     require_tool("chromium")
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.worker()
         system.await_models("moving-things")

@@ -45,7 +45,7 @@ MIB = 1024**2
 
 @pytest.fixture(scope="module")
 def system():
-    with open_system() as system:
+    with open_system(forked=True) as system:
         system.api()
         system.worker(model="fake")
         system.await_models("fake")
