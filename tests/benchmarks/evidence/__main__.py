@@ -1,17 +1,17 @@
 """Measure which maps are true of the model, on scenes whose evidence is known.
 
-    python -m tests.benchmarks.evidence --scores FOLDER            # measures; goes on where it was
-    python -m tests.benchmarks.evidence --quick                    # a few minutes
-    python -m tests.benchmarks.evidence --scores FOLDER --document # also writes the documents
+    python -m tests.benchmarks.evidence             # measures what the kept scores lack
+    python -m tests.benchmarks.evidence --document  # writes the documents from the kept scores
+    python -m tests.benchmarks.evidence --quick     # measures anew, few scenes; keeps nothing
 
-The scores of every scene are kept in one file for each model. The report, its plot and the JSON
-with all figures are written to `--out`; `--document` writes them to `tests/benchmarks/results` and
-the tables of docs/methods.md. What the scores mean is said in `measure.py`.
+The scores of every scene are in one file for each model, saved after each row of each two scenes:
+the same command goes on from there. The report, its plot and the JSON with all figures are written
+to `--out`; `--document` writes them to `tests/benchmarks/results` and the tables of
+docs/methods.md. What the scores mean is said in `measure.py`.
 """
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from rollout_core.model.timesformer import TimeSformer
 from tests.benchmarks.evidence.cases import SCENES, SEEDS, Part, Scenes
 from tests.benchmarks.evidence.maps import ROWS, Row, by_name
 from tests.benchmarks.evidence.measure import Truth, about_the_model, judge
-from tests.benchmarks.evidence.report import document, write_report
+from tests.benchmarks.evidence.report import RESULTS, document, write_results
 from tests.benchmarks.evidence.sanity import sanity
 from tests.benchmarks.evidence.scores import Scores
 from tests.benchmarks.evidence.summary import MODEL, summarize
@@ -35,8 +35,10 @@ CHECKPOINTS = (
     MOVING_THINGS_PATH,
     Path(__file__).with_name("things-96px.safetensors"),
 )
-
 """The built-in model, and one of another seed and grid; rollout_core/demo/README.md has both."""
+
+KEPT = RESULTS / "evidence"
+"""Scores that the documents show."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,32 @@ class Batch:
 def measure(
     model: TimeSformer, scores: Scores, rows: Iterable[Row], plan: Plan, part: Part
 ) -> None:
-    """Measure what `scores` does not have yet."""
+    """Measure what `scores` does not have yet; dear rows last."""
     rows = list(rows)
     batches = range(-(-plan.scenes // SCENES))
-    for number in tqdm(batches, unit="batch", desc="measuring"):
-        batch = Batch(model, number, part, plan)
-        if scores.scenes(MODEL) <= batch.begin:
-            scores.add(MODEL, about_the_model(batch.truth))
-        for row in rows:
-            if scores.scenes(row.name) <= batch.begin < plan.of(row).scenes:
-                batch.measure(row, scores)
-                scores.save()
+    for is_dear in (False, True):
+        some = [row for row in rows if row.is_dear == is_dear]
+        for number in tqdm(batches, unit="batch", desc="dear rows" if is_dear else "rows"):
+            _measure_batch(Batch(model, number, part, plan), some, scores)
+
+
+def _measure_batch(batch: Batch, rows: Iterable[Row], scores: Scores) -> None:
+    if scores.scenes(MODEL) <= batch.begin:
+        scores.add(MODEL, about_the_model(batch.truth))
+        scores.save()
+    for row in rows:
+        if scores.scenes(row.name) <= batch.begin < batch.plan.of(row).scenes:
+            batch.measure(row, scores)
+            scores.save()
+
+
+def kept_scores(path: Path, part: Part, folder: Path | None) -> Scores:
+    """Return the scores of a checkpoint that are in a folder, if there are any."""
+    about: dict[str, str | int] = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "part": part,
+    }
+    return Scores.open(folder and folder / f"{path.stem}.json", about)
 
 
 def main() -> None:
@@ -127,7 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scores", type=Path, help="folder for the scores of every scene")
+    parser.add_argument(
+        "--scores", type=Path, default=KEPT, help="folder for the scores; default: %(default)s"
+    )
     parser.add_argument("--quick", action="store_true", help="few scenes, no black boxes")
     parser.add_argument("--scenes", type=int, help="limit of the scenes, for each model")
     parser.add_argument("--part", choices=SEEDS, default="report", help="which scenes")
@@ -138,31 +157,34 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="forget what there is of these rows")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="folder of the report; default: a new one")
-    parser.add_argument("--document", action="store_true", help="write the documents")
+    parser.add_argument(
+        "--document", action="store_true", help="measure nothing; write the documents"
+    )
     options = parser.parse_args()
+    if options.quick and options.document:
+        parser.error("--quick keeps no scores that could be documented")
     plan = QUICK if options.quick else FULL
     if options.scenes is not None:
         plan = plan.at_most(options.scenes)
     rows = [by_name(name) for name in options.row] if options.row else ROWS
     found: dict[str, Scores] = {}
     for path in options.checkpoint or CHECKPOINTS:
-        model = load_model(path).to(options.device)
-        about = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "part": options.part}
-        kept = options.scores and options.scores / f"{path.stem}.json"
-        scores = Scores.open(kept, about)
-        if options.again:
-            for row in rows:
-                scores.forget(row.name)
-        measure(model, scores, rows, plan, options.part)
+        scores = kept_scores(path, options.part, None if options.quick else options.scores)
+        if not options.document:
+            if options.again:
+                for row in rows:
+                    scores.forget(row.name)
+            measure(load_model(path).to(options.device), scores, rows, plan, options.part)
         found[path.stem] = scores
-    summary = summarize(found)
+    if options.document:
+        if missing := [name for name, scores in found.items() if not scores.rows]:
+            parser.error(f"{options.scores} has no scores of {', '.join(missing)}")
+        document(summarize(found))
+        return
     out = options.out or Path(mkdtemp(prefix="evidence-"))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evidence.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    write_report(summary, out)
+    write_results(summarize(found), out)
     print(out / "evidence.md")
-    if options.document:
-        document(summary)
 
 
 if __name__ == "__main__":

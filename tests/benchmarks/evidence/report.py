@@ -111,11 +111,16 @@ def write_report(summary: Summary, folder: Path) -> None:
     plot(summary, folder / "evidence.png")
 
 
+def write_results(summary: Summary, folder: Path) -> None:
+    """Write `evidence.json`, and the report."""
+    text = json.dumps(summary, indent=1)
+    (folder / "evidence.json").write_text(f"{text}\n", encoding="utf-8")
+    write_report(summary, folder)
+
+
 def document(summary: Summary) -> None:
     """Write the kept results, and the tables of docs/methods.md."""
-    text = json.dumps(summary, indent=1)
-    (RESULTS / "evidence.json").write_text(f"{text}\n", encoding="utf-8")
-    write_report(summary, RESULTS)
+    write_results(summary, RESULTS)
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(fill(page, summary), encoding="utf-8")
 

@@ -57,7 +57,10 @@ class Scores:
         """Write the file, if one is kept."""
         if self.path is None:
             return
-        content = json.dumps({"about": self.about, "rows": self.rows})
+        rows = ",\n".join(
+            f"{json.dumps(name)}: {json.dumps(row)}" for name, row in self.rows.items()
+        )
+        content = f'{{"about": {json.dumps(self.about)}, "rows": {{\n{rows}\n}}}}\n'
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{self.path.name}.part")
         beside.write_text(content, encoding="utf-8")
