@@ -247,10 +247,10 @@ def test_a_listed_file_that_is_missing_is_not_found(jobs, store, new_job, worker
     job_id = new_job()
     worker.succeed(job_id)
     job = jobs.get(job_id)
-    path, artifact = find(store, job, "sheet.png")
-    assert (path.name, artifact.bytes) == ("sheet.png", path.stat().st_size)
+    file, artifact = find(store, job, "sheet.png")
+    assert (file.name, artifact.bytes) == ("sheet.png", file.size)
 
-    path.unlink()
+    file.path.unlink()
 
     with pytest.raises(ArtifactNotFound):
         find(store, job, "sheet.png")
