@@ -39,7 +39,7 @@ from pathlib import Path, PurePath
 from pydantic import ValidationError
 
 from rollout_core.contract import RESULT_NAME, ExplainResult
-from rollout_core.errors import AttemptLost, StoreUnavailable, UnknownFormat
+from rollout_core.errors import AttemptLost, UnknownFormat
 from rollout_core.jobs.bucket import Bucket, Object, digest
 from rollout_core.jobs.disk import PRIVATE, open_plain
 from rollout_core.jobs.local_attempts import LocalAttempts, attempt_name, attempt_number
@@ -355,7 +355,7 @@ class ObjectStore(ArtifactStore):
     def names(self) -> Sequence[str]:
         """See `ArtifactStore.names`."""
         names, _ = self.bucket.list_children("jobs")
-        for gone in set(list(self._accepted_at)).difference(names):
+        for gone in set(self._accepted_at).difference(names):
             self._accepted_at.pop(gone, None)
         return names
 

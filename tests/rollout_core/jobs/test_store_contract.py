@@ -636,7 +636,7 @@ class TestIllStore:
         with monkeypatch.context() as patch:
             case.fall_ill(patch)
             for look in (store.exists, store.has_ended, store.is_open, store.ticket):
-                with pytest.raises(OSError, match="") as caught:
+                with pytest.raises(OSError, match=ILLNESS) as caught:
                     look(job)
                 assert caught.value.errno in ILL
             with pytest.raises(StoreUnavailable):
