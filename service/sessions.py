@@ -104,7 +104,7 @@ def read_secret(store: ArtifactStore) -> str:
     secret = store.made_once("session", "secret", lambda: secrets.token_hex(SECRET_BYTES))
     if not _SECRET.fullmatch(secret):
         raise SessionSecretError(
-            f"session/secret of the store has no {SECRET_BYTES} bytes in hex; remove it"
+            f"the store's session/secret has no {SECRET_BYTES} bytes in hex; remove it"
         )
     return secret
 
