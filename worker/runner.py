@@ -176,6 +176,7 @@ class Runner:
             elif not self._store.exists(job_id):
                 self._check_store()
                 self._check_missing(job_id)
+                self._store.end_attempts(job_id)  # files on this machine
         self._records.wait_for_redis()
 
     def _make_attempts(self, ticket: Ticket, origin: Origin) -> None:

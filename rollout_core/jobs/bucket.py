@@ -8,13 +8,14 @@ of store alike.
 
 import errno
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import obstore
@@ -42,7 +43,12 @@ REQUEST_SECONDS = 30
 CONNECT_SECONDS = 5
 
 MAX_COPY_BYTES = 5 * 1024**3
-"""The most that S3 copies with one request."""
+"""The most that S3 copies with one request; what is larger passes through this machine."""
+
+CREATE_TRIES = 5
+"""An object that another writer creates may neither be created nor be found for a moment."""
+
+CREATE_PAUSE_SECONDS = 0.1
 
 
 class Object(NamedTuple):
@@ -115,12 +121,16 @@ class Bucket:
             return None
 
     def put(
-        self, key: str, content: bytes | Path, *, attributes: Mapping[str, str] | None = None
+        self,
+        key: str,
+        content: bytes | Path | BinaryIO,
+        *,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         """Create or replace an object, which appears as a whole.
 
         Args:
-            content: bytes, or the path of a file.
+            content: bytes, the path of a file, or an open one.
             attributes: headers of HTTP that come with the object when it is read by a link.
         """
         with _as_os_error(key):
@@ -153,7 +163,7 @@ class Bucket:
         """Create an object unless there is one; return whether this call did.
 
         Of several calls at a time, one does. A request that was sent again because its answer was
-        lost may find its own object: then the content tells.
+        lost may find its own object: see `create_or_get`.
         """
         try:
             with _as_os_error(key):
@@ -162,12 +172,39 @@ class Bucket:
             return False
         return True
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy an object within the bucket, without reading it here.
+    def create_or_get(self, key: str, content: bytes) -> bytes:
+        """Create an object unless there is one; return the content it has then.
+
+        If no two calls have the same content, the caller knows by it whether it was the one that
+        created the object, even if an answer was lost.
+        """
+        for trial in range(CREATE_TRIES):
+            if trial:
+                time.sleep(CREATE_PAUSE_SECONDS)
+            try:
+                if self.create(key, content):
+                    return content
+                found = self.get(key)
+            except OSError:  # the answer may be lost, rather than the request
+                if self.get(key) == content:
+                    return content
+                raise
+            if found is not None:
+                return found
+        raise OSError(errno.EREMOTEIO, "the object can neither be created nor read", key)
+
+    def copy(self, source: str, target: str, size: int = 0) -> None:
+        """Copy an object within the bucket.
+
+        Args:
+            size: of the object, in bytes. What is too large for one request is read here.
 
         Raises:
             FileNotFoundError: there is no object `source`.
         """
+        if size > MAX_COPY_BYTES:
+            self.put_chunks(target, self.stream(source))
+            return
         with _as_os_error(source):
             obstore.copy(self._store, self._path(source), self._path(target))
 

@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
 
 from rollout_core.errors import UnknownFormat
 
@@ -19,6 +21,24 @@ PRIVATE_FILE = 0o600
 def is_plain(path: Path) -> bool:
     """Return whether this is a regular file, and not a link to one."""
     return path.is_file() and not path.is_symlink()
+
+
+def open_plain(path: Path) -> BinaryIO | None:
+    """Open a regular file for reading; return None for a link, or anything else.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            return None
+        raise
+    if S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
