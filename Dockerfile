@@ -41,10 +41,10 @@ RUN python -m venv --without-pip /opt/rollout \
     done
 
 FROM dependencies AS dependencies-api
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[service,telemetry]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[service,s3,telemetry]'
 
 FROM dependencies AS dependencies-worker-fake
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[media,telemetry]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[media,s3,telemetry]'
 
 # Both from the index of CPU wheels, since torchvision's code is linked with torch's. What they need
 # comes from the usual index.
@@ -52,10 +52,10 @@ FROM dependencies AS dependencies-worker-cpu
 ARG TORCH_INDEX
 RUN pip --python /opt/rollout install --no-deps --constraint constraints.txt \
         --index-url "$TORCH_INDEX" torch torchvision
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,telemetry]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,s3,telemetry]'
 
 FROM dependencies AS dependencies-worker
-RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,telemetry]'
+RUN pip --python /opt/rollout install --constraint constraints.txt '.[worker,s3,telemetry]'
 
 # The code, as a wheel that each image installs over the empty packages.
 FROM base AS wheel

@@ -14,8 +14,14 @@ ENV_PREFIX = "ROLLOUT_"
 
 SERVICE = (
     *("allowed_hosts", "api_keys_file", "cors_origins", "data_dir", "default_model", "device"),
-    *("drain_seconds", "engine", "host", "log_format", "log_level", "max_array_bytes"),
-    *("max_connections", "max_connections_per_address", "max_queued", "max_store_bytes"),
+    *("downloads", "drain_seconds", "engine", "host", "log_format", "log_level"),
+    *(
+        "max_array_bytes",
+        "max_connections",
+        "max_connections_per_address",
+        "max_queued",
+        "max_store_bytes",
+    ),
     *("max_upload_bytes", "metrics_address", "model", "page", "port", "private_hosts"),
     *("redis_password_file", "redis_url", "result_ttl", "root_path", "session_ttl", "standalone"),
     *("store", "trusted_proxies", "unix_socket"),

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from rollout_core.jobs.schemas import Job
+from rollout_core.jobs.store import ArtifactStore
 from service import cors, docs, openapi, problems
 from service.auth import CHECK_SECONDS, ApiKeys, RequireKey
 from service.deliveries import Deliverer
@@ -39,6 +40,7 @@ from service.maintenance import (
 from service.metric_sources import MetricSources
 from service.metrics import Metrics
 from service.metrics_server import serving_metrics
+from service.object_answers import origin_of_links
 from service.outbound import Hosts, Outbound
 from service.page import files as page
 from service.pools import Pools
@@ -218,7 +220,18 @@ def _open_services(settings: Settings) -> Services:
             max_bytes=settings.max_upload_bytes,
             idle_seconds=settings.upload_idle_seconds,
         ),
+        link_origin=_link_origin(settings, store),
     )
+
+
+def _link_origin(settings: Settings, store: ArtifactStore) -> str | None:
+    """Return where downloads come from if they are redirected to the bucket."""
+    if settings.downloads != "redirect":
+        return None
+    from rollout_core.jobs.object_store import ObjectStore  # needs obstore
+
+    assert isinstance(store, ObjectStore)  # the settings are checked
+    return origin_of_links(store)
 
 
 def _open_webhooks(settings: Settings, keys: ApiKeys | None, outbound: Outbound) -> Webhooks:

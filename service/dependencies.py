@@ -44,6 +44,7 @@ class Services:
 
     Attributes:
         scraped: the client of Redis that `metrics` reads with.
+        link_origin: where redirected downloads come from; None if they come from the service.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Services:
     pools: Pools
     deliverer: Deliverer
     fetcher: VideoFetcher
+    link_origin: str | None = None
 
 
 async def _services(request: Request) -> Services:

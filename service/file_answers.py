@@ -14,10 +14,18 @@ class FileAnswer(FileResponse):
 
     def unless_current(self, if_none_match: str | None) -> Response:
         """Return this answer, or 304 if the client has the file already."""
-        if not not_modified(if_none_match, self.headers["etag"]):
-            return self
-        kept = {name: self.headers[name] for name in KEPT_HEADERS if name in self.headers}
-        return Response(status_code=304, headers=kept)
+        return unless_current(self, if_none_match)
+
+    @classmethod
+    def ranges(cls, header: str, size: int) -> list[tuple[int, int]]:
+        """Return the parts of a file that a `Range` asks for: first byte, and end.
+
+        An empty list stands for the whole file: the header is malformed.
+
+        Raises:
+            RangeNotSatisfiable: one of them begins behind the end.
+        """
+        return cls._parse_range_header(header, size)
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
@@ -28,6 +36,14 @@ class FileAnswer(FileResponse):
             return []
         except StarletteRangeNotSatisfiable as error:
             raise RangeNotSatisfiable(error.max_size) from error
+
+
+def unless_current(answer: Response, if_none_match: str | None) -> Response:
+    """Return an answer, or 304 if the client has the file already."""
+    if not not_modified(if_none_match, answer.headers["etag"]):
+        return answer
+    kept = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
+    return Response(status_code=304, headers=kept)
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:

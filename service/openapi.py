@@ -139,6 +139,12 @@ def headers(*names: str) -> dict[str, Any]:
     return {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
 
 
+def link_headers() -> dict[str, Any]:
+    """Return the OpenAPI description of the headers of a redirect."""
+    described = "Where the file is. Whoever has this URL can read it for a while."
+    return {"Location": {"description": described, "schema": {"type": "string"}}}
+
+
 def problems(*errors: type[RolloutError]) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of a route's error answers, for its `responses`."""
     by_status: dict[int, list[type[RolloutError]]] = {}

@@ -8,6 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.auth import is_api_path
 from service.page.files import is_page_path
 
+WITH_FILES = ("img-src", "media-src", "connect-src")
+"""What a page may do with the files of a result: show and read them."""
+
 NO_SCRIPTS = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
     "frame-ancestors 'none'"
@@ -16,8 +19,8 @@ NO_SCRIPTS = (
 
 OWN_SCRIPTS = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "media-src 'self' blob:; connect-src 'self'; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
 )
 """Policy of the documentation: scripts of this service only, and none within a page."""
 
@@ -36,8 +39,22 @@ POLICIES: tuple[tuple[Callable[[Scope], bool], str], ...] = (
 """The first of them that fits a request is the policy of its answer."""
 
 
+def allowing(policy: str, origin: str | None) -> str:
+    """Return a policy that allows files of results to come from another origin, too."""
+    if origin is None:
+        return policy
+    directives = policy.split("; ")
+    return "; ".join(
+        f"{each} {origin}" if each.startswith(WITH_FILES) else each for each in directives
+    )
+
+
 class SecurityHeaders:
-    """Middleware: adds the headers that an answer does not have yet."""
+    """Middleware: adds the headers that an answer does not have yet.
+
+    If downloads are redirected to a bucket, pages may use files from there: a policy counts for
+    redirects, too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -47,7 +64,9 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        services = scope.get("state", {}).get("services")
         policy = next(policy for fits, policy in POLICIES if fits(scope))
+        policy = allowing(policy, services.link_origin if services else None)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

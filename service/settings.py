@@ -1,15 +1,15 @@
 """Settings of the service: environment variables `ROLLOUT_*`, or flags of the same names."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 from rollout_core.jobs.redis_settings import RedisSettings
-from rollout_core.jobs.store_settings import StoreSettings
+from rollout_core.jobs.store_settings import MAX_COPY_BYTES, StoreSettings
 from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.patterns import URL_PATH
 from rollout_core.work import DEFAULT_ARRAY_BYTES
@@ -58,6 +58,11 @@ class Settings(RedisSettings, StoreSettings, BaseSettings):
         description="Origins whose pages may call, as https://a.example; * for all. Default: none.",
     )
     max_upload_bytes: int = Field(512 * 1024**2, ge=1, description="Largest body of an upload.")
+    downloads: Literal["api", "redirect"] = Field(
+        "api",
+        description="How the files of results in a bucket are sent: by the API, or by the bucket, "
+        "to which clients are redirected.",
+    )
     upload_idle_seconds: float = Field(
         30, gt=0, le=60, description="Time for each 128 KiB of an upload, and for its end."
     )
@@ -163,6 +168,14 @@ class Settings(RedisSettings, StoreSettings, BaseSettings):
     def _check_hosts(cls, names: str | None) -> str | None:
         Hosts(names)
         return names
+
+    @model_validator(mode="after")
+    def _check_store(self) -> Self:
+        if self.store is None and self.downloads == "redirect":
+            raise ValueError("downloads can be redirected to a bucket only: set store")
+        if self.store is not None and self.max_upload_bytes > MAX_COPY_BYTES:
+            raise ValueError(f"max_upload_bytes is at most {MAX_COPY_BYTES} with a bucket")
+        return self
 
     @property
     def address_limit(self) -> int:

@@ -119,6 +119,7 @@ def worker_command(settings: Settings) -> list[str]:
     command += ["--engine", settings.engine, "--device", settings.device]
     command += ["--drain-seconds", str(WORKER_DRAIN_SECONDS)]
     command += ["--log-format", settings.log_format, "--log-level", settings.log_level]
+    command += ["--store", settings.store] if settings.store else []
     return command + (["--model", settings.model] if settings.model else [])
 
 

@@ -24,7 +24,7 @@ from rollout_core.command import (
 with require_extra("rollout-worker", "worker"):
     from redis import Redis
 
-    from rollout_core.errors import DeviceError, OtherStore
+    from rollout_core.errors import DeviceError, OtherStore, StoreUnavailable
     from rollout_core.jobs.redis_records import announce_waiting, require_store
     from worker import fake_engine
     from worker.children import Children
@@ -109,7 +109,7 @@ def _run_children(settings: Settings, start_children: Callable[[], Children]) ->
         logs.tell("rollout-worker", str(error))
         is_lasting = isinstance(error, DeviceError) or error.is_lasting
         sys.exit(UNUSABLE_STATUS if is_lasting else 1)
-    except (NameTaken, Exhausted, OSError, OtherStore, *UNREACHABLE) as error:
+    except (NameTaken, Exhausted, OSError, OtherStore, StoreUnavailable, *UNREACHABLE) as error:
         sys.exit(f"rollout-worker: {error}")
 
 

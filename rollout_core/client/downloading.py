@@ -87,7 +87,7 @@ class Downloading:
         if there:
             headers |= {"Range": f"bytes={there}-", "If-Range": f'"{artifact.sha256}"'}
         call = Call("GET", job_path(job, "artifacts", artifact.name), headers=headers)
-        async with self._sender.stream(call) as stream:
+        async with self._sender.stream_file(call) as stream:
             begin = there if stream.status == 206 else 0
             with part.open("r+b" if begin else "wb") as file:
                 file.seek(begin)

@@ -73,10 +73,30 @@ class Sender:
             RolloutApiError, RolloutConnectionError: as `send` does.
         """
         async with self.driver.stream(call) as stream:
-            if stream.status >= 400:
-                body = b"".join([chunk async for chunk in stream.chunks()])
-                self._checked(Answer(stream.status, stream.headers, body))
+            await self._check(stream)
             yield stream
+
+    @asynccontextmanager
+    async def stream_file(self, call: Call) -> AsyncIterator[Stream]:
+        """Open the answer with a file, as `stream` does; follow a link to where the file is.
+
+        The link leads to this file and no other version of it, so `If-Range` is left out: the
+        store behind the link may name versions in another way.
+        """
+        async with self.stream(call) as stream:
+            link = stream.headers.get("location") if stream.status >= 300 else None
+            if link is None:
+                yield stream
+                return
+        headers = {name: value for name, value in call.headers.items() if name != "If-Range"}
+        async with self.driver.stream_link(link, headers) as stream:
+            await self._check(stream)
+            yield stream
+
+    async def _check(self, stream: Stream) -> None:
+        if stream.status >= 400:
+            body = b"".join([chunk async for chunk in stream.chunks()])
+            self._checked(Answer(stream.status, stream.headers, body))
 
     @staticmethod
     def _checked(answer: Answer) -> Answer:

@@ -123,6 +123,15 @@ class Driver(Protocol):
     def stream(self, call: Call) -> AbstractAsyncContextManager[Stream]:
         """Make a call; its answer is read in the context, and raises as `send` does."""
 
+    def stream_link(
+        self, url: str, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[Stream]:
+        """Read an address that the service has given, without the API key; as `stream` does.
+
+        Args:
+            url: absolute, or relative to that of the service.
+        """
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
@@ -140,7 +149,7 @@ class BlockingDriver:
     async def send(self, call: Call) -> Answer:
         """See `Driver`."""
         content = call.body.chunks() if call.body else None
-        with _named(self.server):
+        with _named(self.server.url):
             answer = self._http.request(
                 call.method, call.path, **call.options(self.server, content)
             )
@@ -150,8 +159,22 @@ class BlockingDriver:
     async def stream(self, call: Call) -> AsyncIterator[Stream]:
         """See `Driver`."""
         options = call.options(self.server, None)
-        with _named(self.server), self._http.stream(call.method, call.path, **options) as answer:
+        with (
+            _named(self.server.url),
+            self._http.stream(call.method, call.path, **options) as answer,
+        ):
             yield _BlockingStream(answer)
+
+    @asynccontextmanager
+    async def stream_link(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Stream]:
+        """See `Driver`."""
+        request = _link_request(self._http, url, headers)
+        with _named(_origin(request.url)):
+            answer = self._http.send(request, stream=True)
+            try:
+                yield _BlockingStream(answer)
+            finally:
+                answer.close()
 
     async def sleep(self, seconds: float) -> None:
         """See `Driver`."""
@@ -176,7 +199,7 @@ class AsyncDriver:
     async def send(self, call: Call) -> Answer:
         """See `Driver`."""
         content = self._content(call.body) if call.body else None
-        with _named(self.server):
+        with _named(self.server.url):
             answer = await self._http.request(
                 call.method, call.path, **call.options(self.server, content)
             )
@@ -186,9 +209,20 @@ class AsyncDriver:
     async def stream(self, call: Call) -> AsyncIterator[Stream]:
         """See `Driver`."""
         options = call.options(self.server, None)
-        with _named(self.server):
+        with _named(self.server.url):
             async with self._http.stream(call.method, call.path, **options) as answer:
                 yield _AsyncStream(answer)
+
+    @asynccontextmanager
+    async def stream_link(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Stream]:
+        """See `Driver`."""
+        request = _link_request(self._http, url, headers)
+        with _named(_origin(request.url)):
+            answer = await self._http.send(request, stream=True)
+            try:
+                yield _AsyncStream(answer)
+            finally:
+                await answer.aclose()
 
     async def sleep(self, seconds: float) -> None:
         """See `Driver`."""
@@ -269,21 +303,39 @@ def iterate_at_once(values: AsyncIterator[T]) -> Iterator[T]:
         run_at_once(close())
 
 
+def _link_request(
+    http: httpx2.Client | httpx2.AsyncClient, url: str, headers: Mapping[str, str]
+) -> httpx2.Request:
+    """Return a request without the API key, which only the service may see.
+
+    A link has its own signature; a bucket refuses a request that has a key besides.
+    """
+    request = http.build_request("GET", http.base_url.join(url), headers=dict(headers))
+    request.headers.pop("Authorization", None)
+    request.headers.pop("Cookie", None)
+    return request
+
+
+def _origin(url: httpx2.URL) -> str:
+    """Return a URL without its path and its signature."""
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
 @contextmanager
-def _named(server: Server) -> Iterator[None]:
-    """Raise failures of the connection as one that names the service."""
+def _named(url: str) -> Iterator[None]:
+    """Raise failures of the connection as one that names the service, or where its link leads."""
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-        text = f"cannot connect to {server.url}: {_reason(error)}"
+        text = f"cannot connect to {url}: {_reason(error)}"
         raise RolloutConnectionError(text, unsent=True) from error
     except httpx2.TimeoutException as error:
-        text = f"{server.url} does not answer in time ({type(error).__name__})"
+        text = f"{url} does not answer in time ({type(error).__name__})"
         raise RolloutConnectionError(text) from error
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-        raise RolloutConnectionError(f"{server.url!r} is not a URL of a service") from error
+        raise RolloutConnectionError(f"{url!r} is not a URL of a service") from error
     except httpx2.TransportError as error:
-        text = f"the connection to {server.url} broke: {_reason(error)}"
+        text = f"the connection to {url} broke: {_reason(error)}"
         raise RolloutConnectionError(text) from error
 
 

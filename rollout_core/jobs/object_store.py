@@ -33,6 +33,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path, PurePath
 
@@ -76,6 +77,7 @@ class StoredObject(StoredFile):
 
     bucket: Bucket
     key: str
+    modified: datetime
 
     def read(self) -> bytes:
         """See `StoredFile.read`."""
@@ -306,7 +308,9 @@ class ObjectStore(ArtifactStore):
             return None
         key = f"{_folder(job_id, job)}/attempts/{end.attempt}/{name}"
         found = self.bucket.head(key)
-        return None if found is None else StoredObject(name, found.bytes, self.bucket, key)
+        if found is None:
+            return None
+        return StoredObject(name, found.bytes, self.bucket, key, found.modified)
 
     def delete(self, job_id: str) -> bool:
         """See `ArtifactStore.delete`; also of a job that this version cannot read.

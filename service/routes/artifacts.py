@@ -1,15 +1,16 @@
 """Artifacts: the files of a job that has succeeded."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 from fastapi import APIRouter, Header
 from fastapi import Path as Parameter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from rollout_core.contract import Artifact, ExplainResult
 from rollout_core.jobs.folder_store import FileOnDisk
-from rollout_core.jobs.media_types import disposition_of, media_type_of
+from rollout_core.jobs.media_types import content_disposition, disposition_of, media_type_of
 from rollout_core.jobs.schemas import Job
 from rollout_core.jobs.store import ArtifactStore, StoredFile
 from service import openapi
@@ -23,9 +24,13 @@ from service.errors import (
     JobWithoutResult,
     RangeNotSatisfiable,
 )
-from service.file_answers import FileAnswer
+from service.file_answers import FileAnswer, unless_current
 from service.hosts import present_root_path
+from service.object_answers import ObjectAnswer, link_to
 from service.pools import in_pool
+
+if TYPE_CHECKING:  # obstore is needed with a bucket only
+    from rollout_core.jobs.object_store import StoredObject
 
 router = APIRouter(prefix=f"{API_PREFIX}/jobs/{{job_id}}/artifacts", tags=["artifacts"])
 
@@ -51,6 +56,11 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
             "description": "The part of the file given by `Range`",
             "headers": openapi.headers("ETag", "Content-Range"),
         },
+        302: {
+            "description": "A link to the file in the bucket of the store, for ten minutes, if the "
+            "service is set so. Follow it without the API key",
+            "headers": openapi.link_headers(),
+        },
         304: {
             "description": "`If-None-Match` contains the ETag of the file",
             "headers": openapi.headers("ETag"),
@@ -69,6 +79,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 def get_artifact(
     job_id: JobIdDep,
     name: Annotated[str, Parameter(description="`name` of an artifact.", examples=["sheet.png"])],
+    request: Request,
     services: ServicesDep,
     owner: OwnerNameDep,
     if_none_match: Annotated[
@@ -80,8 +91,16 @@ def get_artifact(
     The ETag is the file's SHA-256.
     """
     file, artifact = find(services.store, services.jobs.get(job_id, owner=owner), name)
-    assert isinstance(file, FileOnDisk)
-    return ArtifactResponse(file.path, artifact, job_id=job_id).unless_current(if_none_match)
+    if isinstance(file, FileOnDisk):
+        return ArtifactResponse(file.path, artifact, job_id=job_id).unless_current(if_none_match)
+    stored = cast("StoredObject", file)
+    media_type = media_type_of(name)
+    disposition = content_disposition(_file_name(job_id, artifact), media_type)
+    headers = {"Content-Type": media_type, "Content-Disposition": disposition}
+    whole = ObjectAnswer(stored, headers | _headers(artifact))
+    answer = unless_current(whole, if_none_match)
+    redirects = services.settings.downloads == "redirect" and request.method == "GET"
+    return link_to(stored) if answer is whole and redirects else answer
 
 
 def artifact_url(job_id: str, name: str) -> str:
@@ -138,14 +157,23 @@ class ArtifactResponse(FileAnswer):
             path,
             stat_result=stat_result,
             media_type=media_type,
-            filename=f"{job_id[:8]}-{artifact.name}",
+            filename=_file_name(job_id, artifact),
             content_disposition_type=disposition_of(media_type),
-            headers={
-                "ETag": f'"{artifact.sha256}"',
-                "Cache-Control": "private, no-cache",
-                "X-Content-Type-Options": "nosniff",
-            },
+            headers=_headers(artifact),
         )
+
+
+def _headers(artifact: Artifact) -> dict[str, str]:
+    return {
+        "ETag": f'"{artifact.sha256}"',
+        "Cache-Control": "private, no-cache",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _file_name(job_id: str, artifact: Artifact) -> str:
+    """Return the name under which a browser saves an artifact."""
+    return f"{job_id[:8]}-{artifact.name}"
 
 
 def _raise_without_result(job: Job) -> NoReturn:

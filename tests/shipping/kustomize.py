@@ -85,6 +85,8 @@ def _patched(manifests: list[Manifest], patch: Manifest) -> list[Manifest]:
     wanted = identity(patch)
     if wanted not in map(identity, manifests):
         raise NotRendered(f"there is nothing to patch: {wanted}")
+    if patch.get("$patch") == "delete":
+        return [each for each in manifests if identity(each) != wanted]
     by_key = patch["kind"] in PATCHED_IN_PODS
     return [
         _merged(each, patch, by_key=by_key) if identity(each) == wanted else each
@@ -93,11 +95,13 @@ def _patched(manifests: list[Manifest], patch: Manifest) -> list[Manifest]:
 
 
 def _merged(below: Any, above: Any, *, by_key: bool) -> Any:
-    """Return a mapping with another one over it."""
+    """Return a mapping with another one over it, in which None removes a field."""
     result = copy.deepcopy(below)
     for name, value in above.items():
         present = result.get(name)
-        if isinstance(value, dict) and isinstance(present, dict):
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, dict) and isinstance(present, dict):
             result[name] = _merged(present, value, by_key=by_key)
         elif isinstance(value, list) and isinstance(present, list) and by_key:
             result[name] = _merged_list(name, present, value)

@@ -91,7 +91,12 @@ def cpu(root, base):
     return merge(base, read(root / "docker-compose.cpu.yml"))
 
 
-@pytest.fixture(params=["base", "cpu"])
+@pytest.fixture(scope="module")
+def bucket(root, base):
+    return merge(base, read(root / "deploy" / "compose.bucket.yml"))
+
+
+@pytest.fixture(params=["base", "cpu", "bucket"])
 def compose(request):
     return request.getfixturevalue(request.param)
 
@@ -191,11 +196,27 @@ def test_checkpoints_are_mounted_read_only(compose):
     assert mounts[0].endswith(":/checkpoints:ro")
 
 
-def test_workers_have_no_way_out(compose):
+def test_workers_have_no_way_out_but_to_a_bucket(compose, bucket):
     assert compose["networks"]["backend"]["internal"] is True
     for name in (*WORKERS, "redis"):
-        assert compose["services"][name]["networks"] == ["backend"]
+        way_out = ["bucket"] if compose is bucket and name in WORKERS else []
+        assert compose["services"][name]["networks"] == ["backend", *way_out]
         assert "ports" not in compose["services"][name]
+
+
+def test_the_bucket_override_changes_only_the_networks_of_workers(base, bucket):
+    expected = copy.deepcopy(base)
+    for name in WORKERS:
+        expected["services"][name]["networks"] = ["backend", "bucket"]
+    expected["networks"]["bucket"] = None
+    assert bucket == expected
+
+
+def test_credentials_of_a_bucket_reach_the_containers_by_the_file_of_settings(compose):
+    for name in OURS:
+        service = compose["services"][name]
+        assert {"path": ".env", "required": False} in service["env_file"]
+        assert not any(key.startswith("AWS_") for key in service["environment"])
 
 
 def test_redis_stores_its_data(compose):

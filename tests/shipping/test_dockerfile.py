@@ -100,7 +100,7 @@ def test_target_writes_only_to_data_and_tmp(stages, target):
 def test_target_installs_its_own_extra_at_pinned_versions(stages, target):
     runs = arguments(stages[f"dependencies-{target}"], "RUN")
     (install,) = [run for run in runs if run.startswith("pip ") and ".[" in run]
-    assert re.findall(r"\.\[([\w,]+)\]", install) == [f"{EXTRAS[target]},telemetry"]
+    assert re.findall(r"\.\[([\w,]+)\]", install) == [f"{EXTRAS[target]},s3,telemetry"]
     assert "--constraint constraints.txt" in install
 
 

@@ -22,7 +22,7 @@ from tests.system.tools import require_tool
 from worker.messages import MediaOptions
 from worker.settings import Settings as WorkerSettings
 
-OVERLAYS = ("fake", "gpu", "production")
+OVERLAYS = ("fake", "gpu", "object-storage", "production")
 
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 """The oldest release of Kubernetes that docs/kubernetes.md names, and the newest known one."""
@@ -83,10 +83,11 @@ def container(manifests, name):
 
 
 def environment(manifests, name):
-    """Return the environment of a container: of its config maps, and its own."""
+    """Return the environment of a container: of its config maps, and its own; not of secrets."""
     found = {}
     for source in container(manifests, name).get("envFrom", ()):
-        found |= manifests["ConfigMap", source["configMapRef"]["name"]]["data"]
+        if "configMapRef" in source:
+            found |= manifests["ConfigMap", source["configMapRef"]["name"]]["data"]
     return found | {item["name"]: item["value"] for item in container(manifests, name)["env"]}
 
 
@@ -455,7 +456,9 @@ def test_redis_has_the_options_of_compose(manifests, compose):
     assert mounts[claim["metadata"]["name"]] == "/data"
 
 
-def test_all_mount_one_store(manifests):
+@pytest.mark.parametrize("overlay", sorted({*OVERLAYS} - {"object-storage"}))
+def test_all_mount_one_store(rendered, overlay):
+    manifests = rendered[overlay]
     claim = manifests["PersistentVolumeClaim", "data"]["spec"]
     assert claim["accessModes"] == ["ReadWriteMany"]
     limit = int(environment(manifests, "api")["ROLLOUT_MAX_STORE_BYTES"])
@@ -496,7 +499,8 @@ def test_checkpoints_are_mounted_read_only(rendered):
 def test_the_environment_has_only_valid_settings(manifests, name, settings, others):
     variables = environment(manifests, name)
     assert {each for each in variables if not each.startswith("ROLLOUT_")} <= {
-        "OTEL_EXPORTER_OTLP_ENDPOINT"
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "AWS_REGION",
     }
     assert fields(variables).keys() <= settings.model_fields.keys() | others.model_fields.keys()
     own = {key: value for key, value in fields(variables).items() if key in settings.model_fields}
@@ -551,7 +555,8 @@ def test_only_the_api_gets_the_file_of_keys(production, rendered):
     assert "subPath" not in mount, "a changed Secret would not arrive"
     for overlay, manifests in rendered.items():
         assert "ROLLOUT_API_KEYS_FILE" not in environment(manifests, "worker")
-        assert ("secret" in json.dumps(pods_of(manifests))) == (overlay == "production")
+        has_secret = "secretName" in json.dumps(pods_of(manifests))
+        assert has_secret == (overlay == "production")
 
 
 def test_media_must_be_confined_but_in_a_trial(rendered):
@@ -559,7 +564,42 @@ def test_media_must_be_confined_but_in_a_trial(rendered):
         overlay: environment(manifests, "worker")["ROLLOUT_REQUIRE_CONFINEMENT"]
         for overlay, manifests in rendered.items()
     }
-    assert confined == {"fake": "false", "gpu": "true", "production": "true"}
+    assert confined == {
+        "fake": "false",
+        "gpu": "true",
+        "object-storage": "true",
+        "production": "true",
+    }
+
+
+def test_with_a_bucket_pods_share_no_volume_that_they_write(rendered):
+    manifests = rendered["object-storage"]
+    assert ("PersistentVolumeClaim", "data") not in manifests
+    assert ("PersistentVolumeClaim", "data") in rendered["gpu"]
+    for name in ("api", "worker"):
+        volumes = {each["name"]: each for each in pods_of(manifests)[name]["spec"]["volumes"]}
+        assert volumes["data"].keys() == {"name", "emptyDir"}
+        claims = {volume for volume, each in volumes.items() if "persistentVolumeClaim" in each}
+        assert claims == ({"checkpoints"} if name == "worker" else set())
+        (mount,) = (e for e in container(manifests, name)["volumeMounts"] if e["name"] == "data")
+        assert mount["mountPath"] == environment(manifests, name)["ROLLOUT_DATA_DIR"]
+    assert "persistentVolumeClaim" in json.dumps(pods_of(rendered["gpu"])["api"])
+
+
+def test_api_and_workers_use_one_bucket_with_the_credentials_of_a_secret(rendered):
+    manifests = rendered["object-storage"]
+    found = {environment(manifests, name)["ROLLOUT_STORE"] for name in ("api", "worker")}
+    assert len(found) == 1
+    ServiceSettings(store=found.pop())
+    for name in ("api", "worker"):
+        (secret,) = (
+            each["secretRef"]
+            for each in container(manifests, name)["envFrom"]
+            if "secretRef" in each
+        )
+        assert secret == {"name": "bucket"}
+        assert not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} & {*environment(manifests, name)}
+    assert "envFrom" not in container(manifests, "redis")
 
 
 # Network
@@ -587,13 +627,21 @@ def test_only_what_is_added_leads_further(production):
     assert way_out(production, "redis") == set()
 
 
+def test_api_and_workers_reach_the_bucket(rendered):
+    manifests = rendered["object-storage"]
+    for name in ("api", "worker"):
+        assert way_out(manifests, name) == {TO_REDIS, DNS, "0.0.0.0/0 [443]"}
+    assert way_out(manifests, "redis") == set()
+
+
 def test_spans_go_where_the_policy_leads(production):
     endpoint = environment(production, "worker")["OTEL_EXPORTER_OTLP_ENDPOINT"]
     assert endpoint == "http://collector.observability.svc:4318"
 
 
-def test_the_internet_means_public_addresses(production):
+def test_the_internet_means_public_addresses(production, rendered):
     (rule,) = production["NetworkPolicy", "outbound"]["spec"]["egress"]
+    assert [rule] == rendered["object-storage"]["NetworkPolicy", "to-bucket"]["spec"]["egress"]
     (peer,) = rule["to"]
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} < {
         *peer["ipBlock"]["except"]

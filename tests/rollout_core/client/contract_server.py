@@ -64,6 +64,7 @@ class ContractServer(ThreadingHTTPServer):
         prefers: whether `Prefer: wait` is honoured.
         has_uploads: whether /v1/uploads exists.
         cut_downloads: after how many bytes each of the next downloads breaks.
+        links: the URL, without a slash at its end, to which downloads are redirected, if they are.
     """
 
     daemon_threads = True
@@ -81,6 +82,7 @@ class ContractServer(ThreadingHTTPServer):
         self.prefers = False
         self.has_uploads = True
         self.cut_downloads: list[int] = []
+        self.links: str | None = None
         self.files = dict(FILES)
 
     @property
@@ -204,6 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             ("POST", r"/v1/jobs/(\w+)/cancel", self._cancel),
             ("GET", r"/v1/jobs/(\w+)/events", self._events),
             ("GET", r"/v1/jobs/(\w+)/artifacts/(.+)", self._artifact),
+            ("GET", r"/bucket/(.+)", self._object),
         ]
         if self.server.has_uploads:
             routes += [
@@ -284,10 +287,32 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _artifact(self, seen: Seen, _: str, name: str) -> None:
+        if self.server.links:
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.links}/{name}?X-Amz-Signature=a%2Fb")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
         data = self.server.files[name]
         tag = f'"{sha256(data).hexdigest()}"'
         begin = 0
         if seen.headers.get("if-range") == tag:
+            begin = int(seen.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(data) - begin))
+        self.end_headers()
+        if self.server.cut_downloads:
+            self.wfile.write(data[begin : begin + self.server.cut_downloads.pop(0)])
+            return self._break()
+        self.wfile.write(data[begin:])
+        return None
+
+    def _object(self, seen: Seen, name: str) -> None:
+        """Answer as a bucket does: it knows no SHA-256, and refuses a key beside its signature."""
+        if "authorization" in seen.headers or seen.query != {"X-Amz-Signature": "a/b"}:
+            return self._problem(400, "invalid_request")
+        data, begin = self.server.files[name], 0
+        if "range" in seen.headers and "if-range" not in seen.headers:
             begin = int(seen.headers["range"].removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if begin else 200)
         self.send_header("Content-Length", str(len(data) - begin))

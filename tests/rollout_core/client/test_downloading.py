@@ -1,8 +1,14 @@
 import pytest
 
-from rollout_core.client import ClientError, DamagedTransfer, NoResult, RolloutConnectionError
+from rollout_core.client import (
+    ClientError,
+    DamagedTransfer,
+    NoResult,
+    RolloutApiError,
+    RolloutConnectionError,
+)
 from rollout_core.jobs.schemas import Job
-from tests.rollout_core.client.contract_server import FILES
+from tests.rollout_core.client.contract_server import FILES, contract_server
 
 SHEET = "sheet.png"
 FILE = r"/v1/jobs/\w+/artifacts/sheet.png"
@@ -93,3 +99,57 @@ def test_a_job_without_result_says_why(client, server, tmp_path):
         client.download(job, tmp_path)
     with pytest.raises(NoResult, match="it is queued"):
         client.result(Job.model_validate(server.job(1), extra="ignore"))
+
+
+class TestLinks:
+    """The service redirects downloads to a bucket."""
+
+    @pytest.fixture
+    def bucket(self, server):
+        with contract_server() as running:
+            server.links = f"{running.url}/bucket"
+            yield running
+
+    def test_the_bucket_gets_no_api_key(self, open_client, server, bucket, job, tmp_path):
+        client = open_client(server.url, api_key="secret")
+        paths = client.download(job, tmp_path / "out")
+        assert {path.name: path.read_bytes() for path in paths} == FILES
+        assert all(seen.headers["authorization"] == "Bearer secret" for seen in server.seen)
+        assert len(bucket.seen) == len(FILES)
+        for seen in bucket.seen:
+            assert not {"authorization", "cookie", "if-range"} & seen.headers.keys()
+            assert "secret" not in str(seen)
+
+    def test_no_key_goes_to_a_bucket_at_the_same_address(self, open_client, server, job, tmp_path):
+        server.links = f"{server.url}/bucket"
+        open_client(server.url, api_key="secret").download(job, tmp_path, [SHEET])
+        assert (tmp_path / SHEET).read_bytes() == FILES[SHEET]
+        (seen,) = server.find("GET", r"/bucket/.+")
+        assert "authorization" not in seen.headers
+
+    def test_a_relative_link_leads_to_the_service(self, client, server, job, tmp_path):
+        server.links = "/rollout/bucket"
+        client.download(job, tmp_path, [SHEET])
+        assert (tmp_path / SHEET).read_bytes() == FILES[SHEET]
+
+    def test_a_broken_download_is_resumed_by_a_new_link(
+        self, client, server, bucket, job, tmp_path
+    ):
+        bucket.cut_downloads = [300_000]
+        client.download(job, tmp_path, [SHEET])
+        assert (tmp_path / SHEET).read_bytes() == FILES[SHEET]
+        assert "range" in bucket.seen[1].headers
+        assert server.count("GET", FILE) == 2
+
+    def test_a_link_that_is_refused_is_an_error(self, client, server, job, tmp_path):
+        server.links = f"{server.url}/nowhere"
+        with pytest.raises(RolloutApiError) as caught:
+            client.download(job, tmp_path, [SHEET])
+        assert caught.value.status == 404
+
+    def test_a_bucket_that_is_away_is_named_without_its_signature(
+        self, client, server, bucket, job, tmp_path
+    ):
+        server.links = "http://127.0.0.1:9/bucket"
+        with pytest.raises(RolloutConnectionError, match=r"cannot connect to http://127.0.0.1:9: "):
+            client.download(job, tmp_path, [SHEET])

@@ -89,6 +89,7 @@ function Follower({ leader, other, caption, pane }) {
     class="frame"
     ref=${video}
     src=${other.previewUrl}
+    crossorigin="anonymous"
     muted
     playsinline
     preload="auto"

@@ -9,7 +9,7 @@ import { artifactUrl } from "../api/client.js";
 /** @typedef {import("./player.js").Player} Player */
 
 /**
- * The video that leads. It is muted, and repeats.
+ * The video that leads. It is muted, and repeats. `crossorigin` lets a picture be saved of it if it comes from a bucket.
  * @param {{ url: string, player: Player, autoplay: boolean }} props
  */
 export function LeadingVideo({ url, player, autoplay }) {
@@ -21,7 +21,7 @@ export function LeadingVideo({ url, player, autoplay }) {
     if (autoplay) player.play();
     return () => player.detach();
   }, [url, player]);
-  return html`<video class="frame" ref=${video} src=${url} muted loop playsinline preload="auto" disablepictureinpicture
+  return html`<video class="frame" ref=${video} src=${url} crossorigin="anonymous" muted loop playsinline preload="auto" disablepictureinpicture
     tabindex="-1" aria-hidden="true"></video>`;
 }
 
