@@ -5,7 +5,6 @@ from rq import Queue
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import JobRecord
 from rollout_core.jobs.redis_records import job_key, queue_name, redis_now
 from rollout_core.jobs.store import ArtifactStore
@@ -14,7 +13,7 @@ from tests.system.system import System
 
 def account(system: System, job_id: str) -> str:
     """Return one line about an unfinished job: its record, its delivery, and its folder."""
-    store = FolderStore(system.data_dir)
+    store = system.store
     ticket = store.ticket(job_id)
     with system.redis as redis:
         record = _record(redis, job_id)

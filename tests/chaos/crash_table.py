@@ -79,13 +79,12 @@ def playing(
 
 def require_one_end(system: System, job_id: str) -> None:
     """Check that the store holds exactly one end of a job, and none of its attempts."""
-    folder = system.data_dir / "jobs" / job_id
-    ends = {path.name for path in (folder / "result").iterdir()} & {"result.json", "ended.json"}
+    ends = system.ends_of(job_id)
     assert len(ends) == 1, ends
     wait_until(
-        lambda: not list(folder.glob("attempts/*")),
+        lambda: not system.attempts_of(job_id),
         CLEAN_SECONDS,
-        "the folders of attempts to be removed",
+        "the files of attempts to be removed",
     )
 
 

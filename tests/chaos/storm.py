@@ -1,6 +1,7 @@
 """A storm: random faults, one every second or two, while clients submit jobs.
 
     python -m tests.chaos.storm [--minutes N] [--jobs N] [--seed S] [--blows NAME …]
+                                [--bucket]
 
 The system has two APIs and three workers with the fake engine. One of the workers serves another
 model each time it is restarted. When the faults have stopped, every accepted job must end within
@@ -22,6 +23,7 @@ import httpx
 
 from tests.chaos.account import account
 from tests.chaos.blows import BLOWS, Blows
+from tests.chaos.bucket_system import open_bucket_system
 from tests.chaos.crash_table import require_clean_redis, require_one_end
 from tests.chaos.job_log import JobLog
 from tests.chaos.staging import is_ready, video
@@ -256,11 +258,12 @@ class Storm:
                     self.job_log.record_missing(job_id)
                 else:
                     self.job_log.record(response.json(), asked_at)
+        self._system.remove_leftovers()
         for job_id in self.job_log.deleted:
-            if list(self._system.data_dir.glob(f"*/{job_id}")):
+            if self._system.has_files(job_id):
                 self.leftovers.append(f"{job_id} was deleted, but has files")
-        for folder in (self._system.data_dir / "jobs").iterdir():
-            self._check(require_one_end, self._system, folder.name)
+        for job_id in self._system.stored_jobs():
+            self._check(require_one_end, self._system, job_id)
         self._check(require_clean_redis, self._system)
 
     def _check(self, check: Callable[..., None], *args: Any) -> None:
@@ -294,8 +297,13 @@ def main() -> int:
     parser.add_argument(
         "--blows", nargs="+", choices=BLOWS, default=list(BLOWS), help="Default: all."
     )
+    parser.add_argument(
+        "--bucket",
+        action="store_true",
+        help="The store is in a bucket, and each worker is on a machine of its own.",
+    )
     options = parser.parse_args()
-    with open_system() as system:
+    with open_bucket_system() if options.bucket else open_system() as system:
         storm = Storm(system, options.seed, options.blows)
         storm.run(60 * options.minutes, options.jobs)
     storm.report()

@@ -34,7 +34,7 @@ def system(redis, redis_url, store):
         def redis(self) -> Redis:
             return Redis.from_url(redis_url)
 
-    return FakeSystem(data_dir=store.root)
+    return FakeSystem(store=store)
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.redis_url import RedisUrl
+from rollout_core.jobs.store import ArtifactStore
 from service.standalone import valkey_command
 from tests.system.processes import Process
 from tests.system.waiting import wait_until
@@ -152,6 +154,34 @@ class System:
     def redis(self) -> Redis:
         """A new client of the Valkey server, without retries."""
         return RedisUrl.parse(self.redis_url).open(retry=Retry(NoBackoff(), 0))
+
+    # The store.
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The store of the service."""
+        return FolderStore(self.data_dir)
+
+    def stored_jobs(self) -> list[str]:
+        """Return the ids of all jobs in the store."""
+        return [folder.name for folder in (self.data_dir / "jobs").iterdir()]
+
+    def ends_of(self, job_id: str) -> list[str]:
+        """Return the names of a job's ends; there must be one."""
+        names = {path.name for path in (self.data_dir / "jobs" / job_id / "result").iterdir()}
+        return sorted(names & {"result.json", "ended.json"})
+
+    def attempts_of(self, job_id: str) -> list[str]:
+        """Return the names of attempts that have left files in the store."""
+        folder = self.data_dir / "jobs" / job_id / "attempts"
+        return [path.name for path in folder.glob("*")]
+
+    def has_files(self, job_id: str) -> bool:
+        """Return whether the store has anything of a job."""
+        return any(self.data_dir.glob(f"*/{job_id}"))
+
+    def remove_leftovers(self) -> None:
+        """Remove what the service would remove later: nothing, in a folder."""
 
     # The calls, to the first API.
 
