@@ -1,6 +1,7 @@
 """What the two commands say at their start about a bucket that they cannot use: one line."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,8 +24,10 @@ class Heedless(BaseHTTPRequestHandler):
     """A store that ignores If-None-Match."""
 
     def _done(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b"<DeleteResult></DeleteResult>" if self.command == "POST" else b""
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        found = b"".join(re.findall(rb"<Key>.*?</Key>", sent))
+        deleted = b"<DeleteResult><Deleted>%b</Deleted></DeleteResult>" % found
+        body = deleted if self.command == "POST" else b""
         self.send_response(200)
         self.send_header("ETag", '"1"')
         self.send_header("Content-Length", str(len(body)))
