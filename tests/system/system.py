@@ -35,6 +35,10 @@ POLL_SECONDS = 0.05
 ENDED = ("succeeded", "failed", "canceled")
 TIMEOUT_SECONDS = 20.0
 
+LIMITS = httpx.Limits(keepalive_expiry=1.0)
+"""The API closes an idle connection after five seconds. With httpx's own five, a call at that
+moment would fail."""
+
 
 class System:
     """All processes around one store; dead ones are restarted until the system is closed."""
@@ -94,7 +98,9 @@ class System:
         command = _python("service", *common, "--port", str(port), *flags, under=under)
         process = self._process(name, command)
         self._urls[name] = f"http://127.0.0.1:{port}"
-        self._clients.append(httpx.Client(base_url=self._urls[name], timeout=TIMEOUT_SECONDS))
+        self._clients.append(
+            httpx.Client(base_url=self._urls[name], timeout=TIMEOUT_SECONDS, limits=LIMITS)
+        )
         self._await_api(self._clients[-1], process)
         return process
 
