@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 from rollout_core.command import settings_config
 from rollout_core.contract import ModelName
 from rollout_core.jobs.redis_settings import RedisSettings
-from rollout_core.jobs.store_settings import MAX_COPY_BYTES, StoreSettings
+from rollout_core.jobs.store_settings import StoreSettings
 from rollout_core.logs import DEFAULT_FORMAT, DEFAULT_LEVEL, FormatSetting, LevelSetting
 from rollout_core.patterns import URL_PATH
 from rollout_core.work import DEFAULT_ARRAY_BYTES
@@ -173,8 +173,6 @@ class Settings(RedisSettings, StoreSettings, BaseSettings):
     def _check_store(self) -> Self:
         if self.store is None and self.downloads == "redirect":
             raise ValueError("downloads can be redirected to a bucket only: set store")
-        if self.store is not None and self.max_upload_bytes > MAX_COPY_BYTES:
-            raise ValueError(f"max_upload_bytes is at most {MAX_COPY_BYTES} with a bucket")
         return self
 
     @property

@@ -7,9 +7,6 @@ from pydantic import BaseModel, Field
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.jobs.stores import open_store
 
-MAX_COPY_BYTES = 5 * 1024**3
-"""The most that S3 copies with one request. Each job has a copy of its video."""
-
 BUCKET_URL = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?$"
 
 

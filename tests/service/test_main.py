@@ -195,10 +195,6 @@ def test_standalone_stops_what_it_started_when_it_cannot_listen(tmp_path):
         (["--store", "s3:/bucket"], "store: "),
         (["--store", "s3://bucket/prefix?x=y"], "store: "),
         (["--downloads", "redirect"], "downloads can be redirected to a bucket only"),
-        (
-            ["--store", "s3://bucket", "--max-upload-bytes", "5368709121"],
-            "max_upload_bytes is at most 5368709120 with a bucket",
-        ),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_one_clear_line(flags, words, monkeypatch):
