@@ -52,6 +52,7 @@ FILES = {"rollout.npz": 300, "overlay.mp4": 500, "sheet.png": 200}
 
 SLOW_SERVICE = f"""
 import sys, time
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.store import ArtifactStore
 def slow(call):
     def late(*args, **options):

@@ -7,6 +7,7 @@ Sections:
     costs       commands of Redis and processor time of a job, a call, a second
     following   the same of a call that follows one of many jobs
     files       file calls below the data directory, of the same
+    requests    requests to a bucket in place of the folder, of the same
     crowded     what calls cost while 10, 100 and 1,000 workers have announced themselves
     growth      the fair order and the reconcile pass, by the number of jobs
     simulation  10, 30, 100 and 300 workers, with their jobs and clients, against one Redis
@@ -28,7 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.scaling import growth, inputs, report
+from tests.benchmarks.scaling import growth, inputs, report, requests
 from tests.benchmarks.scaling.simulation import Scenario, simulate
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -109,6 +110,10 @@ def _files(calls: int) -> Any:
     }
 
 
+def _requests(calls: int) -> Any:
+    return requests.measure(calls)
+
+
 def _crowded(calls: int) -> Any:
     with inputs.open_site() as site:
         found = {workers: inputs.measure_crowded(site, workers, calls=calls) for workers in CROWDS}
@@ -147,6 +152,7 @@ SECTIONS: dict[str, Callable[[int], Any]] = {
     "costs": _costs,
     "following": _following,
     "files": _files,
+    "requests": _requests,
     "crowded": _crowded,
     "growth": _growth,
     "simulation": _simulation,

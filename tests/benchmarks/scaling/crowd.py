@@ -31,9 +31,10 @@ from rq.exceptions import StopRequested
 from rq.timeouts import TimerDeathPenalty
 
 from rollout_core.contract import ARCHIVE_NAME, OVERLAY_NAME, SHEET_NAME, ExplainResult, describe
+from rollout_core.jobs.disk import fsync_files
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import JobRecord, Progress
 from rollout_core.jobs.redis_records import Announcement
-from rollout_core.jobs.store import ArtifactStore, fsync_files
 from rollout_core.timings import Timings
 from tests.benchmarks.many_jobs import result_of
 from worker import fake_engine, fake_script
@@ -168,7 +169,7 @@ def make_worker(settings: Settings, shutdown: Shutdown) -> CrowdWorker:
     """Return a worker that is not started yet."""
     redis = connect(settings.redis, socket_timeout=ANSWER_SECONDS)
     records = TimedRecords(redis, shutdown.check_shutdown)
-    return CrowdWorker(settings, childless(), records, ArtifactStore(settings.data_dir), shutdown)
+    return CrowdWorker(settings, childless(), records, FolderStore(settings.data_dir), shutdown)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from unittest import mock
 from redis import Redis
 
 from rollout_core.contract import ExplainRequest
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.records import Ticket
-from rollout_core.jobs.store import ArtifactStore
 from service.fair_order import ORDER_KEY, FairOrder
 from service.inventory import Inventory
 from service.maintenance import Reconciler
@@ -54,7 +54,7 @@ def reconcile_ms(open_jobs: int) -> dict[str, float]:
     """Return the processor time of a pass by what has changed, with so many jobs that wait."""
     with tempfile.TemporaryDirectory(prefix="scaling-") as name, private_redis() as redis:
         fill(Path(name), open_jobs, open_jobs)
-        store = ArtifactStore(Path(name))
+        store = FolderStore(Path(name))
         reconciler = Reconciler(store, Inventory(store), redis)
         with ExitStack() as stack:  # or each of them would sort all the others
             stack.enter_context(mock.patch.object(FairOrder, "sort"))

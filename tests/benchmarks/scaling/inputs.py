@@ -16,8 +16,8 @@ import httpx
 
 from rollout_core.demo.sample import SAMPLE_PATH
 from rollout_core.jobs.counters import WorkerCounters
+from rollout_core.jobs.folder_store import FolderStore
 from rollout_core.jobs.redis_records import Announcement, Announcements, redis_now
-from rollout_core.jobs.store import ArtifactStore
 from service.preferences import MAX_WAIT_SECONDS
 from tests.benchmarks.scaling.counted import read_counts
 from tests.benchmarks.scaling.gauges import Use, read_use
@@ -106,7 +106,7 @@ class Site:
 
     def await_ends(self, job_ids: Iterable[str]) -> None:
         """Wait until jobs have ended, without a call to the API or Redis."""
-        store = ArtifactStore(self.system.data_dir)
+        store = FolderStore(self.system.data_dir)
         for job_id in job_ids:
             wait_until(lambda j=job_id: store.has_ended(j), 60, "the job to end")
 

@@ -117,6 +117,17 @@ def _files(found: Found) -> str:
     return markdown(rows)
 
 
+def _requests(found: Found) -> str:
+    """Return the requests to a bucket of each kind of call, of a job and of an idle second."""
+    kinds = ("get", "list", "put", "copy", "delete")
+    rows = []
+    for name, calls in found["requests"]["figures"].items():
+        total = {who: float(sum(calls[who].values())) for who in calls}
+        each = {kind: sum(calls[who].get(kind, 0.0) for who in calls) for kind in kinds}
+        rows.append({"what": name} | total | each)
+    return markdown(rows)
+
+
 def _crowded(found: Found) -> str:
     """Return what calls cost the API, by the number of workers that have announced themselves."""
     figures = found["crowded"]["figures"]
@@ -264,6 +275,7 @@ def _pair(times: list[float] | None) -> str | None:
 TABLES: dict[str, Callable[[Found], str]] = {
     "costs": _costs,
     "files": _files,
+    "requests": _requests,
     "crowded": _crowded,
     "order": _order,
     "growth": lambda found: f"{_order(found)}\n\n{_reconcile(found)}",
@@ -277,6 +289,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
 TITLES = {
     "What a job, a call and a second cost": "costs",
     "File calls below the data directory": "files",
+    "Requests to a bucket": "requests",
     "What calls cost beside many workers": "crowded",
     "What grows with the jobs": "growth",
     "The simulation": "simulation",

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from rollout_core.demo.sample import SAMPLE_PATH
-from rollout_core.jobs.store import ArtifactStore
+from rollout_core.jobs.folder_store import FolderStore
 from service.inventory import Inventory
 from service.maintenance import Reconciler
 from tests.benchmarks.scaling.clients import Clients, Follow
@@ -199,7 +199,7 @@ def _sizes(system: System) -> dict[str, int]:
 def _reconcile_seconds(system: System) -> float:
     """Return the processor time of a pass over the store and Redis, after a first one."""
     with system.redis as redis:
-        store = ArtifactStore(system.data_dir)
+        store = FolderStore(system.data_dir)
         reconciler = Reconciler(store, Inventory(store), redis)
         reconciler.reconcile()
         began = time.thread_time()
