@@ -25,10 +25,7 @@ from anyio import to_thread
 from rollout_core.video.signatures import HEAD_BYTES
 from service.errors import UploadLocked
 from service.pools import entered
-from service.upload_writer import UploadWriter
-
-CHECK_SECONDS = 0.5
-"""Time between two looks of the writer whether another call asks for the upload."""
+from service.upload_writer import UploadWriter, checked
 
 LOCK_POLL_SECONDS = 0.05
 
@@ -122,29 +119,13 @@ class FolderUploadWriter(UploadWriter):
         with self._path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()
 
-    async def follow(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def follow(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the chunks of a stream until it ends, or another call asks for the upload.
 
         Raises:
             UploadLocked, FileNotFoundError: see `check`.
         """
-        clock = asyncio.get_running_loop().time
-        checked_at = clock()
-        while True:
-            waiting = asyncio.ensure_future(_next(stream))
-            try:
-                while not waiting.done():
-                    await asyncio.wait({waiting}, timeout=CHECK_SECONDS)
-                    if clock() - checked_at >= CHECK_SECONDS:
-                        await to_thread.run_sync(self.check)
-                        checked_at = clock()
-                chunk = waiting.result()
-            finally:
-                waiting.cancel()
-                await asyncio.wait({waiting})
-            if chunk is None:
-                return
-            yield chunk
+        return checked(stream, self.check)
 
     def _drop_unverified(self) -> None:
         try:
@@ -171,10 +152,6 @@ async def writing(path: Path) -> AsyncIterator[FolderUploadWriter]:
                 raise UploadLocked("another call is about to complete the upload")
             await asyncio.sleep(LOCK_POLL_SECONDS)
         yield writer
-
-
-async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(stream, None)
 
 
 def _write(path: Path, text: str) -> None:

@@ -70,7 +70,9 @@ class Jobs:
         self.deliveries = DeliveryStore(store)
         self._inventory = inventory or Inventory(store)
         self._ledger = ledger or Ledger(redis)
-        self._reservations = Reservations(self._ledger, store.root, max_bytes=max_bytes)
+        self._reservations = Reservations(
+            self._ledger, store.root, max_bytes=max_bytes, is_whole_store=store.is_on_disk
+        )
         self._age_clock = AgeClock(redis)
         self._workers = Workers(redis)
         self._states = JobStates(

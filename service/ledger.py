@@ -114,7 +114,7 @@ class Limits(NamedTuple):
 
     own: int | None
     shared: int | None
-    pending: int
+    pending: int | None
 
 
 class Refusal(NamedTuple):

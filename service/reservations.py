@@ -44,15 +44,24 @@ EntryOf = Callable[[str | None, int, int], Entry]
 class Reservations:
     """The uploads in flight of this process."""
 
-    def __init__(self, ledger: Ledger, root: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        root: Path,
+        *,
+        max_bytes: int | None = None,
+        is_whole_store: bool = True,
+    ) -> None:
         """Reserve on the disk of the folder `root`.
 
         Args:
             max_bytes: the most that the store may hold; None: no limit.
+            is_whole_store: all of the store is on this disk; else only the videos that arrive here.
         """
         self._ledger = ledger
         self._root = root
         self._max_bytes = max_bytes
+        self._is_whole_store = is_whole_store
         self._active: dict[str, Reservation] = {}
         self._lock = Lock()
 
@@ -100,10 +109,20 @@ class Reservations:
     def reserve(self, job_id: str, entry: Entry, owner: Owner | None, lease_seconds: int) -> None:
         """Write an entry into the ledger; raise as `reserving` does."""
         free = shutil.disk_usage(self._root).free - RESERVED_BYTES
-        limits = Limits(owner.max_stored_bytes if owner else None, self._max_bytes, free)
+        pending = free if self._is_whole_store else None
+        limits = Limits(owner.max_stored_bytes if owner else None, self._max_bytes, pending)
+        if not self._is_whole_store and self._arriving(job_id, entry) > free:
+            raise _error(Refusal("pending", 0), limits)
         refusal = self._ledger.reserve(job_id, entry, limits, lease_seconds=lease_seconds)
         if refusal is not None:
             raise _error(refusal, limits)
+
+    def _arriving(self, job_id: str, entry: Entry) -> int:
+        """Return the bytes of videos that are still to arrive here, with an entry that is asked."""
+        active = dict(self._active)
+        own = active.pop(job_id, None)
+        written = own.written if own else 0
+        return entry.own - written + sum(each.entry.own - each.written for each in active.values())
 
     def _release(self, reservation: "Reservation") -> None:
         with self._lock:
@@ -134,7 +153,7 @@ class Reservation:
         self._reservations = reservations
         self._owner = owner
         self._entry_of = entry_of
-        self._bytes = self._written = self._reported = 0
+        self._bytes = self.written = self._reported = 0
         self.entry = Entry.of_files(None, 0)
 
     async def arrive(self, received: int) -> None:
@@ -145,10 +164,10 @@ class Reservation:
         """
         if received > self._bytes:
             await self.grow(received)
-        elif self._written - self._reported >= REPORT_BYTES:
+        elif self.written - self._reported >= REPORT_BYTES:
             with suppress(RedisError, NotCounted):  # the bytes are reserved
                 await self._reserve(self._bytes)
-        self._written = received
+        self.written = received
 
     async def grow(self, upload_bytes: int) -> None:
         """Reserve `upload_bytes` in all; wait a little if the ledger is not complete.
@@ -165,7 +184,7 @@ class Reservation:
             NotCounted, StoreFull, StorageQuotaExceeded: its lease had expired meanwhile, and there
                 is no room any more.
         """
-        self._written = upload_bytes
+        self.written = upload_bytes
         await self._wait_and_reserve(upload_bytes, ACCEPTED_SECONDS)
 
     async def promise(self) -> None:
@@ -193,9 +212,9 @@ class Reservation:
 
     async def _reserve(self, upload_bytes: int, lease_seconds: int = LEASE_SECONDS) -> None:
         owner = self._owner
-        entry = self._entry_of(owner.name if owner else None, upload_bytes, self._written)
+        entry = self._entry_of(owner.name if owner else None, upload_bytes, self.written)
         await asyncio.to_thread(self._reservations.reserve, self.id, entry, owner, lease_seconds)
-        self.entry, self._bytes, self._reported = entry, upload_bytes, self._written
+        self.entry, self._bytes, self._reported = entry, upload_bytes, self.written
 
 
 def _error(refusal: Refusal, limits: Limits) -> StoreFull | NotCounted:

@@ -103,8 +103,9 @@ def read_secret(store: ArtifactStore) -> str:
     """
     secret = store.made_once("session", "secret", lambda: secrets.token_hex(SECRET_BYTES))
     if not _SECRET.fullmatch(secret):
-        path = store.root / "session"
-        raise SessionSecretError(f"{path}/secret has no {SECRET_BYTES} bytes in hex; remove {path}")
+        raise SessionSecretError(
+            f"the store's session/secret has no {SECRET_BYTES} bytes in hex; remove it"
+        )
     return secret
 
 

@@ -3,8 +3,14 @@
 Of several calls, the last one that asks is the writer; the others end.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+
+from anyio import to_thread
+
+CHECK_SECONDS = 0.5
+"""Time between two looks of a writer whether it may go on."""
 
 
 class UploadWriter(ABC):
@@ -51,3 +57,32 @@ class UploadWriter(ABC):
             UploadLocked: another call has asked for it.
             FileNotFoundError: the upload is gone.
         """
+
+
+async def checked(stream: AsyncIterator[bytes], check: Callable[[], None]) -> AsyncIterator[bytes]:
+    """Yield the chunks of a stream until it ends, or until `check` raises.
+
+    Args:
+        check: called in a thread every `CHECK_SECONDS`, also while nothing arrives.
+    """
+    clock = asyncio.get_running_loop().time
+    checked_at = clock()
+    while True:
+        waiting = asyncio.ensure_future(_next(stream))
+        try:
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=CHECK_SECONDS)
+                if clock() - checked_at >= CHECK_SECONDS:
+                    await to_thread.run_sync(check)
+                    checked_at = clock()
+            chunk = waiting.result()
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        if chunk is None:
+            return
+        yield chunk
+
+
+async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(stream, None)

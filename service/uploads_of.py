@@ -8,5 +8,11 @@ from service.upload_store import UploadStore
 
 def uploads_of(store: ArtifactStore) -> UploadStore:
     """Return the uploads of a store, of its kind."""
-    assert isinstance(store, FolderStore)
-    return FolderUploads(store)
+    if isinstance(store, FolderStore):
+        return FolderUploads(store)
+    # Only a store in a bucket needs obstore, which these import.
+    from rollout_core.jobs.object_store import ObjectStore
+    from service.object_uploads import ObjectUploads
+
+    assert isinstance(store, ObjectStore)
+    return ObjectUploads(store)

@@ -148,6 +148,7 @@ class StoredObject(StoredFile):
 class ObjectStore(ArtifactStore):
     """Jobs in a bucket, shared by the service and its workers."""
 
+    is_on_disk = False
     small_files: FilesInBucket
 
     def __init__(

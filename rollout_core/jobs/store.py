@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import ClassVar
 
 from rollout_core.contract import ExplainResult
 from rollout_core.errors import StoreFull, StoreUnavailable
@@ -76,8 +77,11 @@ class ArtifactStore(ABC):
     Attributes:
         root: a folder of this machine: the store itself, or what a process needs besides.
         small_files: of the service, beside the jobs.
+        is_on_disk: all is on the disk of `root`, where uploads and jobs share a video. Otherwise
+            that disk has only what arrives or is being worked on, and each has a copy elsewhere.
     """
 
+    is_on_disk: ClassVar[bool] = True
     root: Path
     small_files: SmallFiles
 

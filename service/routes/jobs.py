@@ -55,6 +55,7 @@ from service.errors import (
 )
 from service.fetch import filename_of
 from service.idempotency import Claim, body_digest
+from service.ledger import Entry
 from service.pools import entered, in_pool
 from service.preferences import WaitDep
 from service.reservations import room_for_result
@@ -256,7 +257,9 @@ async def _create_from_json(
     upload = await run("upload", services.uploads.usable, wanted.upload, owner=name)
     size = upload.bytes or 0
     job_id = claim.job_id if claim else None
-    reserving = jobs.reserving(size, owner=owner, entry_of=room_for_result, job_id=job_id)
+    # A bucket has a copy of the video for each job.
+    entry_of = room_for_result if services.store.is_on_disk else Entry.of_upload
+    reserving = jobs.reserving(size, owner=owner, entry_of=entry_of, job_id=job_id)
     async with reserving as reservation:
         await reservation.settle(size)
         submit = partial(jobs.submit, owner=owner, reservation=reservation, body_sha256=body)

@@ -447,6 +447,28 @@ class TestReservation:
 
         asyncio.run(run())
 
+    def test_beside_a_bucket_the_disk_limits_what_arrives(self, ledger, tmp_path, monkeypatch):
+        """Neither results nor what has arrived already needs room there."""
+        free = module.RESERVED_BYTES + 10 * MIB
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(free))
+        reservations = Reservations(ledger, tmp_path, is_whole_store=False)
+
+        async def run():
+            async with reservations.reserving(6 * MIB, None) as first:
+                with pytest.raises(StoreFull, match="the disk is nearly full"):
+                    async with reservations.reserving(5 * MIB, None):
+                        pass
+                await first.arrive(2 * MIB)
+                async with reservations.reserving(5 * MIB, None):
+                    with pytest.raises(StoreFull):
+                        await first.grow(8 * MIB)
+                    await first.settle(6 * MIB)
+            entry_of = module.room_for_result
+            async with reservations.reserving(900 * MIB, None, entry_of):
+                pass
+
+        asyncio.run(run())
+
     def test_a_ledger_that_is_not_complete_refuses_after_a_wait(self, redis, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "COUNT_SECONDS", 0.1)
 

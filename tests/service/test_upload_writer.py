@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from service import folder_upload_writer
+from service import folder_upload_writer, upload_writer
 from service.errors import UploadLocked
 from service.folder_upload_writer import FolderUploadWriter, writing
 
@@ -69,7 +69,7 @@ def test_a_writer_stops_when_another_asks(path, writer):
     began = time.monotonic()
     with pytest.raises(UploadLocked):
         asyncio.run(read())
-    assert time.monotonic() - began < 2 * folder_upload_writer.CHECK_SECONDS
+    assert time.monotonic() - began < 2 * upload_writer.CHECK_SECONDS
 
 
 def test_a_busy_writer_stops_too(path, writer):
