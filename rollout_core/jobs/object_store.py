@@ -26,7 +26,6 @@ Videos are received and explained on this machine, in the folder `root`, which n
 
 import errno
 import math
-import re
 import shutil
 import time
 import uuid
@@ -34,19 +33,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path, PurePath
 
 from pydantic import ValidationError
 
 from rollout_core.contract import RESULT_NAME, ExplainResult
 from rollout_core.errors import AttemptLost, UnknownFormat
-from rollout_core.jobs.bucket import Bucket, Object, digest
-from rollout_core.jobs.disk import PRIVATE, open_plain
+from rollout_core.jobs.bucket import Bucket, digest
+from rollout_core.jobs.disk import PRIVATE
 from rollout_core.jobs.local_attempts import LocalAttempts, attempt_name, attempt_number
-from rollout_core.jobs.media_types import content_disposition, media_type_of
 from rollout_core.jobs.object_cache import ObjectCache
 from rollout_core.jobs.object_files import FilesInBucket
+from rollout_core.jobs.object_leftovers import Leftovers
 from rollout_core.jobs.object_records import (
     END_NAME,
     JOB_NAME,
@@ -55,18 +53,15 @@ from rollout_core.jobs.object_records import (
     encode,
     life_of,
 )
+from rollout_core.jobs.object_results import is_artifact_name, put_result
 from rollout_core.jobs.records import Ended, Origin, Submission, Ticket
 from rollout_core.jobs.spool import Spool
 from rollout_core.jobs.store import UPLOAD_NAME, ArtifactStore, StoredFile, unavailable
 from rollout_core.jobs.survey import Survey
-from rollout_core.jobs.watch import Watch
 
 REMEMBER_SECONDS = 1.0
 """What never changes about a job is read again after this long. Until then, a process may not know
 that another one has deleted it."""
-
-ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Name of a file of a result. Other files of an attempt are not part of it."""
 
 BEGUN_NAME = ".begun"
 
@@ -111,7 +106,7 @@ class ObjectStore(ArtifactStore):
         self.small_files = FilesInBucket(bucket)
         self._cache = ObjectCache(bucket, remember_seconds, clock)
         self._accepted_at: dict[str, float] = {}
-        self._watch = Watch(clock)
+        self._leftovers = Leftovers(bucket, clock)
         self._incoming = root / "incoming"
         root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         self._incoming.mkdir(mode=PRIVATE, exist_ok=True)
@@ -210,7 +205,7 @@ class ObjectStore(ArtifactStore):
         if job is None:
             raise AttemptLost("the job has been deleted")
         name = attempt_name(attempt, token)
-        marker = f"{_folder(job_id, job)}/attempts/{name}/{BEGUN_NAME}"
+        marker = f"{_attempt(job_id, job, name)}/{BEGUN_NAME}"
         self.bucket.put(marker, b"")
         if not self._still_exists(job_id, job):
             self.bucket.delete([marker])
@@ -248,7 +243,7 @@ class ObjectStore(ArtifactStore):
         if job and end:
             for name in self._attempts(job_id, job):
                 if name != end.attempt:
-                    self.bucket.delete_folder(f"{_folder(job_id, job)}/attempts/{name}")
+                    self.bucket.delete_folder(_attempt(job_id, job, name))
 
     def publish(
         self, job_id: str, attempt: int, result: ExplainResult, token: str | None = None
@@ -261,7 +256,8 @@ class ObjectStore(ArtifactStore):
         self._require_latest(job_id, job, attempt)
         text = result.model_dump_json(indent=2)
         try:
-            self._put_files(job_id, job, name, text.encode())
+            here = self._here.folder(job_id, name)
+            put_result(self.bucket, _attempt(job_id, job, name), here, text, job_id)
             self._require_latest(job_id, job, attempt)
             self._end(job_id, job, EndDocument.of_result(name, text))
         except AttemptLost:
@@ -304,9 +300,9 @@ class ObjectStore(ArtifactStore):
         """See `ArtifactStore.artifact`."""
         job = self._find(job_id)
         end = self._end_of(job_id, job) if job else None
-        if job is None or end is None or end.attempt is None or not ARTIFACT.fullmatch(name):
+        if job is None or end is None or end.attempt is None or not is_artifact_name(name):
             return None
-        key = f"{_folder(job_id, job)}/attempts/{end.attempt}/{name}"
+        key = f"{_attempt(job_id, job, end.attempt)}/{name}"
         found = self.bucket.head(key)
         if found is None:
             return None
@@ -403,47 +399,19 @@ class ObjectStore(ArtifactStore):
     def remove_stale_uploads(self, age_seconds: float) -> None:
         """See `ArtifactStore.remove_stale_uploads`."""
         self._spool.remove_stale(age_seconds)
-        self._watch.begin()
-        for job_id, objects in groupby(self.bucket.iterate("jobs"), _id_of):
-            for folder in self._leftovers(job_id, list(objects)):
-                found = self.bucket.objects(folder)
-                if found and self._watch.seconds(folder, str(digest(found))) >= age_seconds:
-                    self.bucket.delete_folder(folder)
+        self._leftovers.remove(age_seconds)
 
     def _copy_result(self, job_id: str, folder: str) -> EndDocument:
         """Copy the files of a result below the folder of another job; return how that one ends."""
         job = self._require(job_id)
         end = self._end_of(job_id, job)
         result = _result(job_id, end)
-        if end is None or result is None:
+        if end is None or end.attempt is None or result is None:
             raise FileNotFoundError(errno.ENOENT, "the job has no result", job_id)
-        source = f"{_folder(job_id, job)}/attempts/{end.attempt}"
+        source = _attempt(job_id, job, end.attempt)
         for name in (RESULT_NAME, *(artifact.name for artifact in result.artifacts)):
             self.bucket.copy(f"{source}/{name}", f"{folder}/attempts/{end.attempt}/{name}")
         return end
-
-    def _put_files(self, job_id: str, job: JobDocument, name: str, result: bytes) -> None:
-        """Store the files of an attempt, and its result.json.
-
-        Raises:
-            AttemptLost: they are gone from this machine.
-        """
-        folder = f"{_folder(job_id, job)}/attempts/{name}"
-        try:
-            for path in sorted(self._here.folder(job_id, name).iterdir()):
-                if ARTIFACT.fullmatch(path.name) and path.name != RESULT_NAME:
-                    self._put_file(f"{folder}/{path.name}", path, _headers(job_id, path.name))
-        except FileNotFoundError as error:
-            raise AttemptLost(f"attempt {name} no longer has the job") from error
-        headers = _headers(job_id, RESULT_NAME)
-        self.bucket.put(f"{folder}/{RESULT_NAME}", result, attributes=headers)
-
-    def _put_file(self, key: str, path: Path, headers: dict[str, str]) -> None:
-        """Store a plain file; what else a video may have planted there is left out."""
-        file = open_plain(path)
-        if file is not None:
-            with file:
-                self.bucket.put(key, file, attributes=headers)
 
     def _end(self, job_id: str, job: JobDocument, end: EndDocument) -> None:
         """End a job unless it has ended already, or was deleted."""
@@ -520,7 +488,7 @@ class ObjectStore(ArtifactStore):
         """Remove the objects of an attempt, unless they are the result."""
         end = self._end_of(job_id, job)
         if end is None or end.attempt != name:
-            self.bucket.delete_folder(f"{_folder(job_id, job)}/attempts/{name}")
+            self.bucket.delete_folder(_attempt(job_id, job, name))
 
     def _discard(self, folder: str) -> None:
         """Remove what belongs to no job, if the bucket can be used; or later, as leftovers."""
@@ -531,19 +499,6 @@ class ObjectStore(ArtifactStore):
         self._accepted_at.pop(job_id, None)
         self._cache.forget(f"jobs/{job_id}")
 
-    def _leftovers(self, job_id: str, objects: list[Object]) -> list[str]:
-        """Return the folders of lives that a job does not have any more, or not yet."""
-        below = f"jobs/{job_id}/"
-        names = {found.key.removeprefix(below).partition("/")[0] for found in objects}
-        lives = names - {JOB_NAME}
-        if JOB_NAME in names and len(lives) <= 1:
-            return []
-        text = self.bucket.get(_key(job_id))
-        life = None if text is None else life_of(text)
-        if text is not None and life is None:  # another version may know whose they are
-            return []
-        return [f"{below}{name}" for name in sorted(lives) if name != life]
-
 
 def _key(job_id: str) -> str:
     return f"jobs/{job_id}/{JOB_NAME}"
@@ -553,13 +508,12 @@ def _folder(job_id: str, job: JobDocument) -> str:
     return f"jobs/{job_id}/{job.life}"
 
 
+def _attempt(job_id: str, job: JobDocument, name: str) -> str:
+    return f"{_folder(job_id, job)}/attempts/{name}"
+
+
 def _end_key(job_id: str, job: JobDocument) -> str:
     return f"{_folder(job_id, job)}/{END_NAME}"
-
-
-def _id_of(found: Object) -> str:
-    """Return the id of the job that an object below `jobs` belongs to."""
-    return found.key.split("/")[1]
 
 
 def _result(job_id: str, end: EndDocument | None) -> ExplainResult | None:
@@ -569,13 +523,3 @@ def _result(job_id: str, end: EndDocument | None) -> ExplainResult | None:
         return ExplainResult.model_validate_json(end.result, extra="ignore")
     except ValidationError as error:
         raise UnknownFormat(f"the result of job {job_id} cannot be read") from error
-
-
-def _headers(job_id: str, name: str) -> dict[str, str]:
-    """Return the headers of HTTP with which a link to an artifact is answered."""
-    media_type = media_type_of(name)
-    return {
-        "Content-Type": media_type,
-        "Content-Disposition": content_disposition(f"{job_id[:8]}-{name}", media_type),
-        "Cache-Control": "private, no-cache",
-    }

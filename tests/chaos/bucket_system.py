@@ -72,11 +72,8 @@ class BucketSystem(System):
 
     def attempts_of(self, job_id: str) -> list[str]:
         """See `System.attempts_of`."""
-        names = {
-            item.key.split("/")[4]
-            for item in self._store.bucket.objects(f"jobs/{job_id}")
-            if item.key.split("/")[3] == "attempts"
-        }
+        keys = [item.key.split("/") for item in self._store.bucket.objects(f"jobs/{job_id}")]
+        names = {key[4] for key in keys if key[3:4] == ["attempts"]}
         job = self._store._find(job_id)
         end = self._store._end_of(job_id, job) if job else None
         return sorted(names - {end.attempt if end else None})
