@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from rollout_core.jobs.bucket import Bucket
 from rollout_core.jobs.small_files import SmallFiles
 
+LOOK_SECONDS = 5.0
+"""What other processes have changed is seen after this."""
+
 
 class FilesInBucket(SmallFiles):
     """Small files as objects."""
@@ -14,6 +17,7 @@ class FilesInBucket(SmallFiles):
     def __init__(self, bucket: Bucket) -> None:
         """Keep the files in `bucket`, under their keys."""
         self._bucket = bucket
+        self._changed: dict[str, float] = {}
 
     def read(self, key: str) -> bytes | None:
         """See `SmallFiles.read`."""
@@ -22,16 +26,19 @@ class FilesInBucket(SmallFiles):
     def write(self, key: str, text: str) -> None:
         """See `SmallFiles.write`."""
         self._bucket.put(key, text.encode())
+        self._note_change(key)
 
     def add(self, key: str, *, flush: bool = True) -> None:
         """See `SmallFiles.add`; every object survives a power cut."""
         del flush
         self._bucket.create(key, b"")
+        self._note_change(key)
 
     def remove(self, key: str, *, prune: bool = False) -> None:
         """See `SmallFiles.remove`; a bucket has no folders."""
         del prune
         self._bucket.delete([key])
+        self._note_change(key)
 
     def exists(self, key: str) -> bool:
         """See `SmallFiles.exists`."""
@@ -50,6 +57,15 @@ class FilesInBucket(SmallFiles):
         return names
 
     def changed(self, folder: str) -> int:
-        """Return the present time: a bucket does not tell when it changes."""
-        del folder
-        return time.time_ns()
+        """Return when this process last changed a folder, or a time that moves every few seconds.
+
+        A bucket does not tell when others have changed it, and each look costs a request.
+        """
+        now = time.time()
+        looked = now - now % LOOK_SECONDS - LOOK_SECONDS
+        return int(1e9 * max(looked, self._changed.setdefault(folder, 0.0)))
+
+    def _note_change(self, key: str) -> None:
+        folder = key.rpartition("/")[0]
+        if folder in self._changed:  # somebody has asked for it
+            self._changed[folder] = time.time()

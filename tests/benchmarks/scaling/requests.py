@@ -18,7 +18,7 @@ from werkzeug.serving import WSGIRequestHandler
 
 from rollout_core.demo.sample import SAMPLE_PATH
 from rollout_core.jobs.bucket import Bucket
-from rollout_core.jobs.object_store import ObjectStore
+from rollout_core.jobs.object_store import REMEMBER_SECONDS, ObjectStore
 from tests.moto_server import ENVIRONMENT, NAME, running_moto
 from tests.system.system import System, upload
 from tests.system.waiting import wait_until
@@ -27,6 +27,9 @@ MODEL = "fake"
 API, WORKER, OTHER = "API", "worker", "other"
 
 IDLE_SECONDS = 30.0
+
+FORGET_SECONDS = REMEMBER_SECONDS + 0.1
+"""After this, an API reads again what never changes."""
 
 Counts = Counter[tuple[str, str]]
 """Requests by who sent them, and kind."""
@@ -86,15 +89,31 @@ class Site:
         return {key: count / took for key, count in (self._now() - before).items()}
 
     def per_call(
-        self, run: Callable[[], object], count: int, idle: Mapping[tuple[str, str], float]
+        self,
+        run: Callable[[], object],
+        idle: Mapping[tuple[str, str], float],
+        *,
+        times: int = 1,
+        calls: int = 1,
+        pause_seconds: float = 0.0,
     ) -> dict[tuple[str, str], float]:
-        """Return what one of `count` calls asks, which `run` makes, without what is idle."""
-        before, began = self._now(), time.monotonic()
-        run()
-        took = time.monotonic() - began
-        asked = self._now() - before
+        """Return what one call asks, without what is asked in an idle second.
+
+        Args:
+            times: how often `run` is called.
+            calls: that each `run` makes.
+            pause_seconds: between two of them, not counted.
+        """
+        asked: Counts = Counter()
+        took = 0.0
+        for _ in range(times):
+            before, began = self._now(), time.monotonic()
+            run()
+            took += time.monotonic() - began
+            asked += self._now() - before
+            time.sleep(pause_seconds)
         return {
-            key: max(0.0, (number - idle.get(key, 0.0) * took) / count)
+            key: max(0.0, (number - idle.get(key, 0.0) * took) / (times * calls))
             for key, number in asked.items()
         }
 
@@ -110,17 +129,15 @@ def measure(calls: int, *, idle_seconds: float = IDLE_SECONDS) -> Costs:
         costs["idle API and worker, a second"] = idle
         site.worker.halt()
         jobs: list[str] = []
-        costs["submit, JSON"] = site.per_call(
-            lambda: jobs.extend(site.submit() for _ in range(calls)), calls, idle
-        )
+        costs["submit, JSON"] = site.per_call(lambda: jobs.append(site.submit()), idle, times=calls)
         costs["submit, form"] = site.per_call(
-            lambda: jobs.extend(site.submit_form() for _ in range(calls)), calls, idle
+            lambda: jobs.append(site.submit_form()), idle, times=calls
         )
         waiting = f"/v1/jobs/{jobs[-1]}"
 
         def each(name: str, path: str) -> None:
             costs[name] = site.per_call(
-                lambda: [_pausing(lambda: site.get(path)) for _ in range(calls)], calls, idle
+                lambda: site.get(path), {}, times=calls, pause_seconds=FORGET_SECONDS
             )
 
         each("poll, waits", waiting)
@@ -129,7 +146,7 @@ def measure(calls: int, *, idle_seconds: float = IDLE_SECONDS) -> Costs:
             site.worker.resume()
             site.await_ends(jobs)
 
-        costs["a job in its worker"] = site.per_call(run_all, len(jobs), idle)
+        costs["a job in its worker"] = site.per_call(run_all, idle, calls=len(jobs))
         running = site.submit(60)
         site.system.wait(running, "running")
         each("poll, runs", f"/v1/jobs/{running}")
@@ -188,12 +205,6 @@ def _as(name: str) -> Iterator[None]:
     """Let processes that are started meanwhile have an access key of this name."""
     with patch.dict(os.environ, {"AWS_ACCESS_KEY_ID": name}):
         yield
-
-
-def _pausing(call: Callable[[], object]) -> None:
-    """Make a call, and wait until what it has read is not remembered any more."""
-    call()
-    time.sleep(1.1)
 
 
 def _by_sender(found: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
