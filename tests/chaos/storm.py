@@ -162,7 +162,7 @@ class Storm:
             film = film[: len(film) // 3] + bytes(2000)
         form = upload(film, model, overlay=None)
         response = self._send(rng, "POST", "/v1/jobs", files=form)
-        if response is None or response.status_code != 202:
+        if response is None or response.status_code not in (200, 202):  # 200: it has ended
             self.refusals[_reason(response)] += 1
             return None
         job_id = str(response.json()["id"])
