@@ -107,9 +107,9 @@ def test_text_of_the_page_has_the_figures_of_the_table(kept: dict[str, Scores]):
         figure(f"class contributions, {weighting}", "other")
         for weighting in ("projection", "deviation")
     )
-    rollout = rows["rollout"]["both"]
+    deep = rows["rollout"]["both"]["models"]["things-64px"]
     for told in (
-        f"`rollout` does in {rollout['mean']:.2f}, and in {rollout['models']['things-64px']:.2f} in",
+        f"`rollout` does in {figure('rollout', 'both')} of the scenes, and in {deep:.2f} of those",
         f"`difference` is right in {figure('difference, still', 'other')} of the clips, "
         f"class contributions in {projection} (`projection`) and {deviation} (`deviation`), "
         f"`gradient_rollout` in {figure('gradient_rollout', 'other')}",
