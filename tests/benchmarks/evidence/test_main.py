@@ -12,10 +12,20 @@ from tests.benchmarks.evidence.maps import Row, by_name, uniform
 from tests.benchmarks.evidence.measure import Truth, about_the_model, judge
 from tests.benchmarks.evidence.report import PAGE, RESULTS, fill, write_report
 from tests.benchmarks.evidence.scores import Scores
-from tests.benchmarks.evidence.summary import MODEL, Summary, summarize
+from tests.benchmarks.evidence.summary import MODEL, best_of, summarize
 
 TWO_BATCHES = Plan(scenes=2 * SCENES, dear=SCENES, single=0, curves=0, sanity=0)
 FROM_THE_SECOND_BATCH = ("uniform", "frame differences", "rollout", "difference, still")
+BEST = {
+    "other": "difference, still",
+    "held": "difference, blur",
+    "single": "difference, still",
+    "deletion still": "class contributions, deviation",
+    "path": "class contributions, deviation",
+    "precision": "class contributions, deviation",
+}
+"""The best row for each metric, as the text of docs/methods.md says."""
+
 BUILDS_DIFFER_BY = 0.02
 """Floats differ from one processor to the next, and so do scores that count few patches."""
 
@@ -77,10 +87,6 @@ def kept() -> dict[str, Scores]:
     return {path.stem: kept_scores(path, "report", KEPT) for path in CHECKPOINTS}
 
 
-def without_torch(summary: Summary) -> Summary:
-    return {name: part for name, part in summary.items() if name != "torch"}
-
-
 def test_documents_are_those_of_the_kept_scores(kept: dict[str, Scores], tmp_path: Path):
     documented = json.loads((RESULTS / "evidence.json").read_text())
     summary = summarize(kept) | {"torch": documented["torch"]}
@@ -88,6 +94,35 @@ def test_documents_are_those_of_the_kept_scores(kept: dict[str, Scores], tmp_pat
     write_report(summary, tmp_path)
     assert (tmp_path / "evidence.md").read_text() == (RESULTS / "evidence.md").read_text()
     assert fill(PAGE.read_text(), summary) == PAGE.read_text()
+
+
+def test_text_of_the_page_has_the_figures_of_the_table(kept: dict[str, Scores]):
+    rows = summarize(kept)["rows"]
+    text = " ".join(PAGE.read_text().split())
+
+    def figure(row: str, metric: str) -> str:
+        return f"{rows[row][metric]['mean']:.2f}"
+
+    projection, deviation = (
+        figure(f"class contributions, {weighting}", "other")
+        for weighting in ("projection", "deviation")
+    )
+    deep = rows["rollout"]["both"]["models"]["things-64px"]
+    for told in (
+        f"`rollout` does in {figure('rollout', 'both')} of the scenes, and in {deep:.2f} of those",
+        f"`difference` is right in {figure('difference, still', 'other')} of the clips, "
+        f"class contributions in {projection} (`projection`) and {deviation} (`deviation`), "
+        f"`gradient_rollout` in {figure('gradient_rollout', 'other')}",
+        f"right for both clips in {figure('frame differences', 'both')} of the scenes",
+        f"agree with no intervention ({figure('frame differences', 'held')})",
+        f"reaches {figure('difference, still', 'single')} at most",
+    ):
+        assert told in text
+
+
+@pytest.mark.parametrize(("metric", "best"), BEST.items())
+def test_best_rows_of_the_page_are_the_best(metric: str, best: str, kept: dict[str, Scores]):
+    assert best_of(metric, summarize(kept)["rows"]) == best
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
@@ -106,14 +141,21 @@ def test_every_kept_file_is_of_a_checkpoint():
     assert {file.stem for file in KEPT.iterdir()} == {path.stem for path in CHECKPOINTS}
 
 
+def test_checkpoints_differ_in_grid_and_one_is_deeper():
+    models = [load_model(path).architecture for path in CHECKPOINTS]
+    assert {architecture.depth for architecture in models} == {4, 8}
+    assert len({architecture.grid for architecture in models}) == len(CHECKPOINTS) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["--quick", "--document"], "keeps no scores"),
+        (["--device", "cuda"], "has times of a CPU"),
         (["--document", "--scores", "nowhere"], "nowhere has no scores of moving-things"),
     ],
 )
-def test_documents_without_scores_are_refused(
+def test_arguments_that_do_not_fit_are_refused(
     arguments: list[str],
     error: str,
     monkeypatch: pytest.MonkeyPatch,
