@@ -34,6 +34,9 @@ PART_BYTES = 8 * 1024**2
 
 PARTS_AT_A_TIME = 4
 
+DOWNLOAD_BYTES = 1024**2
+"""Most bytes of a download that are in memory. A client that reads slowly holds no request open."""
+
 TRY_AGAIN_SECONDS = 20
 """A request that fails is tried again for this long."""
 
@@ -229,19 +232,18 @@ class Bucket:
                 yield bytes(chunk)
 
     async def stream_range(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Yield the bytes of an object from `start` to before `end`, in chunks.
+        """Yield the bytes of an object from `start` to before `end`, each chunk by its own request.
 
         Raises:
             FileNotFoundError: there is no such object.
         """
-        if start == end:
-            return
-        with _as_os_error(key):
-            answer = await obstore.get_async(
-                self._store, self._path(key), options={"range": (start, end)}
-            )
-            async for chunk in answer.stream():
-                yield bytes(chunk)
+        for begin in range(start, end, DOWNLOAD_BYTES):
+            length = min(DOWNLOAD_BYTES, end - begin)
+            with _as_os_error(key):
+                chunk = await obstore.get_range_async(
+                    self._store, self._path(key), start=begin, length=length
+                )
+            yield bytes(chunk)
 
     def iterate(self, folder: str) -> Iterator[Object]:
         """Yield all objects below a folder, at any depth; S3 gives them in the order of keys."""
@@ -289,8 +291,10 @@ class Bucket:
         try:
             created = [self.create(key, b"1"), self.create(key, b"2")]
             self.delete([key])
+        except FileNotFoundError as error:
+            raise StoreUnavailable(f"{self.url} cannot be used: there is no such bucket") from error
         except OSError as error:
-            raise StoreUnavailable(f"{self.url} cannot be used: {error}") from error
+            raise StoreUnavailable(f"{self.url} cannot be used: {error.strerror}") from error
         if created != [True, False]:
             raise StoreUnavailable(
                 f"{self.url} ignores If-None-Match, so a job could end twice; use a store that "

@@ -165,9 +165,9 @@ class TestCommand:
     def test_scores_and_report_are_written(
         self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(command, "QUICK", self.PLAN)
+        monkeypatch.setattr(command, "FULL", self.PLAN)
         rows = [word for row in self.ROWS for word in ("--row", row.name)]
-        arguments = ["--quick", "--checkpoint", str(tiny), "--scores", str(tmp_path / "scores")]
+        arguments = ["--checkpoint", str(tiny), "--scores", str(tmp_path / "scores")]
         monkeypatch.setattr(
             "sys.argv", ["evidence", *arguments, "--out", str(tmp_path / "out"), *rows]
         )
