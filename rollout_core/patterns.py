@@ -10,6 +10,7 @@ MODEL = r"^[a-z0-9][a-z0-9._-]{0,63}(=.+)?$"
 REQUEST_ID = r"^[A-Za-z0-9._:/=+@-]{1,128}$"
 TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 URL_PATH = r"^(/[A-Za-z0-9_~-]+)+$"
+BUCKET_URL = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?$"
 CURSOR = r"^[0-9]{1,10}\.[0-9]{6}-[0-9a-f]{32}$"
 """Form of a page cursor: creation time in seconds, to the microsecond, and job id."""
 
@@ -24,6 +25,7 @@ WORDS = {
     MODEL_NAME: f"must be the name of a model: {_NAME}",
     MODEL: f"must be NAME or NAME=CHECKPOINT; a name has {_NAME}",
     URL_PATH: "must be a path such as /explain",
+    BUCKET_URL: "must be like s3://bucket/prefix",
     CURSOR: "must be the next_cursor of a page",
 }
 """What a text of each form must be."""

@@ -6,8 +6,7 @@ from pydantic import BaseModel, Field
 
 from rollout_core.jobs.store import ArtifactStore
 from rollout_core.jobs.stores import open_store
-
-BUCKET_URL = r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#]*)?$"
+from rollout_core.patterns import BUCKET_URL
 
 
 class StoreSettings(BaseModel):
