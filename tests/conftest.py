@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from rollout_core import tracing
+from rollout_core import logs, tracing
 from tests.buckets import bucket, bucket_server, bucket_url
 from tests.system.valkey import running_valkey, url_of
 
@@ -95,3 +95,12 @@ def exporter() -> Iterator[Any]:
     tracing.use(provider)
     yield exporter
     tracing.shut_down()
+
+
+@pytest.fixture(autouse=True)
+def _about_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test's log lines have fields of the test before it.
+
+    A process has one worker. Tests that run several in threads leave what the last one is about.
+    """
+    monkeypatch.setattr(logs, "_of_process", logs.About())
